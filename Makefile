@@ -1,0 +1,39 @@
+# The two commands: `make demo` shows the main job, `make test` passes everything. Both set up all they need.
+.DEFAULT_GOAL := help
+PY := .venv/bin/python
+
+.PHONY: help venv demo demo-down test lint format generate lock soak clean
+
+help: ## what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+venv: ## the Python environment, from the lock file
+	@./tools/bootstrap.sh
+
+demo: venv ## a cluster, LLM Warden, two LLM services, a budget that runs out (ENGINE=vllm for the real one)
+	@$(PY) -m demo up
+
+demo-down: venv ## undo the demo, cluster included
+	@$(PY) -m demo down
+
+test: venv ## every test, in tiers (TIERS="unit golden" for some)
+	@$(PY) -m tests.run $(TIERS)
+
+lint: venv ## ruff, mypy, import contracts, generated files
+	@$(PY) -m tests.run lint
+
+format: venv ## rewrite the code in the project's format
+	@$(PY) -m ruff format .
+	@$(PY) -m ruff check --fix .
+
+generate: venv ## crds/ and manifests/ from their sources
+	@$(PY) -m llmwarden.api.crdgen
+
+lock: ## newest versions that fit into the lock files
+	@./tools/lock.sh --upgrade
+
+soak: venv ## long storms and soaks, by hand
+	@$(PY) -m tests.run soak
+
+clean: ## remove what can be made again
+	@rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,96 @@
+"""Every name that two parts of the product must spell alike: labels, annotations, ports, objects, metrics.
+
+Pure constants, imported by all roles; nothing here may import anything of ours.
+"""
+
+from typing import Final
+
+GROUP: Final = "llmwarden.io"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+FIELD_MANAGER: Final = "llmwarden"
+DEFAULT_NAMESPACE: Final = "llmwarden-system"
+
+# Labels and annotations.
+LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
+LABEL_NAME: Final = "app.kubernetes.io/name"
+LABEL_COMPONENT: Final = "app.kubernetes.io/component"
+MANAGED_BY: Final = "llmwarden"
+LABEL_SERVICE: Final = f"{GROUP}/llmservice"
+LABEL_PROXY: Final = f"{GROUP}/proxy"  # "true" on every injected pod: the PodMonitor's selector
+ANNOTATION_SERVICES: Final = f"{GROUP}/services"  # on injected pods: comma-separated LLMService names
+ANNOTATION_INJECT: Final = f"{GROUP}/inject"  # "false" on a pod (template) opts out, where the namespace allows it
+LABEL_ALLOW_OPT_OUT: Final = f"{GROUP}/allow-opt-out"  # "true" on a namespace: its pods may opt out
+LABEL_NAMESPACE_INJECTION: Final = f"{GROUP}/injection"  # "disabled" on a namespace: nothing is injected there
+ANNOTATION_SPEC_HASH: Final = f"{GROUP}/spec-hash"  # on owned objects: hash of what we applied
+ANNOTATION_FINDINGS: Final = f"{GROUP}/findings"  # on injected pods: JSON list of what was noticed at injection
+
+# Injected into pods.
+PROXY_CONTAINER: Final = "llmwarden-proxy"
+PROXY_ENV: Final = "LLMWARDEN_PROXY"
+ADMIN_PORT_NAME: Final = "llmwarden-admin"  # 15 characters: the limit of a port name
+ADMIN_PORT: Final = 15020
+ENV_PORT_BASE: Final = 15100  # one loopback port per Env service, upwards
+PORT_PORT_BASE: Final = 15200  # one port per Port service, upwards
+APP_PORT_SUFFIX: Final = "-app"  # what an intercepted container port's own name becomes, shortened to 15
+VOLUME_TOKEN: Final = "llmwarden-token"  # noqa: S105 - a volume's name
+VOLUME_JOURNAL: Final = "llmwarden-journal"
+VOLUME_CREDENTIALS: Final = "llmwarden-credentials"
+TOKEN_DIR: Final = "/var/run/llmwarden/token"  # noqa: S105 - a path
+TOKEN_FILE: Final = f"{TOKEN_DIR}/token"
+CREDENTIALS_DIR: Final = "/var/run/llmwarden/credentials"
+JOURNAL_DIR: Final = "/var/lib/llmwarden"
+TOKEN_AUDIENCE: Final = "llmwarden-ledger"  # noqa: S105 - an audience
+TOKEN_SECONDS: Final = 3600
+
+# Our own objects, in our namespace.
+OPERATOR: Final = "llmwarden-operator"
+WEBHOOK: Final = "llmwarden-webhook"
+LEDGER: Final = "llmwarden-ledger"
+GPU_EXPORTER: Final = "llmwarden-gpu-exporter"
+WEBHOOK_CONFIGURATION: Final = "llmwarden"
+WEBHOOK_PATH: Final = "/mutate-pod"
+WEBHOOK_PORT: Final = 9443
+LEDGER_PORT: Final = 8443
+METRICS_PORT: Final = 9090  # plain HTTP /metrics, /livez, /readyz of operator, webhook and ledger
+SECRET_CA: Final = "llmwarden-ca"  # noqa: S105 - a Secret's name
+SECRET_WEBHOOK_TLS: Final = "llmwarden-webhook-tls"  # noqa: S105 - a Secret's name
+SECRET_LEDGER_TLS: Final = "llmwarden-ledger-tls"  # noqa: S105 - a Secret's name
+POD_MONITOR_PROXIES: Final = "llmwarden-proxies"
+POD_MONITOR_COMPONENTS: Final = "llmwarden-components"
+DASHBOARD_LABEL: Final = "grafana_dashboard"
+
+# Metrics (Prometheus spelling). The OpenTelemetry names are these with dots.
+METRIC_DURATION: Final = "gen_ai_client_operation_duration_seconds"
+METRIC_TTFT: Final = "gen_ai_server_time_to_first_token_seconds"
+METRIC_TPOT: Final = "gen_ai_server_time_per_output_token_seconds"
+METRIC_TOKENS: Final = "gen_ai_client_token_usage_tokens_total"
+METRIC_REQUESTS: Final = "llmwarden_requests_total"
+METRIC_COST: Final = "llmwarden_cost_usd_total"
+METRIC_UNCOSTED: Final = "llmwarden_uncosted_tokens_total"
+METRIC_REFUSED: Final = "llmwarden_refused_requests_total"
+METRIC_UNMEASURED: Final = "llmwarden_unmeasured_requests_total"
+METRIC_IN_FLIGHT: Final = "llmwarden_requests_in_flight"
+METRIC_LAST_REPORT: Final = "llmwarden_proxy_ledger_last_report_timestamp_seconds"
+METRIC_BUDGET_USED: Final = "llmwarden_budget_used_ratio"
+METRIC_BUDGET_LIMIT: Final = "llmwarden_budget_limit"
+
+LABEL_M_SERVICE: Final = "llmservice"
+LABEL_M_PROVIDER: Final = "gen_ai_provider_name"
+LABEL_M_OPERATION: Final = "gen_ai_operation_name"
+LABEL_M_REQUEST_MODEL: Final = "gen_ai_request_model"
+LABEL_M_RESPONSE_MODEL: Final = "gen_ai_response_model"
+LABEL_M_TOKEN_TYPE: Final = "gen_ai_token_type"  # noqa: S105 - a label
+LABEL_M_ERROR: Final = "error_type"
+LABEL_M_STATUS: Final = "http_status_code"
+
+# Histogram bounds of the OpenTelemetry GenAI conventions, in seconds; a service's own thresholds are added.
+DURATION_BOUNDS: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+TTFT_BOUNDS: Final = (
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+)  # fmt: skip
+TPOT_BOUNDS: Final = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
+
+CONTRACT: Final = 1  # version of the sidecar and ledger contracts
+BUCKET_SECONDS: Final = 900
+PICODOLLARS: Final = 10**12  # picodollars in one US dollar

@@ -1,0 +1,1 @@
+"""observe -> build -> apply -> publish (see ARCHITECTURE.md)."""

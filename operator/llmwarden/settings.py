@@ -1,0 +1,100 @@
+"""Settings of operator, webhook and ledger: read once from the environment, frozen, passed as an argument.
+
+The chart writes these variables; a person sets them in `values.yaml`. Lists and maps are JSON.
+(The proxy has none of these: all it needs stands in `LLMWARDEN_PROXY`, see ARCHITECTURE.md.)
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from llmwarden import names
+from llmwarden.errors import InvalidSpecError
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the platform team decides.
+
+    Durations are in seconds. `allowed_hosts` are hosts (exact, or `*.suffix`) that a `backend.url` may name besides the types' own
+    and the cluster's Services.
+    """
+
+    namespace: str = names.DEFAULT_NAMESPACE
+    image: str = "llmwarden:dev"
+    image_pull_policy: str = "IfNotPresent"
+    cluster_domain: str = "cluster.local"
+    prometheus_url: str = ""
+    prometheus_timeout: float = 10.0
+    otlp_endpoint: str = ""
+    allowed_hosts: tuple[str, ...] = ()
+    rule_labels: Mapping[str, str] = field(default_factory=dict)
+    monitor_labels: Mapping[str, str] = field(default_factory=dict)
+    dashboard_labels: Mapping[str, str] = field(default_factory=lambda: {names.DASHBOARD_LABEL: "1"})
+    scrape_interval: str = "15s"
+    resync_seconds: float = 300.0
+    status_seconds: float = 30.0
+    workers: int = 8
+    report_seconds: float = 5.0
+    proxy_cpu_request: str = "10m"
+    proxy_memory_request: str = "64Mi"
+    proxy_memory_limit: str = "256Mi"
+    injection_stuck_seconds: float = 60.0  # a proxy that has not started for so long stops injection for its service
+    injection_retry_seconds: float = 900.0  # a stopped injection is tried again after this
+    webhook_timeout: int = 5
+    dcgm_image: str = "nvcr.io/nvidia/k8s/dcgm-exporter:4.5.3-4.8.2-distroless"
+    gpu_node_label: str = "nvidia.com/gpu.present"
+    database_path: str = "/data/ledger.sqlite3"
+    log_level: str = "INFO"
+
+    @property
+    def ledger_url(self) -> str:
+        """URL of the ledger as proxies and operator call it."""
+        return f"https://{names.LEDGER}.{self.namespace}.svc:{names.LEDGER_PORT}"
+
+
+def load(environ: Mapping[str, str]) -> Settings:
+    """Read `LLMWARDEN_<FIELD>` for each field of `Settings`; absent or empty means the default.
+
+    Raises InvalidSpecError naming the variable when a value does not parse.
+    """
+    values: dict[str, Any] = {}
+    defaults = Settings()
+    for name in Settings.__slots__:
+        variable = f"LLMWARDEN_{name.upper()}"
+        raw = environ.get(variable, "")
+        if raw:
+            values[name] = _parse(variable, raw, getattr(defaults, name))
+    return Settings(**values)
+
+
+def _parse(variable: str, raw: str, default: object) -> object:
+    try:
+        if isinstance(default, str):
+            return raw
+        if isinstance(default, int):
+            return int(raw)
+        if isinstance(default, float):
+            return float(raw)
+        value = json.loads(raw)
+    except ValueError as error:
+        message = f"{variable} is {raw!r}, which is not {_expected(default)}"
+        raise InvalidSpecError(message) from error
+    if isinstance(default, tuple):
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            return tuple(value)
+    elif isinstance(value, dict) and all(isinstance(item, str) for item in value.values()):
+        return value
+    message = f"{variable} is {raw!r}, which is not {_expected(default)}"
+    raise InvalidSpecError(message)
+
+
+def _expected(default: object) -> str:
+    if isinstance(default, int):
+        return "a whole number"
+    if isinstance(default, float):
+        return "a number"
+    if isinstance(default, tuple):
+        return "a JSON list of strings"
+    return "a JSON object of strings"
