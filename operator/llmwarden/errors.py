@@ -15,3 +15,19 @@ class UnavailableError(WardenError):
 
 class NotInstalledError(WardenError):
     """An optional API (such as the Prometheus Operator's) is not there: a condition; catch up when it appears."""
+
+
+class NotFoundError(WardenError):
+    """The object is not there (its API is): for a delete that is success, for a read it is an answer."""
+
+
+class ConflictError(WardenError):
+    """Somebody else changed or made the object first: read again and decide anew."""
+
+
+class ForbiddenError(WardenError):
+    """Our credentials may not do this: a fault of the installation's RBAC, not of the request."""
+
+
+class RefusedError(WardenError):
+    """The API server or its admission refused the request as it stands: repeating it unchanged is useless."""

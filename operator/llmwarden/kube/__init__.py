@@ -1,1 +1,16 @@
-"""See ARCHITECTURE.md."""
+"""The Kubernetes API: a thin typed client and informers. The only package that imports the `kubernetes` client."""
+
+from llmwarden.kube.client import Client, Review, connect
+from llmwarden.kube.errors import ExpiredError, RefusedByBudgetError, ThrottledError
+from llmwarden.kube.informer import Informer, Key
+
+__all__ = [
+    "Client",
+    "ExpiredError",
+    "Informer",
+    "Key",
+    "RefusedByBudgetError",
+    "Review",
+    "ThrottledError",
+    "connect",
+]
