@@ -1,0 +1,458 @@
+"""What the four kinds share: the base model, scalar types with their CEL rules, and the parts of a budget.
+
+The models are the single source of truth: `llmwarden.api.crdgen` writes `crds/` from them. A rule that spans fields stands beside its
+class as CEL (`rules(...)`), because the API server enforces it there; what CEL cannot know (time zones, allowed hosts) is
+checked by `llmwarden.domain` and becomes a condition. Every string has a maximal length and every list a maximal number of
+items: the API server refuses CEL rules whose cost it cannot bound.
+"""
+
+import datetime as dt
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic.alias_generators import to_camel
+
+from llmwarden.wire import BudgetAction
+
+BackendType = Literal[
+    "OpenAI",
+    "AzureOpenAI",
+    "Anthropic",
+    "Bedrock",
+    "Gemini",
+    "VLLM",
+    "SGLang",
+    "TGI",
+    "Ollama",
+    "NIM",
+    "TensorRTLLM",
+    "LlamaCpp",
+    "OpenAICompatible",
+]
+InterceptionType = Literal["Env", "Port"]
+Calendar = Literal["Hour", "Day", "Week", "Month"]
+Admit = Literal["Allow", "Deny"]
+Indicator = Literal["TimeToFirstToken", "TimePerOutputToken", "RequestDuration"]
+BudgetScope = Literal["LLMService", "LLMBudget", "ClusterLLMBudget"]
+ConditionStatus = Literal["True", "False", "Unknown"]
+ConditionType = Literal[
+    "Ready",
+    "Instrumented",
+    "MetricsFresh",
+    "AlertsReady",
+    "DashboardReady",
+    "WithinBudget",
+    "MeetsObjectives",
+    "CostKnown",
+]
+
+# Exact in picodollars: 12 decimals. Nine digits before the point: a budget of a billion dollars is a typing error.
+AMOUNT_PATTERN = r"^(0|[1-9][0-9]{0,8})(\.[0-9]{1,12})?$"
+# Per million tokens, six decimals are whole picodollars per token; five digits before the point are 100 times today's dearest model.
+PRICE_PATTERN = r"^(0|[1-9][0-9]{0,4})(\.[0-9]{1,6})?$"
+
+
+def rule(cel: str, message: str, path: str | None = None) -> dict[str, str]:
+    """One `x-kubernetes-validations` entry; `path` is a JSONPath relative to the schema that carries it."""
+    entry = {"rule": cel, "message": message}
+    if path is not None:
+        entry["fieldPath"] = path
+    return entry
+
+
+def rules(*entries: dict[str, str], **more: Any) -> dict[str, Any]:
+    """Return a schema extension with CEL rules, and whatever else the schema should say."""
+    return {"x-kubernetes-validations": list(entries), **more}
+
+
+def list_map(*keys: str) -> dict[str, Any]:
+    """Return a schema extension: a list whose items are told apart by these keys, so that server-side apply merges by item."""
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": list(keys)}
+
+
+ATOMIC: dict[str, Any] = {"x-kubernetes-list-type": "atomic"}
+SET: dict[str, Any] = {"x-kubernetes-list-type": "set"}
+ATOMIC_MAP: dict[str, Any] = {"x-kubernetes-map-type": "atomic"}
+
+
+def _rfc3339(value: dt.datetime) -> str:
+    # Whole seconds, as Kubernetes writes its own times: a fraction would make every status differ from the last.
+    return value.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+Time = Annotated[AwareDatetime, PlainSerializer(_rfc3339, return_type=str)]
+
+
+def cut(length: int) -> BeforeValidator:
+    """Return a validator that shortens a text of a status: a long message must not make the whole status invalid."""
+
+    def shorten(value: Any) -> Any:
+        return value[: length - 1] + "…" if isinstance(value, str) and len(value) > length else value
+
+    return BeforeValidator(shorten)
+
+
+def first(items: int) -> BeforeValidator:
+    """Return a validator that keeps the first items of a list of a status, for the same reason."""
+
+    def keep(value: Any) -> Any:
+        return tuple(value)[:items] if isinstance(value, list | tuple) else value
+
+    return BeforeValidator(keep)
+
+
+Text = Annotated[str, Field(max_length=1024), cut(1024)]
+Short = Annotated[str, Field(max_length=253), cut(253)]
+ModelName = Annotated[str, Field(min_length=1, max_length=256)]
+Count = Annotated[int, Field(ge=0, json_schema_extra={"format": "int64"})]
+
+DnsLabel = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=63,
+        json_schema_extra=rules(
+            rule(
+                "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
+                "a name has only lower-case letters, digits and '-', and begins and ends with a letter or digit",
+            )
+        ),
+    ),
+]
+PositiveAmount = Annotated[
+    str,
+    Field(
+        max_length=24,
+        json_schema_extra=rules(
+            rule(
+                f"self.matches(r'{AMOUNT_PATTERN}') && double(self) > 0.0",
+                'must be a decimal number of US dollars above zero and in quotes, such as "25.00" '
+                "(at most 9 digits before the point and 12 behind it)",
+            )
+        ),
+    ),
+]
+UnitPrice = Annotated[
+    str,
+    Field(
+        max_length=16,
+        json_schema_extra=rules(
+            rule(
+                f"self.matches(r'{PRICE_PATTERN}')",
+                'must be a decimal number of US dollars, zero or more, below 100000 and in quotes, such as "0.12" '
+                "(at most 6 digits behind the point)",
+            )
+        ),
+    ),
+]
+RequestPrice = Annotated[
+    str,
+    Field(
+        max_length=20,
+        json_schema_extra=rules(
+            rule(
+                r"self.matches(r'^(0|[1-9][0-9]{0,4})(\.[0-9]{1,12})?$')",
+                'must be a decimal number of US dollars, zero or more, below 100000 and in quotes, such as "0.0001" '
+                "(at most 12 digits behind the point)",
+            )
+        ),
+    ),
+]
+Percent = Annotated[
+    str,
+    Field(
+        max_length=8,
+        json_schema_extra=rules(
+            rule(
+                r"self.matches(r'^(0|[1-9][0-9]?)(\.[0-9]{1,4})?$') && double(self) > 0.0",
+                'must be a percentage above 0 and below 100, in quotes, such as "99" or "99.9"',
+            )
+        ),
+    ),
+]
+Threshold = Annotated[
+    str,
+    Field(
+        max_length=12,
+        json_schema_extra=rules(
+            rule(
+                "self.matches('^([1-9][0-9]{0,6}ms|[1-9][0-9]{0,3}s|[1-9][0-9]?m)$')",
+                'must be a whole number of milliseconds, seconds or minutes, such as "500ms", "10s" or "2m" '
+                '(write 1.5 seconds as "1500ms")',
+            )
+        ),
+    ),
+]
+WholeWindow = Annotated[
+    str,
+    Field(
+        max_length=8,
+        json_schema_extra=rules(
+            rule(
+                "self.matches('^([1-9][0-9]{0,2}h|[1-9][0-9]?d)$')",
+                'must be a whole number of hours (1h to 999h) or days (1d to 99d), such as "24h" or "28d"',
+            )
+        ),
+    ),
+]
+TimeZone = Annotated[
+    str,
+    Field(
+        max_length=64,
+        json_schema_extra=rules(
+            rule(
+                "self.matches('^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}$')",
+                'must be the name of an IANA time zone, such as "Asia/Seoul" or "UTC"',
+            )
+        ),
+    ),
+]
+
+
+class Model(BaseModel):
+    """Base of every model: frozen, camelCase outside, unknown fields ignored (the API server prunes them already)."""
+
+    model_config = ConfigDict(
+        frozen=True, alias_generator=to_camel, validate_by_name=True, validate_by_alias=True, extra="ignore"
+    )
+
+    def dump(self) -> dict[str, Any]:
+        """JSON of this value as Kubernetes has it: camelCase, nothing that is None."""
+        dumped: dict[str, Any] = self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        return dumped
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with these attributes changed (not validated)."""
+        return self.model_copy(update=changes)
+
+
+class Metadata(Model):
+    """What we read of an object's metadata."""
+
+    name: str
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = ""
+    generation: int = 0
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    creation_timestamp: Time | None = None
+    deletion_timestamp: Time | None = None
+
+
+class LabelSelectorRequirement(Model):
+    """One requirement on a label."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "self.operator in ['In', 'NotIn'] ? has(self.values) && self.values.size() > 0 : "
+                "!has(self.values) || self.values.size() == 0",
+                "values must be given for the operators In and NotIn, and left out for Exists and DoesNotExist",
+            )
+        )
+    )
+
+    key: Annotated[str, Field(min_length=1, max_length=317)]
+    """The label's key."""
+    operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
+    """How the label's value relates to `values`."""
+    values: Annotated[
+        tuple[Annotated[str, Field(max_length=63)], ...], Field(max_length=32, json_schema_extra=ATOMIC)
+    ] = ()
+    """For In and NotIn: the values."""
+
+
+class LabelSelector(Model):
+    """A Kubernetes label selector: everything in it must match."""
+
+    model_config = ConfigDict(json_schema_extra=ATOMIC_MAP)
+
+    match_labels: Annotated[dict[str, Annotated[str, Field(max_length=63)]], Field(max_length=16)] = {}
+    """Labels that must have exactly these values."""
+    match_expressions: Annotated[
+        tuple[LabelSelectorRequirement, ...], Field(max_length=16, json_schema_extra=ATOMIC)
+    ] = ()
+    """Requirements that must all hold."""
+
+
+class SecretKeyRef(Model):
+    """One key of a Secret in the same namespace."""
+
+    model_config = ConfigDict(json_schema_extra=ATOMIC_MAP)
+
+    name: Annotated[str, Field(min_length=1, max_length=253)]
+    """The Secret's name."""
+    key: Annotated[str, Field(min_length=1, max_length=253, pattern="^[-._a-zA-Z0-9]+$")]
+    """The key in it."""
+
+
+class Limit(Model):
+    """How much: exactly one of an amount of money and a number of tokens."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "has(self.amount) != has(self.tokens)",
+                "set exactly one of amount (US dollars) and tokens",
+            ),
+            rule(
+                "!has(self.currency) || has(self.amount)",
+                "currency goes with amount; remove it beside tokens",
+                ".currency",
+            ),
+        )
+    )
+
+    amount: PositiveAmount | None = None
+    """US dollars, as a decimal string."""
+    currency: Literal["USD"] | None = None
+    """The amount's currency; only USD, in which all prices are."""
+    tokens: (
+        Annotated[
+            int,
+            Field(
+                le=10**15,
+                json_schema_extra=rules(
+                    rule("self > 0", "must be a whole number of tokens above zero"), format="int64"
+                ),
+            ),
+        ]
+        | None
+    ) = None
+    """Input tokens (cached included) plus output tokens (reasoning included)."""
+
+
+class Window(Model):
+    """Over what time: exactly one of a calendar period and a rolling span."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "has(self.calendar) != has(self.rolling)",
+                "set exactly one of calendar (such as Day) and rolling (such as 24h)",
+            ),
+            rule(
+                "!has(self.timeZone) || has(self.calendar)",
+                "timeZone goes with calendar; remove it beside rolling",
+                ".timeZone",
+            ),
+        )
+    )
+
+    calendar: Calendar | None = None
+    """A period of the calendar in `timeZone`; a week begins on Monday."""
+    time_zone: TimeZone | None = None
+    """IANA time zone of the calendar; UTC unless set."""
+    rolling: WholeWindow | None = None
+    """The last so many hours or days, to a quarter of an hour."""
+
+
+class OnExceeded(Model):
+    """What happens to calls once the limit is reached."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "self.action != 'Fallback' || has(self.model)",
+                "model is required with action Fallback: name the cheaper model that calls are sent to",
+            ),
+            rule(
+                "self.action == 'Fallback' || (!has(self.model) && !has(self.ceiling))",
+                "model and ceiling go with action Fallback: remove them, or set action: Fallback",
+            ),
+        )
+    )
+
+    action: BudgetAction = "Alert"
+    """Alert only tells; Throttle slows calls down; Block refuses them; Fallback sends them to a cheaper model."""
+    model: ModelName | None = None
+    """For Fallback: the model that calls are sent to."""
+    ceiling: Limit | None = None
+    """For Fallback: calls are refused once this is reached; above the limit, in its unit."""
+
+
+class BudgetPolicy(Model):
+    """A limit over a window and what follows from it: what every budget has."""
+
+    limit: Limit
+    """How much may be spent in a window."""
+    window: Window
+    """Over what time it is counted."""
+    warn_at_percent: Annotated[
+        tuple[
+            Annotated[
+                int,
+                Field(
+                    json_schema_extra=rules(
+                        rule("self >= 1 && self <= 100", "must be a whole percentage from 1 to 100"), format="int32"
+                    )
+                ),
+            ],
+            ...,
+        ],
+        Field(max_length=8, json_schema_extra=SET),
+    ] = ()
+    """Percentages of the limit at which to warn."""
+    on_exceeded: OnExceeded = OnExceeded()
+    """What happens to calls once the limit is reached."""
+    on_unknown_price: Admit | None = None
+    """Whether calls whose price is unknown may pass; Deny under Block, else Allow, unless set."""
+    on_ledger_loss: Admit = "Allow"
+    """Whether calls may pass while the ledger does not answer, once the lease is used up."""
+
+
+# Of a model with BudgetPolicy's fields.
+BUDGET_RULES = (
+    rule(
+        "!has(self.onExceeded) || !has(self.onExceeded.ceiling) || "
+        "has(self.onExceeded.ceiling.amount) == has(self.limit.amount)",
+        "onExceeded.ceiling must be in the unit of limit: both amount, or both tokens",
+        ".onExceeded",
+    ),
+    rule(
+        "!has(self.onExceeded) || !has(self.onExceeded.ceiling) || "
+        "!has(self.onExceeded.ceiling.amount) || !has(self.limit.amount) || "
+        f"!self.limit.amount.matches(r'{AMOUNT_PATTERN}') || "
+        f"!self.onExceeded.ceiling.amount.matches(r'{AMOUNT_PATTERN}') || "
+        "double(self.onExceeded.ceiling.amount) > double(self.limit.amount)",
+        "onExceeded.ceiling.amount must be above limit.amount: it bounds what the fallback model may spend on top",
+        ".onExceeded",
+    ),
+    rule(
+        "!has(self.onExceeded) || !has(self.onExceeded.ceiling) || "
+        "!has(self.onExceeded.ceiling.tokens) || !has(self.limit.tokens) || "
+        "self.onExceeded.ceiling.tokens > self.limit.tokens",
+        "onExceeded.ceiling.tokens must be above limit.tokens: it bounds what the fallback model may use on top",
+        ".onExceeded",
+    ),
+)
+
+
+class Money(Model):
+    """An exact amount of money."""
+
+    amount: Annotated[str, Field(max_length=40)]
+    """Decimal."""
+    currency: Literal["USD"] = "USD"
+    """Always USD."""
+
+
+class Condition(Model):
+    """A Kubernetes condition."""
+
+    type: Annotated[str, Field(min_length=1, max_length=316)]
+    """What it is about."""
+    status: ConditionStatus
+    """Whether it holds."""
+    reason: Annotated[str, Field(min_length=1, max_length=256, pattern="^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$")]
+    """Why, in one CamelCase word."""
+    message: Annotated[str, Field(max_length=4096), cut(4096)] = ""
+    """Why, in a sentence, and what helps."""
+    last_transition_time: Time
+    """When `status` last changed."""
+    observed_generation: Count = 0
+    """The generation of the spec that this was said of."""
+
+
+Conditions = Annotated[tuple[Condition, ...], Field(max_length=16, json_schema_extra=list_map("type"))]

@@ -1,0 +1,498 @@
+"""LLMService: an application that calls a provider, or an engine that serves a model; one per application or model."""
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+
+from llmwarden.api.v1alpha1.common import (
+    ATOMIC,
+    BUDGET_RULES,
+    BackendType,
+    BudgetPolicy,
+    BudgetScope,
+    Conditions,
+    Count,
+    DnsLabel,
+    Indicator,
+    InterceptionType,
+    LabelSelector,
+    Metadata,
+    Model,
+    ModelName,
+    Money,
+    Percent,
+    PositiveAmount,
+    SecretKeyRef,
+    Short,
+    Text,
+    Threshold,
+    Time,
+    WholeWindow,
+    cut,
+    first,
+    list_map,
+    rule,
+    rules,
+)
+from llmwarden.wire import BudgetAction, BudgetState, Unit
+
+_ENGINES = "['VLLM', 'SGLang', 'TGI', 'Ollama', 'NIM', 'TensorRTLLM', 'LlamaCpp']"
+_TYPE_GIVEN = "has(self.workload.interception) && has(self.workload.interception.type)"
+# The interception that holds: the one given, else the default that follows from the backend's type.
+_IS_PORT = f"({_TYPE_GIVEN} ? self.workload.interception.type == 'Port' : self.backend.type in {_ENGINES})"
+
+BackendUrl = Annotated[
+    str,
+    Field(
+        max_length=512,
+        json_schema_extra=rules(
+            rule(
+                r"!self.matches(r'^https?://[^@?#]*$') || "
+                r"self.matches(r'^https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[A-Za-z0-9._~%!$&()*+,;=:/-]*)?$')",
+                "must be an origin with an optional path prefix, such as https://api.openai.com",
+            ),
+            rule(
+                "self.matches(r'^https?://')",
+                "must begin with https:// (or http:// for a Service of the cluster)",
+            ),
+            rule(
+                r"!self.matches(r'^[A-Za-z]+://[^/?#]*@')",
+                "must not carry user information; put the key into a Secret and name it in backend.credentialsSecretRef",
+            ),
+            rule("!self.matches(r'[?#]')", "must not have a query or a fragment; remove what follows '?' or '#'"),
+            rule(
+                r"!self.matches(r'/v[0-9]+[a-z0-9]*/?$')",
+                "must not end in the API version; remove it (such as /v1): the client's own path is appended",
+            ),
+        ),
+    ),
+]
+
+
+class Backend(Model):
+    """What answers the calls."""
+
+    type: BackendType
+    """The provider's or engine's API."""
+    url: BackendUrl | None = None
+    """Origin and optional prefix, without the API version; the type's own unless set."""
+    credentials_secret_ref: SecretKeyRef | None = None
+    """A Secret with the API key: the proxy alone holds it, and the budget cannot be walked around."""
+
+
+class InterceptedPort(Model):
+    """The container port that the proxy takes."""
+
+    name: Annotated[
+        str,
+        Field(
+            max_length=15,
+            json_schema_extra=rules(
+                rule(
+                    "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$') && self.matches('[a-z]')",
+                    "must be the name of a container port, such as http; give the port a name in the pod template if it has only a number",
+                )
+            ),
+        ),
+    ]
+    """Its name in the pod's containers; a number alone cannot be intercepted."""
+
+
+class Interception(Model):
+    """How calls reach the proxy."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "!has(self.type) || self.type != 'Env' || !has(self.port)",
+                "port goes with type Port: remove it, or set type: Port",
+                ".port",
+            ),
+        )
+    )
+
+    type: InterceptionType | None = None
+    """Env sets the SDKs' base-URL variables; Port takes a named container port. Follows from backend.type unless set."""
+    port: InterceptedPort | None = None
+    """For Port: which container port."""
+
+
+class Workload(Model):
+    """Which pods, and how."""
+
+    selector: Annotated[
+        LabelSelector,
+        Field(
+            json_schema_extra=rules(
+                rule(
+                    "(has(self.matchLabels) && self.matchLabels.size() > 0) || "
+                    "(has(self.matchExpressions) && self.matchExpressions.size() > 0)",
+                    "must not be empty: set matchLabels or matchExpressions; an empty selector would take every pod of the namespace",
+                )
+            )
+        ),
+    ]
+    """Pods of this namespace that get the proxy."""
+    interception: Interception | None = None
+    """How calls reach the proxy."""
+    rollout: Literal["None", "Evict"] = "None"
+    """What to do with pods that were there before: None waits for their own restart; Evict evicts them, within disruption budgets."""
+
+
+class Budget(BudgetPolicy):
+    """A budget of this service."""
+
+    model_config = ConfigDict(json_schema_extra=rules(*BUDGET_RULES))
+
+    name: DnsLabel
+    """Its name within the service."""
+
+
+class LatencyObjective(Model):
+    """How long something may take."""
+
+    indicator: Indicator
+    """What is measured."""
+    threshold: Threshold
+    """How long it may take."""
+
+
+class ErrorsObjective(Model):
+    """Calls that fail."""
+
+
+class SpendObjective(Model):
+    """How fast money may be spent."""
+
+    per_hour: PositiveAmount
+    """US dollars an hour, as a decimal string."""
+
+
+class Objective(Model):
+    """A service level objective: exactly one of latency, errors and spend."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "(has(self.latency) ? 1 : 0) + (has(self.errors) ? 1 : 0) + (has(self.spend) ? 1 : 0) == 1",
+                "set exactly one of latency, errors and spend",
+            ),
+            rule(
+                "has(self.spend) || (has(self.targetPercent) && has(self.window))",
+                'targetPercent and window are required with latency and errors, such as targetPercent: "99" and window: 28d',
+            ),
+            rule(
+                "!has(self.spend) || (!has(self.targetPercent) && !has(self.window))",
+                "targetPercent and window go with latency and errors; remove them beside spend",
+            ),
+        )
+    )
+
+    name: DnsLabel
+    """Its name within the service."""
+    latency: LatencyObjective | None = None
+    """A share of calls that must be faster than a threshold."""
+    errors: ErrorsObjective | None = None
+    """A share of calls that must not fail."""
+    spend: SpendObjective | None = None
+    """A bound on the rate of spending."""
+    target_percent: Percent | None = None
+    """The share of calls that must be good."""
+    window: WholeWindow | None = None
+    """Over what time the share is taken."""
+
+
+class PagerDuty(Model):
+    """Where PagerDuty is told."""
+
+    routing_key_secret_ref: SecretKeyRef
+    """A Secret with the integration's routing key (Events API v2)."""
+
+
+class Alerts(Model):
+    """Who is told of this service's alerts, besides Alertmanager's own routes."""
+
+    pager_duty: PagerDuty | None = None
+    """PagerDuty."""
+
+
+class Tracing(Model):
+    """Spans of the service's calls."""
+
+    sample_percent: Annotated[
+        int | float,
+        Field(
+            json_schema_extra={
+                "type": "number",
+                **rules(rule("double(self) >= 0.0 && double(self) <= 100.0", "must be between 0 and 100")),
+            }
+        ),
+    ] = 100
+    """Share of calls that are traced."""
+    capture_content: Annotated[
+        bool,
+        Field(
+            json_schema_extra=rules(
+                rule(
+                    "!self",
+                    "cannot be true in this version: prompts and answers are not captured until they can be scrubbed; remove it",
+                )
+            )
+        ),
+    ] = False
+    """Whether prompts and answers are kept; not yet possible."""
+
+
+class Gpu(Model):
+    """Measurement of the GPUs that the pods use."""
+
+    exporter: Literal["Auto", "DCGM", "NVML", "None"] = "Auto"
+    """Auto uses dcgm-exporter where it is there already or can run, else our own NVML exporter."""
+
+
+class LLMServiceSpec(Model):
+    """What is wanted."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                f"!{_IS_PORT} || (has(self.workload.interception) && has(self.workload.interception.port))",
+                "workload.interception.port.name is required with Port interception, which is the default of engines such as VLLM: "
+                "name the engine's container port, or set workload.interception.type: Env for pods that call the engine",
+                ".workload",
+            ),
+            rule(
+                f"self.backend.type != 'OpenAICompatible' || {_IS_PORT} || has(self.backend.url)",
+                "backend.url is required with type OpenAICompatible, which has no address of its own: set it to the server's origin",
+                ".backend",
+            ),
+        )
+    )
+
+    backend: Backend
+    """What answers the calls."""
+    workload: Workload
+    """Which pods, and how."""
+    budgets: Annotated[tuple[Budget, ...], Field(max_length=16, json_schema_extra=list_map("name"))] = ()
+    """What may be spent."""
+    objectives: Annotated[tuple[Objective, ...], Field(max_length=16, json_schema_extra=list_map("name"))] = ()
+    """How fast and how free of errors it must be."""
+    alerts: Alerts | None = None
+    """Who is told."""
+    tracing: Tracing = Tracing()
+    """Spans of the calls."""
+    gpu: Gpu | None = None
+    """Measurement of GPUs; none unless set."""
+
+
+class TokenCounts(Model):
+    """Tokens by kind; cachedInput and cacheWrite are parts of input, reasoning is a part of output."""
+
+    input: Count = 0
+    cached_input: Count = 0
+    cache_write: Count = 0
+    output: Count = 0
+    reasoning: Count = 0
+
+
+class UsageStatus(Model):
+    """What the service used."""
+
+    window: Short = "24h"
+    """Over what time."""
+    requests: Count = 0
+    """Calls, failed ones included."""
+    errors: Count = 0
+    """Calls that failed."""
+    tokens: TokenCounts = TokenCounts()
+    """Tokens by kind."""
+    cost: Money | None = None
+    """What they cost; absent where nothing has a known price."""
+    cost_per_request: Money | None = None
+    """Cost by calls."""
+    uncosted_tokens: Count = 0
+    """Tokens whose price is unknown: not in `cost`."""
+    uncosted_models: Annotated[tuple[ModelName, ...], Field(max_length=32, json_schema_extra=ATOMIC), first(32)] = ()
+    """Models whose price is unknown."""
+
+
+class Quantiles(Model):
+    """Quantiles in whole milliseconds; absent is unknown."""
+
+    p50_milliseconds: Count | None = None
+    p95_milliseconds: Count | None = None
+    p99_milliseconds: Count | None = None
+
+
+class LatencyStatus(Model):
+    """How long calls took, in the last minutes."""
+
+    time_to_first_token: Quantiles | None = None
+    """Until the first token of content, of streams."""
+    request_duration: Quantiles | None = None
+    """Until the end of the answer."""
+    time_per_output_token: Quantiles | None = None
+    """Between tokens."""
+
+
+class ErrorsStatus(Model):
+    """Calls that failed, in the last minutes."""
+
+    rate_percent: Short | None = None
+    """Share of calls, decimal."""
+
+
+class ThroughputStatus(Model):
+    """How much is going on, in the last minutes."""
+
+    requests_per_minute: Short | None = None
+    """Calls a minute, decimal."""
+    output_tokens_per_second: Short | None = None
+    """Output tokens a second, decimal."""
+
+
+class EngineStatus(Model):
+    """What the engine says of itself."""
+
+    requests_running: Count | None = None
+    requests_waiting: Count | None = None
+    kv_cache_used_percent: Count | None = None
+    prefix_cache_hit_percent: Count | None = None
+
+
+class BudgetStatus(Model):
+    """One budget that applies to the service, in its present window."""
+
+    scope: BudgetScope
+    """Whose budget it is."""
+    name: Short
+    """Its name within the scope."""
+    unit: Unit
+    """USD or tokens."""
+    limit: Short
+    """Decimal, in `unit`."""
+    spent: Short
+    """Decimal, in `unit`; of all services that share the budget."""
+    remaining: Short
+    """Decimal, in `unit`; never below zero."""
+    used_percent: Count
+    """Whole percent of the limit that is spent, rounded down."""
+    state: BudgetState
+    """Open, Warned or Exceeded."""
+    action: BudgetAction
+    """What happens once it is exceeded."""
+    window_start: Time | None = None
+    """When the present window began."""
+    resets_at: Time | None = None
+    """When the present window ends."""
+    forecast_exhausted_at: Time | None = None
+    """When it will be used up at the present rate; absent where that is not in the present window."""
+
+
+class UnmeteredPod(Model):
+    """A selected pod whose calls are not measured."""
+
+    pod: Short
+    """Its name."""
+    reason: Annotated[str, Field(max_length=64)]
+    """Why, in one CamelCase word."""
+    remedy: Text = ""
+    """What helps."""
+
+
+class WorkloadStatus(Model):
+    """The selected pods."""
+
+    selected: Count = 0
+    """Pods that the selector matches."""
+    metered: Count = 0
+    """Those with a working proxy."""
+    unmetered: Annotated[tuple[UnmeteredPod, ...], Field(max_length=20, json_schema_extra=ATOMIC), first(20)] = ()
+    """The others, the first twenty."""
+
+
+class InjectionStatus(Model):
+    """Whether new pods get the proxy."""
+
+    state: Literal["Active", "Stopped"] = "Active"
+    """Stopped where injected pods did not start: applications go first."""
+    reason: Annotated[str, Field(max_length=64)] = ""
+    """Why, in one CamelCase word."""
+    message: Text = ""
+    """Why, in a sentence, and what helps."""
+    since: Time | None = None
+    """Since when."""
+    image: Text = ""
+    """The proxy's image that did not start."""
+
+
+class LLMServiceSummary(Model):
+    """Figures as `kubectl get` shows them."""
+
+    pods: Annotated[str, Field(max_length=32), cut(32)] | None = None
+    ttft_p95: Annotated[str | None, Field(alias="ttftP95", max_length=32), cut(32)] = None
+    p95: Annotated[str, Field(max_length=32), cut(32)] | None = None
+    errors: Annotated[str, Field(max_length=32), cut(32)] | None = None
+    cost_per_request: Annotated[str, Field(max_length=32), cut(32)] | None = None
+    spent: Annotated[str, Field(max_length=32), cut(32)] | None = None
+    budget: Annotated[str, Field(max_length=128), cut(128)] | None = None
+    tokens: Annotated[str, Field(max_length=32), cut(32)] | None = None
+    throughput: Annotated[str, Field(max_length=32), cut(32)] | None = None
+    exhausted: Annotated[str, Field(max_length=32), cut(32)] | None = None
+
+
+class LLMServiceStatus(Model):
+    """What is."""
+
+    observed_generation: Count = 0
+    """The generation of the spec that this status is of."""
+    as_of: Time | None = None
+    """When the figures were taken."""
+    summary: LLMServiceSummary | None = None
+    """Figures as `kubectl get` shows them."""
+    usage: UsageStatus | None = None
+    """What the service used."""
+    latency: LatencyStatus | None = None
+    """How long calls took."""
+    errors: ErrorsStatus | None = None
+    """Calls that failed."""
+    throughput: ThroughputStatus | None = None
+    """How much is going on."""
+    engine: EngineStatus | None = None
+    """What the engine says of itself."""
+    budgets: Annotated[
+        tuple[BudgetStatus, ...], Field(max_length=64, json_schema_extra=list_map("scope", "name")), first(64)
+    ] = ()
+    """Every budget that applies, shared ones included."""
+    workload: WorkloadStatus | None = None
+    """The selected pods."""
+    enforcement: Literal["Enforced", "Advisory", "None"] | None = None
+    """Enforced: the proxy alone holds the key. Advisory: a pod could call the backend directly. None: no budget blocks."""
+    injection: InjectionStatus | None = None
+    """Whether new pods get the proxy."""
+    conditions: Conditions = ()
+    """What holds and what does not."""
+
+
+class LLMService(Model):
+    """An application that calls a provider, or an engine that serves a model: measured, priced and held to its budgets."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "self.metadata.name.size() <= 63",
+                "metadata.name must have at most 63 characters, because it becomes a label's value: choose a shorter name",
+            )
+        )
+    )
+
+    api_version: Literal["llmwarden.io/v1alpha1"] = "llmwarden.io/v1alpha1"
+    kind: Literal["LLMService"] = "LLMService"
+    metadata: Metadata
+    spec: LLMServiceSpec
+    status: LLMServiceStatus | None = None
+
+    @property
+    def key(self) -> str:
+        """`namespace/name`."""
+        return f"{self.metadata.namespace}/{self.metadata.name}"
