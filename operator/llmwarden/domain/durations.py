@@ -1,0 +1,55 @@
+"""Durations as the custom resources write them ("500ms", "1s", "2m", "24h", "28d"), exactly: whole milliseconds."""
+
+import re
+from typing import Final
+
+from llmwarden.errors import InvalidSpecError
+
+_UNITS: Final = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_DURATION: Final = re.compile(r"([1-9][0-9]{0,8})(ms|s|m|h|d)", re.ASCII)
+
+
+def milliseconds(text: str) -> int:
+    """Return whole milliseconds, above zero. Raises InvalidSpecError when the text is no duration."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        message = f'{text!r} is not a duration; write a whole number and ms, s, m, h or d, such as "500ms" or "28d"'
+        raise InvalidSpecError(message)
+    return int(match.group(1)) * _UNITS[match.group(2)]
+
+
+def seconds(text: str) -> float:
+    """Return seconds: the float nearest to the written decimal, as histogram bounds want it ("500ms" is 0.5)."""
+    return milliseconds(text) / 1000
+
+
+def whole_seconds(text: str) -> int:
+    """Return whole seconds. Raises InvalidSpecError when the text is no duration, or has a fraction of a second."""
+    value, rest = divmod(milliseconds(text), 1000)
+    if rest:
+        message = f"{text!r} is not a whole number of seconds"
+        raise InvalidSpecError(message)
+    return value
+
+
+def human(value: float) -> str:
+    """Return what a person reads of so many seconds: "850µs", "120ms", "1.2s", "2m5s", "3h20m", "2d4h"."""
+    if value < 0.9995:  # noqa: PLR2004 - what rounds to less than a second
+        return f"{value * 1_000_000:.0f}µs" if value < 0.0009995 and value else f"{value * 1000:.0f}ms"  # noqa: PLR2004
+    if value < 9.95:  # noqa: PLR2004 - what rounds to less than ten seconds
+        return f"{value:.1f}s"
+    return human_whole(round(value))
+
+
+def human_whole(value: int) -> str:
+    """Return what a person reads of whole seconds: "45s", "2m5s", "3h20m", "2d4h"; the two largest units."""
+    minutes, second = divmod(value, 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    parts = [(days, "d"), (hour, "h"), (minute, "m"), (second, "s")]
+    while len(parts) > 1 and not parts[0][0]:
+        parts.pop(0)
+    (large, unit), rest = parts[0], parts[1:]
+    if rest and rest[0][0]:
+        return f"{large}{unit}{rest[0][0]}{rest[0][1]}"
+    return f"{large}{unit}"
