@@ -1,0 +1,24 @@
+# The one definition of the product's image. Everyone: `docker build .`; without Docker: `python -m image build`, which runs this same
+# file over a Debian base system of its own making.
+ARG BASE=python:3.11-slim-bookworm
+
+FROM ${BASE} AS dependencies
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PYTHONDONTWRITEBYTECODE=1
+RUN python3 -m venv /opt/llmwarden
+COPY requirements.lock /src/requirements.lock
+# Wheels only: nothing is compiled, and nothing runs while it is installed. Bytecode is made here, because the root file
+# system is read-only later and every pod would compile at each start; unchecked, because files in an image never change.
+RUN /opt/llmwarden/bin/pip install --quiet --require-hashes --only-binary=:all: --no-compile -r /src/requirements.lock \
+    && /opt/llmwarden/bin/pip uninstall --quiet --yes setuptools pip \
+    && /opt/llmwarden/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/llmwarden/lib
+
+FROM ${BASE}
+LABEL org.opencontainers.image.title="llmwarden" org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=dependencies /opt/llmwarden /opt/llmwarden
+COPY operator/llmwarden /opt/llmwarden/app/llmwarden
+RUN /opt/llmwarden/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/llmwarden/app
+# The virtual environment comes first on PATH: `python3` below is its.
+ENV PATH=/opt/llmwarden/bin:/usr/local/bin:/usr/bin:/bin PYTHONPATH=/opt/llmwarden/app PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+USER 65532:65532
+WORKDIR /opt/llmwarden
+ENTRYPOINT ["python3", "-m", "llmwarden"]
