@@ -15,7 +15,6 @@ from llmwarden.domain import money, selectors, windows
 from llmwarden.errors import InvalidSpecError
 from llmwarden.wire import BudgetAction, BudgetState, Unit
 
-
 _FARTHEST = 366 * 86400  # seconds; a forecast beyond a year says nothing
 
 

@@ -1,4 +1,4 @@
-"""What tokens cost: the formula, and which of a ModelPrice's entries applies when.
+"""Which of a ModelPrice's entries applies when, and what it says; what tokens cost at it is `cost.cost`.
 
 Prices are `wire.Picodollars`: whole picodollars per token of each kind, and per request.
 """
@@ -9,8 +9,21 @@ from dataclasses import dataclass
 
 from llmwarden.api.v1alpha1.modelprice import ModelPrice, PriceEntry
 from llmwarden.domain import money
+from llmwarden.domain.cost import cost, counted
 from llmwarden.errors import InvalidSpecError
-from llmwarden.wire import Picodollars, Tokens
+from llmwarden.wire import Picodollars
+
+__all__ = [
+    "Resolved",
+    "cost",
+    "counted",
+    "duplicates",
+    "entry_at",
+    "gpu_hour_price",
+    "lookup",
+    "next_change",
+    "picodollars",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,28 +33,6 @@ class Resolved:
     price_id: str
     price: Picodollars
     valid_until: dt.datetime | None = None
-
-
-def cost(tokens: Tokens, price: Picodollars, *, requests: int) -> int:
-    """Return picodollars.
-
-    (input - cached_input - cache_write) * p.input + cached_input * p.cached_input + cache_write * p.cache_write
-    + output * p.output + requests * p.request; reasoning is in output already (operator/ARCHITECTURE.md, "Keys").
-    A report whose parts exceed the whole is charged its parts: the plain rest is never negative.
-    """
-    plain = max(0, tokens.input - tokens.cached_input - tokens.cache_write)
-    return (
-        plain * price.input
-        + tokens.cached_input * price.cached_input
-        + tokens.cache_write * price.cache_write
-        + tokens.output * price.output
-        + requests * price.request
-    )
-
-
-def counted(tokens: Tokens) -> int:
-    """Return what a token budget counts: input (cached included) plus output (reasoning included)."""
-    return tokens.input + tokens.output
 
 
 def entry_at(entries: Iterable[PriceEntry], at: dt.datetime) -> PriceEntry | None:
