@@ -171,7 +171,7 @@ replace (
 	k8s.io/sample-apiserver => k8s.io/sample-apiserver v0.35.4
 )
 
-// The versions that ../build resolves, so that both modules share compiled packages (client-go and all below it) in Go's cache.
+// The versions that .. resolves, so that both modules share compiled packages (client-go and all below it) in Go's cache.
 replace (
 	github.com/davecgh/go-spew => github.com/davecgh/go-spew v1.1.1
 	github.com/go-openapi/jsonpointer => github.com/go-openapi/jsonpointer v0.21.0
