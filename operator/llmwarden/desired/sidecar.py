@@ -1,0 +1,259 @@
+"""Injection, decided once: pod in, pod out. Pure and idempotent; never raises for what a person wrote.
+
+The webhook turns the difference into a JSON patch; the operator asks the same functions to explain a pod.
+"""
+
+import copy
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from llmwarden import names
+from llmwarden.api.v1alpha1 import LLMService
+from llmwarden.desired.intercept import (
+    Known,
+    Ports,
+    Route,
+    app_containers,
+    intercept_env,
+    intercept_port,
+    renamed_port,
+    services_upstream,
+    used_ports,
+)
+from llmwarden.desired.selection import Finding, select
+from llmwarden.domain import durations, upstream
+from llmwarden.errors import InvalidSpecError
+from llmwarden.settings import Settings
+
+__all__ = ["Injection", "decide", "inject", "is_injected", "renamed_port", "services_upstream"]
+
+USER: Final = 65532  # the image's own user ("nonroot" of the distroless images)
+START_SECONDS: Final = 120  # how long the proxy may take to listen before the kubelet restarts it
+_INDICATORS: Final = {"RequestDuration": "duration", "TimeToFirstToken": "ttft", "TimePerOutputToken": "tpot"}
+
+
+@dataclass(frozen=True, slots=True)
+class Injection:
+    """`pod` is what was given where `services` is empty; `findings` of all services that select the pod."""
+
+    pod: dict[str, Any]
+    services: tuple[str, ...]
+    findings: tuple[Finding, ...]
+
+
+def is_injected(pod: Mapping[str, Any]) -> bool:
+    """Whether a pod has our proxy."""
+    init = (pod.get("spec") or {}).get("initContainers") or []
+    return any(container.get("name") == names.PROXY_CONTAINER for container in init)
+
+
+def decide(
+    pod: dict[str, Any],
+    services: Iterable[LLMService],
+    settings: Settings,
+    *,
+    namespace: str,
+    namespace_labels: Mapping[str, str],
+    ca_pem: str,
+) -> Injection:
+    """Select the services of a pod in `namespace` and inject their proxy."""
+    selection = select(pod, namespace, namespace_labels, services, settings.namespace)
+    return inject(pod, selection.injected, settings, ca_pem, selection.findings)
+
+
+def inject(
+    pod: dict[str, Any],
+    services: Iterable[LLMService],
+    settings: Settings,
+    ca_pem: str,
+    findings: Iterable[Finding] = (),
+) -> Injection:
+    """Give the pod with the proxy for `services`. The pod that was given is not changed.
+
+    `ca_pem` verifies the ledger. `findings` are those made before; they go onto the pod with the new ones.
+    """
+    known = _previous(pod)
+    changed = copy.deepcopy(pod)
+    noticed = list(findings)
+    ports = Ports(used_ports(app_containers(changed)))
+    variables: dict[str, str] = {}
+    port_names: dict[str, str] = {}
+    routes: list[Route] = []
+    admin = ports.take(names.ADMIN_PORT)
+    for service in sorted(services, key=lambda service: service.metadata.name):
+        previous = known.get(service.metadata.name)
+        if upstream.interception(service) == "Env":
+            route, new = intercept_env(changed, service, settings, ports=ports, taken=variables, previous=previous)
+        else:
+            route, new = intercept_port(changed, service, ports=ports, taken=port_names, previous=previous)
+        noticed += new
+        if route is not None:
+            routes.append(route)
+    if not routes:
+        return Injection(pod, (), tuple(noticed))
+    served = tuple(route.service.metadata.name for route in routes)
+    spec = changed["spec"]
+    init = [item for item in spec.get("initContainers") or [] if item.get("name") != names.PROXY_CONTAINER]
+    # First in the list: the application's own init containers may call, too.
+    spec["initContainers"] = [_container(routes, port_names, admin, settings, ca_pem), *init]
+    ours = _volumes(routes)
+    own = {names.VOLUME_TOKEN, names.VOLUME_JOURNAL, names.VOLUME_CREDENTIALS}
+    spec["volumes"] = [*(item for item in spec.get("volumes") or [] if item.get("name") not in own), *ours]
+    metadata = changed.setdefault("metadata", {})
+    metadata.setdefault("labels", {})[names.LABEL_PROXY] = "true"
+    annotations = metadata.setdefault("annotations", {})
+    annotations[names.ANNOTATION_SERVICES] = ",".join(served)
+    if noticed:
+        annotations[names.ANNOTATION_FINDINGS] = _json([finding.dump() for finding in noticed])
+    else:
+        annotations.pop(names.ANNOTATION_FINDINGS, None)
+    return Injection(changed, served, tuple(noticed))
+
+
+def _previous(pod: Mapping[str, Any]) -> dict[str, Known]:
+    """Read the routes of a proxy that is there already (another webhook may have called for a second look)."""
+    for container in (pod.get("spec") or {}).get("initContainers") or []:
+        if container.get("name") != names.PROXY_CONTAINER:
+            continue
+        for entry in container.get("env") or []:
+            if entry.get("name") == names.PROXY_ENV:
+                try:
+                    routes = json.loads((entry.get("value") or "").replace("$$", "$"))["routes"]
+                    return {
+                        route["service"]: Known(route["mode"], int(route["listen"]["port"]), route["upstream"])
+                        for route in routes
+                    }
+                except (ValueError, KeyError, TypeError):
+                    return {}  # not our work: it is replaced as a whole
+    return {}
+
+
+def _container(
+    routes: Iterable[Route], port_names: Mapping[str, str], admin: int, settings: Settings, ca_pem: str
+) -> dict[str, Any]:
+    routes = list(routes)
+    names_of = {service: port for port, service in port_names.items()}
+    ports = [{"name": names.ADMIN_PORT_NAME, "containerPort": admin, "protocol": "TCP"}]
+    ports += [
+        {"name": names_of[route.service.metadata.name], "containerPort": route.port, "protocol": "TCP"}
+        for route in routes
+        if route.mode == "Port"
+    ]
+    mounts = [
+        {"name": names.VOLUME_TOKEN, "mountPath": names.TOKEN_DIR, "readOnly": True},
+        {"name": names.VOLUME_JOURNAL, "mountPath": names.JOURNAL_DIR},
+    ]
+    if any(_has_key(route) for route in routes):
+        mounts.append({"name": names.VOLUME_CREDENTIALS, "mountPath": names.CREDENTIALS_DIR, "readOnly": True})
+    return {
+        "name": names.PROXY_CONTAINER,
+        "image": settings.image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "args": ["proxy"],
+        "restartPolicy": "Always",  # what makes an init container a native sidecar
+        "env": [
+            # "$$" is Kubernetes' way to write "$": nothing in here is to be expanded.
+            {"name": names.PROXY_ENV, "value": _json(_contract(routes, admin, settings, ca_pem)).replace("$", "$$")},
+            _field("LLMWARDEN_POD_NAMESPACE", "metadata.namespace"),
+            _field("LLMWARDEN_POD_NAME", "metadata.name"),
+            _field("LLMWARDEN_POD_UID", "metadata.uid"),
+            _field("LLMWARDEN_NODE_NAME", "spec.nodeName"),
+        ],
+        "ports": ports,
+        "resources": {
+            "requests": {"cpu": settings.proxy_cpu_request, "memory": settings.proxy_memory_request},
+            "limits": {"memory": settings.proxy_memory_limit},
+        },
+        "startupProbe": {
+            "httpGet": {"path": "/startupz", "port": admin, "scheme": "HTTP"},
+            "periodSeconds": 1,
+            "timeoutSeconds": 2,
+            "failureThreshold": START_SECONDS,
+        },
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "allowPrivilegeEscalation": False,
+            "privileged": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "terminationMessagePolicy": "FallbackToLogsOnError",  # the operator can say why it did not start
+        "volumeMounts": mounts,
+    }
+
+
+def _contract(routes: Iterable[Route], admin: int, settings: Settings, ca_pem: str) -> dict[str, Any]:
+    """Give the sidecar contract of ARCHITECTURE.md."""
+    contract: dict[str, Any] = {
+        "contract": names.CONTRACT,
+        "ledger": {"url": settings.ledger_url, "ca": ca_pem, "tokenFile": names.TOKEN_FILE},
+        "adminPort": admin,
+        "journalDir": names.JOURNAL_DIR,
+        "routes": [_route(route) for route in routes],
+    }
+    if settings.otlp_endpoint:
+        contract["otlpEndpoint"] = settings.otlp_endpoint
+    return contract
+
+
+def _route(route: Route) -> dict[str, Any]:
+    name = route.service.metadata.name
+    entry: dict[str, Any] = {
+        "service": name,
+        "mode": route.mode,
+        "backend": route.service.spec.backend.type,
+        "listen": {"host": route.host, "port": route.port},
+        "upstream": route.upstream,
+        "thresholdsSeconds": _thresholds(route.service),
+    }
+    if _has_key(route):
+        entry["credentialFile"] = f"{names.CREDENTIALS_DIR}/{name}/key"
+    return entry
+
+
+def _has_key(route: Route) -> bool:
+    """Whether the proxy adds a key: never in front of the pod's own port, whose callers bring theirs."""
+    return route.mode == "Env" and route.service.spec.backend.credentials_secret_ref is not None
+
+
+def _thresholds(service: LLMService) -> dict[str, list[float]]:
+    """Give the objectives' thresholds, which become bounds of the proxy's histograms."""
+    found: dict[str, set[float]] = {kind: set() for kind in _INDICATORS.values()}
+    for objective in service.spec.objectives:
+        if objective.latency is not None:
+            try:
+                found[_INDICATORS[objective.latency.indicator]].add(durations.seconds(objective.latency.threshold))
+            except InvalidSpecError:
+                continue  # the operator makes it a condition; the proxy measures all the same
+    return {kind: sorted(values) for kind, values in found.items()}
+
+
+def _volumes(routes: Iterable[Route]) -> list[dict[str, Any]]:
+    token = {"audience": names.TOKEN_AUDIENCE, "expirationSeconds": names.TOKEN_SECONDS, "path": "token"}
+    volumes: list[dict[str, Any]] = [
+        {"name": names.VOLUME_TOKEN, "projected": {"sources": [{"serviceAccountToken": token}]}},
+        {"name": names.VOLUME_JOURNAL, "emptyDir": {"sizeLimit": "64Mi"}},
+    ]
+    sources = []
+    for route in routes:
+        secret = route.service.spec.backend.credentials_secret_ref
+        if _has_key(route) and secret is not None:
+            item = {"key": secret.key, "path": f"{route.service.metadata.name}/key"}
+            # Optional: a Secret that is missing must not keep the pod from starting.
+            sources.append({"secret": {"name": secret.name, "items": [item], "optional": True}})
+    if sources:
+        volumes.append({"name": names.VOLUME_CREDENTIALS, "projected": {"sources": sources}})
+    return volumes
+
+
+def _field(variable: str, path: str) -> dict[str, Any]:
+    return {"name": variable, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
