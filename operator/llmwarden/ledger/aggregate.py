@@ -1,0 +1,206 @@
+"""What was spent, in memory: per service and bucket, updated by what each report added, rebuilt from the store at start.
+
+Budgets and usage are read from here and never scan the database. One event loop uses it: no locks.
+
+A row that has a price's id is rated by that price, for good. A row without one ("no price was known when it was
+counted") is rated at its bucket's start by what is known now, and again whenever prices change; while nothing is known
+its tokens are `uncosted`, never $0. Rating is linear in the counters, so what a report adds can be rated by itself.
+
+Memory: about 0.4 KiB per service and bucket in which it was used, for `HORIZON_SECONDS`; older buckets live on in the
+totals only.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from llmwarden import names, wire
+from llmwarden.ledger import counts
+from llmwarden.ledger.counts import Counts
+from llmwarden.ledger.store import Delta
+
+DAY = 86400
+# The longest window that a budget may have is 99 days (api: WholeWindow); one more for clocks and zones.
+HORIZON_SECONDS = 100 * DAY
+WINDOWS_KEPT = 32  # running sums per service
+
+PriceOf = Callable[[str], wire.Picodollars | None]
+"""The numbers of a price id, None where the ledger never handed it out."""
+LatePrice = Callable[[str, str, int], wire.Picodollars | None]
+"""The price of (provider, model) at a time, in seconds since the epoch, as known now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """Counters and money (picodollars) over some span; `uncosted` counts input and output tokens without a price."""
+
+    counts: Counts = counts.ZERO
+    picodollars: int = 0
+    uncosted: int = 0
+
+    def plus(self, other: "Sums") -> "Sums":
+        """Return both together."""
+        return Sums(
+            counts.add(self.counts, other.counts), self.picodollars + other.picodollars, self.uncosted + other.uncosted
+        )
+
+    def spent(self, unit: wire.Unit) -> int:
+        """In a budget's unit: picodollars, or tokens."""
+        return self.picodollars if unit == "USD" else self.counts.budgeted_tokens
+
+
+NOTHING = Sums()
+
+
+def total(parts: Iterable[Sums]) -> Sums:
+    """Sum of many, column by column: a month has 2,976 buckets."""
+    found = list(parts)
+    if not found:
+        return NOTHING
+    return Sums(
+        Counts(*map(sum, zip(*(part.counts for part in found), strict=True))),
+        sum(part.picodollars for part in found),
+        sum(part.uncosted for part in found),
+    )
+
+
+def rate(count: Counts, price: wire.Picodollars) -> int:
+    """Cost in picodollars (ARCHITECTURE.md, Keys)."""
+    plain = count.input - count.cached_input - count.cache_write
+    return (
+        plain * price.input
+        + count.cached_input * price.cached_input
+        + count.cache_write * price.cache_write
+        + count.output * price.output
+        + count.requests * price.request
+    )
+
+
+@dataclass(slots=True)
+class _Late:
+    """Counters of a key that was reported without a usable price, and the price that rates them at present."""
+
+    counts: Counts
+    price: wire.Picodollars | None
+
+    def sums(self) -> Sums:
+        """Money and uncosted tokens of these counters; the counters themselves are not in it."""
+        if self.price is None:
+            return Sums(uncosted=self.counts.budgeted_tokens)
+        return Sums(picodollars=rate(self.counts, self.price))
+
+
+@dataclass(slots=True)
+class _Service:
+    buckets: dict[int, Sums] = field(default_factory=dict)
+    total: Sums = NOTHING
+    late: dict[tuple[str, str, int], _Late] = field(default_factory=dict)  # by provider, model, bucket
+    since: dict[int, Sums] = field(default_factory=dict)  # running sums of the buckets from a time on
+
+    def add(self, bucket: int, sums: Sums, *, keep: bool) -> None:
+        """Count `sums` for a bucket; `keep` where the bucket is within the horizon."""
+        self.total = self.total.plus(sums)
+        if keep:
+            self.buckets[bucket] = self.buckets.get(bucket, NOTHING).plus(sums)
+            for start in self.since:
+                if bucket >= start:
+                    self.since[start] = self.since[start].plus(sums)
+
+
+class Aggregate:
+    """See the module. `now` in its methods is in seconds since the epoch."""
+
+    def __init__(self, price_of: PriceOf, late_price: LatePrice) -> None:
+        self._price_of = price_of
+        self._late_price = late_price
+        self._services: dict[str, _Service] = {}
+
+    @property
+    def services(self) -> Iterable[str]:
+        """Every service (`namespace/name`) that was ever reported."""
+        return self._services.keys()
+
+    def apply(self, deltas: Iterable[Delta], now: float) -> None:
+        """Count what reports added."""
+        oldest = now - HORIZON_SECONDS
+        for delta in deltas:
+            service = self._services.setdefault(delta.service, _Service())
+            price = self._price_of(delta.price_id) if delta.price_id is not None else None
+            keep = delta.bucket >= oldest
+            if price is not None:
+                service.add(delta.bucket, Sums(delta.counts, rate(delta.counts, price)), keep=keep)
+                continue
+            key = (delta.provider, delta.model, delta.bucket)
+            known = service.late.get(key)
+            if known is None:
+                # The service never had this key: whatever price is found rates all of it.
+                known = _Late(counts.ZERO, self._late_price(*key))
+            grown = _Late(delta.counts, known.price).sums()
+            service.add(delta.bucket, Sums(delta.counts, grown.picodollars, grown.uncosted), keep=keep)
+            if keep:
+                service.late[key] = _Late(counts.add(known.counts, delta.counts), known.price)
+
+    def reprice(self) -> set[str]:
+        """Rate again what was reported without a price; returns the services whose figures changed."""
+        changed: set[str] = set()
+        for name, service in self._services.items():
+            for key, late in service.late.items():
+                price = self._late_price(*key)
+                if price == late.price:
+                    continue
+                before = late.sums()
+                late.price = price
+                after = late.sums()
+                difference = Sums(
+                    picodollars=after.picodollars - before.picodollars, uncosted=after.uncosted - before.uncosted
+                )
+                service.add(key[-1], difference, keep=key[-1] in service.buckets)
+                changed.add(name)
+        return changed
+
+    def forget(self, now: float) -> None:
+        """Drop buckets beyond the horizon; they stay in the totals, rated as they are now."""
+        oldest = now - HORIZON_SECONDS
+        for service in self._services.values():
+            for bucket in [bucket for bucket in service.buckets if bucket < oldest]:
+                del service.buckets[bucket]
+            for key in [key for key in service.late if key[-1] < oldest]:
+                del service.late[key]
+            for start in [start for start in service.since if start < oldest]:
+                del service.since[start]
+
+    def since(self, service: str, start: float) -> Sums:
+        """Return the sums of a service's buckets that begin at `start` or later.
+
+        There is no upper bound: a proxy whose clock runs ahead spends in the present window, too.
+        """
+        known = self._services.get(service)
+        if known is None:
+            return NOTHING
+        first = (
+            -int(-start // names.BUCKET_SECONDS) * names.BUCKET_SECONDS
+        )  # the first bucket that begins then or later
+        found = known.since.pop(first, None)
+        if found is None:
+            found = total(sums for bucket, sums in known.buckets.items() if bucket >= first)
+            if len(known.since) >= WINDOWS_KEPT:
+                del known.since[next(iter(known.since))]
+        known.since[first] = found  # at the end: the least recently asked for is the first
+        return found
+
+    def total(self, service: str) -> Sums:
+        """Everything a service ever used."""
+        known = self._services.get(service)
+        return known.total if known else NOTHING
+
+    def uncosted_models(self, service: str, start: float) -> list[str]:
+        """Models of a service with uncosted tokens in buckets from `start` on, sorted."""
+        known = self._services.get(service)
+        if known is None:
+            return []
+        return sorted(
+            {
+                model
+                for (_, model, bucket), late in known.late.items()
+                if late.price is None and bucket >= start and late.counts.budgeted_tokens
+            }
+        )

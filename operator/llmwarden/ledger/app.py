@@ -1,0 +1,361 @@
+"""The ledger contract over HTTP (ARCHITECTURE.md, "The ledger contract"): Starlette in, `core` and `writer` behind.
+
+Refusals: 400 malformed, 401 no or bad token, 403 not yours, 404, 409 unsupported_contract, 413 too large,
+503 with Retry-After when we cannot know yet (not synced, API server or disk does not answer).
+"""
+
+import asyncio
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from llmwarden import names, wire
+from llmwarden.errors import UnavailableError
+from llmwarden.ledger import auth
+from llmwarden.ledger.auth import Authenticator, Caller
+from llmwarden.ledger.core import Core
+from llmwarden.ledger.metrics import Metrics
+from llmwarden.ledger.store import PriceRecord
+from llmwarden.ledger.writer import Writer
+
+logger = logging.getLogger(__name__)
+
+MAX_BODY: Final = 1024 * 1024  # bytes
+MAX_WAIT: Final = 60.0  # seconds of a long poll
+MAX_SERVICES: Final = 64  # in one request: a pod has a few
+MAX_ROWS: Final = 10_000
+# More than any pod can use in a bucket, and so small that sums of millions of such rows fit 64 bits.
+MAX_COUNT: Final = 2**40
+FUTURE_SECONDS: Final = 86_400  # a bucket that begins later than this is no clock's fault any more
+RETRY_SECONDS: Final = 2
+NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+LONGEST: Final = 256  # characters of a provider, model or journal
+LONGEST_PRICE_ID: Final = 512
+
+_encoder = msgspec.json.Encoder()
+Body = TypeVar("Body")
+
+
+class Refusal(Exception):  # noqa: N818 - an answer, not a fault
+    """A request that is not served: status, code and a sentence; `retry` seconds where it is worth it."""
+
+    def __init__(self, status: int, code: str, message: str, retry: int | None = None) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message, self.retry = status, code, message, retry
+
+
+def create_app(
+    core: Core,
+    writer: Writer,
+    authenticator: Authenticator,
+    metrics: Metrics,
+    *,
+    namespace: str,
+    ready: Callable[[], str | None],
+    stopping: asyncio.Event,
+) -> Starlette:
+    """Make the ASGI app. `namespace` is our own (whose operator may read all); `stopping` ends long polls at once."""
+    api = Api(core, writer, authenticator, metrics, namespace=namespace, stopping=stopping)
+
+    async def livez(_: Request) -> Response:
+        return Response("ok\n", media_type="text/plain")
+
+    async def readyz(_: Request) -> Response:
+        fault = ready()
+        return Response(f"{fault or 'ok'}\n", 503 if fault else 200, media_type="text/plain")
+
+    return Starlette(
+        routes=[
+            Route("/v1/config", api.guard(api.config), methods=["GET"]),
+            Route("/v1/price", api.guard(api.price), methods=["GET"]),
+            Route("/v1/report", api.guard(api.report), methods=["POST"]),
+            Route("/v1/usage", api.guard(api.usage), methods=["GET"]),
+            Route("/livez", livez, methods=["GET"]),
+            Route("/readyz", readyz, methods=["GET"]),
+        ],
+        exception_handlers={404: _not_found, 405: _not_found},
+    )
+
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class Api:
+    """The contract's four requests."""
+
+    def __init__(
+        self,
+        core: Core,
+        writer: Writer,
+        authenticator: Authenticator,
+        metrics: Metrics,
+        *,
+        namespace: str,
+        stopping: asyncio.Event,
+    ) -> None:
+        self._core = core
+        self._writer = writer
+        self._authenticator = authenticator
+        self._metrics = metrics
+        self._namespace = namespace
+        self._stopping = stopping
+
+    def guard(self, handler: Handler) -> Handler:
+        """Turn refusals and things that do not answer into the contract's answers."""
+
+        async def guarded(request: Request) -> Response:
+            path = request.url.path
+            try:
+                response = await handler(request)
+            except Refusal as refusal:
+                response = _refuse(refusal)
+            except UnavailableError as error:
+                logger.warning("%s cannot be served now: %s", path, error)
+                response = _refuse(Refusal(503, "unavailable", str(error), RETRY_SECONDS))
+            except ClientDisconnect:
+                response = Response(status_code=400)  # nobody reads it
+            self._metrics.answered(path, response.status_code)
+            return response
+
+        return guarded
+
+    async def config(self, request: Request) -> Response:
+        """GET /v1/config."""
+        caller, namespace = await self._proxy(request)
+        services = _services(request)
+        wait = _seconds(request, "wait", MAX_WAIT)
+        known = request.query_params.get("generation", "")
+        deadline = asyncio.get_running_loop().time() + wait
+        while True:
+            self._require_sync()
+            if caller.pod_uid:
+                self._core.presence.seen(
+                    [f"{namespace}/{name}" for name in services], caller.pod_uid, self._core.clock().timestamp()
+                )
+            current = self._core.generation(namespace)
+            if current != known:
+                return _json(self._core.config(namespace, services))
+            left = deadline - asyncio.get_running_loop().time()
+            if left <= 0 or self._stopping.is_set():
+                return Response(status_code=304)
+            with self._metrics.long_polls.track_inprogress():
+                await self._core.changed(left)
+
+    async def price(self, request: Request) -> Response:
+        """GET /v1/price."""
+        _, namespace = await self._proxy(request)
+        service, model = request.query_params.get("service", ""), request.query_params.get("model", "")
+        if not NAME.fullmatch(service):
+            raise Refusal(400, "malformed", "give service=NAME, the name of an LLMService")
+        if not model or len(model) > LONGEST:
+            raise Refusal(400, "malformed", f"give model=MODEL, of at most {LONGEST} characters")
+        self._require_sync()
+        found, until = self._core.price(f"{namespace}/{service}", model)
+        if found is None:
+            return _json(wire.Price(contract=names.CONTRACT, valid_until=until))
+        if found.price_id not in self._core.prices:
+            # First on the disk, then handed out: a row must always find its price again.
+            now = int(self._core.clock().timestamp())
+            await self._writer.record_price(PriceRecord(found.price_id, found.price), now)
+            self._core.remember(found)
+        return _json(
+            wire.Price(
+                contract=names.CONTRACT, price_id=found.price_id, picodollars=found.price, valid_until=found.valid_until
+            )
+        )
+
+    async def report(self, request: Request) -> Response:
+        """POST /v1/report."""
+        with self._metrics.report_seconds.time():
+            try:
+                answer = await self._report(request)
+            except Refusal as refusal:
+                self._metrics.reports.labels(refusal.code).inc()
+                raise
+            except UnavailableError:
+                self._metrics.reports.labels("unavailable").inc()
+                raise
+            self._metrics.reports.labels("accepted").inc()
+            return _json(answer)
+
+    async def usage(self, request: Request) -> Response:
+        """GET /v1/usage."""
+        caller = await self._caller(request)
+        _contract(request)
+        if not auth.is_operator(caller, self._namespace):
+            raise Refusal(403, "forbidden", f"only the service account {names.OPERATOR} may read all usage")
+        self._require_sync()
+        return _json(await self._core.usage())
+
+    # Inside -----------------------------------------------------------------------------------------------------------
+
+    async def _report(self, request: Request) -> wire.ReportAnswer:
+        caller = await self._caller(request)
+        raw = await _body(request)
+        # The version before the shape: another version's report need not have ours.
+        version = _decode(raw, _Versioned).contract
+        if version != names.CONTRACT:
+            raise _unsupported(version)
+        report = _decode(raw, wire.Report)
+        now = self._core.clock().timestamp()
+        _check(report, now)
+        pod = report.pod
+        if not auth.is_pod(caller, pod.namespace, pod.name, pod.uid):
+            raise Refusal(403, "forbidden", "the token is not bound to the pod that the report names")
+        merged = await self._writer.report(report, int(now))
+        core = self._core
+        self._metrics.rows.inc(len(report.rows))
+        self._metrics.backwards.inc(merged.backwards)
+        services = {f"{pod.namespace}/{row.service}" for row in report.rows}
+        if core.synced:
+            # It may just have been deleted; what it used was used all the same.
+            self._metrics.unknown_service_rows.inc(
+                sum(f"{pod.namespace}/{row.service}" not in core.view.services for row in report.rows)
+            )
+        self._metrics.unknown_price_rows.inc(
+            sum(row.price_id is not None and row.price_id not in core.prices for row in report.rows)
+        )
+        services |= core.presence.by_pod.get(pod.uid, set())
+        return wire.ReportAnswer(
+            contract=names.CONTRACT,
+            accepted=len(report.rows),
+            generation=core.generation(pod.namespace) if core.synced else "",
+            budgets=core.budget_updates(services),
+        )
+
+    async def _caller(self, request: Request) -> Caller:
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not token.strip():
+            raise Refusal(401, "unauthenticated", f"send a bearer token with the audience {names.TOKEN_AUDIENCE}")
+        caller = await self._authenticator.caller(token.strip())
+        if caller is None:
+            raise Refusal(401, "unauthenticated", f"the token is not good for the audience {names.TOKEN_AUDIENCE}")
+        return caller
+
+    async def _proxy(self, request: Request) -> tuple[Caller, str]:
+        """Return the caller and the namespace it may ask about: its own; the operator says which."""
+        caller = await self._caller(request)
+        _contract(request)
+        if auth.is_operator(caller, self._namespace):
+            return caller, request.query_params.get("namespace", self._namespace)
+        if not caller.pod_uid:
+            raise Refusal(403, "forbidden", "the token is not bound to a pod")
+        return caller, caller.namespace
+
+    def _require_sync(self) -> None:
+        if not self._core.synced:
+            message = "the ledger has not yet read the cluster's LLMServices"
+            raise Refusal(503, "not_synced", message, RETRY_SECONDS)
+
+
+class _Versioned(msgspec.Struct):
+    contract: int
+
+
+def _contract(request: Request) -> None:
+    given = request.query_params.get("contract", "")
+    if not given.isascii() or not given.isdigit():
+        raise Refusal(400, "malformed", f"give contract={names.CONTRACT}")
+    if int(given[:9]) != names.CONTRACT:
+        raise _unsupported(int(given[:9]))
+
+
+def _unsupported(version: int) -> Refusal:
+    message = f"this ledger speaks contract {names.CONTRACT}, not {version}"
+    return Refusal(409, "unsupported_contract", message)
+
+
+def _services(request: Request) -> list[str]:
+    given = [name for name in request.query_params.get("services", "").split(",") if name]
+    if not given or len(given) > MAX_SERVICES or not all(NAME.fullmatch(name) for name in given):
+        raise Refusal(400, "malformed", f"give services=A,B: 1 to {MAX_SERVICES} names of LLMServices")
+    return list(dict.fromkeys(given))
+
+
+def _seconds(request: Request, name: str, most: float) -> float:
+    raw = request.query_params.get(name, "0")
+    try:
+        value = float(raw)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):  # NaN is neither
+        raise Refusal(400, "malformed", f"{name} is {raw[:40]!r}, not a number of seconds")
+    return min(value, most)
+
+
+async def _body(request: Request) -> bytes:
+    too_large = Refusal(413, "too_large", f"a report has at most {MAX_BODY} bytes: send fewer rows at a time")
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared[:12]) > MAX_BODY:
+        raise too_large
+    parts: list[bytes] = []
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size > MAX_BODY:
+            raise too_large
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _decode(raw: bytes, kind: type[Body]) -> Body:
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise Refusal(400, "malformed", f"the report is not what the contract says: {error}") from error
+
+
+def _check(report: wire.Report, now: float) -> None:
+    """Raise a Refusal unless every value of a report can be meant."""
+    if not 0 < len(report.journal) <= LONGEST or report.sequence < 0 or report.sequence >= 2**63:
+        raise Refusal(400, "malformed", "journal or sequence is out of range")
+    if len(report.rows) > MAX_ROWS:
+        raise Refusal(400, "malformed", f"a report has at most {MAX_ROWS} rows")
+    for number, row in enumerate(report.rows):
+        fault = _row_fault(row, now)
+        if fault:
+            raise Refusal(400, "malformed", f"row {number}: {fault}")
+
+
+def _row_fault(row: wire.Row, now: float) -> str | None:
+    tokens = row.tokens
+    fault = None
+    if not NAME.fullmatch(row.service):
+        fault = "service is not the name of an LLMService"
+    elif max(len(row.provider), len(row.model)) > LONGEST or len(row.price_id or "") > LONGEST_PRICE_ID:
+        fault = "provider, model or priceId is too long"
+    elif row.price_id == "":
+        fault = "priceId is empty; an unknown price is null"
+    elif row.bucket < 0 or row.bucket % names.BUCKET_SECONDS or row.bucket > now + FUTURE_SECONDS:
+        fault = f"bucket is not the start of {names.BUCKET_SECONDS} seconds that may have begun"
+    elif not all(
+        0 <= count <= MAX_COUNT for count in (row.requests, row.errors, row.estimated, *msgspec.structs.astuple(tokens))
+    ):
+        fault = f"a count is below 0 or above {MAX_COUNT}"
+    elif tokens.cached_input + tokens.cache_write > tokens.input or tokens.reasoning > tokens.output:
+        fault = "cached_input and cache_write are parts of input, reasoning is a part of output"
+    return fault
+
+
+def _json(value: msgspec.Struct) -> Response:
+    return Response(_encoder.encode(value), media_type="application/json")
+
+
+def _refuse(refusal: Refusal) -> Response:
+    body = wire.ErrorAnswer(wire.ErrorDetail(refusal.code, refusal.message))
+    headers = {"Retry-After": str(refusal.retry)} if refusal.retry is not None else {}
+    if refusal.status == 401:  # noqa: PLR2004 - HTTP
+        headers["WWW-Authenticate"] = "Bearer"
+    return Response(_encoder.encode(body), refusal.status, headers, media_type="application/json")
+
+
+async def _not_found(request: Request, error: Exception) -> Response:
+    status = getattr(error, "status_code", 404)
+    return _refuse(Refusal(status, "not_found", f"there is no {request.method} {request.url.path[:200]}"))

@@ -1,0 +1,387 @@
+"""The ledger's judgement, in memory and in one event loop: budgets' states, configuration per namespace, usage.
+
+`core` knows neither HTTP nor Kubernetes nor the database: it is told what the cluster says (`configure`), what reports
+added (`merged`) and that time passes (`tick`), and it wakes whoever waits (`changed`).
+"""
+
+import asyncio
+import datetime as dt
+import hashlib
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from llmwarden import names, wire
+from llmwarden.domain import budgets as policy
+from llmwarden.domain import windows
+from llmwarden.domain.prices import Resolved
+from llmwarden.errors import InvalidSpecError
+from llmwarden.ledger.aggregate import DAY, Aggregate, Sums
+from llmwarden.ledger.pricing import Catalogue
+from llmwarden.ledger.store import Delta, Merged
+from llmwarden.ledger.view import Service, Shared, View
+
+logger = logging.getLogger(__name__)
+
+HOUR = 3600
+REPORTING_SECONDS = 90.0  # a pod that neither reported nor asked for so long no longer counts as reporting
+YIELD_EVERY = 50  # services whose usage is summed before others may run
+TOP_SERVICES = 10
+
+Clock = Callable[[], dt.datetime]
+
+
+@dataclass(slots=True)
+class Standing:
+    """A budget in its present window. `spent` is in the budget's unit."""
+
+    shared: Shared
+    span: windows.Span
+    spent: int
+    state: wire.BudgetState
+
+    @property
+    def start(self) -> float:
+        """Start of the window, in seconds since the epoch."""
+        return self.span.start.timestamp()
+
+
+@dataclass(slots=True)
+class Presence:
+    """Which pods speak for which services, and when they last did (seconds since the epoch)."""
+
+    by_service: dict[str, dict[str, float]] = field(default_factory=dict)  # service -> pod UID -> time
+    by_pod: dict[str, set[str]] = field(default_factory=dict)
+
+    def seen(self, services: Iterable[str], pod_uid: str, now: float) -> None:
+        """Note that a pod asked or reported for services (`namespace/name`)."""
+        for service in services:
+            self.by_service.setdefault(service, {})[pod_uid] = now
+            self.by_pod.setdefault(pod_uid, set()).add(service)
+
+    def forget(self, now: float) -> None:
+        """Drop pods that were silent for too long."""
+        for service, pods in list(self.by_service.items()):
+            for uid in [uid for uid, seen in pods.items() if now - seen > REPORTING_SECONDS]:
+                del pods[uid]
+                known = self.by_pod.get(uid)
+                if known is not None:
+                    known.discard(service)
+                    if not known:
+                        del self.by_pod[uid]
+            if not pods:
+                del self.by_service[service]
+
+
+class Core:
+    """See the module. `clock` gives the present time, aware, in UTC."""
+
+    def __init__(
+        self, catalogue: Catalogue, prices: Mapping[str, wire.Picodollars], clock: Clock, report_seconds: float
+    ) -> None:
+        """`prices` are those that were handed out in earlier lives."""
+        self.catalogue = catalogue
+        self.prices: dict[str, wire.Picodollars] = dict(prices)
+        self.clock = clock
+        self.report_seconds = report_seconds
+        self.aggregate = Aggregate(self.prices.get, self._late_price)
+        self.presence = Presence()
+        self.view = View()
+        self.standings: dict[str, Standing] = {}
+        self.last_reports: dict[str, int] = {}
+        self.synced = False  # whether `view` is complete: until then nothing may be called unknown
+        self._changed = asyncio.Event()
+        self._generations: dict[str, str] = {}
+        self._price_generations: dict[str, str] = {}
+        self._next_start: dt.datetime | None = None
+        self._next_sweep = 0.0
+
+    # What happens to it -----------------------------------------------------------------------------------------------
+
+    def rebuild(self, sums: Iterable[Delta], last_reports: Mapping[str, int]) -> None:
+        """Take everything from the store, at start."""
+        self.aggregate.apply(sums, self.clock().timestamp())
+        self.last_reports = dict(last_reports)
+
+    def configure(self, view: View) -> None:
+        """Take what the cluster says now."""
+        for name, fault in view.invalid.items():
+            if self.view.invalid.get(name) != fault:
+                logger.warning("%s is left out: %s", name, fault)
+        prices_changed = view.prices != self.view.prices
+        self.view = view
+        self.synced = True
+        now = self.clock()
+        if prices_changed or self._next_start is None:
+            self.catalogue.override(view.prices)
+            self._next_start = self.catalogue.next_start(now)
+            # Also what was reported before the prices were known.
+            self.aggregate.reprice()
+        self.standings = {key: self._stand(shared, now) for key, shared in view.budgets.items()}
+        self._moved(everything=True)
+
+    def merged(self, reports: Sequence[tuple[wire.Report, int]], results: Sequence[Merged]) -> None:
+        """Take what reports added to the store."""
+        now = self.clock()
+        touched: set[str] = set()
+        for (report, at), result in zip(reports, results, strict=True):
+            self.aggregate.apply(result.deltas, now.timestamp())
+            touched.update(delta.service for delta in result.deltas)
+            for row in report.rows:
+                service = f"{report.pod.namespace}/{row.service}"
+                self.last_reports[service] = max(at, self.last_reports.get(service, 0))
+            self.presence.seen(
+                {f"{report.pod.namespace}/{row.service}" for row in report.rows}, report.pod.uid, now.timestamp()
+            )
+        self._judge(
+            {
+                key
+                for service in touched
+                if service in self.view.services
+                for key in self.view.services[service].budgets
+            },
+            now,
+        )
+
+    def tick(self) -> None:
+        """Let time pass: windows roll over, dated prices begin, silent pods are forgotten. Call it every second."""
+        now = self.clock()
+        self._judge({key for key, standing in self.standings.items() if not _within(standing.span, now)}, now)
+        if self._next_start is not None and now >= self._next_start:
+            self._next_start = self.catalogue.next_start(now)
+            self._moved(everything=True)
+        if not 0 <= self._next_sweep - now.timestamp() <= REPORTING_SECONDS:
+            self._next_sweep = now.timestamp() + REPORTING_SECONDS / 3
+            self.presence.forget(now.timestamp())
+            if self.synced:
+                self.aggregate.forget(now.timestamp())
+
+    def remember(self, price: Resolved) -> None:
+        """Keep a price that the store has recorded, so that its rows can be rated."""
+        self.prices[price.price_id] = price.price
+
+    def stop(self) -> None:
+        """Wake everyone who waits: the end has come."""
+        self._wake()
+
+    # What it answers --------------------------------------------------------------------------------------------------
+
+    async def changed(self, seconds: float) -> bool:
+        """Wait until anything changes, at most so long; returns whether something did."""
+        event = self._changed
+        try:
+            await asyncio.wait_for(event.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    def generation(self, namespace: str) -> str:
+        """Return what changes whenever some proxy of the namespace must act differently: not with every dollar spent."""
+        known = self._generations.get(namespace)
+        if known is None:
+            services = [
+                (service.name, self._service_config(service))
+                for _, service in sorted(self.view.services.items())
+                if service.namespace == namespace
+            ]
+            keys = sorted({key for _, config in services for key in config.budgets})
+            rules = [(key, msgspec.structs.replace(self._budget_config(key), spent=0)) for key in keys]
+            known = hashlib.sha256(msgspec.json.encode((services, rules))).hexdigest()[:16]
+            self._generations[namespace] = known
+        return known
+
+    def config(self, namespace: str, services: Iterable[str]) -> wire.Config:
+        """Return the configuration of these services (bare names); one that does not exist is Released."""
+        found = {name: self.view.services.get(f"{namespace}/{name}") for name in services}
+        keys = {key for service in found.values() if service for key in service.budgets}
+        return wire.Config(
+            contract=names.CONTRACT,
+            generation=self.generation(namespace),
+            report_interval_seconds=self.report_seconds,
+            services={
+                name: self._service_config(service) if service else wire.ServiceConfig(state="Released")
+                for name, service in found.items()
+            },
+            budgets={key: self._budget_config(key) for key in sorted(keys)},
+        )
+
+    def budget_updates(self, services: Iterable[str]) -> dict[str, wire.BudgetUpdate]:
+        """Return where the budgets of these services (`namespace/name`) stand."""
+        keys = {key for name in services if (service := self.view.services.get(name)) for key in service.budgets}
+        return {
+            key: wire.BudgetUpdate(spent=standing.spent, state=standing.state, resets_at=standing.span.end)
+            for key in sorted(keys)
+            if (standing := self.standings.get(key))
+        }
+
+    def price(self, service: str, model: str) -> tuple[Resolved | None, dt.datetime | None]:
+        """Price of a model for a service (`namespace/name`) now, and until when that holds."""
+        known = self.view.services.get(service)
+        if known is None:
+            return None, None
+        return self.catalogue.resolve_until(known.provider, model, self.clock())
+
+    async def usage(self) -> wire.Usage:
+        """Return every service and every budget. Lets others run in between: with many services it takes a while."""
+        now = self.clock()
+        services: dict[str, wire.ServiceUsage] = {}
+        wanted = sorted({*self.view.services, *self.aggregate.services})
+        for count, name in enumerate(wanted):
+            services[name] = self._service_usage(name, now)
+            if count % YIELD_EVERY == YIELD_EVERY - 1:
+                await asyncio.sleep(0)
+        budgets: dict[str, wire.BudgetUsage] = {}
+        for count, (key, standing) in enumerate(list(self.standings.items())):
+            budgets[key] = self._budget_usage(standing, now)
+            if count % YIELD_EVERY == YIELD_EVERY - 1:
+                await asyncio.sleep(0)
+        return wire.Usage(contract=names.CONTRACT, as_of=now, services=services, budgets=budgets)
+
+    # Inside -----------------------------------------------------------------------------------------------------------
+
+    def _late_price(self, provider: str, model: str, at: int) -> wire.Picodollars | None:
+        found = self.catalogue.resolve(provider, model, dt.datetime.fromtimestamp(at, dt.UTC))
+        return found.price if found else None
+
+    def _stand(self, shared: Shared, now: dt.datetime) -> Standing:
+        before = self.standings.get(shared.budget.key)
+        if before is not None and before.shared.budget.window == shared.budget.window and _within(before.span, now):
+            span = before.span
+        else:
+            try:
+                span = windows.span(shared.budget.window, now)
+            except InvalidSpecError as error:
+                # Its zone was known when the object was read: the machine's zone data went away under us.
+                logger.warning("budget %s stays in its last window: %s", shared.budget.key, error)
+                span = before.span if before else windows.Span(now, now + dt.timedelta(seconds=names.BUCKET_SECONDS))
+        start = span.start.timestamp()
+        spent = sum(self.aggregate.since(member, start).spent(shared.budget.unit) for member in shared.members)
+        return Standing(shared, span, spent, policy.state(shared.budget.limit, spent, shared.budget.warn_at))
+
+    def _judge(self, keys: Iterable[str], now: dt.datetime) -> None:
+        """Look at these budgets again; wake the proxies whose budget's state or window has changed."""
+        moved: set[str] = set()
+        for key in keys:
+            before = self.standings.get(key)
+            if before is None:
+                continue
+            after = self._stand(before.shared, now)
+            self.standings[key] = after
+            if (after.state, after.span) != (before.state, before.span):
+                moved.update(member.partition("/")[0] for member in after.shared.members)
+                if after.state != before.state:
+                    logger.info("budget %s was %s and is %s", key, before.state, after.state)
+        if moved:
+            self._moved(moved)
+
+    def _moved(self, namespaces: Iterable[str] = (), *, everything: bool = False) -> None:
+        if everything:
+            self._generations.clear()
+            self._price_generations.clear()
+        for namespace in namespaces:
+            self._generations.pop(namespace, None)
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _service_config(self, service: Service) -> wire.ServiceConfig:
+        prices = self._price_generations.get(service.provider)
+        if prices is None:
+            prices = self.catalogue.generation(service.provider, self.clock())
+            self._price_generations[service.provider] = prices
+        return wire.ServiceConfig(
+            state="Active",
+            provider=service.provider,
+            sample_percent=service.sample_percent,
+            budgets=service.budgets,
+            price_generation=prices,
+        )
+
+    def _budget_config(self, key: str) -> wire.BudgetConfig:
+        standing = self.standings[key]
+        budget = standing.shared.budget
+        return wire.BudgetConfig(
+            unit=budget.unit,
+            limit=budget.limit,
+            spent=standing.spent,
+            state=standing.state,
+            action=budget.action,
+            window_start=standing.span.start,
+            resets_at=standing.span.end,
+            warn_at_percent=budget.warn_at,
+            on_unknown_price=budget.on_unknown_price,
+            on_ledger_loss=budget.on_ledger_loss,
+            fallback_model=budget.fallback_model,
+            ceiling=budget.ceiling,
+        )
+
+    def _service_usage(self, name: str, now: dt.datetime) -> wire.ServiceUsage:
+        day, hour = _rolling(now, DAY), _rolling(now, HOUR)
+        known = self.view.services.get(name)
+        last = self.last_reports.get(name)
+        return wire.ServiceUsage(
+            last24h=_totals(self.aggregate.since(name, day)),
+            last_hour=_totals(self.aggregate.since(name, hour)),
+            total=_totals(self.aggregate.total(name)),
+            uncosted_models=tuple(self.aggregate.uncosted_models(name, day)),
+            budgets=known.budgets if known else (),
+            reporting_pods=len(self.presence.by_service.get(name, ())),
+            last_reported_at=None if last is None else dt.datetime.fromtimestamp(last, dt.UTC),
+        )
+
+    def _budget_usage(self, standing: Standing, now: dt.datetime) -> wire.BudgetUsage:
+        budget, start = standing.shared.budget, standing.start
+        hour = _rolling(now, HOUR)
+        # What was spent in this window only: at its beginning the last hour still shows the one before.
+        since = max(hour, start)
+        recent = 0
+        shares: list[wire.ServiceShare] = []
+        for member in standing.shared.members:
+            recent += self.aggregate.since(member, since).spent(budget.unit)
+            spent = self.aggregate.since(member, start).spent(budget.unit)
+            if spent:
+                shares.append(wire.ServiceShare(service=member, spent=spent))
+        shares.sort(key=lambda share: (-share.spent, share.service))
+        forecast = policy.forecast_exhausted_at(
+            limit=budget.limit,
+            spent=standing.spent,
+            recent=recent,
+            recent_seconds=int(now.timestamp() - since),
+            now=now,
+            ends=None if budget.window.rolling_seconds else standing.span.end,
+        )
+        return wire.BudgetUsage(
+            unit=budget.unit,
+            limit=budget.limit,
+            spent=standing.spent,
+            state=standing.state,
+            action=budget.action,
+            window_start=standing.span.start,
+            resets_at=standing.span.end,
+            forecast_exhausted_at=forecast,
+            top_services=tuple(shares[:TOP_SERVICES]),
+        )
+
+
+def _within(span: windows.Span, now: dt.datetime) -> bool:
+    # Both bounds: a clock that jumps back leaves the window by its start.
+    return span.start <= now < span.end
+
+
+def _rolling(now: dt.datetime, seconds: int) -> float:
+    """Start of the rolling window of so many seconds that ends with the present bucket."""
+    return windows.span(windows.Window(rolling_seconds=seconds), now).start.timestamp()
+
+
+def _totals(sums: Sums) -> wire.UsageTotals:
+    return wire.UsageTotals(
+        requests=sums.counts.requests,
+        errors=sums.counts.errors,
+        tokens=sums.counts.tokens,
+        picodollars=sums.picodollars,
+        uncosted_tokens=sums.uncosted,
+    )

@@ -1,0 +1,109 @@
+"""`python -m llmwarden ledger`: the store, the watches, the two servers, and their end."""
+
+import argparse
+import asyncio
+import datetime as dt
+import logging
+import os
+import sys
+
+import anyio.to_thread
+import prometheus_client
+import uvloop
+
+from llmwarden import kube, names, serving
+from llmwarden.errors import UnavailableError, WardenError
+from llmwarden.ledger.app import create_app
+from llmwarden.ledger.auth import TokenReviewer
+from llmwarden.ledger.core import Core
+from llmwarden.ledger.departed import Departed
+from llmwarden.ledger.metrics import Metrics, State
+from llmwarden.ledger.pricing import Catalogue
+from llmwarden.ledger.store import Store
+from llmwarden.ledger.watch import Watch
+from llmwarden.ledger.writer import Writer
+from llmwarden.settings import Settings, load
+
+logger = logging.getLogger(__name__)
+
+GRACE_SECONDS = 5  # long polls are answered at once, everything else takes milliseconds
+
+
+def main(argv: list[str]) -> int:
+    """Run until SIGTERM or SIGINT; returns the exit status: 1 with a sentence where it cannot start or go on."""
+    parser = argparse.ArgumentParser(prog="llmwarden ledger", description=__doc__)
+    parser.add_argument("--port", type=int, default=names.LEDGER_PORT, help="of the contract, HTTPS (%(default)s)")
+    parser.add_argument("--metrics-port", type=int, default=names.METRICS_PORT, help="plain HTTP (%(default)s)")
+    arguments = parser.parse_args(argv)
+    try:
+        settings = load(os.environ)
+        serving.start_logging(settings.log_level)
+        uvloop.run(run(settings, port=arguments.port, metrics_port=arguments.metrics_port))
+    except (WardenError, OSError) as error:
+        sys.stderr.write(f"llmwarden ledger: {error}\n")
+        return 1
+    return 0
+
+
+async def run(settings: Settings, *, port: int, metrics_port: int) -> None:
+    """Open the store, rebuild the sums from it, watch and serve until a signal comes.
+
+    Raises WardenError where the database or the connection to Kubernetes cannot be opened, OSError where a port is taken.
+    """
+    store = await anyio.to_thread.run_sync(Store, settings.database_path)
+    try:
+        core = Core(Catalogue(), store.prices(), lambda: dt.datetime.now(dt.UTC), settings.report_seconds)
+        core.rebuild(store.sums(), store.last_reports())
+        async with await kube.connect() as client:
+            await _serve(settings, core, store, client, port=port, metrics_port=metrics_port)
+    finally:
+        store.close()
+
+
+async def _serve(
+    settings: Settings, core: Core, store: Store, client: kube.Client, *, port: int, metrics_port: int
+) -> None:
+    stop = serving.stop_on_signals()
+    writer = Writer(store, core.merged)
+    departed = Departed(store.labels(), lambda: core.aggregate.services)
+    watch = Watch(client, core.configure, departed)
+    certificate = serving.ServingCertificate(client, settings.namespace, names.SECRET_LEDGER_TLS)
+    metrics = Metrics(prometheus_client.REGISTRY)
+    prometheus_client.REGISTRY.register(State(core, watch.synced, store.size))
+
+    def ready() -> str | None:
+        missing = watch.missing()
+        if missing:
+            return f"not yet read: {', '.join(missing)}"
+        if not core.synced:
+            return "the cluster's resources are being put together"
+        return None if certificate.ready.is_set() else f"no certificate yet in Secret {names.SECRET_LEDGER_TLS}"
+
+    app = create_app(
+        core, writer, TokenReviewer(client), metrics, namespace=settings.namespace, ready=ready, stopping=stop
+    )
+
+    async def tick() -> None:
+        while True:
+            await asyncio.sleep(1)
+            core.tick()
+            labels = departed.take_unsaved()
+            try:
+                if labels:
+                    await writer.record_labels(labels)
+            except UnavailableError as error:
+                logger.warning("labels of services could not be saved, trying again: %s", error)
+                departed.put_back(labels)
+
+    async def end() -> None:
+        await stop.wait()
+        core.stop()
+
+    await serving.until_stopped(
+        stop,
+        servers=[
+            serving.serve(app, port=port, tls=certificate, stop=stop, grace_seconds=GRACE_SECONDS),
+            serving.serve_metrics(ready, port=metrics_port, stop=stop),
+        ],
+        background=[watch.run(), certificate.run(), writer.run(), tick(), end()],
+    )

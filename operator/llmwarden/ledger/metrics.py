@@ -1,0 +1,124 @@
+"""The ledger's own metrics: counters of what it did, and figures read from `core` at each scrape.
+
+A shared budget has one series per member service, so that a service's own alert can select it by its labels. The scrape
+must honour our labels: `namespace` is the service's, not the ledger's.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+
+from llmwarden import names
+from llmwarden.ledger.core import Core
+
+REPORT_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+PATHS = frozenset({"/v1/config", "/v1/price", "/v1/report", "/v1/usage"})
+
+
+class Metrics:
+    """Counters; registered once per registry."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.requests = Counter(
+            "llmwarden_ledger_requests", "Requests by path and status.", ["path", "code"], registry=registry
+        )
+        self.reports = Counter(
+            "llmwarden_ledger_reports", "Reports by what became of them.", ["result"], registry=registry
+        )
+        self.report_seconds = Histogram(
+            "llmwarden_ledger_report_duration_seconds",
+            "Time from a report's arrival to its answer, the disk included.",
+            buckets=REPORT_BOUNDS,
+            registry=registry,
+        )
+        self.rows = Counter("llmwarden_ledger_rows", "Rows of accepted reports.", registry=registry)
+        self.backwards = Counter(
+            "llmwarden_ledger_backward_rows",
+            "Rows with a total below what was known: late reports, or a proxy that lost its journal. Nothing is taken back.",
+            registry=registry,
+        )
+        self.unknown_service_rows = Counter(
+            "llmwarden_ledger_unknown_service_rows", "Rows of services that do not exist (any more).", registry=registry
+        )
+        self.unknown_price_rows = Counter(
+            "llmwarden_ledger_unknown_price_rows",
+            "Rows whose price id was never handed out; they are rated as if they had none.",
+            registry=registry,
+        )
+        self.long_polls = Gauge("llmwarden_ledger_long_polls", "Proxies that wait for a change.", registry=registry)
+
+    def answered(self, path: str, status: int) -> None:
+        """Count a request."""
+        self.requests.labels(path if path in PATHS else "other", str(status)).inc()
+
+
+class State:
+    """Figures as they are at the scrape: a prometheus_client collector."""
+
+    def __init__(self, core: Core, synced: Callable[[], Mapping[str, bool]], database_bytes: Callable[[], int]) -> None:
+        """Take what tells, by kind, whether it has been read, and what tells the size of the database."""
+        self._core = core
+        self._synced = synced
+        self._database_bytes = database_bytes
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing in advance: registering must not read the state."""
+        yield from ()
+
+    def collect(self) -> Iterator[Metric]:
+        """See prometheus_client."""
+        yield from self._budgets()
+        core = self._core
+        uncosted = GaugeMetricFamily(
+            "llmwarden_ledger_uncosted_tokens",
+            "Tokens of a service whose price is unknown, ever.",
+            labels=["namespace", names.LABEL_M_SERVICE],
+        )
+        for name in sorted(core.aggregate.services):
+            namespace, _, service = name.partition("/")
+            uncosted.add_metric([namespace, service], core.aggregate.total(name).uncosted)
+        yield uncosted
+        synced = GaugeMetricFamily(
+            "llmwarden_ledger_informer_synced", "Whether a watched kind has been read (1).", labels=["kind"]
+        )
+        for kind, done in self._synced().items():
+            synced.add_metric([kind], float(done))
+        yield synced
+        for name, text, value in (
+            ("services", "LLMServices that exist.", len(core.view.services)),
+            ("budgets", "Budgets that exist.", len(core.view.budgets)),
+            (
+                "invalid_objects",
+                "Objects that are left out or used in part, because they can never work.",
+                len(core.view.invalid),
+            ),
+            ("reporting_pods", "Pods that reported or asked lately.", len(core.presence.by_pod)),
+            ("prices_handed_out", "Prices that were ever handed out.", len(core.prices)),
+            ("contested_models", "Models with more than one ModelPrice.", core.catalogue.contested),
+            ("rounded_prices", "Published prices finer than a picodollar a token.", core.catalogue.rounded),
+            ("database_bytes", "Size of the database, its log included.", self._database_bytes()),
+        ):
+            yield GaugeMetricFamily(f"llmwarden_ledger_{name}", text, value=float(value))
+
+    def _budgets(self) -> Iterator[Metric]:
+        labels = ["namespace", names.LABEL_M_SERVICE, "budget", "kind"]
+        used = GaugeMetricFamily(
+            names.METRIC_BUDGET_USED, "Share of a budget that is spent in its present window.", labels=labels
+        )
+        limit = GaugeMetricFamily(
+            names.METRIC_BUDGET_LIMIT, "Limit of a budget: US dollars, or tokens.", labels=[*labels, "unit"]
+        )
+        for standing in self._core.standings.values():
+            budget = standing.shared.budget
+            amount = budget.limit / names.PICODOLLARS if budget.unit == "USD" else float(budget.limit)
+            for member in standing.shared.members:
+                if member not in self._core.view.services:
+                    continue  # it is gone: nobody's alert selects it
+                namespace, _, service = member.partition("/")
+                values = [namespace, service, budget.name, budget.scope]
+                used.add_metric(values, standing.spent / budget.limit)
+                limit.add_metric([*values, budget.unit], amount)
+        yield used
+        yield limit

@@ -1,0 +1,230 @@
+"""What the cluster says: services, the budgets that apply to them, prices. Pure: objects in, one value out.
+
+An object that can never work as written is left out with its sentence in `View.invalid`; the others go on. A service
+that cannot be read stays Active without budgets of its own: releasing it would stop its measurement.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from llmwarden.api.v1alpha1 import ClusterLLMBudget, LLMBudget, LLMService, ModelPrice, parse
+from llmwarden.domain import budgets, selectors, upstream
+from llmwarden.domain.budgets import Budget
+from llmwarden.errors import InvalidSpecError
+from llmwarden.ledger import pricing
+
+Key = tuple[str, str]
+Labels = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """An LLMService as the ledger needs it; `budgets` are the keys of all that apply to it."""
+
+    namespace: str
+    name: str
+    provider: str
+    sample_percent: float = 100.0
+    budgets: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """`namespace/name`."""
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """A budget and the services (`namespace/name`) that spend from it: those that are there, and those that were."""
+
+    budget: Budget
+    members: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """See the module. Services by `namespace/name`, budgets by key, faults by `Kind/namespace/name`."""
+
+    services: Mapping[str, Service] = field(default_factory=dict)
+    budgets: Mapping[str, Shared] = field(default_factory=dict)
+    prices: tuple[ModelPrice, ...] = ()
+    invalid: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def namespaces(self) -> set[str]:
+        """Namespaces that hold a service."""
+        return {service.namespace for service in self.services.values()}
+
+
+@dataclass(frozen=True, slots=True)
+class ReadService:
+    """An LLMService that was read: what is in it, and what is wrong with it."""
+
+    namespace: str
+    name: str
+    provider: str
+    labels: Labels
+    sample_percent: float = 100.0
+    budgets: tuple[Budget, ...] = ()
+    fault: str | None = None
+
+
+def read_service(item: Mapping[str, Any]) -> ReadService:
+    """Read an LLMService. Never raises: what is wrong is in `fault`."""
+    metadata = item["metadata"]
+    namespace, name = metadata["namespace"], metadata["name"]
+    labels = metadata.get("labels") or {}
+    try:
+        service = parse(LLMService, item)
+    except InvalidSpecError as error:
+        return ReadService(namespace, name, _provider(item), labels, fault=str(error))
+    good: list[Budget] = []
+    faults: list[str] = []
+    for budget in service.spec.budgets:
+        alone = service.replace(spec=service.spec.replace(budgets=(budget,)))
+        try:
+            good += budgets.of_service(alone)
+        except InvalidSpecError as error:
+            faults.append(str(error))
+    return ReadService(
+        namespace,
+        name,
+        upstream.backend_provider(service.spec.backend.type),
+        labels,
+        float(service.spec.tracing.sample_percent),
+        tuple(good),
+        "; ".join(faults) or None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ReadBudget:
+    """A shared budget that was read; the object is kept for its selector."""
+
+    source: LLMBudget | ClusterLLMBudget | None
+    budget: Budget | None
+    fault: str | None = None
+
+
+def read_namespace_budget(item: Mapping[str, Any]) -> ReadBudget:
+    """Read an LLMBudget. Never raises."""
+    try:
+        source = parse(LLMBudget, item)
+        return ReadBudget(source, budgets.of_namespace(source))
+    except InvalidSpecError as error:
+        return ReadBudget(None, None, str(error))
+
+
+def read_cluster_budget(item: Mapping[str, Any]) -> ReadBudget:
+    """Read a ClusterLLMBudget. Never raises."""
+    try:
+        source = parse(ClusterLLMBudget, item)
+        return ReadBudget(source, budgets.of_cluster(source))
+    except InvalidSpecError as error:
+        return ReadBudget(None, None, str(error))
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPrice:
+    """A ModelPrice that was read."""
+
+    price: ModelPrice | None
+    fault: str | None = None
+
+
+def read_price(item: Mapping[str, Any]) -> ReadPrice:
+    """Read a ModelPrice. Never raises."""
+    try:
+        price = parse(ModelPrice, item)
+        pricing.check(price)
+    except InvalidSpecError as error:
+        return ReadPrice(None, str(error))
+    return ReadPrice(price)
+
+
+def build(
+    services: Mapping[Key, ReadService],
+    *,
+    namespace_budgets: Mapping[Key, ReadBudget],
+    cluster_budgets: Mapping[Key, ReadBudget],
+    model_prices: Mapping[Key, ReadPrice],
+    namespace_labels: Mapping[str, Labels],
+    departed: Mapping[str, Labels] | None = None,
+) -> View:
+    """Put everything together. `departed`: labels of services (`namespace/name`) that are gone but have spent.
+
+    A service that is gone still counts in the shared budgets that it spent from: else deleting it would refill them.
+    """
+    invalid = {
+        f"{kind}/{namespace}/{name}" if namespace else f"{kind}/{name}": read.fault
+        for kind, found in (
+            ("LLMService", services),
+            ("LLMBudget", namespace_budgets),
+            ("ClusterLLMBudget", cluster_budgets),
+            ("ModelPrice", model_prices),
+        )
+        for (namespace, name), read in found.items()
+        if read.fault is not None
+    }
+    present = {f"{namespace}/{name}": read for (namespace, name), read in services.items()}
+    spenders: dict[str, Labels] = {
+        **{key: labels for key, labels in (departed or {}).items() if key not in present},
+        **{key: read.labels for key, read in present.items()},
+    }
+    shared = [
+        Shared(budget, (key,)) for key, read in present.items() for budget in read.budgets
+    ]  # a service's own come first: of two budgets equally near their end it is the one its owner knows
+    shared += _namespace_shared(namespace_budgets.values(), spenders)
+    shared += _cluster_shared(cluster_budgets.values(), spenders, namespace_labels)
+    applied: dict[str, list[str]] = {key: [] for key in present}
+    for one in shared:
+        for member in one.members:
+            if member in applied:
+                applied[member].append(one.budget.key)
+    return View(
+        {
+            key: Service(read.namespace, read.name, read.provider, read.sample_percent, tuple(applied[key]))
+            for key, read in present.items()
+        },
+        {one.budget.key: one for one in shared},
+        tuple(read.price for read in model_prices.values() if read.price is not None),
+        invalid,
+    )
+
+
+def _namespace_shared(found: Iterable[ReadBudget], spenders: Mapping[str, Labels]) -> list[Shared]:
+    shared: list[Shared] = []
+    for read in found:
+        if not isinstance(read.source, LLMBudget) or read.budget is None:
+            continue
+        prefix = f"{read.source.metadata.namespace}/"
+        members = sorted(
+            key
+            for key, labels in spenders.items()
+            if key.startswith(prefix) and selectors.matches(read.source.spec.selector, labels)
+        )
+        shared.append(Shared(read.budget, tuple(members)))
+    return shared
+
+
+def _cluster_shared(
+    found: Iterable[ReadBudget], spenders: Mapping[str, Labels], namespace_labels: Mapping[str, Labels]
+) -> list[Shared]:
+    shared: list[Shared] = []
+    for read in found:
+        if not isinstance(read.source, ClusterLLMBudget) or read.budget is None:
+            continue
+        names = {name for name, labels in namespace_labels.items() if budgets.cluster_applies(read.source, labels)}
+        members = sorted(key for key in spenders if key.partition("/")[0] in names)
+        shared.append(Shared(read.budget, tuple(members)))
+    return shared
+
+
+def _provider(item: Mapping[str, Any]) -> str:
+    """GenAI provider name of an LLMService that does not parse; "" where even its type is unknown."""
+    spec = item.get("spec")
+    backend = spec.get("backend") if isinstance(spec, dict) else None
+    kind = backend.get("type") if isinstance(backend, dict) else None
+    known = upstream.BACKENDS.get(kind) if isinstance(kind, str) else None  # type: ignore[call-overload]
+    return known.provider if known else ""

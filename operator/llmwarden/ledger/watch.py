@@ -1,0 +1,135 @@
+"""From the API server to a `View`: five informers, whose changes are gathered and put together a moment later.
+
+The ledger does not need the operator to be alive. A kind that is not installed counts as read: there is nothing of it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from llmwarden import names
+from llmwarden.kube import Client, Informer, Key
+from llmwarden.ledger import view
+from llmwarden.ledger.view import Labels, View
+
+logger = logging.getLogger(__name__)
+
+GATHER_SECONDS = 0.1  # changes that come together are put together once
+ABSENT_SECONDS = 2.0  # how often a kind that is not installed is asked for again
+
+Object = dict[str, Any]
+Read = TypeVar("Read")
+DepartedLabels = Callable[[Mapping[str, Labels]], Mapping[str, Labels]]
+"""Told the labels of the services that are there; answers those of services that are gone but have spent."""
+
+
+class Watch:
+    """Keeps a View. `on_view` is called with each new one, once everything has been read."""
+
+    def __init__(self, client: Client, on_view: Callable[[View], None], departed: DepartedLabels) -> None:
+        self._on_view = on_view
+        self._departed = departed
+        self._dirty = asyncio.Event()
+        self._services: dict[Key, view.ReadService] = {}
+        self._namespace_budgets: dict[Key, view.ReadBudget] = {}
+        self._cluster_budgets: dict[Key, view.ReadBudget] = {}
+        self._prices: dict[Key, view.ReadPrice] = {}
+        self._namespaces: dict[str, Labels] = {}
+        ours = names.API_VERSION
+
+        def informer(
+            api_version: str, plural: str, on_change: Callable[[Key, Object | None, Object | None], None]
+        ) -> Informer:
+            return Informer(
+                client,
+                api_version,
+                plural,
+                on_change=on_change,
+                transform=_essence,
+                absent_seconds=ABSENT_SECONDS,
+            )
+
+        self._service_informer = informer(ours, "llmservices", self._reading(self._services, view.read_service))
+        self._informers = {
+            "LLMService": self._service_informer,
+            "LLMBudget": informer(
+                ours, "llmbudgets", self._reading(self._namespace_budgets, view.read_namespace_budget)
+            ),
+            "ClusterLLMBudget": informer(
+                ours, "clusterllmbudgets", self._reading(self._cluster_budgets, view.read_cluster_budget)
+            ),
+            "ModelPrice": informer(ours, "modelprices", self._reading(self._prices, view.read_price)),
+            "Namespace": informer("v1", "namespaces", self._namespace_changed),
+        }
+
+    def synced(self) -> dict[str, bool]:
+        """By kind, whether it has been read."""
+        return {kind: informer.synced.is_set() for kind, informer in self._informers.items()}
+
+    def missing(self) -> list[str]:
+        """Kinds that must still be read before anything may be said. LLMService must be there; others may be absent."""
+        return [
+            kind
+            for kind, informer in self._informers.items()
+            if not informer.synced.is_set() and not (informer.absent and informer is not self._service_informer)
+        ]
+
+    async def run(self) -> None:
+        """Watch for ever; ends by cancellation only."""
+        async with asyncio.TaskGroup() as group:
+            for informer in self._informers.values():
+                group.create_task(informer.run())
+            group.create_task(self._publish())
+
+    async def _publish(self) -> None:
+        while self.missing():  # noqa: ASYNC110 - see below
+            # Nothing tells when an absent kind is known to be absent: a quarter of a second is soon enough.
+            await asyncio.sleep(0.25)
+        logger.info("the cluster's resources are read: %d LLMServices", len(self._services))
+        while True:
+            self._dirty.clear()
+            self._on_view(self._view())
+            await self._dirty.wait()
+            await asyncio.sleep(GATHER_SECONDS)
+
+    def _view(self) -> View:
+        present = {f"{namespace}/{name}": read.labels for (namespace, name), read in self._services.items()}
+        return view.build(
+            self._services,
+            namespace_budgets=self._namespace_budgets,
+            cluster_budgets=self._cluster_budgets,
+            model_prices=self._prices,
+            namespace_labels=self._namespaces,
+            departed=self._departed(present),
+        )
+
+    def _reading(
+        self, into: dict[Key, Read], read: Callable[[Mapping[str, Any]], Read]
+    ) -> Callable[[Key, Object | None, Object | None], None]:
+        def on_change(key: Key, _old: Object | None, new: Object | None) -> None:
+            if new is None:
+                into.pop(key, None)
+            else:
+                into[key] = read(new)
+            self._dirty.set()
+
+        return on_change
+
+    def _namespace_changed(self, key: Key, _old: Object | None, new: Object | None) -> None:
+        _, name = key
+        if new is None:
+            self._namespaces.pop(name, None)
+        else:
+            self._namespaces[name] = new["metadata"].get("labels") or {}
+        self._dirty.set()
+
+
+def _essence(item: Object) -> Object:
+    """Only what the ledger reads: so that a write to status is no change, and memory is small."""
+    metadata = item["metadata"]
+    kept = {key: metadata[key] for key in ("namespace", "name", "uid", "labels") if key in metadata}
+    return {
+        **{key: item[key] for key in ("apiVersion", "kind", "spec") if key in item and item.get("kind") != "Namespace"},
+        "metadata": kept,
+    }
