@@ -49,9 +49,8 @@ def definition(resource: resources.Resource) -> dict[str, Any]:
     """Return the CustomResourceDefinition of a kind."""
     schema = structural(resource.model)
     properties = schema["properties"]
-    properties["apiVersion"] = {"type": "string"}
-    properties["kind"] = {"type": "string"}
-    properties["metadata"] = {"type": "object"}
+    # The API server knows these itself, and takes no more than their type here.
+    properties |= {"apiVersion": {"type": "string"}, "kind": {"type": "string"}, "metadata": {"type": "object"}}
     schema["required"] = ["spec"]
     return {
         "apiVersion": "apiextensions.k8s.io/v1",

@@ -59,9 +59,13 @@ class SharedBudgetSummary(Model):
     """Figures as `kubectl get` shows them."""
 
     limit: Annotated[str, Field(max_length=32), cut(32)] | None = None
+    """How much may be spent in a window."""
     spent: Annotated[str, Field(max_length=32), cut(32)] | None = None
+    """What is spent in the present window."""
     used: Annotated[str, Field(max_length=32), cut(32)] | None = None
+    """Share of the limit that is spent."""
     resets: Annotated[str, Field(max_length=32), cut(32)] | None = None
+    """When the present window ends."""
 
 
 class SharedBudgetStatus(Model):

@@ -289,10 +289,15 @@ class TokenCounts(Model):
     """Tokens by kind; cachedInput and cacheWrite are parts of input, reasoning is a part of output."""
 
     input: Count = 0
+    """All input tokens, cached included."""
     cached_input: Count = 0
+    """The part of input that was read from a cache."""
     cache_write: Count = 0
+    """The part of input that was written to a cache."""
     output: Count = 0
+    """All output tokens, reasoning included."""
     reasoning: Count = 0
+    """The part of output that was reasoning."""
 
 
 class UsageStatus(Model):
@@ -320,8 +325,11 @@ class Quantiles(Model):
     """Quantiles in whole milliseconds; absent is unknown."""
 
     p50_milliseconds: Count | None = None
+    """Half of calls took no longer."""
     p95_milliseconds: Count | None = None
+    """95 % of calls took no longer."""
     p99_milliseconds: Count | None = None
+    """99 % of calls took no longer."""
 
 
 class LatencyStatus(Model):
@@ -355,9 +363,13 @@ class EngineStatus(Model):
     """What the engine says of itself."""
 
     requests_running: Count | None = None
+    """Requests that it works on."""
     requests_waiting: Count | None = None
+    """Requests that wait in its queue."""
     kv_cache_used_percent: Count | None = None
+    """Share of its key-value cache in use."""
     prefix_cache_hit_percent: Count | None = None
+    """Share of lookups that its prefix cache answered."""
 
 
 class BudgetStatus(Model):
@@ -430,15 +442,25 @@ class LLMServiceSummary(Model):
     """Figures as `kubectl get` shows them."""
 
     pods: Annotated[str, Field(max_length=32), cut(32)] | None = None
+    """Pods with a working proxy, of those selected."""
     ttft_p95: Annotated[str | None, Field(alias="ttftP95", max_length=32), cut(32)] = None
+    """95 % of streams have their first token within."""
     p95: Annotated[str, Field(max_length=32), cut(32)] | None = None
+    """95 % of calls are answered within."""
     errors: Annotated[str, Field(max_length=32), cut(32)] | None = None
+    """Share of calls that fail."""
     cost_per_request: Annotated[str, Field(max_length=32), cut(32)] | None = None
+    """What a call costs on average over 24 h."""
     spent: Annotated[str, Field(max_length=32), cut(32)] | None = None
+    """What calls cost in the last 24 h."""
     budget: Annotated[str, Field(max_length=128), cut(128)] | None = None
+    """Share spent of the budget nearest its end."""
     tokens: Annotated[str, Field(max_length=32), cut(32)] | None = None
+    """Tokens in the last 24 h."""
     throughput: Annotated[str, Field(max_length=32), cut(32)] | None = None
+    """Output tokens a second."""
     exhausted: Annotated[str, Field(max_length=32), cut(32)] | None = None
+    """When that budget will be used up."""
 
 
 class LLMServiceStatus(Model):

@@ -103,6 +103,7 @@ class ModelPriceSummary(Model):
     """Figures as `kubectl get` shows them."""
 
     current: Annotated[str, Field(max_length=64)] | None = None
+    """The price that applies now."""
 
 
 class ModelPriceStatus(Model):

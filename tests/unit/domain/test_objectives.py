@@ -1,0 +1,107 @@
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from llmwarden.api.v1alpha1 import LLMService, parse
+from llmwarden.domain import objectives
+from llmwarden.domain.objectives import Reading
+from llmwarden.errors import InvalidSpecError
+
+
+def service(*wanted: dict[str, Any]) -> LLMService:
+    return parse(
+        LLMService,
+        {
+            "metadata": {"name": "bot", "namespace": "shop"},
+            "spec": {
+                "backend": {"type": "OpenAI"},
+                "workload": {"selector": {"matchLabels": {"app": "bot"}}},
+                "objectives": list(wanted),
+            },
+        },
+    )
+
+
+def latency(name: str, indicator: str, threshold: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "latency": {"indicator": indicator, "threshold": threshold},
+        "targetPercent": "99",
+        "window": "28d",
+    }
+
+
+FIRST = latency("first", "TimeToFirstToken", "1s")
+ERRORS = {"name": "errors", "errors": {}, "targetPercent": "95", "window": "28d"}
+SPEND = {"name": "spend", "spend": {"perHour": "50.00"}}
+
+
+def test_objectives_are_exact_values() -> None:
+    first, errors, spend = objectives.of_service(service(FIRST, ERRORS, SPEND))
+    assert first == objectives.LatencyObjective("first", "TimeToFirstToken", 1000, Decimal(99), 28 * 86400)
+    assert errors == objectives.ErrorsObjective("errors", Decimal(95), 28 * 86400)
+    assert spend == objectives.SpendObjective("spend", 50 * 10**12)
+
+
+def test_each_histogram_gets_the_bounds_that_its_thresholds_need() -> None:
+    wanted = objectives.of_service(
+        service(
+            FIRST,
+            latency("a", "RequestDuration", "10s"),
+            latency("b", "RequestDuration", "1500ms"),
+            latency("c", "RequestDuration", "10s"),
+            ERRORS,
+        )
+    )
+    assert objectives.thresholds_seconds(wanted) == {"duration": (1.5, 10.0), "ttft": (1.0,), "tpot": ()}
+
+
+@pytest.mark.parametrize(
+    ("reading", "met"),
+    [
+        (Reading(good_percent=Decimal("99.0")), True),
+        (Reading(good_percent=Decimal("98.9999")), False),
+        (Reading(), None),
+    ],
+)
+def test_a_share_is_met_missed_or_unknown(reading: Reading, met: bool | None) -> None:  # noqa: FBT001
+    (result,) = objectives.evaluate(objectives.of_service(service(FIRST)), {"first": reading})
+    assert result.met is met
+    if met is False:
+        assert result.sentence == "first: 98.99 % of calls had TimeToFirstToken within 1.0s, of 99 % over 28d"
+
+
+def test_spending_is_held_against_its_rate() -> None:
+    wanted = objectives.of_service(service(SPEND))
+    (over,) = objectives.evaluate(wanted, {"spend": Reading(picodollars_last_hour=51 * 10**12)})
+    (level,) = objectives.evaluate(wanted, {"spend": Reading(picodollars_last_hour=50 * 10**12)})
+    (unknown,) = objectives.evaluate(wanted, {})
+    assert (over.met, level.met, unknown.met) == (False, True, None)
+    assert over.sentence == "spend: $51.00 spent in the last hour, of $50.00"
+
+
+def test_unknown_is_neither_met_nor_missed() -> None:
+    met = objectives.Result("a", met=True, sentence="")
+    missed = objectives.Result("b", met=False, sentence="")
+    unknown = objectives.Result("c", met=None, sentence="")
+    assert objectives.all_met([]) is True
+    assert objectives.all_met([met]) is True
+    assert objectives.all_met([met, unknown]) is None
+    assert objectives.all_met([unknown, missed]) is False
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"name": "x"}, "exactly one of latency, errors and spend"),
+        ({**ERRORS, "spend": {"perHour": "1"}}, "exactly one of latency, errors and spend"),
+        ({"name": "x", "errors": {}}, "targetPercent and window are required"),
+        ({**ERRORS, "targetPercent": "100"}, "must be above 0 and below 100"),
+        ({**ERRORS, "targetPercent": "NaN"}, "is not an amount"),
+        (latency("x", "RequestDuration", "0s"), "is not a duration"),
+    ],
+)
+def test_an_objective_that_can_never_work_is_a_sentence(wrong: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InvalidSpecError, match=f"objective .*: .*{sentence}"):
+        objectives.of_service(service(wrong))
