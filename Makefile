@@ -26,8 +26,11 @@ format: venv ## rewrite the code in the project's format
 	@$(PY) -m ruff format .
 	@$(PY) -m ruff check --fix .
 
-generate: venv ## crds/ and manifests/ from their sources
+generate: venv ## crds/, docs/ and manifests/ from their sources
 	@$(PY) -m llmwarden.api.crdgen
+	@$(PY) -m tools.docgen
+	@$(PY) -m cluster build helm
+	@$(PY) -m tools.manifests
 
 lock: ## newest versions that fit into the lock files
 	@./tools/lock.sh --upgrade

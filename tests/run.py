@@ -27,6 +27,7 @@ PYTHON = sys.executable
 HEARTBEAT_SECONDS = 30.0
 TOTAL_QUOTA = 35 * 60.0  # the whole command, everything cold, two cores
 GRACE_SECONDS = 90.0  # for fixtures to take a cluster down after an interrupt
+TERMINATE_SECONDS = 10.0
 LOW_PRIORITY = 10
 
 
@@ -177,7 +178,11 @@ class Children:
 
     def end(self, child: subprocess.Popen[bytes]) -> None:
         """End a child: interrupt first, so that fixtures clean up; then terminate; then kill its whole group."""
-        for number, patience in ((signal.SIGINT, GRACE_SECONDS), (signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)):
+        for number, patience in (
+            (signal.SIGINT, GRACE_SECONDS),
+            (signal.SIGTERM, TERMINATE_SECONDS),
+            (signal.SIGKILL, 10.0),
+        ):
             if child.poll() is not None:
                 break
             try:

@@ -1,0 +1,64 @@
+"""The reference pages' maker."""
+
+import yaml
+
+from tools import docgen
+
+
+def test_values_are_documented_where_they_have_a_comment() -> None:
+    text = """\
+# Head of the file, which is no entry's.
+
+image:
+  # Where from.
+  # Two lines.
+  repository: llmwarden
+  plain: 1
+# A mapping as a whole.
+labels:
+  inner: {a: "1"}
+deep:
+  er:
+    # Quoted | pipe.
+    flag: false
+"""
+    assert list(docgen.values(text)) == [
+        ("image.repository", "llmwarden", "Where from. Two lines."),
+        ("labels", "{inner: {a: '1'}}", "A mapping as a whole."),
+        ("deep.er.flag", "false", "Quoted | pipe."),
+    ]
+
+
+def test_every_value_of_the_chart_is_documented() -> None:
+    documented = {path for path, _, _ in docgen.values(docgen.VALUES.read_text())}
+
+    def leaves(value: object, path: str) -> set[str]:
+        if path in documented or not isinstance(value, dict) or not value:
+            return {path}
+        return {leaf for key, inner in value.items() for leaf in leaves(inner, f"{path}.{key}" if path else key)}
+
+    assert leaves(yaml.safe_load(docgen.VALUES.read_text()), "") == documented
+
+
+def test_fields_show_lists_defaults_and_enums() -> None:
+    schema = {
+        "required": ["a"],
+        "properties": {
+            "a": {
+                "type": "array",
+                "items": {"type": "object", "properties": {"b": {"type": "string", "enum": ["x", "y"]}}},
+            },
+            "c": {"type": "integer", "default": 5, "description": "How many."},
+            "d": {"type": "object", "additionalProperties": {"type": "string"}},
+        },
+    }
+    assert list(docgen.fields(schema)) == [
+        ("a[]", "list of object", "required", ""),
+        ("a[].b", "`x` \\| `y`", "", ""),
+        ("c", "integer", "`5`", "How many."),
+        ("d", "map of string", "", ""),
+    ]
+
+
+def test_pages_are_up_to_date() -> None:
+    assert docgen.main(["--check"]) == 0

@@ -1,0 +1,175 @@
+"""The test command: what counts as a pass, a skip and a failure."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import run
+
+
+@pytest.fixture(autouse=True)
+def _logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "LOGS", tmp_path)
+    monkeypatch.setattr(run, "ROOT", tmp_path)
+    monkeypatch.setattr(run, "GRACE_SECONDS", 0.5)
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # the inner pytest starts in half the time
+
+
+@pytest.fixture
+def children() -> Iterator[run.Children]:
+    started = run.Children()
+    yield started
+    started.close()
+
+
+def python(code: str) -> tuple[str, ...]:
+    return (sys.executable, "-c", code)
+
+
+def command_tier(code: str, quota: float = 30.0, needs: tuple[str, ...] = ()) -> run.Tier:
+    return run.Tier("some", quota, (run.Step("step", python(code)),), needs)
+
+
+def pytest_tier(root: Path, body: str) -> run.Tier:
+    (root / "tests" / "some").mkdir(parents=True)
+    (root / "tests" / "some" / "test_it.py").write_text(body)
+    argv = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/some")
+    return run.Tier("some", 60, (run.Step("pytest", argv, pytest=True),))
+
+
+def go(tier: run.Tier, children: run.Children, *prepared: run.Preparation) -> run.Result:
+    preparer = run.Preparer(children, prepared)
+    preparer.start()
+    return run.run_tier(tier, children, preparer, ())
+
+
+def counts(result: run.Result) -> tuple[int, int, int]:
+    return (result.passed, result.failed, result.skipped)
+
+
+def test_a_command_is_one_test(children: run.Children) -> None:
+    assert counts(go(command_tier("pass"), children)) == (1, 0, 0)
+    assert counts(go(command_tier("raise SystemExit(3)"), children)) == (0, 1, 0)
+
+
+def test_pytest_is_counted_with_reasons(tmp_path: Path, children: run.Children) -> None:
+    body = (
+        "import pytest\n"
+        "def test_a(): pass\n"
+        "def test_b(): assert 1 == 2, 'sums'\n"
+        "def test_c(): pytest.skip('no moon')\n"
+        "@pytest.fixture\ndef broken(): raise OSError('torn')\n"
+        "def test_d(broken): pass\n"
+    )
+    result = go(pytest_tier(tmp_path, body), children)
+    assert counts(result) == (1, 2, 1)
+    notes = "\n".join(result.notes)
+    assert "sums" in notes
+    assert "torn" in notes
+    assert "skipped 1: no moon" in notes
+
+
+def test_a_pytest_that_cannot_even_collect_fails(tmp_path: Path, children: run.Children) -> None:
+    assert counts(go(pytest_tier(tmp_path, "import nothing_of_that_name"), children))[1] == 1
+
+
+def test_a_pytest_that_dies_fails(tmp_path: Path, children: run.Children) -> None:
+    result = go(pytest_tier(tmp_path, "import os\ndef test_a(): os._exit(0)"), children)
+    assert counts(result) == (0, 1, 0)
+
+
+def test_over_the_quota_is_a_failure_and_ends_the_step(children: run.Children) -> None:
+    result = go(command_tier("import time; time.sleep(600)", quota=0.3), children)
+    assert result.failed >= 1
+    assert any("quota" in note for note in result.notes)
+
+
+def test_no_tests_is_a_skip_and_under_ci_a_failure(
+    tmp_path: Path, children: run.Children, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tier = pytest_tier(tmp_path, "")
+    assert counts(go(tier, children)) == (0, 0, 1)
+    monkeypatch.setenv("CI", "true")
+    assert counts(go(tier, children)) == (0, 1, 0)
+
+
+def test_all_skipped_is_a_failure_under_ci(
+    tmp_path: Path, children: run.Children, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CI", "true")
+    result = go(pytest_tier(tmp_path, "import pytest\ndef test_a(): pytest.skip('no')"), children)
+    assert result.failed == 1
+
+
+def test_an_obstacle_is_named(children: run.Children, monkeypatch: pytest.MonkeyPatch) -> None:
+    tier = run.Tier("some", 5, (run.Step("step", python("pass")),), obstacle=lambda: "no root")
+    result = go(tier, children)
+    assert counts(result) == (0, 0, 1)
+    assert "no root" in result.notes[0]
+    monkeypatch.setenv("CI", "true")
+    assert counts(go(tier, children)) == (0, 1, 0)
+
+
+def test_a_tier_waits_for_what_it_needs(tmp_path: Path, children: run.Children) -> None:
+    made = run.Preparation("made", python("import time; time.sleep(0.2); open('made', 'w').close()"), 30)
+    result = go(command_tier("open('made').close()", needs=("made",)), children, made)
+    assert counts(result) == (1, 0, 0)
+    assert (tmp_path / "made").exists()
+
+
+def test_what_cannot_be_prepared_fails_the_tier(children: run.Children) -> None:
+    broken = run.Preparation("broken", python("print('no compiler'); raise SystemExit(1)"), 30)
+    result = go(command_tier("pass", needs=("broken",)), children, broken)
+    assert counts(result) == (0, 1, 0)
+    assert "no compiler" in result.notes[0]
+
+
+def test_a_preparation_has_a_quota_too(children: run.Children) -> None:
+    slow = run.Preparation("slow", python("import time; time.sleep(600)"), 0.3)
+    assert counts(go(command_tier("pass", needs=("slow",)), children, slow)) == (0, 1, 0)
+
+
+def test_nothing_ran_is_no_success(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.summarise([run.Result("some", skipped=1, notes=["skipped the tier: x"])], 1.0, complete=False) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "0 passed, 0 failed, 1 skipped"
+
+
+def test_the_closing_line_sums_the_tiers(capsys: pytest.CaptureFixture[str]) -> None:
+    results = [run.Result("a", passed=2, skipped=1), run.Result("b", passed=3)]
+    assert run.summarise(results, 1.0, complete=True) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "5 passed, 0 failed, 1 skipped"
+    assert run.summarise(results, run.TOTAL_QUOTA + 1, complete=True) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "5 passed, 1 failed, 1 skipped"
+    assert run.summarise([run.Result("a", passed=2, failed=1)], 1.0, complete=False) == 1
+
+
+def test_ctrl_c_leaves_no_child_behind(tmp_path: Path) -> None:
+    # The step ignores the interrupt and has a child of its own: both must go.
+    script = (
+        "import signal, subprocess, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN); signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        "open('pids', 'w').write(str(child.pid)); time.sleep(600)\n"
+    )
+    driver = (
+        "import sys; from pathlib import Path; from tests import run\n"
+        f"run.ROOT = Path({str(tmp_path)!r}); run.LOGS = run.ROOT / 'logs'; run.GRACE_SECONDS = run.TERMINATE_SECONDS = 0.2\n"
+        f"run.TIERS = (run.Tier('some', 600, (run.Step('s', (sys.executable, '-c', {script!r})),)),)\n"
+        "sys.exit(run.main([]))\n"
+    )
+    root = Path(__file__).parents[3]
+    process = subprocess.Popen([sys.executable, "-c", driver], cwd=root, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 20
+    while not (tmp_path / "pids").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(40) == 130
+    grandchild = int((tmp_path / "pids").read_text() or 0)
+    state = Path(f"/proc/{grandchild}/stat")
+    assert not state.exists() or state.read_text().rsplit(")", 1)[1].split()[0] == "Z"

@@ -1,0 +1,171 @@
+"""Write the reference pages from their sources: `python -m tools.docgen [--check]`.
+
+`docs/resources.md` comes from `crds/` (which come from the pydantic models), `docs/settings.md` from the comments of the chart's
+`values.yaml`: a page that nobody has to remember to keep true.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+CRDS = ROOT / "crds"
+VALUES = ROOT / "charts" / "llmwarden" / "values.yaml"
+RESOURCES = ROOT / "docs" / "resources.md"
+SETTINGS = ROOT / "docs" / "settings.md"
+ORDER = ("LLMService", "LLMBudget", "ClusterLLMBudget", "ModelPrice")
+
+_ENTRY = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z][A-Za-z0-9]*):(?: (?P<value>.*))?$")
+
+
+def cell(text: str) -> str:
+    """Return `text` as one cell of a Markdown table."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def fields(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, str, str, str]]:
+    """Yield (path, type, default, description) of every field below a structural schema, in its order."""
+    required = set(schema.get("required", ()))
+    for name, field in schema.get("properties", {}).items():
+        here = f"{path}.{name}" if path else name
+        inner = field.get("items", field)
+        kind = field.get("type", "any")
+        if field.get("x-kubernetes-int-or-string"):
+            kind = "integer or string"
+        elif kind == "array":
+            here, kind = f"{here}[]", f"list of {inner.get('type', 'any')}"
+        if inner.get("enum"):
+            kind = " \\| ".join(f"`{value}`" for value in inner["enum"])
+        elif isinstance(field.get("additionalProperties"), dict):
+            kind = f"map of {field['additionalProperties'].get('type', 'any')}"
+        default = "required" if name in required else ""
+        if "default" in field:
+            default = (
+                f"`{yaml.safe_dump(field['default'], default_flow_style=True).removesuffix('...' + chr(10)).strip()}`"
+            )
+        yield here, kind, default, str(field.get("description", ""))
+        below = inner.get("properties") and inner
+        if not below and isinstance(field.get("additionalProperties"), dict):
+            below, here = field["additionalProperties"], f"{here}.*"
+        if below:
+            yield from fields(below, here)
+
+
+def rules(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
+    """Yield (path, message) of every CEL rule with a message of its own."""
+    for rule in schema.get("x-kubernetes-validations", ()):
+        if "message" in rule:
+            yield path or ".", str(rule["message"])
+    for name, field in schema.get("properties", {}).items():
+        yield from rules(field, f"{path}.{name}" if path else name)
+    if isinstance(schema.get("items"), dict):
+        yield from rules(schema["items"], f"{path}[]")
+
+
+def resources() -> str:
+    """Return the page about the four kinds."""
+    crds = {
+        crd["spec"]["names"]["kind"]: crd for crd in map(yaml.safe_load, (p.read_text() for p in CRDS.glob("*.yaml")))
+    }
+    lines = [
+        "# Resources",
+        "",
+        "The fields of the four kinds, made from `crds/` by `python -m tools.docgen`; do not edit. Examples: `manifests/samples/`.",
+    ]
+    for kind in ORDER:
+        spec = crds[kind]["spec"]
+        short = ", ".join(spec["names"].get("shortNames", ()))
+        (version,) = spec["versions"]
+        schema = version["schema"]["openAPIV3Schema"]
+        lines += ["", f"## {kind}", "", cell(str(schema.get("description", "")))]
+        lines += [
+            "",
+            f"{spec['scope']}; `kubectl get {short or spec['names']['plural']}`; `{spec['group']}/{version['name']}`.",
+        ]
+        for part in ("spec", "status"):
+            if part not in schema["properties"]:
+                continue
+            lines += ["", f"### {kind} {part}", "", "| field | type | default | what it says |", "|---|---|---|---|"]
+            lines += [
+                f"| `{path}` | {type_} | {default} | {cell(text)} |"
+                for path, type_, default, text in fields(schema["properties"][part])
+            ]
+        told = dict.fromkeys(rules(schema))
+        if told:
+            lines += ["", f"### What is refused in a {kind}", "", "| where | the API server says |", "|---|---|"]
+            lines += [f"| `{path}` | {cell(message)} |" for path, message in told]
+    return "\n".join(lines) + "\n"
+
+
+def settings() -> str:
+    """Return the page about the chart's values."""
+    lines = [
+        "# Settings",
+        "",
+        "Every value of the chart `charts/llmwarden`, made from the comments in its `values.yaml` by `python -m tools.docgen`; do not edit.",
+        "A value that the chart does not know, or of the wrong type, is refused by `values.schema.json`.",
+        "",
+        "| value | default | what it does |",
+        "|---|---|---|",
+    ]
+    lines += [f"| `{path}` | `{cell(default)}` | {cell(text)} |" for path, default, text in values(VALUES.read_text())]
+    return "\n".join(lines) + "\n"
+
+
+def values(text: str) -> Iterator[tuple[str, str, str]]:
+    """Yield (path, default, comment) of every commented entry of a values.yaml; a commented mapping is one entry."""
+    parsed = yaml.safe_load(text)
+    path: list[tuple[int, str]] = []
+    comment: list[str] = []
+    inside: int | None = None  # indentation of the commented mapping that we are in
+    for line in text.splitlines():
+        stripped = line.strip()
+        if stripped.startswith("#"):
+            comment.append(stripped.lstrip("# "))
+            continue
+        entry = _ENTRY.match(line)
+        if entry is None:
+            comment = []
+            continue
+        indent = len(entry["indent"])
+        path = [*(part for part in path if part[0] < indent), (indent, entry["key"])]
+        if inside is not None and indent > inside:
+            continue
+        inside = None
+        if comment:
+            value = parsed
+            for _, key in path:
+                value = value[key]
+            dotted = ".".join(key for _, key in path)
+            default = yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False)
+            yield dotted, default.removesuffix("...\n").strip(), " ".join(comment)
+            inside = indent
+        comment = []
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the pages, or with `--check` say which are out of date."""
+    parser = argparse.ArgumentParser(prog="python -m tools.docgen")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail when a page is out of date")
+    options = parser.parse_args(arguments)
+    stale = 0
+    for path, text in ((RESOURCES, resources()), (SETTINGS, settings())):
+        if path.exists() and path.read_text() == text:
+            continue
+        stale += 1
+        if not options.check:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        sys.stdout.write(
+            f"{path.relative_to(ROOT)} {'is out of date: make generate' if options.check else 'written'}\n"
+        )
+    return 1 if options.check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
