@@ -126,7 +126,7 @@ def intercept_env(
         findings.append(Finding(name, "NoUpstream", message, "set backend.url", blocking=True))
         return None, findings
 
-    port = ports.take(names.ENV_PORT_BASE, previous.port if previous else None)
+    port = ports.take(names.ENV_PORT_BASE, previous.port if previous and previous.mode == "Env" else None)
     editor = _EnvEditor(service, clients, f"http://{LOOPBACK}:{port}", upstream)
     for container in containers:
         findings += editor.edit(container)

@@ -1,1 +1,1 @@
-"""See ARCHITECTURE.md."""
+"""The mutating admission webhook: a thin shell around `desired.sidecar` that fails open."""
