@@ -195,11 +195,15 @@ class _EnvEditor:
 
     def edit(self, container: Container) -> list[Finding]:
         """Point a container's clients to the proxy, or leave it wholly as it is and say why."""
+        if self._service.spec.backend.type == "Ollama" and _is_ollama_server(container):
+            return []
         found = self._own(container)
         if isinstance(found, Finding):
             return [found]
+        # Where the application says one variable without the version, it means the other without it as well.
+        sibling = next(iter(found.values()), None)
         for variable, version in self._clients.base_urls:
-            own = found.get(variable)
+            own = found.get(variable, sibling)
             _set(container, variable, self._base + (own.version if own else version))
         _bypass_proxies(container)
         self.reached = True
@@ -208,11 +212,11 @@ class _EnvEditor:
             findings += self._replace_key(container)
         return findings
 
-    def _own(self, container: Container) -> dict[str, BaseUrl | None] | Finding:
+    def _own(self, container: Container) -> dict[str, BaseUrl] | Finding:
         """Give the base URLs that a container sets itself, or why they cannot be replaced."""
         wins = self._service.spec.backend.url is not None
         label = f"container {container.get('name')}"
-        found: dict[str, BaseUrl | None] = {}
+        found: dict[str, BaseUrl] = {}
         for variable, version in self._clients.base_urls:
             entry = _entry(container, variable)
             if entry is None or (not entry.get("value") and "valueFrom" not in entry):
@@ -229,7 +233,8 @@ class _EnvEditor:
             split = split_base_url(variable, value)
             if wins:
                 # backend.url says where; the application's own version stays, where it has one.
-                found[variable] = BaseUrl(self._upstream, split.version or version) if split else None
+                if split is not None:
+                    found[variable] = BaseUrl(self._upstream, split.version or version)
             elif split is None or split.upstream != self._upstream:
                 message = f"{label} sets {variable} to another place than this service's upstream; it is not measured"
                 return Finding(
@@ -240,7 +245,7 @@ class _EnvEditor:
                 )
             else:
                 found[variable] = split
-        return {variable: split for variable, split in found.items() if split is not None}
+        return found
 
     def _hidden(self, container: Container) -> list[Finding]:
         """Warn where a base URL of the application's may have been overridden unseen."""
@@ -271,6 +276,12 @@ class _EnvEditor:
                 message = f"container {container.get('name')} holds a key of its own in {key}; the proxy replaces it, but it could be used directly"
                 findings.append(Finding(self._name, "OwnKey", message, f"remove {key} from the pod template"))
         return findings
+
+
+def _is_ollama_server(container: Container) -> bool:
+    """Whether a container is Ollama itself: OLLAMA_HOST would move where it listens."""
+    repository = str(container.get("image", "")).partition("@")[0].rpartition("/")[2].partition(":")[0]
+    return repository == "ollama"
 
 
 def _set(container: Container, variable: str, value: str) -> None:
