@@ -23,7 +23,8 @@ def read(case: str) -> tuple[dict[str, Any], list[LLMService], str, dict[str, st
     documents = list(yaml.safe_load_all((HERE / f"{case}.input.yaml").read_text()))
     pod = next(item for item in documents if item["kind"] == "Pod")
     services = [parse(LLMService, item) for item in documents if item["kind"] == "LLMService"]
-    labels = next((item["metadata"]["labels"] for item in documents if item["kind"] == "Namespace"), {})
+    labels: dict[str, str] = {}
+    labels.update(*(item["metadata"]["labels"] for item in documents if item["kind"] == "Namespace"))
     namespace = "shop" if case == "unselected" else services[0].metadata.namespace
     return pod, services, namespace, labels
 
@@ -39,9 +40,11 @@ def test_golden(case: str, golden: Callable[[Path, str], None]) -> None:
     injection = run(pod, services, namespace, labels)
     assert json.dumps(pod) == before  # what is given is never changed
     documents: list[Any] = [injection.pod, {"findings": [finding.dump() for finding in injection.findings]}]
-    for container in injection.pod["spec"].get("initContainers", []):
-        if container["name"] == names.PROXY_CONTAINER:
-            documents.append({"contract": json.loads(container["env"][0]["value"])})
+    documents += [
+        {"contract": json.loads(container["env"][0]["value"])}
+        for container in injection.pod["spec"].get("initContainers", [])
+        if container["name"] == names.PROXY_CONTAINER
+    ]
     text = "---\n".join(yaml.safe_dump(item, sort_keys=False, width=140, allow_unicode=True) for item in documents)
     golden(HERE / f"{case}.expected.yaml", text)
 
