@@ -1,0 +1,132 @@
+"""Objects and a clock for the ledger's tests."""
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llmwarden import wire
+from llmwarden.ledger import view
+from llmwarden.ledger.core import Core
+from llmwarden.ledger.counts import Counts
+from llmwarden.ledger.store import Delta, Merged
+
+NOW = dt.datetime(2026, 11, 20, 16, 20, tzinfo=dt.UTC)
+BUCKET = int(NOW.timestamp()) // 900 * 900
+
+
+@dataclass
+class FakeClock:
+    now: dt.datetime = NOW
+
+    def __call__(self) -> dt.datetime:
+        return self.now
+
+
+def service(
+    name: str = "bot",
+    namespace: str = "shop",
+    *,
+    kind: str = "OpenAI",
+    labels: Mapping[str, str] | None = None,
+    budgets: tuple[Mapping[str, Any], ...] = (),
+) -> dict[str, Any]:
+    return {
+        "apiVersion": "llmwarden.io/v1alpha1",
+        "kind": "LLMService",
+        "metadata": {"name": name, "namespace": namespace, "labels": dict(labels or {})},
+        "spec": {
+            "backend": {"type": kind},
+            "workload": {"selector": {"matchLabels": {"app": name}}},
+            "budgets": [*budgets],
+        },
+    }
+
+
+def budget(name: str = "daily", amount: str = "1.00", action: str = "Block", **more: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "limit": {"amount": amount},
+        "window": {"calendar": "Day"},
+        "warnAtPercent": [50],
+        "onExceeded": {"action": action},
+        **more,
+    }
+
+
+def shared(
+    kind: str, name: str, selector: Mapping[str, str], amount: str = "10.00", namespace: str = ""
+) -> dict[str, Any]:
+    key = "selector" if kind == "LLMBudget" else "namespaceSelector"
+    return {
+        "apiVersion": "llmwarden.io/v1alpha1",
+        "kind": kind,
+        "metadata": {"name": name, **({"namespace": namespace} if namespace else {})},
+        "spec": {
+            key: {"matchLabels": dict(selector)},
+            "limit": {"amount": amount},
+            "window": {"calendar": "Month"},
+            "onExceeded": {"action": "Alert"},
+        },
+    }
+
+
+def model_price(
+    name: str, models: list[str], *entries: tuple[str, str, str], provider: str = "OpenAI"
+) -> dict[str, Any]:
+    return {
+        "apiVersion": "llmwarden.io/v1alpha1",
+        "kind": "ModelPrice",
+        "metadata": {"name": name},
+        "spec": {
+            "provider": provider,
+            "models": models,
+            "prices": [
+                {"from": start, "inputPerMillionTokens": given, "outputPerMillionTokens": taken}
+                for start, given, taken in entries
+            ],
+        },
+    }
+
+
+def view_of(
+    *items: Mapping[str, Any],
+    namespaces: Mapping[str, Mapping[str, str]] | None = None,
+    departed: Mapping[str, Mapping[str, str]] | None = None,
+) -> view.View:
+    def keyed(kind: str) -> dict[view.Key, Mapping[str, Any]]:
+        return {
+            (item["metadata"].get("namespace", ""), item["metadata"]["name"]): item
+            for item in items
+            if item["kind"] == kind
+        }
+
+    return view.build(
+        {key: view.read_service(item) for key, item in keyed("LLMService").items()},
+        namespace_budgets={key: view.read_namespace_budget(item) for key, item in keyed("LLMBudget").items()},
+        cluster_budgets={key: view.read_cluster_budget(item) for key, item in keyed("ClusterLLMBudget").items()},
+        model_prices={key: view.read_price(item) for key, item in keyed("ModelPrice").items()},
+        namespace_labels=namespaces or {"shop": {}},
+        departed=departed,
+    )
+
+
+def spend(core: Core, name: str, picodollars: int, *, namespace: str = "shop", bucket: int = BUCKET) -> None:
+    """Let a service spend so much, as a committed report would: one token at that price."""
+    price = wire.Picodollars(input=1, output=1, cached_input=1, cache_write=1)
+    core.prices["one"] = price
+    row = wire.Row(
+        service=name,
+        provider="openai",
+        model="m",
+        price_id="one",
+        bucket=bucket,
+        requests=1,
+        errors=0,
+        tokens=wire.Tokens(input=picodollars),
+    )
+    report = wire.Report(
+        contract=1, journal="j", sequence=1, pod=wire.PodRef(namespace, f"{name}-0", f"uid-{name}"), rows=(row,)
+    )
+    delta = Delta(f"{namespace}/{name}", "openai", "m", "one", bucket, Counts(requests=1, input=picodollars))
+    core.merged([(report, int(core.clock().timestamp()))], [Merged((delta,))])

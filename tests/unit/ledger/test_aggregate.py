@@ -1,0 +1,103 @@
+"""Sums in memory: exact, incremental, and rated again when a price is found."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmwarden import wire
+from llmwarden.domain import prices
+from llmwarden.ledger import aggregate
+from llmwarden.ledger.aggregate import HORIZON_SECONDS, Aggregate
+from llmwarden.ledger.counts import Counts
+from llmwarden.ledger.store import Delta
+from tests.unit.ledger.objects import BUCKET
+from tests.unit.ledger.test_merge import growth
+
+PRICE = wire.Picodollars(input=150_000, output=600_000, cached_input=75_000, cache_write=200_000, request=7)
+
+
+def delta(count: Counts, *, bucket: int = BUCKET, price_id: str | None = "p", model: str = "m") -> Delta:
+    return Delta("shop/bot", "openai", model, price_id, bucket, count)
+
+
+class Prices:
+    """A table that learns."""
+
+    def __init__(self) -> None:
+        self.late: wire.Picodollars | None = None
+
+    def late_price(self, provider: str, model: str, at: int) -> wire.Picodollars | None:
+        del provider, model, at
+        return self.late
+
+
+def make(table: Prices | None = None) -> Aggregate:
+    return Aggregate({"p": PRICE}.get, (table or Prices()).late_price)
+
+
+@given(st.lists(st.tuples(growth(), st.integers(0, 20)), max_size=30), st.integers(0, 20))
+def test_running_sums_equal_sums_from_scratch(calls: list[tuple[Counts, int]], start: int) -> None:
+    asked_first, asked_last = make(), make()
+    first = BUCKET - start * 900
+    asked_first.since("shop/bot", first)
+    for count, back in calls:
+        for one in (asked_first, asked_last):
+            one.apply([delta(count, bucket=BUCKET - back * 900)], BUCKET)
+    assert asked_first.since("shop/bot", first) == asked_last.since("shop/bot", first)
+    expected = sum(prices.cost(count.tokens, PRICE, requests=count.requests) for count, back in calls if back <= start)
+    assert asked_last.since("shop/bot", first).picodollars == expected
+
+
+def test_a_start_within_a_bucket_takes_the_next_one() -> None:
+    sums = make()
+    sums.apply([delta(Counts(requests=1)), delta(Counts(requests=2), bucket=BUCKET + 900)], BUCKET)
+    assert sums.since("shop/bot", BUCKET + 1).counts.requests == 2
+    assert sums.since("shop/bot", BUCKET).counts.requests == 3
+
+
+def test_without_a_price_tokens_are_uncosted_until_one_is_known() -> None:
+    table = Prices()
+    sums = make(table)
+    sums.since("shop/bot", BUCKET)
+    sums.apply([delta(Counts(requests=1, input=100, output=10), price_id=None)], BUCKET)
+    before = sums.since("shop/bot", BUCKET)
+    assert (before.picodollars, before.uncosted) == (0, 110)
+    assert sums.uncosted_models("shop/bot", BUCKET) == ["m"]
+    table.late = PRICE
+    assert sums.reprice() == {"shop/bot"}
+    after = sums.since("shop/bot", BUCKET)
+    assert (after.picodollars, after.uncosted) == (100 * 150_000 + 10 * 600_000 + 7, 0)
+    assert after == sums.total("shop/bot")
+    assert after.counts == before.counts
+    assert sums.uncosted_models("shop/bot", BUCKET) == []
+    assert sums.reprice() == set()
+
+
+def test_a_price_id_that_was_never_handed_out_is_no_price() -> None:
+    sums = make()
+    sums.apply([delta(Counts(requests=1, input=5), price_id="forged")], BUCKET)
+    assert sums.total("shop/bot").uncosted == 5
+
+
+def test_what_is_beyond_the_horizon_stays_in_the_total() -> None:
+    sums = make()
+    sums.apply([delta(Counts(requests=1, input=5))], BUCKET)
+    sums.forget(BUCKET + HORIZON_SECONDS + 1)
+    assert sums.total("shop/bot").counts.input == 5
+    assert sums.since("shop/bot", 0).counts.input == 0
+    sums.apply([delta(Counts(requests=1, input=5))], BUCKET + HORIZON_SECONDS + 1)
+    assert sums.total("shop/bot").counts.input == 10
+
+
+def test_running_sums_are_bounded_and_still_right() -> None:
+    sums = make()
+    sums.apply([delta(Counts(requests=1))], BUCKET)
+    for back in range(2 * aggregate.WINDOWS_KEPT):
+        sums.since("shop/bot", BUCKET - back * 900)
+    sums.apply([delta(Counts(requests=1))], BUCKET)
+    assert sums.since("shop/bot", BUCKET).counts.requests == 2
+    assert len(sums._services["shop/bot"].since) == aggregate.WINDOWS_KEPT
+
+
+@given(growth())
+def test_rating_is_the_formula_of_the_domain(count: Counts) -> None:
+    assert aggregate.rate(count, PRICE) == prices.cost(count.tokens, PRICE, requests=count.requests)

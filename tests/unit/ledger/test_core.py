@@ -1,0 +1,211 @@
+"""Budgets' states, the generation that wakes proxies, and what the operator reads."""
+
+import asyncio
+import datetime as dt
+
+import pytest
+
+from llmwarden.ledger.core import Core
+from tests.unit.ledger.objects import BUCKET, NOW, FakeClock, budget, model_price, service, shared, spend, view_of
+
+DOLLAR = 10**12
+DAILY = "LLMService/shop/bot/daily"
+
+
+def test_a_budget_goes_from_open_to_warned_to_exceeded(core: Core) -> None:
+    core.configure(view_of(service(budgets=(budget(),))))
+    states = []
+    for amount in (DOLLAR // 4, DOLLAR // 4, DOLLAR // 2):
+        states.append(core.standings[DAILY].state)
+        spend(core, "bot", amount)
+    assert [*states, core.standings[DAILY].state] == ["Open", "Open", "Warned", "Exceeded"]
+    assert core.standings[DAILY].spent == DOLLAR
+
+
+def test_the_generation_changes_with_a_state_not_with_a_dollar(core: Core) -> None:
+    core.configure(view_of(service(budgets=(budget(),))))
+    first = core.generation("shop")
+    spend(core, "bot", DOLLAR // 10)
+    assert core.generation("shop") == first
+    spend(core, "bot", DOLLAR)
+    assert core.generation("shop") != first
+
+
+def test_another_namespace_is_left_asleep(core: Core) -> None:
+    core.configure(view_of(service(budgets=(budget(),)), service(namespace="models"), namespaces={}))
+    first = core.generation("models")
+    spend(core, "bot", 2 * DOLLAR)
+    assert core.generation("models") == first
+
+
+def test_a_shared_budget_exceeded_by_one_service_moves_the_others_namespace(core: Core) -> None:
+    core.configure(
+        view_of(
+            service(),
+            service(namespace="web"),
+            shared("ClusterLLMBudget", "retail", {"cost-center": "retail"}, amount="1.00"),
+            namespaces={"shop": {"cost-center": "retail"}, "web": {"cost-center": "retail"}},
+        )
+    )
+    first = core.generation("web")
+    spend(core, "bot", DOLLAR)
+    assert core.generation("web") != first
+    assert core.config("web", ["bot"]).budgets["ClusterLLMBudget/retail"].state == "Exceeded"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        view_of(service(budgets=(budget(amount="2.00"),))),
+        view_of(service(budgets=(budget(action="Alert"),))),
+        view_of(service(kind="Anthropic", budgets=(budget(),))),
+        view_of(service(budgets=(budget(),)), shared("LLMBudget", "all", {}, namespace="shop")),
+        view_of(service(budgets=(budget(),)), service("other")),
+        view_of(service(budgets=(budget(),)), model_price("p", ["gpt-4o"], ("2026-01-01T00:00:00Z", "1", "1"))),
+        view_of(),
+    ],
+    ids=["limit", "action", "backend", "shared budget", "other service", "price", "deleted"],
+)
+def test_the_generation_changes_with_what_the_cluster_says(core: Core, changed: object) -> None:
+    core.configure(view_of(service(budgets=(budget(),))))
+    first = core.generation("shop")
+    core.configure(view_of(service(budgets=(budget(),))))
+    assert core.generation("shop") == first
+    core.configure(changed)  # type: ignore[arg-type]  # the parameters are views
+    assert core.generation("shop") != first
+
+
+def test_a_new_window_opens_the_budget_and_wakes_the_proxies(core: Core, clock: FakeClock) -> None:
+    core.configure(view_of(service(budgets=(budget(),))))
+    spend(core, "bot", DOLLAR)
+    first = core.generation("shop")
+    clock.now = dt.datetime(2026, 11, 21, tzinfo=dt.UTC)
+    core.tick()
+    assert core.standings[DAILY].state == "Open"
+    assert core.standings[DAILY].spent == 0
+    assert core.generation("shop") != first
+    assert core.config("shop", ["bot"]).budgets[DAILY].window_start == clock.now
+
+
+def test_a_clock_that_jumps_back_takes_the_earlier_window(core: Core, clock: FakeClock) -> None:
+    core.configure(view_of(service(budgets=(budget(),))))
+    clock.now = NOW - dt.timedelta(days=1)
+    core.tick()
+    span = core.standings[DAILY].span
+    assert span.start <= clock.now < span.end
+
+
+def test_a_rolling_window_lets_old_buckets_go(core: Core, clock: FakeClock) -> None:
+    core.configure(view_of(service(budgets=(budget(window={"rolling": "1h"}),))))
+    spend(core, "bot", DOLLAR)
+    assert core.standings[DAILY].state == "Exceeded"
+    clock.now = NOW + dt.timedelta(minutes=45)
+    core.tick()
+    assert core.standings[DAILY].state == "Exceeded"
+    clock.now = NOW + dt.timedelta(minutes=61)
+    core.tick()
+    assert core.standings[DAILY].state == "Open"
+
+
+def test_a_bucket_ahead_of_the_clock_counts_now(core: Core) -> None:
+    core.configure(view_of(service(budgets=(budget(window={"calendar": "Hour"}),))))
+    spend(core, "bot", DOLLAR, bucket=BUCKET + 3600)
+    assert core.standings[DAILY].state == "Exceeded"
+
+
+def test_which_budgets_apply(core: Core) -> None:
+    core.configure(
+        view_of(
+            service(labels={"team": "support"}, budgets=(budget(),)),
+            service("other", labels={"team": "sales"}),
+            shared("LLMBudget", "support", {"team": "support"}, namespace="shop"),
+            shared("LLMBudget", "support", {"team": "support"}, namespace="elsewhere"),
+            shared("ClusterLLMBudget", "retail", {"cost-center": "retail"}),
+            shared("ClusterLLMBudget", "banking", {"cost-center": "banking"}),
+            namespaces={"shop": {"cost-center": "retail"}},
+        )
+    )
+    assert core.view.services["shop/bot"].budgets == (DAILY, "LLMBudget/shop/support", "ClusterLLMBudget/retail")
+    assert core.view.services["shop/other"].budgets == ("ClusterLLMBudget/retail",)
+
+
+def test_a_service_that_is_gone_still_counts_in_the_shared_budget(core: Core) -> None:
+    team = shared("LLMBudget", "support", {"team": "support"}, namespace="shop")
+    labels = {"team": "support"}
+    core.configure(view_of(service(labels=labels), team))
+    spend(core, "bot", DOLLAR)
+    core.configure(view_of(service("again", labels=labels), team, departed={"shop/bot": labels}))
+    assert core.standings["LLMBudget/shop/support"].spent == DOLLAR
+    assert core.config("shop", ["bot", "again"]).services["bot"].state == "Released"
+
+
+def test_a_bad_zone_leaves_out_one_budget_and_says_so(core: Core, caplog: pytest.LogCaptureFixture) -> None:
+    bad = budget("lunar", window={"calendar": "Day", "timeZone": "Moon/Tranquility"})
+    core.configure(view_of(service(budgets=(bad, budget())), service("other", budgets=(budget(),))))
+    assert core.view.services["shop/bot"].budgets == (DAILY,)
+    assert core.view.services["shop/other"].budgets == ("LLMService/shop/other/daily",)
+    assert "Moon/Tranquility" in core.view.invalid["LLMService/shop/bot"]
+    assert "Moon/Tranquility" in caplog.text
+
+
+def test_a_service_of_a_newer_schema_is_not_released(core: Core) -> None:
+    strange = service()
+    strange["spec"]["workload"] = "all of it"
+    core.configure(view_of(strange))
+    config = core.config("shop", ["bot"]).services["bot"]
+    assert (config.state, config.provider) == ("Active", "openai")
+
+
+def test_deleting_and_recreating_a_service_refills_nothing(core: Core) -> None:
+    core.configure(view_of(service(budgets=(budget(),))))
+    spend(core, "bot", DOLLAR)
+    core.configure(view_of())
+    core.configure(view_of(service(budgets=(budget(),))))
+    assert core.standings[DAILY].state == "Exceeded"
+
+
+def test_prices_that_arrive_rate_what_was_uncosted(core: Core) -> None:
+    core.configure(view_of(service(kind="VLLM", budgets=(budget(),))))
+    assert core.price("shop/bot", "llama") == (None, None)
+    priced = model_price("own", ["llama"], ("2026-01-01T00:00:00Z", "1", "1"), provider="VLLM")
+    core.configure(view_of(service(kind="VLLM", budgets=(budget(),)), priced))
+    found, _ = core.price("shop/bot", "llama")
+    assert found is not None
+    assert found.price.input == 10**6
+
+
+async def test_usage_says_who_spent_what_and_when_it_ends(core: Core) -> None:
+    core.configure(view_of(service(budgets=(budget(),)), service("idle")))
+    spend(core, "bot", DOLLAR // 2)
+    usage = await core.usage()
+    bot = usage.services["shop/bot"]
+    assert (bot.last24h.picodollars, bot.last_hour.picodollars, bot.total.picodollars) == (DOLLAR // 2,) * 3
+    assert bot.reporting_pods == 1
+    assert bot.last_reported_at == NOW
+    assert usage.services["shop/idle"].total.requests == 0
+    daily = usage.budgets[DAILY]
+    assert (daily.spent, daily.state) == (DOLLAR // 2, "Warned")
+    assert [(share.service, share.spent) for share in daily.top_services] == [("shop/bot", DOLLAR // 2)]
+    # Half in the last 50 minutes (three whole buckets and five minutes of this one): the rest lasts as long.
+    assert daily.forecast_exhausted_at == NOW + dt.timedelta(minutes=50)
+
+
+async def test_a_pod_that_is_silent_no_longer_reports(core: Core, clock: FakeClock) -> None:
+    core.configure(view_of(service()))
+    spend(core, "bot", 1)
+    clock.now = NOW + dt.timedelta(minutes=5)
+    core.tick()
+    assert (await core.usage()).services["shop/bot"].reporting_pods == 0
+    assert not core.presence.by_pod
+
+
+async def test_a_change_wakes_all_who_wait_and_nothing_else_does(core: Core) -> None:
+    core.configure(view_of(service(budgets=(budget(),))))
+    waiting = [asyncio.create_task(core.changed(30)) for _ in range(3)]
+    await asyncio.sleep(0)
+    spend(core, "bot", 1)
+    await asyncio.sleep(0)
+    assert not any(task.done() for task in waiting)
+    spend(core, "bot", DOLLAR)
+    assert await asyncio.gather(*waiting) == [True, True, True]
+    assert not await core.changed(0)

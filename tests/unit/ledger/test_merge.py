@@ -1,0 +1,189 @@
+"""Merging by maximum: duplicates, reordering and losses never change the sum."""
+
+import random
+import sqlite3
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from llmwarden import wire
+from llmwarden.errors import UnavailableError
+from llmwarden.ledger import counts
+from llmwarden.ledger.counts import Counts
+from llmwarden.ledger.store import PriceRecord, SchemaError, Store
+from tests.unit.ledger.objects import BUCKET
+
+small = st.integers(0, 1000)
+
+
+@st.composite
+def growth(draw: st.DrawFn) -> Counts:
+    """What one call adds: parts within their whole."""
+    cached, written, plain = draw(small), draw(small), draw(small)
+    reasoning, visible = draw(small), draw(small)
+    return Counts(
+        requests=draw(st.integers(0, 3)),
+        errors=draw(st.integers(0, 1)),
+        estimated=draw(st.integers(0, 1)),
+        input=cached + written + plain,
+        cached_input=cached,
+        cache_write=written,
+        output=reasoning + visible,
+        reasoning=reasoning,
+    )
+
+
+anything = st.builds(Counts, *([small] * len(Counts._fields)))
+
+
+def row(count: Counts, model: str = "m", bucket: int = BUCKET, price_id: str | None = None) -> wire.Row:
+    return wire.Row(
+        service="bot",
+        provider="openai",
+        model=model,
+        price_id=price_id,
+        bucket=bucket,
+        requests=count.requests,
+        errors=count.errors,
+        estimated=count.estimated,
+        tokens=count.tokens,
+    )
+
+
+def report(*rows: wire.Row, journal: str = "j", sequence: int = 1, uid: str = "u", final: bool = False) -> wire.Report:
+    return wire.Report(
+        contract=1,
+        journal=journal,
+        sequence=sequence,
+        pod=wire.PodRef("shop", "bot-0", uid),
+        rows=rows,
+        final=final,
+    )
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = Store(str(tmp_path / "ledger.sqlite3"))
+    yield opened
+    opened.close()
+
+
+@given(st.lists(anything, min_size=1, max_size=8), st.randoms(use_true_random=False))
+def test_merge_does_not_depend_on_order_or_repetition_even_of_contradicting_reports(
+    reports: list[Counts], chance: random.Random
+) -> None:
+    def result(order: list[Counts]) -> Counts:
+        merged = counts.ZERO
+        for one in order:
+            merged = counts.merge(merged, one)
+        return merged
+
+    shuffled = reports + chance.choices(reports, k=4)
+    chance.shuffle(shuffled)
+    expected = result(reports)
+    assert result(shuffled) == expected
+    assert expected.cached_input + expected.cache_write <= expected.input
+    assert expected.reasoning <= expected.output
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(growth(), min_size=1, max_size=6), st.randoms(use_true_random=False))
+def test_any_delivery_that_has_the_last_report_sums_to_what_was_used(
+    store: Store, calls: list[Counts], chance: random.Random
+) -> None:
+    journal = str(uuid.uuid4())  # the store is one for all examples
+    total = counts.ZERO
+    snapshots: list[Counts] = []
+    for call in calls:
+        total = counts.add(total, call)
+        snapshots.append(total)
+    # Lost: some of the others. Duplicated and reordered: all of the rest.
+    delivered = [one for one in snapshots[:-1] if chance.random() < 0.7] * 2 + [snapshots[-1]]
+    chance.shuffle(delivered)
+    added = counts.ZERO
+    for number, snapshot in enumerate(delivered):
+        for merged in store.merge([(report(row(snapshot), journal=journal, sequence=number), 1)]):
+            for delta in merged.deltas:
+                added = counts.add(added, delta.counts)
+    assert added == total
+
+
+def test_deltas_are_what_the_database_sums_to(store: Store) -> None:
+    first, second = Counts(requests=1, input=10), Counts(requests=2, input=15, output=4)
+    store.merge([(report(row(first), journal="a"), 1), (report(row(second), journal="b"), 2)])
+    store.merge([(report(row(second), journal="a", sequence=2), 3)])
+    (found,) = store.sums()
+    assert found.service == "shop/bot"
+    assert found.price_id is None
+    assert found.counts == counts.add(second, second)
+    assert store.last_reports() == {"shop/bot": 3}
+
+
+def test_a_total_that_goes_backwards_changes_nothing_and_is_counted(store: Store) -> None:
+    store.merge([(report(row(Counts(requests=5, input=50))), 1)])
+    (merged,) = store.merge([(report(row(Counts(requests=4, input=40)), sequence=2), 2)])
+    assert merged.deltas == ()
+    assert merged.backwards == 1
+
+
+def test_two_pods_with_one_journal_name_do_not_mix(store: Store) -> None:
+    store.merge([(report(row(Counts(requests=5)), uid="one"), 1), (report(row(Counts(requests=3)), uid="two"), 1)])
+    assert [delta.counts.requests for delta in store.sums()] == [8]
+
+
+def test_one_key_twice_in_a_report_counts_once(store: Store) -> None:
+    (merged,) = store.merge([(report(row(Counts(requests=2)), row(Counts(requests=3))), 1)])
+    assert [delta.counts.requests for delta in merged.deltas] == [3]
+
+
+def test_many_buckets_in_one_report(store: Store) -> None:
+    rows = [row(Counts(requests=1), bucket=BUCKET - 900 * back) for back in range(1200)]
+    assert len(store.merge([(report(*rows), 1)])[0].deltas) == 1200
+    assert store.merge([(report(*rows, sequence=2), 2)])[0].deltas == ()
+
+
+def test_what_was_written_is_there_after_reopening(tmp_path: Path) -> None:
+    path = str(tmp_path / "ledger.sqlite3")
+    price = wire.Picodollars(input=150_000, output=600_000, cached_input=75_000, cache_write=150_000)
+    first = Store(path)
+    first.merge([(report(row(Counts(requests=1, input=7), price_id="p")), 1)])
+    first.record_prices([PriceRecord("p", price)], 1)
+    first.record_labels({"shop/bot": {"team": "support"}})
+    first.close()
+    second = Store(path)
+    assert [delta.counts.input for delta in second.sums()] == [7]
+    assert second.prices() == {"p": price}
+    assert second.labels() == {"shop/bot": {"team": "support"}}
+    second.close()
+
+
+def test_a_price_that_was_recorded_stays_as_it_is(store: Store) -> None:
+    old = wire.Picodollars(input=1, output=1, cached_input=1, cache_write=1)
+    store.record_prices([PriceRecord("p", old)], 1)
+    store.record_prices([PriceRecord("p", wire.Picodollars(input=2, output=2, cached_input=2, cache_write=2))], 2)
+    assert store.prices() == {"p": old}
+
+
+def test_a_newer_schema_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite3"
+    Store(str(path)).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE schema_version SET version = 99")
+    with pytest.raises(SchemaError, match="schema version 99, this ledger knows up to 1: run the newer version"):
+        Store(str(path))
+
+
+@pytest.mark.usefixtures("store")
+def test_two_ledgers_cannot_have_one_database(tmp_path: Path) -> None:
+    with pytest.raises(UnavailableError, match="another ledger has it open"):
+        Store(str(tmp_path / "ledger.sqlite3"))
+
+
+def test_a_place_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UnavailableError, match="cannot be opened"):
+        Store(str(tmp_path / "file" / "ledger.sqlite3"))

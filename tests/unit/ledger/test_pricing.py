@@ -1,0 +1,171 @@
+"""Which price applies when, and that it is exact."""
+
+import datetime as dt
+from decimal import Decimal
+
+import pytest
+
+from llmwarden.ledger import pricing, view
+from llmwarden.ledger.pricing import Catalogue
+from tests.unit.ledger.objects import NOW, model_price
+
+JANUARY, JULY = "2026-01-01T00:00:00Z", "2026-07-01T00:00:00Z"
+
+
+def catalogue(*items: dict[str, object]) -> Catalogue:
+    made = Catalogue()
+    read = [view.read_price(item) for item in items]
+    made.override([one.price for one in read if one.price is not None])
+    return made
+
+
+def test_the_public_table_gives_exact_picodollars() -> None:
+    found = catalogue().resolve("openai", "gpt-4o-mini", NOW)
+    assert found is not None
+    assert (found.price.input, found.price.cached_input, found.price.output) == (150_000, 75_000, 600_000)
+    assert found.price_id.startswith("genai-prices:openai:gpt-4o-mini@")
+
+
+@pytest.mark.parametrize("alias", ["gpt-4o-mini-2024-07-18", "GPT-4o-mini"])
+def test_dated_names_and_case_are_the_same_model(alias: str) -> None:
+    assert catalogue().resolve("openai", alias, NOW) == catalogue().resolve("openai", "gpt-4o-mini", NOW)
+
+
+def test_azure_falls_back_to_the_models_of_openai() -> None:
+    found = catalogue().resolve("azure.ai.openai", "gpt-4o-mini", NOW)
+    assert found is not None
+    assert found.price.input == 150_000
+
+
+@pytest.mark.parametrize(
+    ("provider", "model"),
+    [
+        ("openai", "no-such-model"),
+        ("vllm", "gpt-4o-mini"),
+        ("openai_compatible", "gpt-4o-mini"),
+        ("", "x"),
+        ("openai", ""),
+    ],
+)
+def test_unknown_is_none_never_zero(provider: str, model: str) -> None:
+    assert catalogue().resolve(provider, model, NOW) is None
+
+
+def test_a_model_that_is_not_priced_by_tokens_is_unknown() -> None:
+    assert catalogue().resolve("openai", "whisper-1", NOW) is None
+
+
+def test_the_newest_from_that_is_past_applies() -> None:
+    prices = catalogue(model_price("contract", ["gpt-4o-mini"], (JANUARY, "0.12", "0.48"), (JULY, "0.10", "0.40")))
+    by_day = {
+        day: prices.resolve("openai", "gpt-4o-mini", dt.datetime.fromisoformat(day).replace(tzinfo=dt.UTC))
+        for day in ("2025-12-31", "2026-06-30", "2026-07-01")
+    }
+    assert {day: found.price.input for day, found in by_day.items() if found} == {
+        "2025-12-31": 150_000,  # the public price
+        "2026-06-30": 120_000,
+        "2026-07-01": 100_000,
+    }
+    before, between, after = by_day.values()
+    assert before is not None
+    assert before.valid_until == dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+    assert between is not None
+    assert between.valid_until == dt.datetime(2026, 7, 1, tzinfo=dt.UTC)
+    assert after is not None
+    assert after.valid_until is None
+
+
+def test_a_price_that_is_yet_to_come_bounds_even_an_unknown_one() -> None:
+    prices = catalogue(model_price("own", ["house"], ("2027-01-01T00:00:00Z", "1", "1"), provider="VLLM"))
+    found, until = prices.resolve_until("vllm", "house", NOW)
+    assert found is None
+    assert until == dt.datetime(2027, 1, 1, tzinfo=dt.UTC)
+
+
+def test_a_self_hosted_engine_is_priced_by_model_price() -> None:
+    prices = catalogue(model_price("own", ["llama"], (JANUARY, "0.5", "1"), provider="VLLM"))
+    found = prices.resolve("vllm", "llama", NOW)
+    assert found is not None
+    assert (found.price.input, found.price.cached_input, found.price.output) == (500_000, 500_000, 1_000_000)
+
+
+def test_an_alias_gets_the_contract_price_of_its_model() -> None:
+    prices = catalogue(model_price("contract", ["gpt-4o-mini"], (JANUARY, "0.12", "0.48")))
+    found = prices.resolve("openai", "gpt-4o-mini-2024-07-18", NOW)
+    assert found is not None
+    assert found.price.input == 120_000
+
+
+def test_of_two_objects_the_first_name_says_and_it_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    first = model_price("a-team", ["gpt-4o-mini"], (JANUARY, "0.2", "0.2"))
+    second = model_price("b-team", ["gpt-4o-mini"], (JANUARY, "0.3", "0.3"))
+    for items in ((first, second), (second, first)):
+        prices = catalogue(*items)
+        found = prices.resolve("openai", "gpt-4o-mini", NOW)
+        assert found is not None
+        assert found.price.input == 200_000
+        assert prices.contested == 1
+    assert "a-team, b-team" in caplog.text
+
+
+def test_the_id_names_the_numbers() -> None:
+    cheap, dear = (
+        catalogue(model_price("p", ["m"], (JANUARY, price, price), provider="VLLM")).resolve("vllm", "m", NOW)
+        for price in ("1", "2")
+    )
+    assert cheap is not None
+    assert dear is not None
+    assert cheap.price_id != dear.price_id
+
+
+def test_the_generation_changes_with_an_edit_and_with_a_date() -> None:
+    prices = catalogue(model_price("p", ["m"], (JANUARY, "1", "1"), (JULY, "2", "2")))
+    june, august = NOW.replace(month=6), NOW.replace(month=8)
+    assert prices.generation("openai", june) != prices.generation("openai", august)
+    assert prices.generation("anthropic", june) == prices.generation("anthropic", august)
+    assert prices.next_start(june) == dt.datetime(2026, 7, 1, tzinfo=dt.UTC)
+    assert prices.next_start(august) is None
+    before = prices.generation("openai", august)
+    edited = view.read_price(model_price("p", ["m"], (JANUARY, "1", "1"), (JULY, "3", "3"))).price
+    assert edited is not None
+    prices.override([edited])
+    assert prices.generation("openai", august) != before
+
+
+def test_a_price_by_the_hour_of_the_day_says_until_when() -> None:
+    prices = catalogue()
+    day = prices.resolve("deepseek", "deepseek-chat", dt.datetime(2026, 11, 20, 12, tzinfo=dt.UTC))
+    night = prices.resolve("deepseek", "deepseek-chat", dt.datetime(2026, 11, 20, 20, tzinfo=dt.UTC))
+    assert day is not None
+    assert night is not None
+    assert day.price.input > night.price.input
+    assert day.valid_until == dt.datetime(2026, 11, 20, 16, 30, tzinfo=dt.UTC)
+    assert night.valid_until == dt.datetime(2026, 11, 21, 0, 30, tzinfo=dt.UTC)
+
+
+@pytest.mark.parametrize(
+    ("price", "expected"),
+    [("0.15", (150_000, False)), ("0.0000005", (0, True)), ("0.0000015", (2, True)), ("0.0000025", (2, True))],
+)
+def test_what_is_finer_than_a_picodollar_is_rounded_half_to_even_and_told(
+    price: str, expected: tuple[int, bool]
+) -> None:
+    assert pricing.per_token(Decimal(price)) == expected
+
+
+def test_every_published_price_of_a_text_model_resolves() -> None:
+    # A new kind of price in the table must not break the ledger.
+    prices = catalogue()
+    known = 0
+    for name, owner in pricing.TABLE_PROVIDERS.items():
+        for model in prices._providers[owner].models:
+            known += prices.resolve(name, model.id, NOW) is not None
+    assert known > 300
+
+
+def test_the_lookup_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pricing, "MODELS_KEPT", 3)
+    prices = catalogue()
+    for number in range(10):
+        prices.resolve("openai", f"made-up-{number}", NOW)
+    assert len(prices._models) == 3
