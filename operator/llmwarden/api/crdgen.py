@@ -167,7 +167,8 @@ def _node(
     if "default" in node:
         default = _without_none(node.pop("default"))
         # Absent and empty are the same as nothing. A status says what was observed: the API server must not fill it up.
-        if default not in (None, [], {}) and ".status" not in path:
+        # Lists are compared whole by client-side apply and by Argo CD: what is filled into an item is a difference for ever.
+        if default not in (None, [], {}) and ".status" not in path and "[]" not in path:
             node["default"] = default
     if "properties" in raw:
         node["properties"] = {

@@ -354,18 +354,18 @@ class OnExceeded(Model):
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule(
-                "self.action != 'Fallback' || has(self.model)",
+                "!has(self.action) || self.action != 'Fallback' || has(self.model)",
                 "model is required with action Fallback: name the cheaper model that calls are sent to",
             ),
             rule(
-                "self.action == 'Fallback' || (!has(self.model) && !has(self.ceiling))",
+                "(has(self.action) && self.action == 'Fallback') || (!has(self.model) && !has(self.ceiling))",
                 "model and ceiling go with action Fallback: remove them, or set action: Fallback",
             ),
         )
     )
 
     action: BudgetAction = "Alert"
-    """Alert only tells; Throttle slows calls down; Block refuses them; Fallback sends them to a cheaper model."""
+    """Alert, the default, only tells; Throttle slows calls down; Block refuses them; Fallback sends them to a cheaper model."""
     model: ModelName | None = None
     """For Fallback: the model that calls are sent to."""
     ceiling: Limit | None = None
@@ -395,11 +395,11 @@ class BudgetPolicy(Model):
     ] = ()
     """Percentages of the limit at which to warn."""
     on_exceeded: OnExceeded = OnExceeded()
-    """What happens to calls once the limit is reached."""
+    """What happens to calls once the limit is reached; only an alert unless set."""
     on_unknown_price: Admit | None = None
     """Whether calls whose price is unknown may pass; Deny under Block, else Allow, unless set."""
     on_ledger_loss: Admit = "Allow"
-    """Whether calls may pass while the ledger does not answer, once the lease is used up."""
+    """Whether calls may pass while the ledger does not answer, once the lease is used up; Allow unless set."""
 
 
 # Of a model with BudgetPolicy's fields.

@@ -10,7 +10,7 @@ from llmwarden.api.v1alpha1.llmservice import LLMService
 from llmwarden.api.v1alpha1.modelprice import ModelPrice
 from llmwarden.errors import InvalidSpecError
 
-Resource = TypeVar("Resource", LLMService, LLMBudget, ClusterLLMBudget, ModelPrice)
+Resource = TypeVar("Resource", bound=LLMService | LLMBudget | ClusterLLMBudget | ModelPrice)
 
 
 def parse(model: type[Resource], value: Mapping[str, Any]) -> Resource:
@@ -20,11 +20,18 @@ def parse(model: type[Resource], value: Mapping[str, Any]) -> Resource:
     A status that does not fit is dropped: it is ours, is written again, and must never stop the spec from being read.
     """
     try:
-        return model.model_validate(value)
+        return _validated(model, value)
     except ValidationError as error:
         if "status" not in value or any(item["loc"][:1] != ("status",) for item in error.errors()):
             raise InvalidSpecError(_sentence(error)) from error
-    return model.model_validate({key: item for key, item in value.items() if key != "status"})
+    return _validated(model, {key: item for key, item in value.items() if key != "status"})
+
+
+def _validated(model: type[Resource], value: Mapping[str, Any]) -> Resource:
+    # TypeVar bound to a union: mypy takes the union's method.
+    validated = model.model_validate(value)
+    assert isinstance(validated, model)  # noqa: S101
+    return validated
 
 
 def _sentence(error: ValidationError) -> str:
