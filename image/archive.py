@@ -22,6 +22,7 @@ class Image:
     entrypoint: tuple[str, ...]
     user: str = "65532:65532"
     environment: Mapping[str, str] = field(default_factory=dict)
+    architecture: str = "amd64"
 
 
 def layer(target: Path, files: Mapping[str, Path]) -> Path:
@@ -53,7 +54,7 @@ def write(target: Path, layers: Sequence[Path], images: Sequence[Image]) -> Path
         for image in images:
             environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", **image.environment}
             config = {
-                "architecture": "amd64",
+                "architecture": image.architecture,
                 "os": "linux",
                 "created": "1970-01-01T00:00:00Z",
                 "config": {
