@@ -235,7 +235,7 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
         "spec.budgets[0].onExceeded",
         "ceiling.tokens must be above limit.tokens",
     ),
-    "two budgets of one name": (service(budgets=[BUDGET, BUDGET]), "spec.budgets[1]", "Duplicate value"),
+    "two budgets of one name": (service(budgets=[BUDGET, BUDGET]), "spec.budgets[1]", "same name: give each its own"),
     "budget's name": (budget(name="Daily_1"), "spec.budgets[0].name", "only lower-case letters"),
     "17 budgets": (
         service(budgets=[merged(BUDGET, {"name": f"b{i}"}) for i in range(17)]),
@@ -347,7 +347,7 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "two objectives of one name": (
         service(objectives=[{"name": "o", "spend": {"perHour": "1"}}] * 2),
         "spec.objectives[1]",
-        "Duplicate value",
+        "same name: give each its own",
     ),
     "captured content": (
         service(tracing={"captureContent": True}),

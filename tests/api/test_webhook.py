@@ -20,7 +20,7 @@ from tests.api.support import ControlPlane
 
 
 def pod(name: str, namespace: str, **spec: Any) -> dict[str, Any]:
-    container = {"name": "app", "image": "app:1", "ports": [{"name": "http", "containerPort": 8000}]}
+    container: dict[str, Any] = {"name": "app", "image": "app:1", "ports": [{"name": "http", "containerPort": 8000}]}
     container["readinessProbe"] = {"httpGet": {"path": "/", "port": "http"}}
     return {
         "apiVersion": "v1",

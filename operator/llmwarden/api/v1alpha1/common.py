@@ -70,6 +70,15 @@ def list_map(*keys: str) -> dict[str, Any]:
     return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": list(keys)}
 
 
+def named(what: str) -> dict[str, Any]:
+    """Return a schema extension: a list whose items go by `name`, and a sentence for two of one name."""
+    unique = rule(
+        "self.all(item, self.exists_one(other, other.name == item.name))",
+        f"two {what} have the same name: give each its own",
+    )
+    return list_map("name") | rules(unique)
+
+
 ATOMIC: dict[str, Any] = {"x-kubernetes-list-type": "atomic"}
 SET: dict[str, Any] = {"x-kubernetes-list-type": "set"}
 ATOMIC_MAP: dict[str, Any] = {"x-kubernetes-map-type": "atomic"}

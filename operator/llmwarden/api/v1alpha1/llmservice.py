@@ -31,6 +31,7 @@ from llmwarden.api.v1alpha1.common import (
     cut,
     first,
     list_map,
+    named,
     rule,
     rules,
 )
@@ -273,9 +274,9 @@ class LLMServiceSpec(Model):
     """What answers the calls."""
     workload: Workload
     """Which pods, and how."""
-    budgets: Annotated[tuple[Budget, ...], Field(max_length=16, json_schema_extra=list_map("name"))] = ()
+    budgets: Annotated[tuple[Budget, ...], Field(max_length=16, json_schema_extra=named("budgets"))] = ()
     """What may be spent."""
-    objectives: Annotated[tuple[Objective, ...], Field(max_length=16, json_schema_extra=list_map("name"))] = ()
+    objectives: Annotated[tuple[Objective, ...], Field(max_length=16, json_schema_extra=named("objectives"))] = ()
     """How fast and how free of errors it must be."""
     alerts: Alerts | None = None
     """Who is told."""
