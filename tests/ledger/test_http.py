@@ -1,0 +1,415 @@
+"""The ledger contract over real HTTP: the app under the server of production, a real database, httpx as the client."""
+
+import asyncio
+import datetime as dt
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import prometheus_client
+import pytest
+import pytest_asyncio
+
+from llmwarden import serving, wire
+from llmwarden.errors import UnavailableError
+from llmwarden.ledger.app import MAX_BODY, create_app
+from llmwarden.ledger.auth import Caller
+from llmwarden.ledger.core import Core
+from llmwarden.ledger.metrics import Metrics, State
+from llmwarden.ledger.pricing import Catalogue
+from llmwarden.ledger.store import Store
+from llmwarden.ledger.writer import Writer
+from tests.unit.ledger.objects import BUCKET, FakeClock, budget, model_price, service, view_of
+
+DOLLAR = 10**12
+DAILY = "LLMService/shop/bot/daily"
+POD = {"namespace": "shop", "name": "bot-0", "uid": "u"}
+CALLERS = {
+    "pod": Caller("shop", "default", "bot-0", "u"),
+    "other-pod": Caller("shop", "default", "bot-1", "v"),
+    "web-pod": Caller("web", "default", "bot-0", "w"),
+    "unbound": Caller("shop", "default"),
+    "operator": Caller("llmwarden-system", "llmwarden-operator"),
+    "false-operator": Caller("shop", "llmwarden-operator"),
+}
+
+
+class Tokens:
+    """Authenticator whose tokens are names."""
+
+    down = False
+
+    async def caller(self, token: str) -> Caller | None:
+        if self.down:
+            message = "POST /apis/authentication.k8s.io/v1/tokenreviews: the API server did not answer"
+            raise UnavailableError(message)
+        return CALLERS.get(token)
+
+
+@dataclass
+class Ledger:
+    """One running ledger."""
+
+    url: str
+    core: Core
+    store: Store
+    stop: asyncio.Event
+    tokens: Tokens
+    clock: FakeClock
+    registry: prometheus_client.CollectorRegistry
+    server: "asyncio.Task[None]"
+    client: httpx.AsyncClient = field(default_factory=lambda: httpx.AsyncClient(timeout=20))
+
+    async def get(self, path: str, token: str | None = "pod", **query: str) -> httpx.Response:  # noqa: S107 - no secret
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        return await self.client.get(self.url + path, params={"contract": "1", **query}, headers=headers)
+
+    async def report(self, *rows: Mapping[str, Any], token: str | None = "pod", **more: Any) -> httpx.Response:  # noqa: S107 - no secret
+        body = {"contract": 1, "journal": "j", "sequence": 1, "pod": POD, "rows": [*rows], **more}
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        return await self.client.post(self.url + "/v1/report", json=body, headers=headers)
+
+    async def poll(self, wait: str) -> tuple[str, "asyncio.Task[httpx.Response]"]:
+        """Start a long poll with the present generation; returns both once the ledger holds it."""
+        known = (await self.get("/v1/config", services="bot")).json()["generation"]
+        poll = asyncio.create_task(self.get("/v1/config", services="bot", generation=known, wait=wait))
+        while not self.metric("llmwarden_ledger_long_polls"):  # noqa: ASYNC110 - a gauge has no event
+            await asyncio.sleep(0.01)
+        return known, poll
+
+    def metric(self, name: str, **labels: str) -> float | None:
+        return self.registry.get_sample_value(name, labels)
+
+
+def row(**changes: Any) -> dict[str, Any]:
+    return {
+        "service": "bot",
+        "provider": "openai",
+        "model": "gpt-4o-mini",
+        "priceId": None,
+        "bucket": BUCKET,
+        "requests": 1,
+        "errors": 0,
+        "tokens": {"input": 1_000_000, "output": 100_000},
+        **changes,
+    }
+
+
+@asynccontextmanager
+async def running(path: Path) -> AsyncIterator[Ledger]:
+    store = Store(str(path / "ledger.sqlite3"))
+    clock = FakeClock()
+    core = Core(Catalogue(), store.prices(), clock, 5.0)
+    core.rebuild(store.sums(), store.last_reports())
+    writer = Writer(store, core.merged)
+    registry = prometheus_client.CollectorRegistry()
+    registry.register(State(core, lambda: {"LLMService": core.synced}, store.size))
+    stop, tokens = asyncio.Event(), Tokens()
+    app = create_app(
+        core,
+        writer,
+        tokens,
+        Metrics(registry),
+        namespace="llmwarden-system",
+        ready=lambda: None if core.synced else "not yet read: LLMService",
+        stopping=stop,
+    )
+    sock = serving.listen("127.0.0.1", 0)
+    server = asyncio.create_task(serving.serve(app, sock=sock, stop=stop, grace_seconds=2))
+    writing = asyncio.create_task(writer.run())
+    ledger = Ledger(f"http://127.0.0.1:{sock.getsockname()[1]}", core, store, stop, tokens, clock, registry, server)
+    try:
+        async with ledger.client:
+            yield ledger
+            stop.set()
+            core.stop()
+        await server
+    finally:
+        server.cancel()
+        writing.cancel()
+        for task in (server, writing):
+            with suppress(asyncio.CancelledError):
+                await task
+        store.close()
+
+
+@pytest_asyncio.fixture
+async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
+    async with running(tmp_path) as made:
+        made.core.configure(view_of(service(budgets=(budget(),))))
+        yield made
+
+
+def code(response: httpx.Response) -> tuple[int, str]:
+    return response.status_code, response.json()["error"]["code"]
+
+
+async def test_config_names_services_budgets_and_released_ones(ledger: Ledger) -> None:
+    response = await ledger.get("/v1/config", services="bot,gone")
+    config = response.json()
+    assert response.status_code == 200
+    assert config["services"]["gone"]["state"] == "Released"
+    assert config["services"]["bot"]["provider"] == "openai"
+    assert config["services"]["bot"]["budgets"] == [DAILY]
+    assert config["budgets"][DAILY] == {
+        "unit": "USD",
+        "limit": DOLLAR,
+        "spent": 0,
+        "state": "Open",
+        "action": "Block",
+        "windowStart": "2026-11-20T00:00:00Z",
+        "resetsAt": "2026-11-21T00:00:00Z",
+        "warnAtPercent": [50],
+        "onUnknownPrice": "Deny",
+        "onLedgerLoss": "Allow",
+        "fallbackModel": None,
+        "ceiling": None,
+    }
+
+
+async def test_a_price_is_handed_out_kept_and_charged_for_good(ledger: Ledger, tmp_path: Path) -> None:
+    contract = model_price("contract", ["gpt-4o-mini"], ("2026-01-01T00:00:00Z", "0.10", "0.40"))
+    ledger.core.configure(view_of(service(budgets=(budget(),)), contract))
+    price = (await ledger.get("/v1/price", service="bot", model="gpt-4o-mini")).json()
+    assert price["picodollars"] == {
+        "input": 100_000,
+        "output": 400_000,
+        "cached_input": 100_000,
+        "cache_write": 100_000,
+        "request": 0,
+    }
+    assert ledger.store.prices().keys() == {price["priceId"]}
+    # The price rises; what was counted at the old one keeps it.
+    dearer = model_price("contract", ["gpt-4o-mini"], ("2026-01-01T00:00:00Z", "1.00", "4.00"))
+    ledger.core.configure(view_of(service(budgets=(budget(),)), dearer))
+    answer = (await ledger.report(row(priceId=price["priceId"]))).json()
+    expected = 1_000_000 * 100_000 + 100_000 * 400_000
+    assert answer["accepted"] == 1
+    assert answer["generation"] == ledger.core.generation("shop")
+    assert answer["budgets"] == {DAILY: {"spent": expected, "state": "Open", "resetsAt": "2026-11-21T00:00:00Z"}}
+    # Also after a restart.
+    ledger.stop.set()
+    ledger.core.stop()
+    await ledger.server
+    ledger.store.close()
+    async with running(tmp_path) as again:
+        again.core.configure(view_of(service(budgets=(budget(),)), dearer))
+        usage = (await again.get("/v1/usage", token="operator")).json()
+        assert usage["services"]["shop/bot"]["total"]["picodollars"] == expected
+        assert usage["budgets"][DAILY]["spent"] == expected
+
+
+async def test_an_unknown_model_is_uncosted_never_free(ledger: Ledger) -> None:
+    price = (await ledger.get("/v1/price", service="bot", model="weird")).json()
+    assert (price["priceId"], price["picodollars"]) == (None, None)
+    await ledger.report(row(model="weird"))
+    usage = (await ledger.get("/v1/usage", token="operator")).json()["services"]["shop/bot"]
+    assert usage["uncostedModels"] == ["weird"]
+    assert usage["total"]["picodollars"] == 0
+    assert usage["total"]["uncostedTokens"] == 1_100_000
+    assert ledger.metric("llmwarden_ledger_uncosted_tokens", namespace="shop", llmservice="bot") == 1_100_000
+
+
+async def test_the_same_report_again_changes_nothing(ledger: Ledger) -> None:
+    first = (await ledger.report(row())).json()
+    assert (await ledger.report(row())).json() == first
+    older = row(requests=0, tokens={"input": 1})
+    assert (await ledger.report(older, sequence=0)).json() == first
+    assert ledger.metric("llmwarden_ledger_backward_rows_total") == 1
+    assert ledger.metric("llmwarden_ledger_reports_total", result="accepted") == 3
+
+
+async def test_reports_at_once_are_all_counted(ledger: Ledger) -> None:
+    answers = await asyncio.gather(*(ledger.report(row(), journal=f"j{number}") for number in range(60)))
+    assert [answer.status_code for answer in answers] == [200] * 60
+    usage = (await ledger.get("/v1/usage", token="operator")).json()["services"]["shop/bot"]
+    assert usage["total"]["requests"] == 60
+    assert usage["lastHour"] == usage["total"]
+    assert usage["reportingPods"] == 1
+
+
+async def test_a_long_poll_wakes_when_another_pod_exceeds_the_budget(ledger: Ledger) -> None:
+    known, poll = await ledger.poll("25")
+    # 1.5 million input and output tokens of gpt-4o at public prices: above a dollar.
+    pod = {"namespace": "shop", "name": "bot-1", "uid": "v"}
+    await ledger.report(row(model="gpt-4o"), token="other-pod", pod=pod)
+    config = (await asyncio.wait_for(poll, 5)).json()
+    assert config["generation"] != known
+    assert config["budgets"][DAILY]["state"] == "Exceeded"
+
+
+async def test_a_long_poll_without_a_change_is_304(ledger: Ledger) -> None:
+    known = (await ledger.get("/v1/config", services="bot")).json()["generation"]
+    response = await ledger.get("/v1/config", services="bot", generation=known, wait="0.05")
+    assert (response.status_code, response.content) == (304, b"")
+
+
+async def test_the_end_answers_long_polls_at_once(ledger: Ledger) -> None:
+    _, poll = await ledger.poll("60")
+    ledger.stop.set()
+    ledger.core.stop()
+    assert (await asyncio.wait_for(poll, 5)).status_code == 304
+    await asyncio.wait_for(ledger.server, 5)
+
+
+async def test_before_the_cluster_is_read_nothing_is_released(tmp_path: Path) -> None:
+    async with running(tmp_path) as ledger:
+        for path, query in (("/v1/config", {"services": "bot"}), ("/v1/price", {"service": "bot", "model": "m"})):
+            response = await ledger.get(path, **query)
+            assert code(response) == (503, "not_synced")
+            assert int(response.headers["retry-after"]) > 0
+        # But what was used is taken all the same.
+        answer = await ledger.report(row())
+        assert answer.status_code == 200
+        assert (answer.json()["generation"], answer.json()["budgets"]) == ("", {})
+        ready = await ledger.client.get(ledger.url + "/readyz")
+        assert (ready.status_code, ready.text) == (503, "not yet read: LLMService\n")
+        assert (await ledger.client.get(ledger.url + "/livez")).status_code == 200
+        ledger.core.configure(view_of(service(budgets=(budget(),))))
+        assert ledger.core.standings[DAILY].spent == 210_000_000_000
+        assert (await ledger.client.get(ledger.url + "/readyz")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("token", "status"), [(None, 401), ("nonsense", 401), ("other-pod", 403), ("web-pod", 403), ("unbound", 403)]
+)
+async def test_who_may_report(ledger: Ledger, token: str | None, status: int) -> None:
+    response = await ledger.report(row(), token=token)
+    assert response.status_code == status
+    assert not ledger.core.aggregate.total("shop/bot").counts.requests
+
+
+async def test_a_pod_of_another_namespace_sees_its_own_only(ledger: Ledger) -> None:
+    config = (await ledger.get("/v1/config", token="web-pod", services="bot", namespace="shop")).json()
+    assert config["services"]["bot"]["state"] == "Released"
+    assert config["budgets"] == {}
+
+
+async def test_who_may_read_all_usage(ledger: Ledger) -> None:
+    found = {token: (await ledger.get("/v1/usage", token=token)).status_code for token in [*CALLERS, "nonsense"]}
+    assert found == {**dict.fromkeys(CALLERS, 403), "operator": 200, "nonsense": 401}
+
+
+async def test_the_operator_may_ask_for_any_namespace(ledger: Ledger) -> None:
+    config = (await ledger.get("/v1/config", token="operator", services="bot", namespace="shop")).json()
+    assert config["services"]["bot"]["state"] == "Active"
+
+
+async def test_an_api_server_that_is_down_is_503_not_401(ledger: Ledger) -> None:
+    ledger.tokens.down = True
+    response = await ledger.report(row())
+    assert code(response) == (503, "unavailable")
+    assert "retry-after" in response.headers
+
+
+async def test_another_version_of_the_contract_is_told_so(ledger: Ledger) -> None:
+    assert code(await ledger.get("/v1/config", services="bot", contract="2")) == (409, "unsupported_contract")
+    response = await ledger.client.post(
+        ledger.url + "/v1/report", json={"contract": 2, "all": "different"}, headers={"Authorization": "Bearer pod"}
+    )
+    assert code(response) == (409, "unsupported_contract")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"service": "Not A Name"},
+        {"service": "../web/bot"},
+        {"bucket": BUCKET + 1},
+        {"bucket": -900},
+        {"bucket": BUCKET + 3 * 86_400},
+        {"requests": -1},
+        {"requests": 2**41},
+        {"requests": 1.5},
+        {"requests": "1"},
+        {"priceId": ""},
+        {"model": "m" * 300},
+        {"tokens": {"input": 1, "cached_input": 2}},
+        {"tokens": {"output": 1, "reasoning": 2}},
+        {"tokens": None},
+    ],
+)
+async def test_a_malformed_row_is_400_and_nothing_of_the_report_is_kept(
+    ledger: Ledger, changes: Mapping[str, Any]
+) -> None:
+    assert code(await ledger.report(row(), row(**changes))) == (400, "malformed")
+    assert not [*ledger.store.sums()]
+
+
+@pytest.mark.parametrize("query", [{}, {"services": ""}, {"services": "a,B"}, {"services": "a", "wait": "-1"}, {"services": "a", "wait": "nan"}, {"services": "a", "contract": "x"}])  # fmt: skip
+async def test_a_malformed_question_is_400(ledger: Ledger, query: Mapping[str, str]) -> None:
+    assert code(await ledger.get("/v1/config", **query)) == (400, "malformed")
+
+
+async def test_a_body_that_is_too_large_is_refused_with_and_without_its_length(ledger: Ledger) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(MAX_BODY // 65536 + 2):
+            yield b" " * 65536
+
+    headers = {"Authorization": "Bearer pod"}
+    for content in (b" " * (MAX_BODY + 1), chunks()):
+        response = await ledger.client.post(ledger.url + "/v1/report", content=content, headers=headers)
+        assert code(response) == (413, "too_large")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"[" * 100_000, b'{"contract": 1}', b"\xff"])
+async def test_a_body_that_is_no_report_is_400(ledger: Ledger, content: bytes) -> None:
+    headers = {"Authorization": "Bearer pod"}
+    response = await ledger.client.post(ledger.url + "/v1/report", content=content, headers=headers)
+    assert code(response) == (400, "malformed")
+
+
+async def test_what_is_not_there_is_an_error_in_our_shape(ledger: Ledger) -> None:
+    assert code(await ledger.get("/v2/config")) == (404, "not_found")
+    assert code(await ledger.get("/v1/report")) == (405, "not_found")
+
+
+async def test_a_service_that_is_unknown_may_report_and_is_counted(ledger: Ledger) -> None:
+    assert (await ledger.report(row(service="gone"))).status_code == 200
+    assert ledger.metric("llmwarden_ledger_unknown_service_rows_total") == 1
+    usage = (await ledger.get("/v1/usage", token="operator")).json()
+    assert usage["services"]["shop/gone"]["total"]["requests"] == 1
+
+
+async def test_a_price_id_that_was_never_handed_out_is_rated_by_the_ledger(ledger: Ledger) -> None:
+    await ledger.report(row(priceId="genai-prices:openai:gpt-4o-mini@free"))
+    assert ledger.metric("llmwarden_ledger_unknown_price_rows_total") == 1
+    assert ledger.core.aggregate.total("shop/bot").picodollars == 210_000_000_000
+
+
+async def test_budget_metrics_have_the_service_that_an_alert_selects(ledger: Ledger) -> None:
+    await ledger.report(row())
+    labels = {"namespace": "shop", "llmservice": "bot", "budget": "daily", "kind": "LLMService"}
+    assert ledger.metric("llmwarden_budget_used_ratio", **labels) == pytest.approx(0.21)
+    assert ledger.metric("llmwarden_budget_limit", **labels, unit="USD") == 1.0
+    text = prometheus_client.generate_latest(ledger.registry).decode()
+    assert "llmwarden_ledger_report_duration_seconds_bucket" in text
+    assert "llmwarden_ledger_database_bytes" in text
+
+
+async def test_a_disk_that_fails_is_503_and_the_same_totals_are_taken_later(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: object) -> list[object]:
+        message = "the database failed: database or disk is full"
+        raise UnavailableError(message)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger.store, "merge", full)
+        assert code(await ledger.report(row())) == (503, "unavailable")
+    assert (await ledger.report(row())).status_code == 200
+    assert ledger.core.aggregate.total("shop/bot").counts.requests == 1
+
+
+async def test_answers_decode_as_the_proxys_types(ledger: Ledger) -> None:
+    import msgspec  # noqa: PLC0415 - the one test that plays the proxy
+
+    config = msgspec.json.decode((await ledger.get("/v1/config", services="bot")).content, type=wire.Config)
+    assert config.budgets[DAILY].resets_at == dt.datetime(2026, 11, 21, tzinfo=dt.UTC)
+    answer = msgspec.json.decode((await ledger.report(row())).content, type=wire.ReportAnswer)
+    assert answer.budgets[DAILY].spent == 210_000_000_000
+    usage = msgspec.json.decode((await ledger.get("/v1/usage", token="operator")).content, type=wire.Usage)
+    assert usage.services["shop/bot"].total.requests == 1
