@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import socket
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -88,8 +89,15 @@ def _namespace_in_brief(item: dict[str, Any]) -> dict[str, Any]:
     return {"metadata": {"name": metadata["name"], "labels": metadata.get("labels") or {}}}
 
 
-async def run(config: Settings, client: Client, stop: asyncio.Event, *, host: str = "") -> None:
-    """Serve until `stop` is set."""
+async def run(
+    config: Settings,
+    client: Client,
+    stop: asyncio.Event,
+    *,
+    sock: socket.socket | None = None,
+    metrics_sock: socket.socket | None = None,
+) -> None:
+    """Serve until `stop` is set, on names.WEBHOOK_PORT and names.METRICS_PORT or on the sockets given."""
     cluster = Cluster(client)
     certificate = ServingCertificate(client, config.namespace, names.SECRET_WEBHOOK_TLS)
 
@@ -104,8 +112,15 @@ async def run(config: Settings, client: Client, stop: asyncio.Event, *, host: st
     await until_stopped(
         stop,
         servers=[
-            serve(app(world, config), host, names.WEBHOOK_PORT, stop=stop, tls=certificate, concurrency=CONCURRENCY),
-            serve_metrics(ready, stop=stop, host=host),
+            serve(
+                app(world, config),
+                port=names.WEBHOOK_PORT,
+                sock=sock,
+                stop=stop,
+                tls=certificate,
+                concurrency=CONCURRENCY,
+            ),
+            serve_metrics(ready, stop=stop, sock=metrics_sock),
         ],
         background=[certificate.run(), cluster.services.run(), cluster.namespaces.run()],
     )
