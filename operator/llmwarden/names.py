@@ -60,6 +60,11 @@ POD_MONITOR_PROXIES: Final = "llmwarden-proxies"
 POD_MONITOR_COMPONENTS: Final = "llmwarden-components"
 DASHBOARD_LABEL: Final = "grafana_dashboard"
 
+# Objects beside each LLMService, in its namespace: a prefix and the service's name.
+PREFIX_ENGINE: Final = "llmwarden-engine-"  # PodMonitor of the engine itself
+PREFIX_ALERTS: Final = "llmwarden-alerts-"  # PrometheusRule
+PREFIX_DASHBOARD: Final = "llmwarden-dashboard-"  # ConfigMap
+
 # Metrics (Prometheus spelling). The OpenTelemetry names are these with dots.
 METRIC_DURATION: Final = "gen_ai_client_operation_duration_seconds"
 METRIC_TTFT: Final = "gen_ai_server_time_to_first_token_seconds"
@@ -72,8 +77,19 @@ METRIC_REFUSED: Final = "llmwarden_refused_requests_total"
 METRIC_UNMEASURED: Final = "llmwarden_unmeasured_requests_total"
 METRIC_IN_FLIGHT: Final = "llmwarden_requests_in_flight"
 METRIC_LAST_REPORT: Final = "llmwarden_proxy_ledger_last_report_timestamp_seconds"
+METRIC_SPANS_DROPPED: Final = "llmwarden_proxy_spans_dropped_total"
+METRIC_JOURNAL_ERRORS: Final = "llmwarden_proxy_journal_errors_total"
+METRIC_LEDGER_ERRORS: Final = "llmwarden_proxy_ledger_errors_total"
+METRIC_CREDENTIAL_ERRORS: Final = "llmwarden_proxy_credential_errors_total"
+METRIC_MALFORMED_EVENTS: Final = "llmwarden_proxy_malformed_events_total"
+METRIC_ESTIMATED: Final = "llmwarden_estimated_requests_total"
 METRIC_BUDGET_USED: Final = "llmwarden_budget_used_ratio"
 METRIC_BUDGET_LIMIT: Final = "llmwarden_budget_limit"
+
+# What the PrometheusRules record for each objective (label `objective`), so that status asks one question for all.
+RECORD_GOOD: Final = "llmwarden:objective:good_rate5m"
+RECORD_TOTAL: Final = "llmwarden:objective:total_rate5m"
+RECORD_RATIO: Final = "llmwarden:objective:good_ratio"
 
 LABEL_M_SERVICE: Final = "llmservice"
 LABEL_M_PROVIDER: Final = "gen_ai_provider_name"

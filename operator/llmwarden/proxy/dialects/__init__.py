@@ -1,1 +1,1 @@
-"""See ARCHITECTURE.md."""
+"""How providers' APIs are understood; each module implements `base.Dialect`."""

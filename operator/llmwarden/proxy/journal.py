@@ -1,0 +1,270 @@
+"""The proxy's own account: cumulative totals that survive its death, in an append-only file.
+
+One `write()` per finished call, no fsync: what is in the page cache survives SIGKILL, and when the node is lost so is the
+emptyDir. A line is a JSON array; the first element says what it is. A torn or foreign line is skipped and counted.
+The file is rewritten as a snapshot when it grows, and after every replay.
+"""
+
+import os
+import uuid
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from llmwarden import names
+from llmwarden.wire import Row, Tokens
+
+_NAME: Final = "journal"
+_COMPACT_AT: Final = 4 * 1024 * 1024  # bytes
+# Closed and acknowledged rows are remembered for so long: a clock set back must not begin a row anew, below the ledger's maximum.
+_REMEMBER_SECONDS: Final = 3 * 3600
+
+Key = tuple[str, str, str, str | None, int]  # service, provider, model, price id, bucket
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One finished call."""
+
+    key: Key
+    tokens: Tokens
+    error: bool = False
+    estimated: bool = False
+
+
+class _Totals(msgspec.Struct):
+    requests: int = 0
+    errors: int = 0
+    estimated: int = 0
+    input: int = 0
+    cached_input: int = 0
+    cache_write: int = 0
+    output: int = 0
+    reasoning: int = 0
+    dirty: bool = True  # not yet acknowledged as it is
+
+
+class Journal:
+    """Totals by key in memory and on disk. `errors` counts writes that failed: the call is served and counted in memory."""
+
+    def __init__(self, directory: Path, pod_uid: str) -> None:
+        self._path = directory / _NAME
+        self._pod_uid = pod_uid
+        self._rows: dict[Key, _Totals] = {}
+        self._open: dict[int, list[Any]] = {}  # streams under way, by number
+        self._number = 0
+        self._file: int | None = None
+        self._size = 0
+        self._damaged = False  # the disk misses something that memory has
+        self.errors = 0
+        self.skipped = 0
+        self.orphans = 0  # streams that a former process did not finish
+        self.id = str(uuid.uuid4())
+        self.sequence = 0
+        self._replay()
+        self._settle_orphans()
+        self._compact()
+
+    # Calls.
+
+    def open(self, service: str, provider: str, model: str, price_id: str | None, tokens: Tokens) -> int:
+        """Note a stream under way with what it has used at least; returns its number."""
+        self._number += 1
+        record = ["o", self._number, service, provider, model, price_id, tokens.input, tokens.output]
+        self._open[self._number] = record
+        self._write(record)
+        return self._number
+
+    def progress(self, number: int, output: int) -> None:
+        """Note how far a stream is."""
+        record = self._open[number]
+        record[7] = output
+        self._write(record)
+
+    def add(self, entry: Entry, number: int = 0) -> None:
+        """Add a finished call (and end the stream `number`), on disk before its last byte is released."""
+        tokens = entry.tokens
+        self._add(entry)
+        self._open.pop(number, None)
+        self._write(
+            (
+                "c",
+                number,
+                entry.key,
+                int(entry.error),
+                int(entry.estimated),
+                (tokens.input, tokens.cached_input, tokens.cache_write, tokens.output, tokens.reasoning),
+            )
+        )
+
+    def _add(self, entry: Entry) -> None:
+        totals = self._rows.get(entry.key)
+        if totals is None:
+            totals = self._rows[entry.key] = _Totals()
+        tokens = entry.tokens
+        totals.requests += 1
+        totals.errors += entry.error
+        totals.estimated += entry.estimated
+        totals.input += tokens.input
+        totals.cached_input += tokens.cached_input
+        totals.cache_write += tokens.cache_write
+        totals.output += tokens.output
+        totals.reasoning += tokens.reasoning
+        totals.dirty = True
+
+    # Reports.
+
+    def next_sequence(self) -> int:
+        """The next report's number; it grows over restarts."""
+        self.sequence += 1
+        self._write(("s", self.sequence))
+        return self.sequence
+
+    def pending(self, limit: int) -> tuple[Row, ...]:
+        """At most `limit` rows that the ledger has not acknowledged as they are, oldest first."""
+        keys = sorted((key for key, totals in self._rows.items() if totals.dirty), key=lambda key: key[4])
+        return tuple(_row(key, self._rows[key]) for key in keys[:limit])
+
+    def acknowledge(self, rows: tuple[Row, ...], now: float) -> None:
+        """Mark what was sent and has not grown since; forget what closed long ago."""
+        for row in rows:
+            key = (row.service, row.provider, row.model, row.price_id, row.bucket)
+            totals = self._rows.get(key)
+            if totals is not None and _row(key, totals) == row:
+                totals.dirty = False
+        oldest = now - _REMEMBER_SECONDS
+        for key in [key for key, totals in self._rows.items() if key[4] < oldest and not totals.dirty]:
+            del self._rows[key]
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    # The file.
+
+    def _write(self, record: object) -> None:
+        if self._damaged or self._file is None or self._size > _COMPACT_AT:
+            self._compact()  # holds the record already: memory came first
+            return
+        line = msgspec.json.encode(record) + b"\n"
+        try:
+            written = os.write(self._file, line)
+        except OSError:
+            written = 0
+        self._size += written
+        if written != len(line):
+            self.errors += 1
+            self._damaged = True
+
+    def _snapshot(self) -> bytes:
+        records: list[object] = [("h", names.CONTRACT, self.id, self._pod_uid, self.sequence)]
+        records += [("r", key, *msgspec.structs.astuple(totals)[:-1]) for key, totals in self._rows.items()]
+        records += self._open.values()
+        return b"".join(msgspec.json.encode(record) + b"\n" for record in records)
+
+    def _compact(self) -> None:
+        """Write all there is anew, and take its place; a failure leaves the old file as it was."""
+        data = self._snapshot()
+        fresh = self._path.with_suffix(".new")
+        try:
+            file = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+        except OSError:
+            self.errors += 1
+            self._damaged = True
+            return
+        try:
+            whole = os.write(file, data) == len(data)
+            if whole:
+                fresh.replace(self._path)
+        except OSError:
+            whole = False
+        if not whole:
+            os.close(file)
+            self.errors += 1
+            self._damaged = True
+            return
+        self.close()
+        self._file = file
+        self._size = len(data)
+        self._damaged = False
+
+    def _replay(self) -> None:
+        try:
+            data = self._path.read_bytes()
+        except FileNotFoundError:
+            return
+        except OSError:
+            self.errors += 1
+            return
+        lines = data.split(b"\n")
+        header = _parse(lines[0])
+        if not header or header[0] != "h" or len(header) < 5 or header[3] != self._pod_uid:  # noqa: PLR2004 - its fields
+            self.skipped += 1
+            return  # another pod's, or nobody's: a new journal
+        self.id = header[2]
+        self.sequence = header[4]
+        for line in lines[1:]:
+            if line and not self._apply(_parse(line)):
+                self.skipped += 1
+
+    def _apply(self, record: list[Any] | None) -> bool:
+        try:
+            match record:
+                case ["c", number, key, error, estimated, counts]:
+                    self._open.pop(number, None)
+                    self._add(Entry(_key(key), Tokens(*counts), error=bool(error), estimated=bool(estimated)))
+                case ["r", key, *counts]:
+                    self._rows[_key(key)] = _Totals(*counts)
+                case ["o", number, *_]:
+                    self._open[number] = record
+                    self._number = max(self._number, number)
+                case ["s", sequence]:
+                    self.sequence = max(self.sequence, sequence)
+                case _:
+                    return False
+        except (TypeError, ValueError):
+            return False
+        return True
+
+    def _settle_orphans(self) -> None:
+        """Charge each stream that died with its process once: for what it is known to have used, labelled estimated."""
+        for _, _, service, provider, model, price_id, read, written in self._open.values():
+            tokens = Tokens(input=read, output=written)
+            key = (service, provider, model, price_id, self._died_in())
+            self._add(Entry(key, tokens, error=True, estimated=True))
+            self.orphans += 1
+        self._open.clear()
+
+    def _died_in(self) -> int:
+        """The bucket of the journal's last write: when the former process died, as near as can be told."""
+        return int(self._path.stat().st_mtime) // names.BUCKET_SECONDS * names.BUCKET_SECONDS
+
+
+def _row(key: Key, totals: _Totals) -> Row:
+    service, provider, model, price_id, bucket = key
+    return Row(
+        service=service,
+        provider=provider,
+        model=model,
+        price_id=price_id,
+        bucket=bucket,
+        requests=totals.requests,
+        errors=totals.errors,
+        estimated=totals.estimated,
+        tokens=Tokens(totals.input, totals.cached_input, totals.cache_write, totals.output, totals.reasoning),
+    )
+
+
+def _parse(line: bytes) -> list[Any] | None:
+    try:
+        record = msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    return record if isinstance(record, list) else None
+
+
+def _key(value: list[Any]) -> Key:
+    service, provider, model, price_id, bucket = value
+    return (service, provider, model, price_id, int(bucket))

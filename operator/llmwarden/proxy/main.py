@@ -1,0 +1,201 @@
+"""`python -m llmwarden proxy`: starts the sidecar, and drains it on SIGTERM."""
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import ssl
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+import uvloop
+
+from llmwarden.errors import InvalidSpecError
+from llmwarden.proxy import settings as configuration
+from llmwarden.proxy.admin import Admin
+from llmwarden.proxy.calls import MeteredService, Shared
+from llmwarden.proxy.client import Client, ClientError
+from llmwarden.proxy.dialects.openai import OpenAI
+from llmwarden.proxy.gate import Gate
+from llmwarden.proxy.journal import Journal
+from llmwarden.proxy.prices import PriceBook
+from llmwarden.proxy.reporter import Reporter
+from llmwarden.proxy.server import Endpoint
+from llmwarden.proxy.settings import Identity, Settings, parse_origin
+from llmwarden.proxy.spans import Exporter
+from llmwarden.proxy.telemetry import Metrics
+from llmwarden.proxy.upstream import Pool
+
+_LOG: Final = logging.getLogger("llmwarden.proxy")
+_SWEEP_SECONDS: Final = 0.5
+_DRAIN_STEP_SECONDS: Final = 0.05
+_LAST_REPORT_SECONDS: Final = 4.0  # within the grace that is left after the drain
+_LAST_SPANS_SECONDS: Final = 2.0
+
+
+class Proxy:
+    """One sidecar: its routes, its account, its background tasks."""
+
+    def __init__(self, settings: Settings, identity: Identity) -> None:
+        self.settings = settings
+        directory = Path(settings.journal_dir)
+        self.metrics = Metrics(settings.routes, settings.limits.models)
+        self.journal = Journal(directory, identity.uid)
+        self._journal_errors = 0
+        tls = ssl.create_default_context() if _needs_tls(settings) else None
+        if tls is not None:
+            tls.set_alpn_protocols(["http/1.1"])
+        exporter = None
+        if settings.otlp_endpoint:
+            exporter = Exporter(identity, Client(settings.otlp_endpoint, tls), self.metrics.spans_dropped.inc)
+        self.exporter = exporter
+        self.shared = Shared(
+            identity=identity,
+            gate=Gate(),
+            book=PriceBook(),
+            journal=self.journal,
+            metrics=self.metrics,
+            exporter=exporter,
+        )
+        self.reporter: Reporter | None = None
+        if settings.ledger is not None:
+            services = sorted({route.service for route in settings.routes})
+            self.reporter = Reporter(settings.ledger, services, self.shared, directory)
+            self.reporter.restore()
+        dialect = OpenAI()
+        self.endpoints = [
+            Endpoint(
+                route,
+                MeteredService(route, dialect, self.shared),
+                Pool(parse_origin(route.upstream), settings.limits, tls),
+                settings.limits,
+            )
+            for route in settings.routes
+        ]
+        self._listening = False
+        self._draining = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self.admin = Admin(
+            self.metrics,
+            {
+                "/startupz": lambda: self._listening,
+                "/readyz": lambda: self._listening and not self._draining,
+                "/livez": lambda: not any(task.done() for task in self._tasks),
+            },
+        )
+
+    async def start(self) -> None:
+        """Listen, then begin what runs beside. Raises OSError when a port is taken."""
+        for endpoint in self.endpoints:
+            await endpoint.listen()
+        await self.admin.listen(self.settings.admin_port)
+        loop = asyncio.get_running_loop()
+        work = [self._sweep()]
+        if self.reporter is not None:
+            work += [self.reporter.follow(), self.reporter.report()]
+        if self.exporter is not None:
+            work.append(self.exporter.run())
+        self._tasks = [loop.create_task(item) for item in work]
+        for task in self._tasks:
+            task.add_done_callback(_complain)
+        self._listening = True
+
+    async def stop(self) -> None:
+        """Drain: answers under way go on up to the deadline; then the last report, the last spans."""
+        self._draining = True
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.settings.limits.drain_seconds
+        for endpoint in self.endpoints:
+            endpoint.drain()
+        while loop.time() < deadline and any(  # noqa: ASYNC110 - once per life; an event would cost every answer
+            item.busy for endpoint in self.endpoints for item in endpoint.connections
+        ):
+            await asyncio.sleep(_DRAIN_STEP_SECONDS)
+        for endpoint in self.endpoints:
+            endpoint.abort()
+        await asyncio.sleep(0)  # the aborted connections settle their calls
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self.reporter is not None:
+            try:
+                async with asyncio.timeout(_LAST_REPORT_SECONDS):
+                    await self.reporter.finish()
+            except (ClientError, TimeoutError) as error:
+                _LOG.warning("the last report was not delivered: %s; the journal keeps it", error)
+            self.reporter.close()
+        if self.exporter is not None:
+            try:
+                async with asyncio.timeout(_LAST_SPANS_SECONDS):
+                    await self.exporter.flush()
+            except TimeoutError:
+                _LOG.warning("the last spans were not delivered")
+        self.journal.close()
+        self.admin.close()
+
+    async def _sweep(self) -> None:
+        """Deadlines, and the journal's errors into their metric."""
+        while True:
+            await asyncio.sleep(_SWEEP_SECONDS)
+            for endpoint in self.endpoints:
+                endpoint.sweep()
+            if self.journal.errors > self._journal_errors:
+                self.metrics.journal_errors.inc(self.journal.errors - self._journal_errors)
+                self._journal_errors = self.journal.errors
+
+
+def _needs_tls(settings: Settings) -> bool:
+    urls = [route.upstream for route in settings.routes]
+    if settings.otlp_endpoint:
+        urls.append(settings.otlp_endpoint)
+    return any(url.startswith("https:") for url in urls)
+
+
+def _complain(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _LOG.error("a background task died; /livez fails from now on", exc_info=error)
+
+
+async def _run(settings: Settings, identity: Identity, begun: float) -> int:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    proxy = Proxy(settings, identity)
+    try:
+        await proxy.start()
+    except OSError as error:
+        _LOG.error("cannot listen: %s", error)
+        return 1
+    # What was imported lives as long as the process: the collector need not walk it.
+    gc.collect()
+    gc.freeze()
+    ports = ", ".join(f"{item.route.service} {item.route.mode} on {item.port}" for item in proxy.endpoints)
+    _LOG.info("ready after %.2f s: %s; admin on %d", time.perf_counter() - begun, ports, proxy.admin.port)
+    await stop.wait()
+    _LOG.info("draining for at most %g s", settings.limits.drain_seconds)
+    await proxy.stop()
+    return 0
+
+
+def main(argv: list[str]) -> int:
+    """Run until SIGTERM; returns the exit status. `argv` must be empty: everything stands in the environment."""
+    begun = time.perf_counter()
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=os.environ.get("LLMWARDEN_LOG_LEVEL") or "INFO",
+        format="%(asctime)s %(levelname)s %(message)s",
+    )
+    if argv:
+        sys.stderr.write("the proxy takes no arguments\n")
+        return 2
+    try:
+        settings, identity = configuration.load(os.environ)
+    except InvalidSpecError as error:
+        _LOG.error("%s", error)
+        return 2
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_run(settings, identity, begun))

@@ -1,0 +1,263 @@
+"""The proxy's side of the ledger contract: configuration by long poll, prices on demand, cumulative reports. Off the hot path."""
+
+import asyncio
+import logging
+import random
+import ssl
+import time
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlencode
+
+import msgspec
+
+from llmwarden import names
+from llmwarden.proxy.calls import Shared, decode_config
+from llmwarden.proxy.client import Answer, Client, ClientError
+from llmwarden.proxy.settings import Ledger
+from llmwarden.wire import Config, ErrorAnswer, PodRef, Price, Report, ReportAnswer
+
+_LOG: Final = logging.getLogger(__name__)
+_WAIT_SECONDS: Final = 25  # of the long poll
+_SLACK_SECONDS: Final = 10.0
+_TIMEOUT_SECONDS: Final = 10.0
+_PRICE_SECONDS: Final = 2.0  # a call waits for a price no longer
+_HEARTBEAT_SECONDS: Final = 60.0
+_MAX_BACKOFF: Final = 30.0
+_MIN_POLL_SECONDS: Final = 0.2  # between two polls, whatever the ledger says
+_ROWS: Final = 500  # of one report
+_CONFIG: Final = "config.json"
+_OK: Final = 200
+_NOT_MODIFIED: Final = 304
+
+
+class Reporter:
+    """Talks to the ledger until cancelled; what it learns goes into `Shared`."""
+
+    def __init__(self, ledger: Ledger, services: list[str], shared: Shared, journal_dir: Path) -> None:
+        self._ledger = ledger
+        self._services = services
+        self._shared = shared
+        self._saved = journal_dir / _CONFIG
+        tls = ssl.create_default_context(cadata=ledger.ca or None) if ledger.url.startswith("https:") else None
+        self._config_client = Client(ledger.url, tls)
+        self._report_client = Client(ledger.url, tls)
+        self._price_client = Client(ledger.url, tls)
+        self._asking: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._interval = 5.0
+        self._reported_at = 0.0  # monotonic
+        self._complained = ""
+        shared.ask = self.ask
+        shared.ask_soon = self.ask_soon
+
+    def restore(self) -> None:
+        """Begin with the configuration of the last run, if this pod has one: a ledger that is down must not open a budget."""
+        try:
+            config = decode_config(self._saved.read_bytes())
+        except (OSError, msgspec.DecodeError):
+            return
+        self._apply(config)
+
+    # Configuration.
+
+    async def follow(self) -> None:
+        """Keep the configuration current."""
+        failures = 0
+        while True:
+            begun = time.monotonic()
+            try:
+                await self._poll()
+            except ClientError as error:
+                failures += 1
+                self._failed(error)
+                await asyncio.sleep(_backoff(failures))
+                continue
+            failures = 0
+            self._answered()
+            await asyncio.sleep(max(_MIN_POLL_SECONDS - (time.monotonic() - begun), 0))
+
+    async def _poll(self) -> None:
+        config = self._shared.config
+        query = urlencode(
+            {
+                "contract": names.CONTRACT,
+                "services": ",".join(self._services),
+                "generation": config.generation if config is not None else "",
+                "wait": _WAIT_SECONDS,
+            }
+        )
+        answer = await self._config_client.request(
+            "GET", f"/v1/config?{query}", headers=self._headers(), timeout=_WAIT_SECONDS + _SLACK_SECONDS
+        )
+        if answer.status == _NOT_MODIFIED:
+            return
+        _expect_ok(answer)
+        try:
+            config = decode_config(answer.body)
+        except msgspec.DecodeError as error:
+            raise _unreadable(error) from error
+        self._apply(config)
+        self._save(answer.body)
+
+    def _apply(self, config: Config) -> None:
+        self._shared.config = config
+        self._shared.gate.configure(config)
+        self._interval = max(config.report_interval_seconds, 0.1)
+
+    def _save(self, data: bytes) -> None:
+        fresh = self._saved.with_suffix(".new")
+        try:
+            fresh.write_bytes(data)
+            fresh.replace(self._saved)
+        except OSError:
+            self._shared.metrics.journal_errors.inc()
+
+    # Prices.
+
+    def ask_soon(self, service: str, model: str) -> None:
+        """Ask for a price in the background, unless that is under way or was tried just now."""
+        if (service, model) not in self._asking and self._shared.prices.should_ask(service, model, time.time()):
+            self._start(service, model)
+
+    async def ask(self, service: str, model: str) -> None:
+        """Ask for a price now; returns when it is there, or after two seconds."""
+        task = self._asking.get((service, model)) or self._start(service, model)
+        await asyncio.wait([task], timeout=_PRICE_SECONDS)
+
+    def _start(self, service: str, model: str) -> asyncio.Task[None]:
+        key = (service, model)
+        task = asyncio.get_running_loop().create_task(self._fetch(service, model))
+        self._asking[key] = task
+        task.add_done_callback(lambda _: self._asking.pop(key, None))
+        return task
+
+    async def _fetch(self, service: str, model: str) -> None:
+        config = self._shared.config
+        entry = config.services.get(service) if config is not None else None
+        generation = entry.price_generation if entry is not None else ""
+        query = urlencode({"contract": names.CONTRACT, "service": service, "model": model})
+        try:
+            answer = await self._price_client.request(
+                "GET", f"/v1/price?{query}", headers=self._headers(), timeout=_TIMEOUT_SECONDS
+            )
+            _expect_ok(answer)
+            price = msgspec.json.decode(answer.body, type=Price)
+        except ClientError as error:
+            self._failed(error)
+        except msgspec.DecodeError as error:
+            self._failed(_unreadable(error))
+        else:
+            self._shared.prices.put(service, model, generation, price)
+
+    # Reports.
+
+    async def report(self) -> None:
+        """Report what has changed at every interval, and a heartbeat at least every minute."""
+        failures = 0
+        while True:
+            await asyncio.sleep(max(self._interval, _backoff(failures) if failures else 0.0))
+            if not self._due():
+                continue
+            try:
+                await self._send(final=False)
+            except ClientError as error:
+                failures += 1
+                self._failed(error)
+            else:
+                failures = 0
+
+    async def finish(self) -> None:
+        """The last report; the caller bounds the time. Raises ClientError."""
+        await self._send(final=True)
+
+    def close(self) -> None:
+        """Close the connections."""
+        for client in (self._config_client, self._report_client, self._price_client):
+            client.close()
+
+    def _due(self) -> bool:
+        return bool(self._shared.journal.pending(1)) or time.monotonic() - self._reported_at >= _HEARTBEAT_SECONDS
+
+    async def _send(self, *, final: bool) -> None:
+        journal, gate = self._shared.journal, self._shared.gate
+        identity = self._shared.identity
+        while True:
+            rows = journal.pending(_ROWS)
+            last = len(rows) < _ROWS
+            told = gate.unacknowledged() if last else {}
+            report = Report(
+                contract=names.CONTRACT,
+                journal=journal.id,
+                sequence=journal.next_sequence(),
+                pod=PodRef(namespace=identity.namespace, name=identity.pod, uid=identity.uid),
+                rows=rows,
+                final=final and last,
+            )
+            answer = await self._report_client.request(
+                "POST",
+                "/v1/report",
+                headers=self._headers(),
+                body=msgspec.json.encode(report),
+                timeout=_TIMEOUT_SECONDS,
+            )
+            _expect_ok(answer)
+            try:
+                accepted = msgspec.json.decode(answer.body, type=ReportAnswer)
+            except msgspec.DecodeError as error:
+                raise _unreadable(error) from error
+            now = time.time()
+            journal.acknowledge(rows, now)
+            gate.acknowledge(told, accepted.budgets)
+            self._reported_at = time.monotonic()
+            self._shared.metrics.last_report.set(now)
+            self._answered()
+            if last:
+                return
+
+    # Both.
+
+    def _headers(self) -> dict[str, str]:
+        """The token, read anew: the kubelet replaces it before it expires."""
+        try:
+            token = Path(self._ledger.token_file).read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            message = f"the token {self._ledger.token_file} cannot be read"
+            raise ClientError(message, reason="token") from error
+        return {"Authorization": f"Bearer {token}", "Accept": "application/json"}
+
+    def _answered(self) -> None:
+        self._shared.gate.failing_since = 0.0
+        if self._complained:
+            self._complained = ""
+            _LOG.info("the ledger answers again")
+
+    def _failed(self, error: ClientError) -> None:
+        self._shared.metrics.ledger_errors.labels(error.reason).inc()
+        if not self._shared.gate.failing_since:
+            self._shared.gate.failing_since = time.time()
+        text = str(error)
+        if text != self._complained:  # once, not at every try
+            self._complained = text
+            _LOG.warning("the ledger: %s", text)
+
+
+def _backoff(failures: int) -> float:
+    """Seconds to wait after so many failures in a row: doubling from half a second, with full jitter on its upper half."""
+    bound = min(_MAX_BACKOFF, 0.5 * 2.0 ** min(failures - 1, 10))
+    return bound * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+
+
+def _unreadable(error: Exception) -> ClientError:
+    return ClientError(f"the answer does not match contract {names.CONTRACT}: {error}", reason="contract")
+
+
+def _expect_ok(answer: Answer) -> None:
+    if answer.status == _OK:
+        return
+    try:
+        detail = msgspec.json.decode(answer.body, type=ErrorAnswer).error
+        text = f"{detail.code}: {detail.message}"
+    except msgspec.DecodeError:
+        text = "no reason given"
+    message = f"it answered {answer.status} ({text})"
+    raise ClientError(message, reason=str(answer.status))

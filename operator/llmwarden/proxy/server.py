@@ -1,0 +1,552 @@
+"""Clients' connections: parsing, limits, time-outs, pipelining, and splicing of what is not HTTP/1. Knows bytes only."""
+
+import asyncio
+import contextlib
+import math
+import time
+from collections import deque
+from typing import Final, cast
+
+import httptools
+
+from llmwarden.proxy import http1
+from llmwarden.proxy.exchange import Exchange
+from llmwarden.proxy.seam import Header, Request, Service
+from llmwarden.proxy.settings import Limits, Route, parse_origin
+from llmwarden.proxy.upstream import Pool, UpstreamConnection
+
+_PREFACE: Final = b"PRI * HTTP/2.0\r\n"  # RFC 9113, 3.4
+_TLS_HANDSHAKE: Final = 0x16  # RFC 8446, 5.1
+_HEADERS: Final = 200  # of one request
+_CODES: Final = {
+    400: "bad_request",
+    405: "method_not_allowed",
+    408: "request_timeout",
+    417: "expectation_failed",
+    431: "request_header_fields_too_large",
+}
+
+
+class Endpoint:
+    """One route at work: its listener, its clients' connections, its upstream's pool."""
+
+    def __init__(self, route: Route, service: Service, pool: Pool, limits: Limits) -> None:
+        origin = parse_origin(route.upstream)
+        self.route = route
+        self.service = service
+        self.pool = pool
+        self.limits = limits
+        self.prefix = origin.prefix.encode()
+        # An application that was sent to us by its environment says our address; one that is called through us says its own.
+        self.host = origin.authority.encode() if route.mode == "Env" else b""
+        self.splices_tls = route.mode == "Port"
+        self.draining = False
+        self.loop = asyncio.get_running_loop()
+        self.connections: set[ClientConnection] = set()
+        self._server: asyncio.Server | None = None
+
+    async def listen(self) -> None:
+        """Bind; raises OSError when the port is taken."""
+        self._server = await self.loop.create_server(
+            lambda: ClientConnection(self), self.route.listen.host or None, self.route.listen.port, backlog=1024
+        )
+
+    @property
+    def port(self) -> int:
+        """The bound port (for a route that listens on port 0)."""
+        if self._server is None:
+            return self.route.listen.port
+        return int(self._server.sockets[0].getsockname()[1])
+
+    def sweep(self) -> None:
+        """Close what is past its deadline."""
+        now = self.loop.time()
+        for connection in [item for item in self.connections if item.deadline < now]:
+            connection.expired()
+        self.pool.sweep(now)
+
+    def drain(self) -> None:
+        """Accept nothing more; idle connections close now, busy ones after their answer."""
+        self.draining = True
+        if self._server is not None:
+            self._server.close()
+        for connection in list(self.connections):
+            connection.close_if_idle()
+
+    def abort(self) -> None:
+        """Break what is left."""
+        for connection in list(self.connections):
+            connection.abort()
+        self.pool.close()
+
+
+class ClientConnection(asyncio.Protocol):
+    """One client. Requests are answered in their order; while one is answered, at most one read's worth of further ones waits."""
+
+    __slots__ = (
+        "_bad",
+        "_body_paused",
+        "_current",
+        "_early",
+        "_head_bytes",
+        "_headers",
+        "_in_head",
+        "_parser",
+        "_queue",
+        "_read_paused",
+        "_reading",
+        "_sniffed",
+        "_splice",
+        "_started",
+        "_stopped",
+        "_synthetic",
+        "_target",
+        "_writing_paused",
+        "deadline",
+        "endpoint",
+        "transport",
+    )
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.transport: asyncio.Transport = cast("asyncio.Transport", None)  # until connection_made
+        self.deadline = math.inf
+        self._parser = httptools.HttpRequestParser(self)
+        self._sniffed: bytes | None = b""  # the first bytes, until it is known what they are
+        self._early = b""  # what a client sent before its upgrade was answered
+        self._bad: http1.BadMessageError | None = None
+        self._current: Exchange | None = None
+        self._reading: Exchange | None = None  # whose body is being read
+        self._queue: deque[Exchange] = deque()
+        self._splice: Splice | None = None
+        self._in_head = True
+        self._head_bytes = 0
+        self._headers: list[Header] = []
+        self._target = b""
+        self._started = 0.0
+        self._stopped = False  # nothing more is read from this client
+        self._synthetic = False
+        self._read_paused = False
+        self._body_paused = False
+        self._writing_paused = False
+
+    # What the event loop calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to wait for a request."""
+        self.transport = cast("asyncio.Transport", transport)
+        self.endpoint.connections.add(self)
+        self.deadline = self.endpoint.loop.time() + self.endpoint.limits.idle_seconds
+        if self.endpoint.draining:
+            self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        """Tell whoever is on the other side."""
+        self.endpoint.connections.discard(self)
+        self._stopped = True
+        self._queue.clear()
+        current, self._current = self._current, None
+        if current is not None:
+            current.abort()
+        if self._splice is not None:
+            self._splice.client_lost()
+
+    def eof_received(self) -> bool:
+        """A client that ends its half is gone (nobody half-closes HTTP), except in a splice."""
+        if self._splice is not None:
+            self._splice.client_eof()
+            return True
+        return False
+
+    def data_received(self, data: bytes) -> None:
+        """Parse; the callbacks below act."""
+        if self._splice is not None:
+            self._splice.client_data(data)
+            return
+        if self._stopped:
+            return
+        if self._sniffed is not None:
+            data = self._sniff(self._sniffed + data)
+            if not data:
+                return
+        if self._in_head:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._upgraded(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self._malformed()
+        if self._in_head and self._head_bytes > self.endpoint.limits.head_bytes:
+            self._refuse(http1.BadMessageError(431, "the request's head is too large"))
+
+    def pause_writing(self) -> None:
+        """The client is slow: stop reading its answer."""
+        self._writing_paused = True
+        if self._splice is not None:
+            self._splice.pause_upstream()
+        elif self._current is not None:
+            self._current.pause()
+
+    def resume_writing(self) -> None:
+        """The client has caught up."""
+        self._writing_paused = False
+        if self._splice is not None:
+            self._splice.resume_upstream()
+        elif self._current is not None:
+            self._current.resume()
+
+    # The first bytes: HTTP/1, or something that passes as it is.
+
+    def _sniff(self, data: bytes) -> bytes:
+        """The data, once it is known to be HTTP/1; nothing while that is open or when it is something else."""
+        if _PREFACE.startswith(data[: len(_PREFACE)]):
+            self._sniffed = data
+            if len(data) >= len(_PREFACE):
+                self._begin_splice("http2", data)
+            return b""
+        if data[0] == _TLS_HANDSHAKE and self.endpoint.splices_tls:
+            self._begin_splice("tls", data)
+            return b""
+        self._sniffed = None
+        return data
+
+    def _begin_splice(self, reason: str, data: bytes) -> None:
+        self.endpoint.service.spliced(reason)
+        self.deadline = math.inf
+        self._splice = Splice(self, None)
+        self._splice.client_data(data)
+        self._splice.connect()
+
+    def splice(self, upstream: UpstreamConnection) -> None:
+        """From now on, bytes between this client and that upstream."""
+        self.deadline = math.inf
+        self._current = None
+        self._splice = Splice(self, upstream)
+        self.resume_reading()
+        self._splice.client_data(self._early)
+        self._early = b""
+
+    def _upgraded(self, rest: bytes) -> None:
+        """After a request that asks for another protocol: a websocket waits for the answer, the rest is a plain request.
+
+        Java's HTTP client asks for h2c with every request; ignoring that is what RFC 9110, 7.8 allows.
+        """
+        exchange = self._reading
+        if exchange is None or self._bad is not None:
+            return
+        request = exchange.request
+        if request.method == b"CONNECT":
+            self._reading = None
+            self._current = None
+            self._refuse(http1.BadMessageError(405, "CONNECT is not proxied"))
+            return
+        if request.upgrade == b"websocket" and not request.chunked and not request.length:
+            self._early = rest  # kept for the splice
+            self._stopped = True
+            self._reading = None
+            request.keep = False  # whatever the answer: what follows is not for our parser
+            self.pause_reading()
+            self._begin(exchange)
+            exchange.body_end()
+            return
+        request.upgrade = b""
+        self._parser = httptools.HttpRequestParser(self)
+        self._synthetic = True
+        framing = b"transfer-encoding: chunked" if request.chunked else b"content-length: %d" % (request.length or 0)
+        self._begin(exchange)
+        try:
+            self._parser.feed_data(b"POST / HTTP/1.1\r\nhost: h\r\n%b\r\n\r\n" % framing)
+            self._synthetic = False
+            if rest:
+                self._parser.feed_data(rest)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._upgraded(rest[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self._malformed()
+
+    # What the parser calls.
+
+    def on_message_begin(self) -> None:
+        """A head begins: it has a deadline."""
+        if self._synthetic:
+            return
+        self._in_head = True
+        self._head_bytes = 0
+        self._headers = []
+        self._target = b""
+        self._started = time.perf_counter()
+        if self._current is None:
+            self.deadline = self.endpoint.loop.time() + self.endpoint.limits.head_seconds
+
+    def on_url(self, url: bytes) -> None:
+        """Gather the target, which may come in pieces."""
+        if not self._synthetic:
+            self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Gather a header; trailers are dropped."""
+        if self._in_head and not self._synthetic:
+            self._headers.append((name.lower(), name, value))
+
+    def on_headers_complete(self) -> None:
+        """Check the head and begin an exchange."""
+        if self._synthetic:
+            return
+        parser = self._parser
+        headers = self._headers
+        try:
+            if len(headers) > _HEADERS or sum(len(n) + len(v) for _, n, v in headers) > self.endpoint.limits.head_bytes:
+                raise http1.BadMessageError(431, "the request's head is too large")  # noqa: TRY301 - the parser calls us
+            request = Request(
+                method=parser.get_method(),
+                target=self._target,
+                headers=headers,
+                started=self._started,
+                old=parser.get_http_version() != "1.1",
+            )
+            http1.check_request(request)
+            http1.origin_form(request.target) if request.method != b"CONNECT" else b""
+        except http1.BadMessageError as error:
+            self._bad = error
+            raise
+        self._in_head = False
+        exchange = Exchange(self, request)
+        self._reading = exchange
+        if not parser.should_upgrade():
+            request.upgrade = b""
+            self._begin(exchange)
+
+    def _begin(self, exchange: Exchange) -> None:
+        if self._current is None:
+            self._current = exchange
+            self._expect_body()
+            exchange.start()
+        elif exchange is not self._current:
+            self._queue.append(exchange)
+            self.pause_reading()
+
+    def on_body(self, data: bytes) -> None:
+        """Hand a piece on."""
+        if self._reading is not None:
+            self._expect_body()
+            self._reading.body(data)
+
+    def on_message_complete(self) -> None:
+        """The request is complete; an upgrade is decided in `_upgraded`."""
+        reading = self._reading
+        self._in_head = True
+        self._head_bytes = 0
+        if reading is None or reading.request.upgrade or (reading is not self._current and reading not in self._queue):
+            return
+        self._reading = None
+        if not reading.request.keep:
+            self._stopped = True  # what follows "Connection: close" is not a request
+        reading.body_end()
+
+    # What an exchange calls.
+
+    def write(self, data: bytes) -> None:
+        """Send to the client."""
+        if data and not self.transport.is_closing():
+            self.transport.write(data)
+
+    def expect_answer(self) -> None:
+        """The upstream, or a slow client, has so much time until the next sign of life."""
+        self.deadline = self.endpoint.loop.time() + self.endpoint.limits.response_seconds
+
+    def _expect_body(self) -> None:
+        self.deadline = self.endpoint.loop.time() + self.endpoint.limits.body_seconds
+
+    def discard_body(self) -> None:
+        """The answer was early: drop the rest of the request, but not for long."""
+        self.resume_reading()
+        self.deadline = self.endpoint.loop.time() + self.endpoint.limits.head_seconds
+
+    def done(self, exchange: Exchange, *, keep: bool) -> None:
+        """The exchange is over; go on with the next request, or close."""
+        if exchange is not self._current:
+            return
+        self._current = None
+        if not keep or self._bad is not None:
+            self._stopped = True
+            if self._bad is not None and keep:
+                self._say(self._bad)
+            self.transport.close()
+            return
+        if self._queue:
+            exchange = self._queue.popleft()
+            self._current = exchange
+            self._expect_body()
+            exchange.start()
+            return
+        if self._read_paused:
+            self.resume_reading()
+        if self.endpoint.draining:
+            self.transport.close()
+            return
+        self.deadline = self.endpoint.loop.time() + self.endpoint.limits.idle_seconds
+
+    def pause_reading(self) -> None:
+        """Take nothing more from the client for now."""
+        if not self._read_paused and not self.transport.is_closing():
+            self._read_paused = True
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Take from the client again, unless pipelined requests wait already."""
+        if self._read_paused and not self._queue and not self.transport.is_closing():
+            self._read_paused = False
+            self.transport.resume_reading()
+
+    def close(self) -> None:
+        """Close after what was written is sent."""
+        self._stopped = True
+        self._current = None
+        self.transport.close()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self.transport.abort()
+
+    def close_if_idle(self) -> None:
+        """Close unless an answer is on its way."""
+        if self._current is None:
+            self.transport.close()
+
+    @property
+    def busy(self) -> bool:
+        """Whether an answer, or a splice, is on its way."""
+        return self._current is not None or self._splice is not None
+
+    def expired(self) -> None:
+        """Past the deadline: of the head, of the body, of the answer, of idleness."""
+        self.deadline = math.inf
+        current = self._current
+        if current is None:
+            self.transport.abort()
+        elif self._reading is current or self._writing_paused:
+            self.transport.abort()  # a body that does not come, or a client that does not read
+        else:
+            current.time_out()
+
+    # Refusals of what is not a request.
+
+    def _malformed(self) -> None:
+        self._refuse(self._bad or http1.BadMessageError(400, "the request is malformed"))
+
+    def _refuse(self, error: http1.BadMessageError) -> None:
+        if self._stopped and self._bad is not None:
+            return
+        self._bad = error
+        self._stopped = True
+        if self._current is not None:
+            if self._reading is self._current:  # its own body is malformed: there is nothing to answer
+                self.transport.abort()
+            return  # after the answers that are due: see `done`
+        self._say(error)
+        self.transport.close()
+
+    def _say(self, error: http1.BadMessageError) -> None:
+        body = self.endpoint.service.error_body(error.status, _CODES.get(error.status, "bad_request"), error.message)
+        self.write(http1.own_response(error.status, body, close=True))
+
+
+class Splice:
+    """Bytes both ways, with backpressure and half-closes, between a client and an upstream (upstream.Receiver)."""
+
+    def __init__(self, client: ClientConnection, upstream: UpstreamConnection | None) -> None:
+        self._client = client
+        self._upstream = upstream
+        self._waiting: list[bytes] = []
+        self._task: asyncio.Task[None] | None = None
+        if upstream is not None:
+            upstream.receiver = self
+            upstream.splicing = True
+
+    def connect(self) -> None:
+        """Connect to the upstream; the client waits meanwhile."""
+        self._client.pause_reading()
+        self._task = self._client.endpoint.loop.create_task(self._connect())
+
+    async def _connect(self) -> None:
+        try:
+            upstream = await self._client.endpoint.pool.connect()
+        except OSError:  # TimeoutError is one
+            self._client.abort()
+            return
+        self._upstream = upstream
+        upstream.own(self)
+        upstream.splicing = True
+        upstream.write(b"".join(self._waiting))
+        self._waiting.clear()
+        self._client.resume_reading()
+
+    def client_data(self, data: bytes) -> None:
+        """Send on what the client sent."""
+        if self._upstream is None:
+            self._waiting.append(data)
+        elif data and not self._upstream.lost:
+            self._upstream.write(data)
+
+    def client_eof(self) -> None:
+        """The client ended its half."""
+        if self._upstream is not None and not self._upstream.lost and self._upstream.transport.can_write_eof():
+            self._upstream.transport.write_eof()
+        elif self._upstream is not None:
+            self._upstream.close()
+
+    def client_lost(self) -> None:
+        """The client is gone."""
+        if self._task is not None:
+            self._task.cancel()
+        if self._upstream is not None:
+            self._upstream.close()
+
+    def pause_upstream(self) -> None:
+        """The client is slow."""
+        if self._upstream is not None and not self._upstream.lost:
+            self._upstream.transport.pause_reading()
+
+    def resume_upstream(self) -> None:
+        """The client has caught up."""
+        if self._upstream is not None and not self._upstream.lost:
+            self._upstream.transport.resume_reading()
+
+    def raw(self, data: bytes) -> None:
+        """Send on what the upstream sent."""
+        self._client.write(data)
+
+    def raw_eof(self) -> None:
+        """The upstream ended its half."""
+        if not self._client.transport.is_closing():
+            with contextlib.suppress(NotImplementedError):
+                self._client.transport.write_eof()
+
+    def upstream_lost(self, error: str, *, received: bool) -> None:  # noqa: ARG002 - Receiver's signature
+        """The upstream is gone: after what it sent, so is the client."""
+        self._client.transport.close()
+
+    def pause_sending(self) -> None:
+        """The upstream is slow."""
+        self._client.pause_reading()
+
+    def resume_sending(self) -> None:
+        """The upstream has caught up."""
+        self._client.resume_reading()
+
+    def response_head(self, status: int, reason: bytes, headers: list[Header], framing: str) -> bool:  # noqa: ARG002
+        """Never: a splice's bytes are not parsed."""
+        return True
+
+    def response_body(self, data: bytes) -> None:
+        """Never: the same."""
+
+    def response_end(self, *, reusable: bool) -> None:
+        """Never: the same."""
+
+    def switched(self, reason: bytes, headers: list[Header], rest: bytes) -> None:
+        """Never: the same."""
+
+    def flush(self) -> None:
+        """Never: the same."""

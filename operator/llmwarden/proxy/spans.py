@@ -1,0 +1,176 @@
+"""One span per measured call, over OTLP/JSON, beside the path: a bounded queue, small batches, drops counted.
+
+Attribute names: the OpenTelemetry GenAI conventions (shared/conventions.md). W3C trace context is continued.
+"""
+
+import asyncio
+import random
+import re
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from llmwarden.proxy.client import Client, ClientError
+from llmwarden.proxy.settings import Identity
+
+_QUEUE: Final = 2048
+_BATCH: Final = 64  # encoding holds the interpreter: 64 spans are about half a millisecond
+_LINGER_SECONDS: Final = 1.0
+_TIMEOUT_SECONDS: Final = 5.0
+_TRACEPARENT: Final = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+_CLIENT_KIND: Final = 3  # SPAN_KIND_CLIENT
+_ERROR_STATUS: Final = 2  # STATUS_CODE_ERROR
+_FULL: Final = 100.0
+
+Value = str | int | float | bool | list[str]
+
+
+class Trace(msgspec.Struct):
+    """A call's place in its trace; ids in hex."""
+
+    trace_id: str
+    span_id: str
+    parent_id: str
+    sampled: bool
+
+    def header(self) -> bytes:
+        """The traceparent for the upstream."""
+        return f"00-{self.trace_id}-{self.span_id}-{'01' if self.sampled else '00'}".encode()
+
+
+def begin(traceparent: bytes, sample_percent: float) -> Trace:
+    """Continue the caller's trace, and its decision to sample; or start one, and decide."""
+    span_id = f"{random.getrandbits(64) or 1:016x}"
+    match = _TRACEPARENT.fullmatch(traceparent.strip())
+    if match and match[1] != b"ff" and match[2].strip(b"0") and match[3].strip(b"0"):
+        sampled = bool(int(match[4], 16) & 1)
+        return Trace(match[2].decode(), span_id, match[3].decode(), sampled)
+    sampled = sample_percent >= _FULL or random.random() * _FULL < sample_percent  # noqa: S311 - a sample
+    return Trace(f"{random.getrandbits(128) or 1:032x}", span_id, "", sampled)
+
+
+class Span(msgspec.Struct):
+    """One finished call; times in nanoseconds of the epoch."""
+
+    service: str
+    name: str
+    trace: Trace
+    start: int
+    end: int
+    attributes: dict[str, Value]
+    error: str = ""
+
+
+class Exporter:
+    """Delivers spans to a collector. `offer` never waits; a collector that is down, slow or hanging costs spans, not calls."""
+
+    def __init__(self, identity: Identity, client: Client, dropped: Callable[[int], None]) -> None:
+        self._identity = identity
+        self._client = client
+        self._dropped = dropped
+        self._queue: deque[Span] = deque()
+        self._wake = asyncio.Event()
+
+    def offer(self, span: Span) -> None:
+        """Take a span, or drop it when the queue is full."""
+        if len(self._queue) >= _QUEUE:
+            self._dropped(1)
+            return
+        self._queue.append(span)
+        if len(self._queue) == _BATCH:
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Deliver until cancelled."""
+        while True:
+            try:
+                async with asyncio.timeout(_LINGER_SECONDS):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass  # the linger is over: send what there is
+            self._wake.clear()
+            while self._queue:
+                await self._send()
+
+    async def flush(self) -> None:
+        """Deliver what is left, at most one try per batch; the caller bounds the time."""
+        while self._queue:
+            await self._send()
+
+    async def _send(self) -> None:
+        batch = [self._queue.popleft() for _ in range(min(_BATCH, len(self._queue)))]
+        try:
+            answer = await self._client.request(
+                "POST",
+                "/v1/traces",
+                body=encode(batch, self._identity),
+                timeout=_TIMEOUT_SECONDS,
+            )
+        except ClientError:
+            self._dropped(len(batch))
+            return
+        if not 200 <= answer.status < 300:  # noqa: PLR2004 - success
+            self._dropped(len(batch))
+
+
+def encode(spans: list[Span], identity: Identity) -> bytes:
+    """An OTLP ExportTraceServiceRequest in JSON: 64-bit integers are strings, ids are hex."""
+    by_service: dict[str, list[dict[str, object]]] = {}
+    for span in spans:
+        by_service.setdefault(span.service, []).append(_span(span))
+    return msgspec.json.encode(
+        {
+            "resourceSpans": [
+                {
+                    "resource": {
+                        "attributes": _attributes(
+                            {
+                                "service.name": service,
+                                "service.namespace": identity.namespace,
+                                "k8s.namespace.name": identity.namespace,
+                                "k8s.pod.name": identity.pod,
+                                "k8s.pod.uid": identity.uid,
+                                "k8s.node.name": identity.node,
+                            }
+                        )
+                    },
+                    "scopeSpans": [{"scope": {"name": "llmwarden.proxy"}, "spans": items}],
+                }
+                for service, items in by_service.items()
+            ]
+        }
+    )
+
+
+def _span(span: Span) -> dict[str, object]:
+    encoded: dict[str, object] = {
+        "traceId": span.trace.trace_id,
+        "spanId": span.trace.span_id,
+        "name": span.name,
+        "kind": _CLIENT_KIND,
+        "startTimeUnixNano": str(span.start),
+        "endTimeUnixNano": str(span.end),
+        "attributes": _attributes(span.attributes),
+        "status": {"code": _ERROR_STATUS, "message": span.error} if span.error else {},
+    }
+    if span.trace.parent_id:
+        encoded["parentSpanId"] = span.trace.parent_id
+    return encoded
+
+
+def _attributes(values: "dict[str, Value] | dict[str, str]") -> list[dict[str, object]]:
+    return [{"key": key, "value": _value(value)} for key, value in values.items()]
+
+
+def _value(value: Value) -> dict[str, object]:
+    if isinstance(value, bool):
+        return {"boolValue": value}
+    if isinstance(value, str):
+        return {"stringValue": value}
+    if isinstance(value, int):
+        return {"intValue": str(value)}
+    if isinstance(value, float):
+        return {"doubleValue": value}
+    return {"arrayValue": {"values": [{"stringValue": item} for item in value]}}

@@ -1,0 +1,208 @@
+"""Prometheus metrics of the proxy (operator/ARCHITECTURE.md, Metrics of a proxy), with children kept at hand.
+
+`labels()` costs more than the observation itself, so the children of one (service, provider, operation, models) are made once.
+Models are capped: names come from outside, and each would be a series for ever.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.openmetrics import exposition as openmetrics
+
+from llmwarden import names
+from llmwarden.proxy.settings import Route
+from llmwarden.wire import Tokens
+
+OTHER: Final = "other"
+_ERRORS: Final = 50  # distinct error types per series
+
+_CALL_LABELS: Final = (
+    names.LABEL_M_SERVICE,
+    names.LABEL_M_PROVIDER,
+    names.LABEL_M_OPERATION,
+    names.LABEL_M_REQUEST_MODEL,
+    names.LABEL_M_RESPONSE_MODEL,
+)
+_KINDS: Final = ("input", "cached_input", "cache_write", "output", "reasoning")
+
+
+class Finished(Tokens, frozen=True):
+    """What the metrics need of one call; durations in seconds, None where there is none."""
+
+    status: int = 0
+    error: str = ""
+    duration: float = 0.0
+    first_token: float | None = None
+    per_token: float | None = None
+    picodollars: int | None = None  # None: no price is known
+    trace_id: str = ""  # of a sampled span
+
+
+class Series:
+    """Children of one combination of labels."""
+
+    __slots__ = ("_cost", "_durations", "_labels", "_metrics", "_requests", "_tokens", "_tpot", "_ttft", "_uncosted")
+
+    def __init__(self, metrics: "Metrics", labels: tuple[str, ...]) -> None:
+        self._metrics = metrics
+        self._labels = labels
+        self._durations: dict[str, Histogram] = {}
+        self._requests: dict[tuple[int, str], Counter] = {}
+        self._tokens: list[Counter] = [metrics.tokens.labels(*labels, kind) for kind in _KINDS]
+        self._ttft: Histogram | None = None
+        self._tpot: Histogram | None = None
+        self._cost: Counter = metrics.cost.labels(*labels)
+        self._uncosted: Counter | None = None
+
+    def refused(self, error: str) -> None:
+        """Count a call that a budget refused: it has no duration of its own."""
+        self._request(429, error).inc()
+
+    def record(self, call: Finished) -> None:  # noqa: C901 - a flat list of metrics
+        """Count a finished call."""
+        exemplar = {"trace_id": call.trace_id} if call.trace_id else None
+        error = call.error
+        duration = self._durations.get(error)
+        if duration is None:
+            if len(self._durations) >= _ERRORS:
+                error = OTHER
+            duration = self._durations[error] = self._metrics.duration.labels(*self._labels, error)
+        duration.observe(call.duration, exemplar)
+        self._request(call.status, error).inc()
+        if call.first_token is not None:
+            if self._ttft is None:
+                self._ttft = self._metrics.ttft.labels(*self._labels)
+            self._ttft.observe(call.first_token, exemplar)
+        if call.per_token is not None:
+            if self._tpot is None:
+                self._tpot = self._metrics.tpot.labels(*self._labels)
+            self._tpot.observe(call.per_token)
+        counts = (call.input, call.cached_input, call.cache_write, call.output, call.reasoning)
+        for counter, count in zip(self._tokens, counts, strict=True):
+            if count:
+                counter.inc(count)
+        if call.picodollars is not None:
+            if call.picodollars > 0:
+                self._cost.inc(call.picodollars / names.PICODOLLARS)
+        elif call.input or call.output:
+            if self._uncosted is None:
+                self._uncosted = self._metrics.uncosted.labels(*self._labels)
+            self._uncosted.inc(call.input + call.output)
+
+    def _request(self, status: int, error: str) -> Counter:
+        counter = self._requests.get((status, error))
+        if counter is None:
+            counter = self._metrics.requests.labels(*self._labels, str(status), error)
+            self._requests[status, error] = counter
+        return counter
+
+
+class Metrics:
+    """All metrics of one proxy, in a registry of their own."""
+
+    def __init__(self, routes: Iterable[Route], models: int) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry()
+        self._cap = models
+        self._models: set[str] = set()
+        self._series: dict[tuple[str, ...], Series] = {}
+        routes = tuple(routes)
+        service = (names.LABEL_M_SERVICE,)
+        thresholds = [route.thresholds_seconds for route in routes]
+        self.duration = self._histogram(
+            names.METRIC_DURATION,
+            "Time from a call's first byte to its answer's last",
+            (*_CALL_LABELS, names.LABEL_M_ERROR),
+            names.DURATION_BOUNDS,
+            [bound for item in thresholds for bound in item.duration],
+        )
+        self.ttft = self._histogram(
+            names.METRIC_TTFT,
+            "Time from a call's first byte to the first content of its stream",
+            _CALL_LABELS,
+            names.TTFT_BOUNDS,
+            [bound for item in thresholds for bound in item.ttft],
+        )
+        self.tpot = self._histogram(
+            names.METRIC_TPOT,
+            "Time per output token after the first, of streams",
+            _CALL_LABELS,
+            names.TPOT_BOUNDS,
+            [bound for item in thresholds for bound in item.tpot],
+        )
+        self.tokens = self._counter(
+            names.METRIC_TOKENS,
+            "Tokens by kind; cached and written ones are parts of input, reasoning of output",
+            (*_CALL_LABELS, names.LABEL_M_TOKEN_TYPE),
+        )
+        self.requests = self._counter(
+            names.METRIC_REQUESTS, "Measured calls", (*_CALL_LABELS, names.LABEL_M_STATUS, names.LABEL_M_ERROR)
+        )
+        self.cost = self._counter(
+            names.METRIC_COST, "What calls cost, by the prices known then; the ledger's sums are exact", _CALL_LABELS
+        )
+        self.uncosted = self._counter(names.METRIC_UNCOSTED, "Tokens of models without a known price", _CALL_LABELS)
+        self.refused = self._counter(names.METRIC_REFUSED, "Calls that a budget refused", (*service, "budget"))
+        self.unmeasured = self._counter(
+            names.METRIC_UNMEASURED,
+            "Requests and connections passed through without being understood",
+            (*service, "reason"),
+        )
+        self.estimated = self._counter(names.METRIC_ESTIMATED, "Calls whose answer brought no usage", service)
+        self.malformed = self._counter(
+            names.METRIC_MALFORMED_EVENTS, "Events and answers that were not understood; their bytes pass", service
+        )
+        self.in_flight = Gauge(names.METRIC_IN_FLIGHT, "Measured calls under way", service, registry=self.registry)
+        self.last_report = Gauge(
+            names.METRIC_LAST_REPORT, "When the ledger last took a report; 0: never", registry=self.registry
+        )
+        self.spans_dropped = self._counter(names.METRIC_SPANS_DROPPED, "Spans that could not be delivered", ())
+        self.journal_errors = self._counter(
+            names.METRIC_JOURNAL_ERRORS, "Writes to the journal that failed; the calls were served", ()
+        )
+        self.ledger_errors = self._counter(
+            names.METRIC_LEDGER_ERRORS, "Questions to the ledger that it did not answer, by reason", ("reason",)
+        )
+        self.credential_errors = self._counter(
+            names.METRIC_CREDENTIAL_ERRORS,
+            "Requests sent with the application's own key because ours could not be read",
+            service,
+        )
+        for route in routes:
+            self.in_flight.labels(route.service).set(0)
+
+    def series(self, service: str, provider: str, operation: str, asked: str, answered: str) -> Series:
+        """The children of these labels; a model beyond the cap is `other`."""
+        key = (service, provider, operation, asked, answered)
+        series = self._series.get(key)
+        if series is None:
+            capped = (service, provider, operation, self.capped(asked), self.capped(answered))
+            series = self._series.get(capped)
+            if series is None:
+                series = self._series[capped] = Series(self, capped)
+        return series
+
+    def expose(self, accept: str) -> tuple[str, bytes]:
+        """Content type and text; OpenMetrics, with exemplars, for who asks for it."""
+        if "application/openmetrics-text" in accept:
+            return openmetrics.CONTENT_TYPE_LATEST, openmetrics.generate_latest(self.registry)  # type: ignore[no-untyped-call]
+        return CONTENT_TYPE_LATEST, generate_latest(self.registry)
+
+    def capped(self, model: str) -> str:
+        """The model as a label: what is new beyond the cap is `other`."""
+        if not model or model in self._models:
+            return model
+        if len(self._models) >= self._cap:
+            return OTHER
+        self._models.add(model)
+        return model
+
+    def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
+        return Counter(name, text, labels, registry=self.registry)
+
+    def _histogram(
+        self, name: str, text: str, labels: tuple[str, ...], bounds: Iterable[float], more: Iterable[float]
+    ) -> Histogram:
+        return Histogram(name, text, labels, buckets=sorted({*bounds, *more}), registry=self.registry)
