@@ -99,9 +99,12 @@ def _no_node() -> str:
     return "a node needs root: sudo make test; or, with Docker and kind, CLUSTER=kind make test"
 
 
+# In the order in which the tiers need them.
 PREPARATIONS = (
+    Preparation("promtool", _module("image", "promtool"), 300),
     Preparation("helm", _module("cluster", "build", "helm"), 900),
     Preparation("cluster", _module("cluster", "build"), 1500),
+    Preparation("image", _module("image", "build"), 600),
 )
 
 TIERS = (
@@ -118,10 +121,10 @@ TIERS = (
         ),
     ),
     Tier("unit", 300, (_tests("tests/unit", "tests/proxy", "tests/ledger"),)),
-    Tier("golden", 240, (_tests("tests/golden"),), needs=("helm",)),
+    Tier("golden", 240, (_tests("tests/golden"),), needs=("promtool", "helm")),
     Tier("api", 480, (_tests("tests/api"),), needs=("cluster",), obstacle=_no_cluster),
-    Tier("e2e", 900, (_tests("tests/e2e"),), needs=("cluster",), obstacle=_no_node),
-    Tier("engines", 900, (_tests("tests/engines"),), needs=("cluster",), obstacle=_no_node),
+    Tier("e2e", 900, (_tests("tests/e2e"),), needs=("cluster", "image"), obstacle=_no_node),
+    Tier("engines", 900, (_tests("tests/engines"),), needs=("cluster", "image"), obstacle=_no_node),
     Tier("soak", 3600, (_tests("tests/soak"),), default=False),
 )
 

@@ -23,7 +23,7 @@ NAMESPACE = "llmwarden-system"
 KUBE_VERSION = "1.35.4"  # what `helm template` takes the cluster to be
 
 HEADER = """\
-# LLM Warden without helm: kubectl apply --server-side -f install.yaml
+# LLM Warden without helm, for Kubernetes 1.30 or later: kubectl apply --server-side -f install.yaml
 # Rendered from charts/llmwarden with its default values by `python -m tools.manifests`; do not edit.
 apiVersion: v1
 kind: Namespace

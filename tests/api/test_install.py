@@ -1,0 +1,160 @@
+"""The rendered installation on a real API server: it applies, and each process may do what it needs and no more."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.api.support import ControlPlane, Run
+
+ROOT = Path(__file__).parents[2]
+INSTALL = ROOT / "manifests" / "install.yaml"
+NAMESPACE = "llmwarden-system"
+
+
+@pytest.fixture(scope="module")
+def installed(crds: ControlPlane) -> Iterator[ControlPlane]:
+    # Our CRDs are others' too in this session: only what is not a CRD is taken away again.
+    crds.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(INSTALL))
+    yield crds
+    crds.kubectl("delete", "validatingadmissionpolicybinding,validatingadmissionpolicy", "llmwarden-operator")
+    crds.kubectl("delete", "clusterrole,clusterrolebinding", "-l", "app.kubernetes.io/name=llmwarden")
+    crds.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
+
+
+def who(component: str) -> str:
+    return f"--as={user(component)}"
+
+
+def user(component: str) -> str:
+    return f"system:serviceaccount:{NAMESPACE}:llmwarden-{component}"
+
+
+def may(plane: ControlPlane, person: str, verb: str, what: str, namespace: str = "") -> bool:
+    """Ask the API server; `what` is RESOURCE[.GROUP][/SUBRESOURCE][=NAME], no namespace means all of them."""
+    path, _, name = what.partition("=")
+    kind, _, subresource = path.partition("/")
+    resource, _, group = kind.partition(".")
+    attributes = {"verb": verb, "group": group, "resource": resource, "subresource": subresource, "name": name}
+    answer = plane.http.post(
+        "/apis/authorization.k8s.io/v1/subjectaccessreviews",
+        json={"spec": {"user": person, "resourceAttributes": {**attributes, "namespace": namespace}}},
+    )
+    return bool(answer.raise_for_status().json()["status"]["allowed"])
+
+
+def test_applying_twice_changes_nothing(installed: ControlPlane) -> None:
+    before = versions(installed)
+    installed.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(INSTALL))
+    assert versions(installed) == before
+
+
+def versions(plane: ControlPlane) -> dict[str, str]:
+    template = "-o=jsonpath={range .items[*]}{.kind}/{.metadata.name}={.metadata.generation}:{.metadata.labels.helm\\.sh/chart} {end}"
+    kinds = "deployments,services,configmaps,serviceaccounts,roles,rolebindings,poddisruptionbudgets"
+    text = plane.kubectl("get", kinds, "-n", NAMESPACE, "-l", "app.kubernetes.io/name=llmwarden", template)
+    found = dict(pair.split("=", 1) for pair in text.split())
+    assert len(found) > 10
+    return found
+
+
+@pytest.mark.parametrize(
+    ("component", "verb", "resource", "namespace", "expected"),
+    [
+        ("operator", "watch", "llmservices.llmwarden.io", "", True),
+        ("operator", "patch", "llmservices.llmwarden.io/status", "", True),
+        ("operator", "patch", "llmservices.llmwarden.io", "", False),
+        ("operator", "create", "pods/eviction", "", True),
+        ("operator", "delete", "pods", "", False),
+        ("operator", "patch", "prometheusrules.monitoring.coreos.com", "", True),
+        ("operator", "get", "secrets=llmwarden-ca", NAMESPACE, True),
+        ("operator", "get", "secrets=other", NAMESPACE, False),
+        ("operator", "get", "secrets", "default", False),
+        ("operator", "create", "secrets", "default", False),
+        ("operator", "patch", "mutatingwebhookconfigurations.admissionregistration.k8s.io=llmwarden", "", True),
+        ("operator", "patch", "mutatingwebhookconfigurations.admissionregistration.k8s.io=other", "", False),
+        ("operator", "patch", "daemonsets.apps", NAMESPACE, True),
+        ("operator", "patch", "daemonsets.apps", "default", False),
+        ("operator", "patch", "deployments.apps", NAMESPACE, False),
+        ("webhook", "watch", "llmservices.llmwarden.io", "", True),
+        ("webhook", "get", "secrets=llmwarden-webhook-tls", NAMESPACE, True),
+        ("webhook", "get", "secrets=llmwarden-ca", NAMESPACE, False),
+        ("webhook", "get", "pods", "", False),
+        ("ledger", "create", "tokenreviews.authentication.k8s.io", "", True),
+        ("ledger", "watch", "modelprices.llmwarden.io", "", True),
+        ("ledger", "get", "secrets=llmwarden-ledger-tls", NAMESPACE, True),
+        ("ledger", "get", "secrets=llmwarden-webhook-tls", NAMESPACE, False),
+        ("ledger", "patch", "llmbudgets.llmwarden.io", "", False),
+    ],
+)
+def test_each_process_may_do_its_work_and_no_more(
+    installed: ControlPlane, component: str, verb: str, resource: str, namespace: str, *, expected: bool
+) -> None:
+    assert may(installed, user(component), verb, resource, namespace) is expected
+
+
+def configmap(name: str, labels: str = "{}", owners: str = "[]", value: str = "1") -> str:
+    return (
+        f"{{apiVersion: v1, kind: ConfigMap, metadata: {{name: {name}, labels: {labels}, ownerReferences: {owners}}}, "
+        f'data: {{v: "{value}"}}}}'
+    )
+
+
+OURS = "{app.kubernetes.io/managed-by: llmwarden}"
+
+
+def as_operator(plane: ControlPlane, namespace: str, text: str) -> Run:
+    arguments = ("apply", "--server-side", "--field-manager=llmwarden", "--force-conflicts", "-n", namespace)
+    return plane.run_kubectl(*arguments, who("operator"), "-f", "-", given=text)
+
+
+def test_the_operator_cannot_touch_what_it_did_not_make(installed: ControlPlane, namespace: str) -> None:
+    installed.kubectl("apply", "-n", namespace, "-f", "-", given=configmap("theirs"))
+    taken = as_operator(installed, namespace, configmap("theirs", OURS, value="2"))
+    assert taken.code != 0
+    assert "only what it made" in taken.err
+    deleted = installed.run_kubectl("delete", "configmap", "theirs", "-n", namespace, who("operator"))
+    assert deleted.code != 0
+    assert "only what it made" in deleted.err
+    unlabelled = as_operator(installed, namespace, configmap("new"))
+    assert unlabelled.code != 0
+    assert "managed-by" in unlabelled.err
+
+
+def test_the_operator_makes_mends_and_deletes_its_own(installed: ControlPlane, namespace: str) -> None:
+    assert as_operator(installed, namespace, configmap("ours", OURS)).code == 0
+    assert as_operator(installed, namespace, configmap("ours", OURS, value="2")).code == 0
+    # Taken off by hand: the owner reference is still there.
+    service = (
+        "{apiVersion: llmwarden.io/v1alpha1, kind: LLMService, metadata: {name: chat}, "
+        "spec: {backend: {type: VLLM}, workload: {selector: {matchLabels: {app: chat}}, interception: {type: Port, port: {name: http}}}}}"
+    )
+    installed.kubectl("apply", "-n", namespace, "-f", "-", given=service)
+    uid = installed.kubectl("get", "llmservice", "chat", "-n", namespace, "-o=jsonpath={.metadata.uid}")
+    owner = f"[{{apiVersion: llmwarden.io/v1alpha1, kind: LLMService, name: chat, uid: {uid}}}]"
+    assert as_operator(installed, namespace, configmap("ours", OURS, owner)).code == 0
+    installed.kubectl("label", "configmap", "ours", "-n", namespace, "app.kubernetes.io/managed-by-")
+    mended = as_operator(installed, namespace, configmap("ours", OURS, owner))
+    assert mended.code == 0, mended.err
+    assert installed.run_kubectl("delete", "configmap", "ours", "-n", namespace, who("operator")).code == 0
+
+
+def test_nobody_else_is_held_to_it(installed: ControlPlane, namespace: str) -> None:
+    installed.kubectl("create", "configmap", "free", "-n", namespace)
+    installed.kubectl("delete", "configmap", "free", "-n", namespace)
+
+
+def test_a_team_edits_its_services_and_only_reads_the_platforms(installed: ControlPlane, namespace: str) -> None:
+    installed.kubectl("create", "rolebinding", "team", "--clusterrole=edit", "--user=dana", "-n", namespace)
+
+    # The controller manager aggregates the roles a moment after they are made.
+    deadline = time.monotonic() + 30
+    while not may(installed, "dana", "create", "llmservices.llmwarden.io", namespace) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert may(installed, "dana", "create", "llmservices.llmwarden.io", namespace)
+    assert may(installed, "dana", "patch", "llmbudgets.llmwarden.io", namespace)
+    assert may(installed, "dana", "get", "llmbudgets.llmwarden.io", namespace)
+    assert not may(installed, "dana", "patch", "llmservices.llmwarden.io/status", namespace)
+    for platform in ("clusterllmbudgets.llmwarden.io", "modelprices.llmwarden.io"):
+        assert not may(installed, "dana", "create", platform)
