@@ -55,8 +55,9 @@ def _main(arguments: argparse.Namespace) -> int:
             return _status(Cluster(arguments.name))
         case "kubectl":
             chosen = target.chosen(arguments.name)
+            words = arguments.arguments[arguments.arguments[:1] == ["--"] :]
             environment = {**os.environ, "KUBECONFIG": str(chosen.kubeconfig())}
-            os.execve(kubectl(), ["kubectl", *arguments.arguments], environment)  # noqa: S606 - no shell is wanted
+            os.execve(kubectl(), ["kubectl", *words], environment)  # noqa: S606 - no shell is wanted
         case "load-image":
             print("\n".join(target.chosen(arguments.name).load_images(arguments.archives)))
         case "residue":

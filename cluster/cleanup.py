@@ -149,7 +149,7 @@ def _shim_sockets(state: State) -> Iterator[Path]:
 
 def _remove_files(state: State, sockets: list[Path]) -> None:
     """Remove what the components keep outside of the folders that they were given."""
-    for path in [*sockets, *machine.cni_results(state)]:
+    for path in [*sockets, *machine.cni_results(state), *machine.stale_loopbacks()]:
         path.unlink(missing_ok=True)
     logs = Path("/var/log/containers")
     if logs.is_dir():

@@ -184,6 +184,10 @@ def _start_apiserver(  # noqa: PLR0917 - each is named at its one call
     to_etcd = etcd.issue("apiserver", "/CN=kube-apiserver")
     to_kubelet = authority.issue("apiserver-kubelet", "/O=system:masters/CN=kube-apiserver-kubelet-client")
     admin = authority.issue("admin", "/O=system:masters/CN=kubernetes-admin")
+    # For aggregated API servers, and because the other components look for this authority all the time.
+    front = Authority(state.pki / "front-proxy")
+    front.make("llmwarden-cluster-front-proxy")
+    to_aggregated = front.issue("apiserver", "/CN=front-proxy-client")
     new_key(state.pki / "service-accounts.key")
     public_key(state.pki / "service-accounts.key", state.pki / "service-accounts.pub")
     policy = state.root / "audit-policy.json"
@@ -208,6 +212,13 @@ def _start_apiserver(  # noqa: PLR0917 - each is named at its one call
             f"--kubelet-client-certificate={to_kubelet.certificate}",
             f"--kubelet-client-key={to_kubelet.key}",
             "--kubelet-preferred-address-types=InternalIP",
+            f"--requestheader-client-ca-file={front.pair.certificate}",
+            "--requestheader-allowed-names=front-proxy-client",
+            "--requestheader-username-headers=X-Remote-User",
+            "--requestheader-group-headers=X-Remote-Group",
+            "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+            f"--proxy-client-cert-file={to_aggregated.certificate}",
+            f"--proxy-client-key-file={to_aggregated.key}",
             "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
             f"--service-account-key-file={state.pki / 'service-accounts.pub'}",
             f"--service-account-signing-key-file={state.pki / 'service-accounts.key'}",

@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster import counters
 from cluster.errors import ClusterError
 from cluster.paths import State
 from cluster.processes import find
@@ -43,6 +44,7 @@ _FOLDERS = (
     "/var/lib/cni/results",
     "/var/lib/cni",
     "/var/lib/containerd",
+    "/var/lib/kubelet/device-plugins",
     "/var/lib/kubelet",
     "/var/log/containers",
     "/var/log/pods",
@@ -52,6 +54,10 @@ _FOLDERS = (
     "/opt/cni",
     "/usr/libexec/kubernetes",
 )
+
+# Where kubelet listens for device plugins: a constant in its source, whatever its root folder is.
+_DEVICE_PLUGINS = Path("/var/lib/kubelet/device-plugins")
+_CNI_RESULTS = Path("/var/lib/cni/results")
 
 
 @dataclass(frozen=True)
@@ -139,13 +145,14 @@ def write_down(state: State) -> None:
     before = {
         "settings": {name: value for name in _SETTINGS if (value := _setting(name)) is not None},
         "tables": nft_tables(),
+        "counters": counters.names(),
         "folders": [folder for folder in _FOLDERS if Path(folder).is_dir()],
     }
     state.machine.write_text(json.dumps(before))
 
 
 def put_back(state: State) -> None:
-    """Restore the kernel's settings; remove folders and tables that were not there before and are empty."""
+    """Restore the kernel's settings; remove folders, counters and tables that were not there before and are empty."""
     try:
         before = json.loads(state.machine.read_text())
     except FileNotFoundError:
@@ -154,13 +161,22 @@ def put_back(state: State) -> None:
         if _setting(name) != value:
             with contextlib.suppress(OSError):
                 (Path("/proc/sys") / name).write_text(value)
-    for folder in _FOLDERS:
-        if folder not in before["folders"]:
-            with contextlib.suppress(OSError):
-                Path(folder).rmdir()
+    _remove_folders(before["folders"])
+    for name in set(counters.names()) - set(before["counters"]):
+        counters.delete(name)
     for table in nft_tables():
         if table not in before["tables"] and _table_is_empty(table):
             run(["nft", "delete", "table", *table.split()])
+
+
+def _remove_folders(keep: list[str]) -> None:
+    if str(_DEVICE_PLUGINS) not in keep:
+        for file in ("kubelet.sock", "kubelet_internal_checkpoint"):
+            (_DEVICE_PLUGINS / file).unlink(missing_ok=True)
+    for folder in _FOLDERS:
+        if folder not in keep:
+            with contextlib.suppress(OSError):
+                Path(folder).rmdir()
 
 
 def _table_is_empty(table: str) -> bool:
@@ -181,25 +197,35 @@ def residue(state: State) -> list[str]:
         # While another cluster holds the node these are its own.
         left += [f"netfilter {line}" for line in netfilter_lines() if is_ours(line)]
         left += [f"CNI result {path}" for path in cni_results(state)]
+    if owns_node(state):
+        left += [f"counter {name}" for name in counters.names()]
     return left
 
 
 def cni_results(state: State) -> list[Path]:
     """Return libcni's memory of the cluster's pods: its folder cannot be chosen."""
-    return sorted(Path("/var/lib/cni/results").glob(f"{NETWORK_PREFIX}{state.name}-*"))
+    return sorted(_CNI_RESULTS.glob(f"{NETWORK_PREFIX}{state.name}-*"))
+
+
+def stale_loopbacks() -> list[Path]:
+    """Return what libcni remembers of the loopbacks of network namespaces that are gone, whoever's they were."""
+    stale = []
+    for path in _CNI_RESULTS.glob("cni-loopback-*-lo"):
+        with contextlib.suppress(OSError, json.JSONDecodeError):
+            if not Path(json.loads(path.read_text())["netns"]).exists():
+                stale.append(path)
+    return stale
 
 
 def snapshot() -> dict[str, list[str]]:
-    """Return what a test compares before `up` and after `down`."""
+    """Return what a test compares before `up` and after `down`, beside `residue`."""
     return {
         "mounts": sorted(mount.point for mount in mounts()),
         "links": sorted(os.listdir("/sys/class/net")),  # noqa: PTH208 - names
         "namespaces": sorted(str(path) for path in Path("/run/netns").glob("*")),
         "netfilter": sorted(netfilter_lines()),
         "tables": sorted(nft_tables()),
+        "counters": counters.names(),
         "settings": [f"{name}={_setting(name)}" for name in _SETTINGS],
         "folders": [folder for folder in _FOLDERS if Path(folder).is_dir()],
-        "control groups": sorted(
-            str(path) for mount in mounts() if mount.kind.startswith("cgroup") for path in Path(mount.point).glob("*/")
-        ),
     }

@@ -88,6 +88,8 @@ default_runtime_name = "runc"
 runtime_type = "io.containerd.runc.v2"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
 SystemdCgroup = false
+# Its default, /run/containerd/runc, is not ours to clean.
+Root = "{state.run}/runc"
 """
     path = state.root / "containerd.toml"
     path.write_text(config)
