@@ -1,0 +1,32 @@
+"""What exists: the list of builders is the list of our objects. A builder returns None for "not wanted"."""
+
+from collections.abc import Callable
+from typing import Final
+
+from llmwarden.desired import dashboard, gpu_exporter, monitors, rules, webhook_configuration
+from llmwarden.desired.manifest import Manifest, stamped
+from llmwarden.desired.params import ClusterParams, Params
+
+SERVICE: Final[tuple[Callable[[Params], Manifest | None], ...]] = (
+    monitors.engine,
+    rules.rules,
+    dashboard.dashboard,
+)
+CLUSTER: Final[tuple[Callable[[ClusterParams], Manifest | None], ...]] = (
+    monitors.proxies,
+    monitors.components,
+    webhook_configuration.webhook_configuration,
+    gpu_exporter.service_account,
+    gpu_exporter.daemon_set,
+    gpu_exporter.pod_monitor,
+)
+
+
+def build(params: Params) -> list[Manifest]:
+    """Build the objects beside one LLMService."""
+    return [stamped(manifest) for builder in SERVICE if (manifest := builder(params)) is not None]
+
+
+def build_cluster(params: ClusterParams) -> list[Manifest]:
+    """Build what exists once in the cluster."""
+    return [stamped(manifest) for builder in CLUSTER if (manifest := builder(params)) is not None]

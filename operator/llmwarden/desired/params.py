@@ -1,0 +1,33 @@
+"""What builders get: one frozen value for a service's children, one for what exists once in the cluster."""
+
+from dataclasses import dataclass
+
+from llmwarden.api.v1alpha1 import LLMService
+from llmwarden.desired.snapshot import Capabilities
+from llmwarden.domain import budgets, objectives
+from llmwarden.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """For the objects beside one LLMService.
+
+    `objectives` and `budgets` are what can work of its spec, the shared budgets that hold for it included.
+    """
+
+    service: LLMService
+    settings: Settings
+    capabilities: Capabilities
+    objectives: tuple[objectives.Objective, ...] = ()
+    budgets: tuple[budgets.Budget, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterParams:
+    """For what exists once. `ca_bundle` is PEM, empty while there is none; `foreign_dcgm`: somebody else's dcgm-exporter is there."""
+
+    services: tuple[LLMService, ...]
+    settings: Settings
+    capabilities: Capabilities
+    ca_bundle: str = ""
+    foreign_dcgm: bool = False

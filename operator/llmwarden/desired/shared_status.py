@@ -1,0 +1,125 @@
+"""The status of the budgets that services share, and of prices. Pure; the clock is an argument."""
+
+import datetime as dt
+
+from llmwarden import wire
+from llmwarden.api.v1alpha1 import ClusterLLMBudget, LLMBudget, ModelPrice
+from llmwarden.api.v1alpha1.common import Condition, ConditionStatus
+from llmwarden.api.v1alpha1.llmbudget import SharedBudgetStatus, SharedBudgetSummary, SpentBy
+from llmwarden.api.v1alpha1.modelprice import ModelPriceStatus, ModelPriceSummary, PriceEntry
+from llmwarden.desired.snapshot import Source
+from llmwarden.desired.status import human_count, rounded_time
+from llmwarden.domain import budgets, conditions, money, prices
+from llmwarden.errors import InvalidSpecError
+
+
+def budget(
+    item: LLMBudget | ClusterLLMBudget,
+    usage: wire.BudgetUsage | None,
+    ledger: Source,
+    services: int,
+    now: dt.datetime,
+) -> SharedBudgetStatus:
+    """Build a shared budget's status. While the ledger does not answer, its last figures stay: unknown is not zero."""
+    old = item.status or SharedBudgetStatus()
+    generation = item.metadata.generation
+    try:
+        budgets.of_namespace(item) if isinstance(item, LLMBudget) else budgets.of_cluster(item)
+    except InvalidSpecError as error:
+        found = _set(old.conditions, "Ready", "False", "InvalidBudget", f"{error}.", generation, now)
+        return old.replace(observed_generation=generation, services=services, conditions=found)
+    base = old.replace(observed_generation=generation, services=services)
+    if usage is None or not ledger.fresh:
+        if not ledger.asked and item.status is not None:
+            return base
+        message = ledger.message or "The ledger does not know this budget yet."
+        found = _set(old.conditions, "Ready", "Unknown", ledger.reason or "NotKnownYet", message, generation, now)
+        return base.replace(conditions=found)
+    unit, limit, spent = usage.unit, usage.limit, usage.spent
+    percent = budgets.used_percent(limit, spent)
+    found = _set(old.conditions, "Ready", "True", "Counted", "The ledger counts it.", generation, now)
+    over = usage.state == "Exceeded"
+    text = f"{percent} % of {_human(unit, limit)} is used."
+    status: ConditionStatus = "False" if over else "True"
+    found = _set(found, "WithinBudget", status, "Exceeded" if over else usage.state, text, generation, now)
+    return base.replace(
+        as_of=ledger.as_of,
+        unit=unit,
+        limit=budgets.decimal(unit, limit),
+        spent=budgets.decimal(unit, spent),
+        remaining=budgets.decimal(unit, max(0, limit - spent)),
+        used_percent=percent,
+        state=usage.state,
+        window_start=usage.window_start,
+        resets_at=usage.resets_at,
+        forecast_exhausted_at=rounded_time(usage.forecast_exhausted_at),
+        top_services=tuple(
+            SpentBy(service=share.service, spent=budgets.decimal(unit, share.spent))
+            for share in usage.top_services[:10]
+        ),
+        conditions=found,
+        summary=SharedBudgetSummary(
+            limit=_human(unit, limit),
+            spent=_human(unit, spent),
+            used=f"{percent}%",
+            resets=usage.resets_at.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%MZ"),
+        ),
+    )
+
+
+def price(item: ModelPrice, rivals: tuple[str, ...], now: dt.datetime) -> ModelPriceStatus:
+    """Build a price's status: what is in effect. `rivals`: ModelPrices that name one of its models and come first by name."""
+    old = item.status or ModelPriceStatus()
+    generation = item.metadata.generation
+    entry = prices.entry_at(item.spec.prices, now)
+    status: ConditionStatus = "True"
+    reason, message = "InEffect", "It applies."
+    try:
+        if entry is not None and item.spec.models is not None:
+            prices.picodollars(entry)
+    except InvalidSpecError as error:
+        status, reason, message = "False", "InvalidPrice", f"{error}."
+    if entry is None:
+        status, reason = "False", "NotYet"
+        message = "No entry applies yet: every from is in the future."
+    elif rivals and status == "True":
+        status, reason = "False", "Contested"
+        message = (
+            f"Some of its models are priced by {', '.join(rivals)}, which comes first by name: name each model once."
+        )
+    found = _set(old.conditions, "Ready", status, reason, message, generation, now)
+    return ModelPriceStatus(
+        observed_generation=generation,
+        summary=ModelPriceSummary(current=_current(entry)) if entry is not None else None,
+        conditions=found,
+    )
+
+
+def _current(entry: PriceEntry) -> str:
+    if entry.per_gpu_hour is not None:
+        return f"${entry.per_gpu_hour}/GPU-hour"
+    return f"in ${entry.input_per_million_tokens} out ${entry.output_per_million_tokens} per 1M"
+
+
+def _human(unit: wire.Unit, value: int) -> str:
+    return money.human(value) if unit == "USD" else human_count(value)
+
+
+def _set(
+    held: tuple[Condition, ...],
+    kind: str,
+    status: ConditionStatus,
+    reason: str,
+    message: str,
+    generation: int,
+    now: dt.datetime,
+) -> tuple[Condition, ...]:
+    return conditions.set_condition(
+        held,
+        "WithinBudget" if kind == "WithinBudget" else "Ready",
+        status,
+        reason,
+        message,
+        generation=generation,
+        now=now,
+    )

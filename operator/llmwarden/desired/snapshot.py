@@ -1,0 +1,104 @@
+"""What was observed, as frozen values: `observe` makes them, the builders here read them."""
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from llmwarden import wire
+from llmwarden.api.v1alpha1 import LLMService
+from llmwarden.desired.pods import PodView
+
+
+@dataclass(frozen=True, slots=True)
+class Quantiles:
+    """Seconds; None is unknown."""
+
+    p50: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What an engine says of itself; ratios are 0 to 1, None is unknown."""
+
+    running: float | None = None
+    waiting: float | None = None
+    cache_used: float | None = None
+    prefix_hits: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """One service's figures out of Prometheus. None is unknown, which is not zero.
+
+    `scraped`: whether Prometheus has any series of the service's proxies. `good`: share of good calls (0 to 1) by objective.
+    """
+
+    scraped: bool = False
+    ttft: Quantiles = Quantiles()
+    duration: Quantiles = Quantiles()
+    tpot: Quantiles = Quantiles()
+    requests_per_second: float | None = None
+    error_ratio: float | None = None
+    output_tokens_per_second: float | None = None
+    engine: Engine = Engine()
+    good: Mapping[str, Decimal] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """How fresh what we know from Prometheus, or from the ledger, is.
+
+    `asked` is False until the first question is answered or has failed. `fresh`: the last one was answered, wholly, at `as_of`.
+    `reason` and `message` say why it is not.
+    """
+
+    asked: bool = False
+    configured: bool = True
+    fresh: bool = False
+    as_of: dt.datetime | None = None
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """Which optional APIs the cluster has now."""
+
+    pod_monitors: bool = False
+    rules: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What keeps a service from working as its spec asks, and what helps."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that a service's status is made of. `object` is its JSON; `service` the same as a value."""
+
+    service: LLMService
+    object: Mapping[str, Any]
+    pods: tuple[PodView, ...] = ()
+    capabilities: Capabilities = Capabilities()
+    prometheus: Source = Source()
+    figures: Figures = Figures()
+    ledger: Source = Source()
+    usage: wire.ServiceUsage | None = None
+    budgets: Mapping[str, wire.BudgetUsage] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()  # the spec cannot work as written
+    warnings: tuple[Problem, ...] = ()  # it works, but not for all calls
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of applying the children: by kind, the sentence of what went wrong; absent is well."""
+
+    failed: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,193 @@
+"""What Prometheus knows: a constant number of questions for all services together, never one per service."""
+
+import asyncio
+import datetime as dt
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from decimal import Decimal, InvalidOperation
+from typing import Any, Final
+
+import httpx
+
+from llmwarden import names
+from llmwarden.desired import promql
+from llmwarden.desired.snapshot import Engine, Figures, Quantiles
+from llmwarden.errors import UnavailableError
+
+WINDOWS: Final = ("5m", "1h")  # the second where the first has no traffic
+AT_ONCE: Final = 4  # questions in flight: Prometheus has others to answer, too
+Key = tuple[str, str]  # namespace, service
+Values = dict[Key, float]
+
+# Names of the engines' gauges, by what they say (operator/ARCHITECTURE.md names the conventions); the llmservice label
+# is put on by the engine's PodMonitor.
+_RUNNING: Final = "vllm:num_requests_running|sglang:num_running_reqs|tgi_batch_current_size|num_requests_running"
+_WAITING: Final = "vllm:num_requests_waiting|sglang:num_queue_reqs|tgi_queue_size|num_requests_waiting"
+_CACHE: Final = "vllm:kv_cache_usage_perc|vllm:gpu_cache_usage_perc|sglang:token_usage|gpu_cache_usage_perc"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One query, and how its answer (by service) enters a service's figures."""
+
+    name: str
+    query: str
+
+
+def _quantile(q: float, metric: str) -> str:
+    """Ask for a quantile over the first window in which the service had calls."""
+    parts = []
+    for window in WINDOWS:
+        buckets = f"sum by ({promql.BY}, le) (rate({metric}_bucket[{window}]))"
+        calls = f"sum by ({promql.BY}) (rate({metric}_count[{window}]))"
+        parts.append(f"({buckets} and on ({promql.BY}) ({calls} > 0))")
+    return f"histogram_quantile({q}, {' or '.join(parts)})"
+
+
+def _gauge(pattern: str, how: str) -> str:
+    return f'{how} by ({promql.BY}) ({{__name__=~"{pattern}",{names.LABEL_M_SERVICE}!=""}})'
+
+
+_QUANTILES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+_HISTOGRAMS: Final = {"ttft": names.METRIC_TTFT, "duration": names.METRIC_DURATION, "tpot": names.METRIC_TPOT}
+_HITS: Final = 'vllm:prefix_cache_hits_total{llmservice!=""}'
+_QUERIES: Final = 'vllm:prefix_cache_queries_total{llmservice!=""}'
+
+QUESTIONS: Final[tuple[Question, ...]] = (
+    Question("scraped", f"count by ({promql.BY}) ({names.METRIC_IN_FLIGHT})"),
+    *(
+        Question(f"{figure}.{quantile}", _quantile(q, metric))
+        for figure, metric in _HISTOGRAMS.items()
+        for quantile, q in _QUANTILES.items()
+    ),
+    Question("requests_per_second", promql.rate(names.METRIC_REQUESTS, "", WINDOWS[0])),
+    Question("error_ratio", " or ".join(promql.error_ratio("", window) for window in WINDOWS)),
+    Question(
+        "output_tokens_per_second",
+        promql.rate(names.METRIC_TOKENS, f'{names.LABEL_M_TOKEN_TYPE}="output"', WINDOWS[0]),
+    ),
+    Question("engine.running", _gauge(_RUNNING, "sum")),
+    Question("engine.waiting", _gauge(_WAITING, "sum")),
+    Question("engine.cache_used", _gauge(_CACHE, "max")),
+    Question(
+        "engine.prefix_hits",
+        f"sum by ({promql.BY}) (rate({_HITS}[5m])) / (sum by ({promql.BY}) (rate({_QUERIES}[5m])) > 0)",
+    ),
+)
+OBJECTIVES: Final = Question("objectives", f"max by ({promql.BY}, objective) ({names.RECORD_RATIO})")
+
+
+class Prometheus:
+    """Asks one Prometheus (or compatible store). Close it."""
+
+    def __init__(self, url: str, timeout: float, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        # One slow question must not hold the tick longer than `timeout` seconds.
+        self._http = httpx.AsyncClient(
+            base_url=url.rstrip("/") + "/", timeout=httpx.Timeout(timeout), transport=transport, trust_env=False
+        )
+        self._timeout = timeout
+        self._gate = asyncio.Semaphore(AT_ONCE)
+
+    async def close(self) -> None:
+        """Close connections."""
+        await self._http.aclose()
+
+    async def figures(self) -> dict[Key, Figures]:
+        """Ask everything, for all services.
+
+        Raises UnavailableError where Prometheus does not answer in time, answers an error, or answers with warnings, which
+        mean that some of the data is missing: half an answer would make figures drop that did not.
+        """
+        try:
+            async with asyncio.timeout(self._timeout * 2):
+                answers, good = await asyncio.gather(
+                    asyncio.gather(*(self._by_service(question) for question in QUESTIONS)), self._objectives()
+                )
+        except TimeoutError as error:
+            message = f"Prometheus did not answer all questions within {self._timeout * 2:g} s"
+            raise UnavailableError(message) from error
+        by_name = {question.name: answer for question, answer in zip(QUESTIONS, answers, strict=True)}
+        keys = {key for answer in answers for key in answer} | set(good)
+        return {key: _figures(lambda name, key=key: by_name[name].get(key), good.get(key, {})) for key in keys}  # type: ignore[misc]
+
+    async def _by_service(self, question: Question) -> Values:
+        found: Values = {}
+        for labels, text in await self.query(question.query):
+            value = float(text)
+            if math.isfinite(value):  # NaN: a quantile of nothing
+                found[_key(labels)] = value
+        return found
+
+    async def _objectives(self) -> dict[Key, dict[str, Decimal]]:
+        found: dict[Key, dict[str, Decimal]] = defaultdict(dict)
+        for labels, text in await self.query(OBJECTIVES.query):
+            try:
+                value = Decimal(text)
+            except InvalidOperation:
+                continue
+            if value.is_finite():
+                found[_key(labels)][labels.get("objective", "")] = value
+        return dict(found)
+
+    async def query(self, promql_text: str) -> list[tuple[Mapping[str, str], str]]:
+        """Ask one instant query; returns labels and value of each series. Raises UnavailableError."""
+        async with self._gate:
+            try:
+                # POST: a long query would not fit a URL.
+                response = await self._http.post("api/v1/query", data={"query": promql_text})
+                body: Any = response.json()
+            except httpx.HTTPError as error:
+                message = f"Prometheus at {self._http.base_url} did not answer: {str(error) or type(error).__name__}."
+                raise UnavailableError(message) from error
+            except ValueError as error:
+                message = f"Prometheus at {self._http.base_url} answered {response.status_code} and no JSON."
+                raise UnavailableError(message) from error
+        return _series(body, response.status_code)
+
+
+def _series(body: Any, status: int) -> list[tuple[Mapping[str, str], str]]:
+    if not isinstance(body, dict) or body.get("status") != "success":
+        why = body.get("error") if isinstance(body, dict) else None
+        message = f"Prometheus answered {status}: {why or 'no reason given'}."
+        raise UnavailableError(message)
+    if body.get("warnings"):
+        message = f"Prometheus answered in part: {'; '.join(map(str, body['warnings']))[:300]}."
+        raise UnavailableError(message)
+    try:
+        return [(item["metric"], item["value"][1]) for item in body["data"]["result"]]
+    except (KeyError, IndexError, TypeError) as error:
+        message = "Prometheus answered in an unknown shape."
+        raise UnavailableError(message) from error
+
+
+def _key(labels: Mapping[str, str]) -> Key:
+    return labels.get("namespace", ""), labels.get(names.LABEL_M_SERVICE, "")
+
+
+def _figures(value: Callable[[str], float | None], good: Mapping[str, Decimal]) -> Figures:
+    quantiles = {
+        figure: Quantiles(**{quantile: value(f"{figure}.{quantile}") for quantile in _QUANTILES})
+        for figure in _HISTOGRAMS
+    }
+    return replace(
+        Figures(),
+        scraped=bool(value("scraped")),
+        **quantiles,
+        requests_per_second=value("requests_per_second"),
+        error_ratio=value("error_ratio"),
+        output_tokens_per_second=value("output_tokens_per_second"),
+        engine=Engine(
+            running=value("engine.running"),
+            waiting=value("engine.waiting"),
+            cache_used=value("engine.cache_used"),
+            prefix_hits=value("engine.prefix_hits"),
+        ),
+        good=good,
+    )
+
+
+def age(as_of: dt.datetime | None, now: dt.datetime) -> float | None:
+    """Return how old figures are, in seconds."""
+    return None if as_of is None else (now - as_of).total_seconds()
