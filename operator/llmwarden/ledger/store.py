@@ -292,8 +292,50 @@ def _pragmas(connection: Any, _record: object) -> None:
     cursor.close()
 
 
+def _larger(left: sa.ColumnElement[Any], right: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    return sa.case((left > right, left), else_=right)
+
+
+def _journal_upsert() -> sa.Executable:
+    statement = insert(_journals)
+    fresh = statement.excluded
+    return statement.on_conflict_do_update(
+        index_elements=["journal", "pod_uid"],
+        set_={
+            "sequence": _larger(_journals.c.sequence, fresh["sequence"]),
+            "last_reported_at": _larger(_journals.c.last_reported_at, fresh["last_reported_at"]),
+            # An older report that is delivered after the last one does not open the journal again.
+            "final": sa.or_(_journals.c.final, fresh["final"]),
+        },
+    ).returning(_journals.c.id)
+
+
+def _row_upsert() -> sa.Executable:
+    statement = insert(_rows)
+    values = {name: statement.excluded[name] for name in Counts._fields}
+    return statement.on_conflict_do_update(index_elements=["journal_id", *_KEY], set_=values)
+
+
+# Made once: making a statement takes longer than running it.
+_UPSERT_JOURNAL = _journal_upsert()
+_UPSERT_ROWS = _row_upsert()
+_KNOWN_ROWS = sa.select(*(_rows.c[name] for name in (*_KEY, *Counts._fields))).where(
+    _rows.c.journal_id == sa.bindparam("journal_id"), _rows.c.bucket.in_(sa.bindparam("buckets", expanding=True))
+)
+
+
 def _merge_one(connection: sa.Connection, report: wire.Report, now: int) -> Merged:
-    journal_id = _journal_id(connection, report, now)
+    journal = {
+        "journal": report.journal,
+        "pod_uid": report.pod.uid,
+        "namespace": report.pod.namespace,
+        "pod_name": report.pod.name,
+        "sequence": report.sequence,
+        "final": report.final,
+        "first_reported_at": now,
+        "last_reported_at": now,
+    }
+    journal_id = int(connection.execute(_UPSERT_JOURNAL, journal).scalar_one())
     wanted: dict[tuple[Any, ...], Counts] = {}
     for row in report.rows:
         key = (row.service, row.provider, row.model, row.price_id or "", row.bucket)
@@ -316,49 +358,15 @@ def _merge_one(connection: sa.Connection, report: wire.Report, now: int) -> Merg
         deltas.append(Delta(f"{report.pod.namespace}/{service}", provider, model, price_id or None, bucket, grown))
         changed.append({"journal_id": journal_id, **dict(zip(_KEY, key, strict=True)), **new._asdict()})
     if changed:
-        statement = insert(_rows)
-        values = {name: statement.excluded[name] for name in Counts._fields}
-        connection.execute(
-            statement.on_conflict_do_update(index_elements=["journal_id", *_KEY], set_=values), list(changed)
-        )
+        connection.execute(_UPSERT_ROWS, changed)
     return Merged(tuple(deltas), backwards)
-
-
-def _journal_id(connection: sa.Connection, report: wire.Report, now: int) -> int:
-    statement = insert(_journals).values(
-        journal=report.journal,
-        pod_uid=report.pod.uid,
-        namespace=report.pod.namespace,
-        pod_name=report.pod.name,
-        sequence=report.sequence,
-        final=report.final,
-        first_reported_at=now,
-        last_reported_at=now,
-    )
-    fresh = statement.excluded
-    updated = statement.on_conflict_do_update(
-        index_elements=["journal", "pod_uid"],
-        set_={
-            "sequence": _larger(_journals.c.sequence, fresh["sequence"]),
-            "last_reported_at": _larger(_journals.c.last_reported_at, fresh["last_reported_at"]),
-            # An older report that is delivered after the last one does not open the journal again.
-            "final": sa.or_(_journals.c.final, fresh["final"]),
-        },
-    ).returning(_journals.c.id)
-    return int(connection.execute(updated).scalar_one())
-
-
-def _larger(left: sa.ColumnElement[int], right: sa.ColumnElement[int]) -> sa.ColumnElement[int]:
-    return sa.case((left > right, left), else_=right)
 
 
 def _known(connection: sa.Connection, journal_id: int, buckets: set[int]) -> dict[tuple[Any, ...], Counts]:
     ordered = sorted(buckets)
     found: dict[tuple[Any, ...], Counts] = {}
     for at in range(0, len(ordered), IN_CHUNK):
-        query = sa.select(*(_rows.c[name] for name in (*_KEY, *Counts._fields))).where(
-            _rows.c.journal_id == journal_id, _rows.c.bucket.in_(ordered[at : at + IN_CHUNK])
-        )
-        for row in connection.execute(query):
+        chosen = {"journal_id": journal_id, "buckets": ordered[at : at + IN_CHUNK]}
+        for row in connection.execute(_KNOWN_ROWS, chosen):
             found[tuple(row[: len(_KEY)])] = Counts(*row[len(_KEY) :])
     return found
