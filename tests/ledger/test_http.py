@@ -313,30 +313,58 @@ async def test_another_version_of_the_contract_is_told_so(ledger: Ledger) -> Non
     assert code(response) == (409, "unsupported_contract")
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"service": "Not A Name"},
-        {"service": "../web/bot"},
-        {"bucket": BUCKET + 1},
-        {"bucket": -900},
-        {"bucket": BUCKET + 3 * 86_400},
-        {"requests": -1},
-        {"requests": 2**41},
-        {"requests": 1.5},
-        {"requests": "1"},
-        {"priceId": ""},
-        {"model": "m" * 300},
-        {"tokens": {"input": 1, "cached_input": 2}},
-        {"tokens": {"output": 1, "reasoning": 2}},
-        {"tokens": None},
-    ],
-)
+@pytest.mark.parametrize("changes", [{"requests": 1.5}, {"requests": "1"}, {"tokens": None}, {"bucket": None}])
 async def test_a_malformed_row_is_400_and_nothing_of_the_report_is_kept(
     ledger: Ledger, changes: Mapping[str, Any]
 ) -> None:
     assert code(await ledger.report(row(), row(**changes))) == (400, "malformed")
     assert not [*ledger.store.sums()]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"service": "Not A Name"}, "service"),
+        ({"service": "../web/bot"}, "service"),
+        ({"bucket": BUCKET + 1}, "bucket"),
+        ({"bucket": -900}, "bucket"),
+        ({"bucket": BUCKET + 2 * 86_400}, "future"),
+        ({"priceId": ""}, "price"),
+    ],
+)
+async def test_a_row_that_cannot_be_meant_is_left_out_and_the_others_are_taken(
+    ledger: Ledger, changes: Mapping[str, Any], reason: str
+) -> None:
+    answer = await ledger.report(row(), row(**changes))
+    assert (answer.status_code, answer.json()["accepted"]) == (200, 1)
+    assert [delta.counts.requests for delta in ledger.store.sums()] == [1]
+    assert ledger.metric("llmwarden_ledger_odd_rows_total", reason=reason) == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"requests": -1},
+        {"requests": 2**70},
+        {"model": "m" * 300},
+        {"tokens": {"input": 10**30, "cached_input": -5}},
+    ],
+)
+async def test_an_engine_that_claims_nonsense_does_not_stop_its_pods_reports(
+    ledger: Ledger, changes: Mapping[str, Any]
+) -> None:
+    for _ in range(2):
+        answer = await ledger.report(row(), row(**{"bucket": BUCKET - 900, **changes}))
+        assert (answer.status_code, answer.json()["accepted"]) == (200, 2)
+    assert ledger.metric("llmwarden_ledger_odd_rows_total", reason="changed") == 2
+    assert len([*ledger.store.sums()]) == 2
+
+
+async def test_parts_larger_than_their_whole_are_charged_as_parts(ledger: Ledger) -> None:
+    await ledger.report(row(tokens={"input": 1, "cached_input": 10, "output": 0, "reasoning": 7}))
+    counts = ledger.core.aggregate.total("shop/bot").counts
+    assert (counts.input, counts.output) == (10, 7)
+    assert ledger.core.aggregate.total("shop/bot").picodollars == 10 * 75_000 + 7 * 600_000
 
 
 @pytest.mark.parametrize("query", [{}, {"services": ""}, {"services": "a,B"}, {"services": "a", "wait": "-1"}, {"services": "a", "wait": "nan"}, {"services": "a", "contract": "x"}])  # fmt: skip

@@ -6,7 +6,6 @@ Refusals: 400 malformed, 401 no or bad token, 403 not yours, 404, 409 unsupporte
 
 import asyncio
 import logging
-import re
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
@@ -18,7 +17,7 @@ from starlette.routing import Route
 
 from llmwarden import names, wire
 from llmwarden.errors import UnavailableError
-from llmwarden.ledger import auth
+from llmwarden.ledger import auth, intake
 from llmwarden.ledger.auth import Authenticator, Caller
 from llmwarden.ledger.core import Core
 from llmwarden.ledger.metrics import Metrics
@@ -31,13 +30,8 @@ MAX_BODY: Final = 1024 * 1024  # bytes
 MAX_WAIT: Final = 60.0  # seconds of a long poll
 MAX_SERVICES: Final = 64  # in one request: a pod has a few
 MAX_ROWS: Final = 10_000
-# More than any pod can use in a bucket, and so small that sums of millions of such rows fit 64 bits.
-MAX_COUNT: Final = 2**40
-FUTURE_SECONDS: Final = 86_400  # a bucket that begins later than this is no clock's fault any more
 RETRY_SECONDS: Final = 2
-NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
-LONGEST: Final = 256  # characters of a provider, model or journal
-LONGEST_PRICE_ID: Final = 512
+LONGEST: Final = 256  # characters of a model in a question, or of a journal's name
 
 _encoder = msgspec.json.Encoder()
 Body = TypeVar("Body")
@@ -152,7 +146,7 @@ class Api:
         """GET /v1/price."""
         _, namespace = await self._proxy(request)
         service, model = request.query_params.get("service", ""), request.query_params.get("model", "")
-        if not NAME.fullmatch(service):
+        if not intake.NAME.fullmatch(service):
             raise Refusal(400, "malformed", "give service=NAME, the name of an LLMService")
         if not model or len(model) > LONGEST:
             raise Refusal(400, "malformed", f"give model=MODEL, of at most {LONGEST} characters")
@@ -205,10 +199,14 @@ class Api:
             raise _unsupported(version)
         report = _decode(raw, wire.Report)
         now = self._core.clock().timestamp()
-        _check(report, now)
+        _check(report)
         pod = report.pod
         if not auth.is_pod(caller, pod.namespace, pod.name, pod.uid):
             raise Refusal(403, "forbidden", "the token is not bound to the pod that the report names")
+        report, odd = intake.take(report, now)
+        for reason, count in odd.items():
+            logger.warning("report of pod %s/%s: %d rows were odd (%s)", pod.namespace, pod.name, count, reason)
+            self._metrics.odd_rows.labels(reason).inc(count)
         merged = await self._writer.report(report, int(now))
         core = self._core
         self._metrics.rows.inc(len(report.rows))
@@ -274,7 +272,7 @@ def _unsupported(version: int) -> Refusal:
 
 def _services(request: Request) -> list[str]:
     given = [name for name in request.query_params.get("services", "").split(",") if name]
-    if not given or len(given) > MAX_SERVICES or not all(NAME.fullmatch(name) for name in given):
+    if not given or len(given) > MAX_SERVICES or not all(intake.NAME.fullmatch(name) for name in given):
         raise Refusal(400, "malformed", f"give services=A,B: 1 to {MAX_SERVICES} names of LLMServices")
     return list(dict.fromkeys(given))
 
@@ -312,36 +310,12 @@ def _decode(raw: bytes, kind: type[Body]) -> Body:
         raise Refusal(400, "malformed", f"the report is not what the contract says: {error}") from error
 
 
-def _check(report: wire.Report, now: float) -> None:
-    """Raise a Refusal unless every value of a report can be meant."""
+def _check(report: wire.Report) -> None:
+    """Raise a Refusal unless a report's frame can be meant; its rows are `intake`'s."""
     if not 0 < len(report.journal) <= LONGEST or report.sequence < 0 or report.sequence >= 2**63:
         raise Refusal(400, "malformed", "journal or sequence is out of range")
     if len(report.rows) > MAX_ROWS:
         raise Refusal(400, "malformed", f"a report has at most {MAX_ROWS} rows")
-    for number, row in enumerate(report.rows):
-        fault = _row_fault(row, now)
-        if fault:
-            raise Refusal(400, "malformed", f"row {number}: {fault}")
-
-
-def _row_fault(row: wire.Row, now: float) -> str | None:
-    tokens = row.tokens
-    fault = None
-    if not NAME.fullmatch(row.service):
-        fault = "service is not the name of an LLMService"
-    elif max(len(row.provider), len(row.model)) > LONGEST or len(row.price_id or "") > LONGEST_PRICE_ID:
-        fault = "provider, model or priceId is too long"
-    elif row.price_id == "":
-        fault = "priceId is empty; an unknown price is null"
-    elif row.bucket < 0 or row.bucket % names.BUCKET_SECONDS or row.bucket > now + FUTURE_SECONDS:
-        fault = f"bucket is not the start of {names.BUCKET_SECONDS} seconds that may have begun"
-    elif not all(
-        0 <= count <= MAX_COUNT for count in (row.requests, row.errors, row.estimated, *msgspec.structs.astuple(tokens))
-    ):
-        fault = f"a count is below 0 or above {MAX_COUNT}"
-    elif tokens.cached_input + tokens.cache_write > tokens.input or tokens.reasoning > tokens.output:
-        fault = "cached_input and cache_write are parts of input, reasoning is a part of output"
-    return fault
 
 
 def _json(value: msgspec.Struct) -> Response:

@@ -39,6 +39,12 @@ class Metrics:
             "Rows with a total below what was known: late reports, or a proxy that lost its journal. Nothing is taken back.",
             registry=registry,
         )
+        self.odd_rows = Counter(
+            "llmwarden_ledger_odd_rows",
+            "Rows that were left out because they cannot be meant, by reason; `changed`: taken with values cut to what can be.",
+            ["reason"],
+            registry=registry,
+        )
         self.unknown_service_rows = Counter(
             "llmwarden_ledger_unknown_service_rows", "Rows of services that do not exist (any more).", registry=registry
         )

@@ -1,0 +1,74 @@
+"""What of a report can be taken: one strange row must not cost the others.
+
+A proxy sends the same totals until they are taken. A report that is refused for one row (an engine that claims 10^18
+tokens, say) would be refused for ever, and with it all that the pod uses from then on: a way around every budget. So
+what can be given a meaning gets one, and the rest is left out row by row, counted and logged.
+"""
+
+import hashlib
+import re
+from collections import Counter
+from typing import Final
+
+import msgspec
+
+from llmwarden import names, wire
+
+# More than any pod can use in a bucket, and so small that sums of millions of such rows fit 64 bits.
+MAX_COUNT: Final = 2**40
+FUTURE_SECONDS: Final = 86_400  # a bucket that begins later than this would count in every window for a long time
+NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+LONGEST: Final = 256  # characters of a model or provider
+LONGEST_PRICE_ID: Final = 1024
+_HASH: Final = 12
+
+
+def take(report: wire.Report, now: float) -> tuple[wire.Report, Counter[str]]:
+    """Return the report as it is stored, and how many rows were left out (or changed) for which reason.
+
+    The same row always becomes the same row: sending it again still changes nothing. `now` is in seconds since the epoch.
+    """
+    rows: list[wire.Row] = []
+    reasons: Counter[str] = Counter()
+    for row in report.rows:
+        fault = _fault(row, now)
+        if fault is not None:
+            reasons[fault] += 1
+            continue
+        fit = msgspec.structs.replace(
+            row,
+            provider=_short(row.provider),
+            model=_short(row.model),
+            requests=_count(row.requests),
+            errors=_count(row.errors),
+            estimated=_count(row.estimated),
+            tokens=wire.Tokens(*(_count(value) for value in msgspec.structs.astuple(row.tokens))),
+        )
+        if fit != row:
+            reasons["changed"] += 1
+        rows.append(fit)
+    return msgspec.structs.replace(report, rows=tuple(rows)), reasons
+
+
+def _fault(row: wire.Row, now: float) -> str | None:
+    if not NAME.fullmatch(row.service):
+        return "service"
+    if row.price_id is not None and not 0 < len(row.price_id) <= LONGEST_PRICE_ID:
+        return "price"
+    if row.bucket < 0 or row.bucket % names.BUCKET_SECONDS:
+        return "bucket"
+    if row.bucket > now + FUTURE_SECONDS:
+        return "future"
+    return None
+
+
+def _count(value: int) -> int:
+    return min(max(value, 0), MAX_COUNT)
+
+
+def _short(text: str) -> str:
+    # With a hash: two long names must not become one key, whose maximum would be less than their sum.
+    if len(text) <= LONGEST:
+        return text
+    digest = hashlib.sha256(text.encode(errors="replace")).hexdigest()[:_HASH]
+    return f"{text[: LONGEST - _HASH - 1]}#{digest}"

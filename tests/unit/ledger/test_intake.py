@@ -1,0 +1,44 @@
+"""What of a report can be taken."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmwarden import wire
+from llmwarden.ledger import intake
+from tests.unit.ledger.objects import BUCKET
+from tests.unit.ledger.test_merge import report
+
+numbers = st.integers(-(2**70), 2**70)
+rows = st.builds(
+    wire.Row,
+    service=st.sampled_from(["bot", "", "A", "x" * 254]),
+    provider=st.text(max_size=300),
+    model=st.text(max_size=300),
+    price_id=st.none() | st.text(max_size=5),
+    bucket=st.sampled_from([BUCKET, BUCKET + 1, -900, BUCKET + 900 * 200]),
+    requests=numbers,
+    errors=numbers,
+    estimated=numbers,
+    tokens=st.builds(wire.Tokens, *([numbers] * 5)),
+)
+
+
+@given(st.lists(rows, max_size=5))
+def test_what_is_taken_is_taken_again_as_it_is(given_rows: list[wire.Row]) -> None:
+    once, reasons = intake.take(report(*given_rows), BUCKET)
+    assert len(once.rows) + sum(reasons.values()) - reasons["changed"] == len(given_rows)
+    twice, none = intake.take(once, BUCKET)
+    assert twice == once
+    assert not none
+    for row in once.rows:
+        assert 0 <= row.tokens.input <= intake.MAX_COUNT
+        assert max(len(row.model), len(row.provider)) <= intake.LONGEST
+
+
+def test_two_long_names_stay_two() -> None:
+    plain = wire.Row("bot", "p", "", None, BUCKET, 1, 0, wire.Tokens())
+    taken, _ = intake.take(
+        report(*(wire.Row("bot", "p", "m" * 300 + end, None, BUCKET, 1, 0, plain.tokens) for end in "ab")), BUCKET
+    )
+    first, second = taken.rows
+    assert first.model != second.model
