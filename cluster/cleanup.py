@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cluster import machine, processes
 from cluster.errors import ClusterError
+from cluster.network import SUBNET
 from cluster.paths import State
 from cluster.progress import say
 from cluster.shell import run, succeeds
@@ -35,31 +36,32 @@ def everything(state: State) -> None:
     """
     if not anything_left(state):
         return
-    had_node = machine.owns_node(state)
-    if had_node and os.geteuid() != 0:
+    owns_node = machine.owns_node(state)
+    if (owns_node or state.machine.exists()) and os.geteuid() != 0:
         message = f"{state.name} has a node, which only root can take down: sudo python3 -m cluster down"
         raise ClusterError(message)
     say(f"taking {state.name} down")
     processes.kill(state)
-    if had_node:
-        _end_containers(state)
-        namespaces = list(_network_namespaces(state))
-        sockets = list(_shim_sockets(state))
-        _unmount(machine.mounts_under(state.root, state.run))
-        _remove_namespaces(namespaces)
-        _remove_files(state, sockets)
+    _end_containers(state)
+    namespaces = list(_network_namespaces(state))
+    sockets = list(_shim_sockets(state))
+    _unmount(machine.mounts_under(state.root, state.run))
+    _remove_namespaces(namespaces)
+    _remove_files(state, sockets)
+    if owns_node:
         _remove_netfilter()
         if machine.link_owner() == str(state.root):
             run(["ip", "link", "delete", machine.LINK])
-    for folder in (state.run, state.root):
-        if folder == state.run and had_node:
-            machine.put_back(state)
-        if folder.exists():
-            _remove_tree(folder)
-        _remove_if_empty(folder.parent)
-    _remove_if_empty(state.root.parent.parent)
-    if had_node:
-        _remove_if_empty(Path("/run/llmwarden"))
+    if state.run.exists():
+        _remove_tree(state.run)
+        _remove_if_empty(state.run.parent)
+    if owns_node:
+        machine.put_back(state)
+    if state.root.exists():
+        # Last, since it holds what `down` needs to know if it is cut off and repeated.
+        _remove_tree(state.root)
+    for folder in (state.root.parent, state.root.parent.parent):
+        _remove_if_empty(folder)
 
 
 def _remove_if_empty(folder: Path) -> None:
@@ -130,8 +132,7 @@ def _network_namespaces(state: State) -> Iterator[str]:
             for namespace in spec.get("linux", {}).get("namespaces", []):
                 yield namespace.get("path", "")
     for result in machine.cni_results(state):
-        with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
-            yield json.loads(result.read_text()).get("netns", "")
+        yield from machine.result_namespaces(result)
 
 
 def _remove_namespaces(paths: list[str]) -> None:
@@ -149,7 +150,8 @@ def _shim_sockets(state: State) -> Iterator[Path]:
 
 def _remove_files(state: State, sockets: list[Path]) -> None:
     """Remove what the components keep outside of the folders that they were given."""
-    for path in [*sockets, *machine.cni_results(state), *machine.stale_loopbacks()]:
+    loopbacks = machine.stale_loopbacks() if os.geteuid() == 0 else []
+    for path in [*sockets, *machine.cni_results(state), *loopbacks]:
         path.unlink(missing_ok=True)
     logs = Path("/var/log/containers")
     if logs.is_dir():
@@ -187,4 +189,4 @@ def _remove_netfilter() -> None:
         if text:
             run([f"{program}-restore", "--noflush", "-w", "10"], given=text)
     for program in ("-s", "-d"):
-        succeeds(["conntrack", "-D", program, "10.244.0.0/24"])
+        succeeds(["conntrack", "-D", program, SUBNET])

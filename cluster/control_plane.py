@@ -13,11 +13,11 @@ from typing import Any
 from cluster import builds, packages, processes
 from cluster.errors import ClusterError
 from cluster.kubeapi import Api, ApiError, kubeconfig
+from cluster.network import SERVICE_RANGE
 from cluster.paths import State
 from cluster.pki import Authority, Pair, new_key, public_key
 from cluster.progress import say
 
-SERVICE_RANGE = "10.96.0.0/16"
 SERVICE_ADDRESS = "10.96.0.1"
 COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager")
 

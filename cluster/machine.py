@@ -7,8 +7,8 @@ machine that already has those).
 
 import contextlib
 import json
-import os
 import re
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,16 +93,21 @@ def control_groups(state: State) -> list[Path]:
 
 def link_owner() -> str | None:
     """Return the state folder of the cluster that holds this machine's one node, None if there is none."""
-    folder = Path("/sys/class/net") / LINK
-    try:
-        return (folder / "ifalias").read_text().strip()
-    except FileNotFoundError:
+    # Not from /sys, which shows the network namespace in which it was mounted.
+    if LINK not in _links():
         return None
+    shown = json.loads(run(["ip", "-json", "link", "show", "dev", LINK]))
+    return str(shown[0].get("ifalias", ""))
+
+
+def _links() -> list[str]:
+    return sorted(name for _, name in socket.if_nameindex())
 
 
 def owns_node(state: State) -> bool:
-    """Return whether this cluster has changed the machine for a node."""
-    return state.machine.exists() or link_owner() == str(state.root)
+    """Return whether this cluster has changed the machine for a node, and no other has since."""
+    owner = link_owner()
+    return owner == str(state.root) or (owner is None and state.machine.exists())
 
 
 def netfilter_lines() -> list[str]:
@@ -191,10 +196,10 @@ def residue(state: State) -> list[str]:
     left += [f"mount {point}" for point in mounts_under(state.root, state.run)]
     left += [f"control group {group}" for group in control_groups(state) if group.exists()]
     left += [f"folder {folder}" for folder in (state.root, state.run) if folder.exists()]
-    if owner := link_owner():
-        left += [f"network device {LINK}"] if owner == str(state.root) else []
-    if not link_owner() or owns_node(state):
-        # While another cluster holds the node these are its own.
+    owner = link_owner()
+    if owner == str(state.root):
+        left.append(f"network device {LINK}")
+    if owner in {None, str(state.root)}:
         left += [f"netfilter {line}" for line in netfilter_lines() if is_ours(line)]
         left += [f"CNI result {path}" for path in cni_results(state)]
     if owns_node(state):
@@ -211,17 +216,26 @@ def stale_loopbacks() -> list[Path]:
     """Return what libcni remembers of the loopbacks of network namespaces that are gone, whoever's they were."""
     stale = []
     for path in _CNI_RESULTS.glob("cni-loopback-*-lo"):
-        with contextlib.suppress(OSError, json.JSONDecodeError):
-            if not Path(json.loads(path.read_text())["netns"]).exists():
-                stale.append(path)
+        namespaces = result_namespaces(path)
+        if namespaces and not any(Path(each).exists() for each in namespaces):
+            stale.append(path)
     return stale
+
+
+def result_namespaces(result: Path) -> list[str]:
+    """Return the network namespaces that a file of libcni's memory speaks of."""
+    try:
+        interfaces = json.loads(result.read_text()).get("result", {}).get("interfaces", [])
+    except (OSError, json.JSONDecodeError):
+        return []
+    return [each["sandbox"] for each in interfaces if each.get("sandbox")]
 
 
 def snapshot() -> dict[str, list[str]]:
     """Return what a test compares before `up` and after `down`, beside `residue`."""
     return {
         "mounts": sorted(mount.point for mount in mounts()),
-        "links": sorted(os.listdir("/sys/class/net")),  # noqa: PTH208 - names
+        "links": _links(),
         "namespaces": sorted(str(path) for path in Path("/run/netns").glob("*")),
         "netfilter": sorted(netfilter_lines()),
         "tables": sorted(nft_tables()),

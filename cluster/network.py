@@ -16,10 +16,14 @@ from cluster.paths import State, cache_root
 from cluster.shell import run
 
 SUBNET = "10.244.0.0/24"
+SERVICE_RANGE = "10.96.0.0/16"
 ADDRESS = "10.244.0.1"
 DNS_ADDRESS = "10.96.0.10"
 DOMAIN = "cluster.local"
 PLUGINS = Path("/usr/lib/cni")
+
+# A socket's path may have 107 bytes, and kubelet puts one at ROOT/kubelet/pod-resources/0123456789.
+_LONGEST_ROOT = 107 - 33
 
 
 def claim(state: State) -> None:
@@ -29,6 +33,9 @@ def claim(state: State) -> None:
             "A node needs root: sudo python3 -m cluster up. Without root there is: "
             "python3 -m cluster up --shape control-plane"
         )
+        raise ClusterError(message)
+    if len(str(state.root)) > _LONGEST_ROOT:
+        message = f"{state.root} is too long a path for kubelet's sockets: set XDG_STATE_HOME to a shorter folder."
         raise ClusterError(message)
     with locked(cache_root() / "locks" / "node.lock", "the machine"):
         if owner := machine.link_owner():
@@ -46,6 +53,8 @@ def claim(state: State) -> None:
         run(["ip", "link", "add", machine.LINK, "type", "bridge"])
         run(["ip", "link", "set", machine.LINK, "alias", str(state.root), "up"])
         run(["ip", "address", "add", f"{ADDRESS}/32", "dev", machine.LINK])
+        # No packet takes it, but without a route (say, offline) the kernel refuses before kube-proxy's rules are asked.
+        run(["ip", "route", "add", SERVICE_RANGE, "dev", machine.LINK])
     _forward()
 
 

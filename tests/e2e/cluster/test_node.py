@@ -10,6 +10,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -55,10 +56,11 @@ class Machine:
 
 
 @pytest.fixture
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     name = f"test-{secrets.token_hex(3)}"
     builds.build(*builds.NODE)
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    home = tempfile.mkdtemp(prefix="node-")  # short: sockets lie below it
+    monkeypatch.setenv("XDG_STATE_HOME", home)
     # /run and /var/lib of its own: another node's kubelet may listen below them.
     script = "ip link set lo up && mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /var/lib && echo ok && exec cat"
     with subprocess.Popen(
@@ -75,6 +77,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine
         finally:
             subprocess.run(made.cluster("down"), check=False, capture_output=True)
             holder.stdin.close()
+            Path(home).rmdir()  # nothing may be left in it
 
 
 def test_the_node_works_and_goes_without_a_trace(machine: Machine, tmp_path: Path) -> None:
@@ -83,9 +86,9 @@ def test_the_node_works_and_goes_without_a_trace(machine: Machine, tmp_path: Pat
     # Ctrl-C while pods are being started.
     with subprocess.Popen(machine.cluster("up"), stderr=subprocess.PIPE, text=True) as up:
         assert up.stderr
-        said = next(line for line in up.stderr if "waiting for the node" in line)
-        time.sleep(3)
-        assert said
+        while sum(each.component == "containerd" for each in processes.find(machine.state)) < 2:  # it and a shim
+            assert up.poll() is None
+            time.sleep(0.02)
         up.send_signal(signal.SIGINT)
         assert "undoing" in up.stderr.read()
     assert up.returncode == 130
