@@ -1,0 +1,258 @@
+"""What goes wrong in a cluster, and that applications do not pay for it."""
+
+import time
+
+import pytest
+
+from cluster.errors import ClusterError
+from demo.kube import Kube, condition
+from tests.e2e.support import Stage, deployment, env_spec, llm, port_spec, proxy_of, service
+
+SYSTEM = "llmwarden-system"
+URL = "http://openai-simulator.providers.svc"
+CLIENT = {"OPENAI_API_KEY": "dummy", "MODEL": "gpt-4o-mini", "RATE": "5"}
+
+
+def served(stage: Stage, app: str) -> int:
+    """Return how many calls of an application were answered with 200."""
+    return int(stage.figures(app)["requests"].get("200", 0))
+
+
+def grows(stage: Stage, app: str, seconds: float = 60) -> None:
+    """Wait until more calls are answered than now."""
+    before = served(stage, app)
+    stage.kube.wait(f"{app} is served", lambda: "" if served(stage, app) > before + 3 else f"{before} answers", seconds)
+
+
+@pytest.fixture
+def trusted(fresh: Stage) -> Stage:
+    """A namespace with the key of the simulated provider, which its proxies need."""
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "openai", "namespace": fresh.namespace},
+        "stringData": {"api-key": "sk-demo-only-the-proxy-has-this"},
+    }
+    fresh.apply(secret)
+    return fresh
+
+
+def keyed(app: str) -> dict[str, object]:
+    """Return the spec of a service whose proxy holds the key."""
+    return env_spec(app, URL) | {
+        "backend": {"type": "OpenAI", "url": URL, "credentialsSecretRef": {"name": "openai", "key": "api-key"}}
+    }
+
+
+def test_deleting_the_resource_takes_what_it_owns_and_the_pods_keep_serving(trusted: Stage) -> None:
+    ns = trusted.namespace
+    trusted.apply(llm(ns, "bot", keyed("bot")))
+    trusted.wait_injecting()
+    trusted.apply(deployment(ns, "bot", program="client.py", env=CLIENT))
+    trusted.rollout("bot")
+    grows(trusted, "bot")
+    owned = ("prometheusrule", "configmap")
+    labelled = "app.kubernetes.io/managed-by=llmwarden"
+    trusted.kube.wait(
+        "children",
+        lambda: "" if all(trusted.kube.items(kind, ns, labelled) for kind in owned) else "not all are there",
+        60,
+    )
+    # Also while the operator is down: garbage collection needs nobody.
+    trusted.kube.run("-n", SYSTEM, "scale", "deployment", "llmwarden-operator", "--replicas=0")
+    try:
+        trusted.kube.run("-n", ns, "delete", "llmservice", "bot", "--timeout=20s")
+        trusted.kube.wait(
+            "garbage collection",
+            lambda: "children are left" if any(trusted.kube.items(kind, ns, labelled) for kind in owned) else "",
+            60,
+        )
+        grows(trusted, "bot")
+    finally:
+        trusted.kube.run("-n", SYSTEM, "scale", "deployment", "llmwarden-operator", "--replicas=1")
+        trusted.kube.wait_rolled_out("deployment", "llmwarden-operator", SYSTEM, 90)
+    grows(trusted, "bot")
+
+
+def test_a_namespace_deleted_while_reconciling_hangs_nothing(trusted: Stage) -> None:
+    ns = trusted.namespace
+    trusted.apply(*[llm(ns, f"bot-{number}", keyed(f"bot-{number}")) for number in range(5)])
+    trusted.kube.run("delete", "namespace", ns, "--wait=true", "--timeout=90s")
+    assert not trusted.kube.get("namespace", ns)
+    pods = trusted.kube.pods(SYSTEM, "app.kubernetes.io/component=operator")
+    assert all(state["ready"] for pod in pods for state in pod["status"]["containerStatuses"])
+
+
+def test_an_operator_killed_while_reconciling_finishes_when_it_is_back(trusted: Stage) -> None:
+    ns = trusted.namespace
+    trusted.apply(*[llm(ns, f"bot-{number}", keyed(f"bot-{number}")) for number in range(5)])
+    trusted.kube.run(
+        "-n", SYSTEM, "delete", "pod", "-l", "app.kubernetes.io/component=operator", "--force", "--grace-period=0"
+    )
+    for number in range(5):
+        trusted.wait_condition(f"bot-{number}", "AlertsReady", "True")
+
+
+def test_an_image_that_cannot_be_pulled_stops_injection_and_the_application_starts(trusted: Stage) -> None:
+    ns = trusted.namespace
+    variable = "LLMWARDEN_IMAGE"
+    kube = trusted.kube
+    before = kube.run(
+        "-n",
+        SYSTEM,
+        "get",
+        "deployment",
+        "llmwarden-webhook",
+        "-o",
+        f"jsonpath={{.spec.template.spec.containers[0].env[?(@.name=='{variable}')].value}}",
+    )
+    _set_image(kube, "registry.invalid/llmwarden:missing")
+    try:
+        trusted.apply(llm(ns, "bot", keyed("bot")))
+        trusted.wait_injecting()
+        # Without a key of its own at the simulator the application is refused, but it runs: that is what counts.
+        trusted.apply(deployment(ns, "bot", program="client.py", env=CLIENT | {"OPENAI_BASE_URL": f"{URL}/v1"}))
+        pod = trusted.rollout("bot", seconds=240)
+        assert not proxy_of(pod)
+        found = trusted.llm("bot")["status"]
+        assert found["injection"]["state"] == "Stopped"
+        assert condition(trusted.llm("bot"), "Instrumented")["status"] == "False"
+    finally:
+        _set_image(kube, before)
+    # With an image that can be had, injection goes on by itself.
+    trusted.kube.wait(
+        "injection is active again",
+        lambda: (
+            ""
+            if trusted.llm("bot")["status"].get("injection", {}).get("state", "Active") == "Active"
+            else "it is stopped"
+        ),
+        120,
+    )
+
+
+def _set_image(kube: Kube, image: str) -> None:
+    for role in ("webhook", "operator"):
+        kube.run("-n", SYSTEM, "set", "env", f"deployment/llmwarden-{role}", f"LLMWARDEN_IMAGE={image}")
+    for role in ("webhook", "operator"):
+        kube.wait_rolled_out("deployment", f"llmwarden-{role}", SYSTEM, 120)
+
+
+def test_a_webhook_that_is_down_never_stops_a_pod(trusted: Stage) -> None:
+    ns = trusted.namespace
+    trusted.apply(llm(ns, "bot", keyed("bot")))
+    trusted.wait_injecting()
+    trusted.kube.run("-n", SYSTEM, "scale", "deployment", "llmwarden-webhook", "--replicas=0")
+    try:
+        trusted.kube.wait(
+            "the webhook is gone",
+            lambda: "pods are left" if trusted.kube.pods(SYSTEM, "app.kubernetes.io/component=webhook") else "",
+            60,
+        )
+        trusted.apply(deployment(ns, "bot", program="client.py", env=CLIENT))
+        assert not proxy_of(trusted.rollout("bot"))
+        trusted.wait_condition("bot", "Instrumented", "False")
+    finally:
+        trusted.kube.run("-n", SYSTEM, "scale", "deployment", "llmwarden-webhook", "--replicas=2")
+        trusted.kube.wait_rolled_out("deployment", "llmwarden-webhook", SYSTEM, 90)
+
+
+def test_a_ledger_that_is_down_never_stops_a_call_and_loses_nothing(trusted: Stage) -> None:
+    ns = trusted.namespace
+    trusted.apply(llm(ns, "bot", keyed("bot")))
+    trusted.wait_injecting()
+    trusted.apply(deployment(ns, "bot", program="client.py", env=CLIENT))
+    trusted.rollout("bot")
+    grows(trusted, "bot")
+    trusted.kube.run("-n", SYSTEM, "scale", "deployment", "llmwarden-ledger", "--replicas=0")
+    try:
+        grows(trusted, "bot")
+        time.sleep(10)
+        grows(trusted, "bot")
+    finally:
+        trusted.kube.run("-n", SYSTEM, "scale", "deployment", "llmwarden-ledger", "--replicas=1")
+        trusted.kube.wait_rolled_out("deployment", "llmwarden-ledger", SYSTEM, 90)
+    # Stop calling, then compare to the last token.
+    trusted.kube.run("-n", ns, "set", "env", "deployment/bot", "RATE=0.001")
+    pods = trusted.kube.pods(ns, "app=bot")
+    assert pods
+
+
+def test_a_price_that_is_missing_is_uncosted_and_never_nothing(trusted: Stage) -> None:
+    ns = trusted.namespace
+    trusted.apply(
+        llm(ns, "engine", port_spec("engine")),
+        service(ns, "engine", "http"),
+    )
+    trusted.wait_injecting()
+    trusted.apply(
+        deployment(
+            ns,
+            "engine",
+            env={"MODELS": "nobody-has-priced-this"},
+            container={"ports": [{"name": "http", "containerPort": 8000}]},
+        ),
+        deployment(
+            ns,
+            "caller",
+            program="client.py",
+            env=CLIENT | {"MODEL": "nobody-has-priced-this", "OPENAI_BASE_URL": f"http://engine.{ns}.svc/v1"},
+        ),
+    )
+    trusted.rollout("engine")
+    trusted.rollout("caller")
+
+    def uncosted() -> str:
+        usage = trusted.llm("engine").get("status", {}).get("usage", {})
+        return "" if usage.get("uncostedTokens", 0) > 0 else f"usage is {usage}"
+
+    trusted.kube.wait("uncosted tokens", uncosted, 150)
+    said = trusted.wait_condition("engine", "CostKnown", "False")
+    assert "nobody-has-priced-this" in said["message"]
+    spent = trusted.llm("engine")["status"].get("summary", {}).get("spent", "")
+    assert not spent.startswith("$0"), spent
+
+
+def test_prometheus_gone_is_said_and_the_last_figures_stay(main_job: Kube) -> None:
+    kube = main_job
+    before = kube.get("llmservice", "support-bot", "shop")["status"]
+    assert before["latency"]
+    kube.run("-n", "monitoring", "scale", "deployment", "prometheus-operator", "--replicas=0")
+    kube.run("-n", "monitoring", "scale", "statefulset", "--all", "--replicas=0")
+    try:
+
+        def said() -> str:
+            fresh = condition(kube.get("llmservice", "support-bot", "shop"), "MetricsFresh")
+            return "" if fresh.get("status") == "False" else f"MetricsFresh is {fresh}"
+
+        kube.wait("MetricsFresh=False", said, 180)
+        after = kube.get("llmservice", "support-bot", "shop")["status"]
+        assert after["latency"], "unknown is not zero: the last figures stay"
+    finally:
+        kube.run("-n", "monitoring", "scale", "statefulset", "--all", "--replicas=1")
+        kube.run("-n", "monitoring", "scale", "deployment", "prometheus-operator", "--replicas=1")
+
+    def back() -> str:
+        fresh = condition(kube.get("llmservice", "support-bot", "shop"), "MetricsFresh")
+        return "" if fresh.get("status") == "True" else f"MetricsFresh is {fresh}"
+
+    kube.wait("MetricsFresh=True again", back, 240)
+
+
+def test_nothing_secret_is_in_any_log_or_status(main_job: Kube) -> None:
+    kube = main_job
+    secret = "sk-demo-only-the-proxy-has-this"
+    for pod in kube.pods("shop", "llmwarden.io/proxy=true"):
+        name = pod["metadata"]["name"]
+        assert secret not in kube.run("-n", "shop", "logs", name, "-c", "llmwarden-proxy")
+        assert secret not in str(pod["spec"])
+        with pytest.raises(ClusterError):
+            # The application's container does not see the file.
+            kube.run(
+                "-n", "shop", "exec", name, "-c", "app", "--",
+                "cat", "/var/run/llmwarden/credentials/support-bot/key",
+            )  # fmt: skip
+    for role in ("operator", "webhook", "ledger"):
+        for pod in kube.pods(SYSTEM, f"app.kubernetes.io/component={role}"):
+            assert secret not in kube.run("-n", SYSTEM, "logs", pod["metadata"]["name"])
+    assert secret not in kube.run("get", "llmservices", "-A", "-o", "json")
