@@ -59,9 +59,15 @@ def _built() -> Path | None:
     return path if path.exists() else None
 
 
-def render(values: Sequence[Path] = (), *, namespace: str = NAMESPACE, settings: Sequence[str] = ()) -> str:
+def render(
+    values: Sequence[Path] = (),
+    *,
+    namespace: str = NAMESPACE,
+    settings: Sequence[str] = (),
+    kube_version: str = KUBE_VERSION,
+) -> str:
     """Render the chart; raises MissingHelmError, or CalledProcessError with helm's own words in `stderr`."""
-    command = [helm(), "template", "llmwarden", str(CHART), "--namespace", namespace, "--kube-version", KUBE_VERSION]
+    command = [helm(), "template", "llmwarden", str(CHART), "--namespace", namespace, "--kube-version", kube_version]
     for path in values:
         command += ["--values", str(path)]
     for setting in settings:

@@ -305,3 +305,12 @@ def test_a_wrong_value_is_refused_by_name(setting: str, says: str) -> None:
     with pytest.raises(subprocess.CalledProcessError) as failure:
         rendered(setting)
     assert says in failure.value.stderr
+
+
+def test_oldest_kubernetes_gets_no_admission_policy_and_an_older_one_is_refused() -> None:
+    kinds = {item["kind"] for item in objects(manifests.render(kube_version="1.29.0"))}
+    assert "Deployment" in kinds
+    assert "ValidatingAdmissionPolicy" not in kinds
+    with pytest.raises(subprocess.CalledProcessError) as failure:
+        manifests.render(kube_version="1.28.9")
+    assert "1.29" in failure.value.stderr
