@@ -62,13 +62,19 @@ def make(*, local: bool) -> Images:
     """
     with ThreadPoolExecutor(max_workers=2) as pool:
         ours = pool.submit(lambda: (build.build(build.PRODUCT), build.build(WORKLOADS)))
-        others = pool.submit(monitoring) if local else None
+        others = pool.submit(_after_kubernetes) if local else None
         names = {"demo/workloads": WORKLOADS.tag, **PUBLIC}
         archives = list(ours.result())
         if others:
             archives.append(others.result())
             names |= _LOCAL | _versions()
     return Images(tuple(archives), names)
+
+
+def _after_kubernetes() -> Path:
+    # Kubernetes first: the cluster waits for it, and the Prometheus Operator then finds half of its packages compiled.
+    builds.build("kube")
+    return monitoring()
 
 
 def monitoring() -> Path:
@@ -82,16 +88,17 @@ def monitoring() -> Path:
         "prometheus-config-reloader": reloader,
     }
     bottom = build.base()
-    key = store.digest("monitoring-1", bottom.name, *(str(path.resolve()) for path in programs.values()))
+    key = store.digest("monitoring-3", bottom.name, *(str(path.resolve()) for path in programs.values()))
 
     def write(target: Path) -> None:
         store.say("putting the monitoring programs into images")
-        upper = archive.layer(
-            target.with_suffix(".layer"), {f"usr/local/bin/{name}": path for name, path in programs.items()}
-        )
+        files = {f"usr/bin/{name}": path for name, path in programs.items()}
+        # Alertmanager refuses to start without its default templates.
+        files["usr/share/prometheus"] = binaries.parent / "share/prometheus"
+        upper = archive.layer(target.with_suffix(".layer"), files)
         try:
             images = [
-                archive.Image(_LOCAL[f"demo/{name}"], (f"/usr/local/bin/{name}",), architecture=_architecture())
+                archive.Image(_LOCAL[f"demo/{name}"], (f"/usr/bin/{name}",), architecture=_architecture())
                 for name in programs
             ]
             archive.write(target, [bottom, upper], images)

@@ -10,6 +10,7 @@ in it knows of LLM Warden. What it measures is what a demo or a test compares LL
                      by content chunks: one each with the simulator)  true
     MAX_TOKENS       of an answer; 0 sets none                        0
     PROMPT           what is asked
+    CALLS            calls in all; 0 goes on for ever                 0
     CONCURRENCY      calls in flight at most                          20
     REFUSED_PAUSE    seconds without calls after a refusal            1
     PORT             of GET /figures and /health                      8080
@@ -82,6 +83,11 @@ class Figures:
         if len(self.calls) > _TRIM_ABOVE and self.calls[0].ended < call.ended - KEPT_SECONDS:
             self.calls = [kept for kept in self.calls if kept.ended >= call.ended - KEPT_SECONDS]
 
+    def per_minute(self, since: float) -> float | None:
+        """Return the rate of all calls, refused ones included, between the first and the last since then."""
+        ends = sorted(call.ended for call in self.calls if call.ended >= since)
+        return (len(ends) - 1) / (ends[-1] - ends[0]) * 60 if len(ends) > 1 and ends[-1] > ends[0] else None
+
     def summary(self, seconds: float) -> dict[str, object]:
         """Return the totals, and percentiles of the successful calls of the last `seconds`."""
         since = time.time() - seconds
@@ -94,6 +100,7 @@ class Figures:
             "requests": {str(status): count for status, count in sorted(self.requests.items())},
             "tokens": {"input": self.input_tokens, "output": self.output_tokens},
             "calls": len(recent),
+            "callsPerMinute": self.per_minute(since),
             "durationMean": sum(durations) / len(durations) if durations else None,
             "durationP95": quantile(durations, 0.95),
             "ttftMean": sum(ttfts) / len(ttfts) if ttfts else None,
@@ -113,6 +120,7 @@ class Application:
         self.max_tokens = int(environ.get("MAX_TOKENS", "0"))
         self.prompt = environ.get("PROMPT", "Where is my order? I have been waiting for a week and nobody answers.")
         self.refused_pause = float(environ.get("REFUSED_PAUSE", "1"))
+        self.calls = int(environ.get("CALLS", "0"))
         self.figures = Figures()
         self._slots = asyncio.Semaphore(int(environ.get("CONCURRENCY", "20")))
         self._random = random.Random(7)  # noqa: S311 - chooses who streams
@@ -121,13 +129,14 @@ class Application:
         self._client = openai.AsyncOpenAI(max_retries=0, timeout=60.0)
 
     async def run(self) -> None:
-        """Call until cancelled."""
+        """Call until cancelled, or until the calls are used up."""
         print(
             json.dumps({"calling": str(self._client.base_url), "model": self.model, "perSecond": self.rate}), flush=True
         )
         async with asyncio.TaskGroup() as group:
-            due = time.monotonic()
-            while True:
+            due, left = time.monotonic(), self.calls or math.inf
+            while left > 0:
+                left -= 1
                 due = max(due + 1 / self.rate, time.monotonic() - 1, self._paused_until)
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
                 await self._slots.acquire()

@@ -32,7 +32,29 @@ from starlette.routing import Route
 
 VERSION = "simulator-1"
 WORDS = (
-    "the order is on its way and will be with you soon please tell us if we can help with anything else today".split()
+    "the",
+    "order",
+    "is",
+    "on",
+    "its",
+    "way",
+    "and",
+    "will",
+    "be",
+    "with",
+    "you",
+    "soon",
+    "please",
+    "tell",
+    "us",
+    "if",
+    "we",
+    "can",
+    "help",
+    "with",
+    "anything",
+    "else",
+    "today",
 )
 # vLLM's own bounds (vllm/v1/metrics/loggers.py), so that queries written for it give sensible answers here.
 TTFT_BOUNDS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0)
@@ -259,32 +281,43 @@ async def _stream(engine: Engine, answer: Answer, *, include_usage: bool) -> Asy
     yield "data: [DONE]\n\n"
 
 
-def application(settings: Settings) -> Starlette:
-    """Return the HTTP application."""
-    registry = prometheus.CollectorRegistry()
-    engine = Engine(settings, registry)
+class Server:
+    """The HTTP routes of an engine."""
 
-    async def chat(request: Request) -> Response:
-        if settings.api_key and request.headers.get("authorization") != f"Bearer {settings.api_key}":
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.registry = prometheus.CollectorRegistry()
+        self.engine = Engine(settings, self.registry)
+
+    def refusal(self, authorization: str | None, body: object) -> JSONResponse | None:
+        """Return why a request is not served, None if it is."""
+        wanted = self.settings.api_key
+        if wanted and authorization != f"Bearer {wanted}":
             return failure(401, "Incorrect API key provided.", "invalid_request_error", "invalid_api_key")
+        if not isinstance(body, dict) or not isinstance(body.get("messages"), list) or not body["messages"]:
+            return failure(400, "'messages' must be a list that is not empty.", "invalid_request_error")
+        if body.get("model") not in self.settings.models:
+            message = f"The model {body.get('model')!r} does not exist."
+            return failure(404, message, "invalid_request_error", "model_not_found")
+        if self.engine.unlucky():
+            return failure(500, "The simulator was told to fail this share of requests.", "server_error")
+        return None
+
+    async def chat(self, request: Request) -> Response:
+        """Answer a chat completion, streamed or not."""
         try:
             body = await request.json()
         except (ValueError, ClientDisconnect):
             return failure(400, "The body is not valid JSON.", "invalid_request_error")
-        if not isinstance(body, dict) or not isinstance(body.get("messages"), list) or not body["messages"]:
-            return failure(400, "'messages' must be a list that is not empty.", "invalid_request_error")
-        if body.get("model") not in settings.models:
-            return failure(
-                404, f"The model {body.get('model')!r} does not exist.", "invalid_request_error", "model_not_found"
-            )
-        if engine.unlucky():
-            return failure(500, "The simulator was told to fail this share of requests.", "server_error")
-        answer = engine.plan(body)
+        refused = self.refusal(request.headers.get("authorization"), body)
+        if refused:
+            return refused
+        answer = self.engine.plan(body)
         if body.get("stream"):
             options = body.get("stream_options") or {}
-            events = _stream(engine, answer, include_usage=bool(options.get("include_usage")))
+            events = _stream(self.engine, answer, include_usage=bool(options.get("include_usage")))
             return StreamingResponse(events, media_type="text/event-stream; charset=utf-8")
-        text = "".join([word async for word in engine.generate(answer)])
+        text = "".join([word async for word in self.engine.generate(answer)])
         message = {"role": "assistant", "content": text, "refusal": None}
         return JSONResponse(
             {
@@ -297,28 +330,37 @@ def application(settings: Settings) -> Starlette:
             }
         )
 
-    async def models(_: Request) -> Response:
-        data = [{"id": name, "object": "model", "created": 0, "owned_by": "simulator"} for name in settings.models]
+    async def models(self, _: Request) -> Response:
+        """List the served models."""
+        names = self.settings.models
+        data = [{"id": name, "object": "model", "created": 0, "owned_by": "simulator"} for name in names]
         return JSONResponse({"object": "list", "data": data})
 
-    async def version(_: Request) -> Response:
-        return JSONResponse(
-            {"version": VERSION, "simulator": True, "note": "No model: a simulator for LLM Warden's demo."}
-        )
+    async def version(self, _: Request) -> Response:
+        """Say what this is."""
+        note = "No model: a simulator for LLM Warden's demo."
+        return JSONResponse({"version": VERSION, "simulator": True, "note": note})
 
-    async def health(_: Request) -> Response:
+    async def health(self, _: Request) -> Response:
+        """Answer the probe."""
         return Response()
 
-    async def metrics(_: Request) -> Response:
-        return Response(prometheus.generate_latest(registry), media_type="text/plain; version=0.0.4; charset=utf-8")
+    async def metrics(self, _: Request) -> Response:
+        """Expose the metrics in Prometheus' text format."""
+        text = prometheus.generate_latest(self.registry)
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
+
+def application(settings: Settings) -> Starlette:
+    """Return the HTTP application."""
+    server = Server(settings)
     return Starlette(
         routes=[
-            Route("/v1/chat/completions", chat, methods=["POST"]),
-            Route("/v1/models", models),
-            Route("/version", version),
-            Route("/health", health),
-            Route("/metrics", metrics),
+            Route("/v1/chat/completions", server.chat, methods=["POST"]),
+            Route("/v1/models", server.models),
+            Route("/version", server.version),
+            Route("/health", server.health),
+            Route("/metrics", server.metrics),
         ]
     )
 
