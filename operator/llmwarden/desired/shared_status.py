@@ -4,12 +4,13 @@ import datetime as dt
 
 from llmwarden import wire
 from llmwarden.api.v1alpha1 import ClusterLLMBudget, LLMBudget, ModelPrice
-from llmwarden.api.v1alpha1.common import Condition, ConditionStatus
+from llmwarden.api.v1alpha1.common import ConditionStatus
 from llmwarden.api.v1alpha1.llmbudget import SharedBudgetStatus, SharedBudgetSummary, SpentBy
 from llmwarden.api.v1alpha1.modelprice import ModelPriceStatus, ModelPriceSummary, PriceEntry
 from llmwarden.desired.snapshot import Source
 from llmwarden.desired.status import human_count, rounded_time
-from llmwarden.domain import budgets, conditions, money, prices
+from llmwarden.domain import budgets, money, prices
+from llmwarden.domain.conditions import set_condition
 from llmwarden.errors import InvalidSpecError
 
 
@@ -26,22 +27,30 @@ def budget(
     try:
         budgets.of_namespace(item) if isinstance(item, LLMBudget) else budgets.of_cluster(item)
     except InvalidSpecError as error:
-        found = _set(old.conditions, "Ready", "False", "InvalidBudget", f"{error}.", generation, now)
+        found = set_condition(
+            old.conditions, "Ready", "False", "InvalidBudget", f"{error}.", generation=generation, now=now
+        )
         return old.replace(observed_generation=generation, services=services, conditions=found)
     base = old.replace(observed_generation=generation, services=services)
     if usage is None or not ledger.fresh:
         if not ledger.asked and item.status is not None:
             return base
         message = ledger.message or "The ledger does not know this budget yet."
-        found = _set(old.conditions, "Ready", "Unknown", ledger.reason or "NotKnownYet", message, generation, now)
+        found = set_condition(
+            old.conditions, "Ready", "Unknown", ledger.reason or "NotKnownYet", message, generation=generation, now=now
+        )
         return base.replace(conditions=found)
     unit, limit, spent = usage.unit, usage.limit, usage.spent
     percent = budgets.used_percent(limit, spent)
-    found = _set(old.conditions, "Ready", "True", "Counted", "The ledger counts it.", generation, now)
+    found = set_condition(
+        old.conditions, "Ready", "True", "Counted", "The ledger counts it.", generation=generation, now=now
+    )
     over = usage.state == "Exceeded"
     text = f"{percent} % of {_human(unit, limit)} is used."
     status: ConditionStatus = "False" if over else "True"
-    found = _set(found, "WithinBudget", status, "Exceeded" if over else usage.state, text, generation, now)
+    found = set_condition(
+        found, "WithinBudget", status, "Exceeded" if over else usage.state, text, generation=generation, now=now
+    )
     return base.replace(
         as_of=ledger.as_of,
         unit=unit,
@@ -87,7 +96,7 @@ def price(item: ModelPrice, rivals: tuple[str, ...], now: dt.datetime) -> ModelP
         message = (
             f"Some of its models are priced by {', '.join(rivals)}, which comes first by name: name each model once."
         )
-    found = _set(old.conditions, "Ready", status, reason, message, generation, now)
+    found = set_condition(old.conditions, "Ready", status, reason, message, generation=generation, now=now)
     return ModelPriceStatus(
         observed_generation=generation,
         summary=ModelPriceSummary(current=_current(entry)) if entry is not None else None,
@@ -103,23 +112,3 @@ def _current(entry: PriceEntry) -> str:
 
 def _human(unit: wire.Unit, value: int) -> str:
     return money.human(value) if unit == "USD" else human_count(value)
-
-
-def _set(
-    held: tuple[Condition, ...],
-    kind: str,
-    status: ConditionStatus,
-    reason: str,
-    message: str,
-    generation: int,
-    now: dt.datetime,
-) -> tuple[Condition, ...]:
-    return conditions.set_condition(
-        held,
-        "WithinBudget" if kind == "WithinBudget" else "Ready",
-        status,
-        reason,
-        message,
-        generation=generation,
-        now=now,
-    )

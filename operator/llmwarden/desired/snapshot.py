@@ -35,6 +35,7 @@ class Figures:
     """One service's figures out of Prometheus. None is unknown, which is not zero.
 
     `scraped`: whether Prometheus has any series of the service's proxies. `good`: share of good calls (0 to 1) by objective.
+    `credential_errors`: whether a proxy could not read the key that it should add.
     """
 
     scraped: bool = False
@@ -44,6 +45,7 @@ class Figures:
     requests_per_second: float | None = None
     error_ratio: float | None = None
     output_tokens_per_second: float | None = None
+    credential_errors: bool = False
     engine: Engine = Engine()
     good: Mapping[str, Decimal] = field(default_factory=dict)
 

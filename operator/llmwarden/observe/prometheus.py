@@ -1,7 +1,6 @@
 """What Prometheus knows: a constant number of questions for all services together, never one per service."""
 
 import asyncio
-import datetime as dt
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -68,6 +67,7 @@ QUESTIONS: Final[tuple[Question, ...]] = (
         "output_tokens_per_second",
         promql.rate(names.METRIC_TOKENS, f'{names.LABEL_M_TOKEN_TYPE}="output"', WINDOWS[0]),
     ),
+    Question("credential_errors", f"sum by ({promql.BY}) (increase({names.METRIC_CREDENTIAL_ERRORS}[15m])) > 0"),
     Question("engine.running", _gauge(_RUNNING, "sum")),
     Question("engine.waiting", _gauge(_WAITING, "sum")),
     Question("engine.cache_used", _gauge(_CACHE, "max")),
@@ -178,6 +178,7 @@ def _figures(value: Callable[[str], float | None], good: Mapping[str, Decimal]) 
         requests_per_second=value("requests_per_second"),
         error_ratio=value("error_ratio"),
         output_tokens_per_second=value("output_tokens_per_second"),
+        credential_errors=bool(value("credential_errors")),
         engine=Engine(
             running=value("engine.running"),
             waiting=value("engine.waiting"),
@@ -186,8 +187,3 @@ def _figures(value: Callable[[str], float | None], good: Mapping[str, Decimal]) 
         ),
         good=good,
     )
-
-
-def age(as_of: dt.datetime | None, now: dt.datetime) -> float | None:
-    """Return how old figures are, in seconds."""
-    return None if as_of is None else (now - as_of).total_seconds()

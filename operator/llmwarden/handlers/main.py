@@ -1,0 +1,163 @@
+"""`python -m llmwarden operator`: watches, the work queue, the status tick, health and metrics, in one process."""
+
+import asyncio
+import datetime as dt
+import logging
+import os
+import random
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import kopf
+
+from llmwarden import kube, names, serving
+from llmwarden import settings as configuration
+from llmwarden.errors import InvalidSpecError, WardenError
+from llmwarden.handlers import watches
+from llmwarden.handlers.queue import WorkQueue
+from llmwarden.kube.client import until_available
+from llmwarden.observe.ledger import Ledger
+from llmwarden.observe.prometheus import Prometheus
+from llmwarden.observe.world import CLUSTER, KINDS, NAMESPACE, Key, World
+from llmwarden.reconcile import Reconciler, Sources
+from llmwarden.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+TOKEN_FILE: Final = "LLMWARDEN_TOKEN_FILE"  # noqa: S105 - a variable's name
+METRICS_PORT: Final = "LLMWARDEN_METRICS_PORT"  # for tests, where several run on one machine
+STALLED_RESYNCS: Final = 3  # without a resync that succeeded: something hangs that only a restart will loosen
+
+
+def now() -> dt.datetime:
+    """Return the time, in UTC."""
+    return dt.datetime.now(dt.UTC)
+
+
+class Operator:
+    """One operator. `run` ends when `stop` is set."""
+
+    def __init__(self, client: kube.Client, settings: Settings, token_file: Path, stop: asyncio.Event) -> None:
+        self._client = client
+        self._settings = settings
+        self._stop = stop
+        self._queue = WorkQueue(self._work, time.monotonic)
+        self._world = World(client, settings, self._queue.mark, now)
+        self._reconciler = Reconciler(client, settings, self._world, now, time.monotonic)
+        url = settings.prometheus_url
+        self._prometheus = Prometheus(url, settings.prometheus_timeout) if url else None
+        self._ledger = Ledger(settings.ledger_url, token_file)
+        self._sources = Sources(self._world, self._prometheus, self._ledger, now)
+        self._synced = asyncio.Event()
+        self._resynced = time.monotonic()
+
+    async def _work(self, key: Key) -> float | None:
+        return await self._reconciler.reconcile_once(key)
+
+    async def run(self, port: int) -> None:
+        """Run until `stop` is set."""
+        try:
+            await serving.until_stopped(
+                self._stop,
+                servers=[
+                    serving.serve_metrics(self.not_ready, live=self.not_live, stop=self._stop, port=port),
+                    self._watch(),
+                ],
+                background=[self._world.run(), self._reconcile(), self._tick(), self._resync()],
+            )
+        finally:
+            await self._ledger.close()
+            if self._prometheus is not None:
+                await self._prometheus.close()
+
+    def not_ready(self) -> str | None:
+        """Say why we are not ready; None where we are."""
+        return None if self._synced.is_set() else "the cluster has not been read yet"
+
+    def not_live(self) -> str | None:
+        """Say why a restart would help; None where it would not."""
+        age = time.monotonic() - self._resynced
+        limit = STALLED_RESYNCS * self._settings.resync_seconds + 60
+        return None if age < limit else f"no resync has succeeded for {age:.0f} s"
+
+    async def _watch(self) -> None:
+        await kopf.operator(
+            registry=watches.registry(self._world),
+            settings=watches.settings(),
+            standalone=True,
+            clusterwide=True,
+            stop_flag=self._stop,
+        )
+
+    async def _reconcile(self) -> None:
+        """Work, once all is known: what has not been read yet must not be taken for missing."""
+        await until_available(self._client)
+        while True:
+            try:
+                await self._list()
+                break
+            except WardenError as error:
+                logger.warning("the cluster cannot be read yet: %s", error)
+                await asyncio.sleep(2.0)
+        await self._world.synced()
+        self._synced.set()
+        self._resynced = time.monotonic()
+        logger.info("the cluster is read: %d LLMServices", len(self._world.names("LLMService")))
+        self._world.mark_all()
+        await self._queue.run(self._settings.workers)
+
+    async def _list(self) -> None:
+        """Read our kinds and Namespaces whole: kopf's watch does not tell of what was deleted while it was away."""
+        for kind, plural in KINDS.items():
+            self._world.replace(kind, await self._client.list(names.API_VERSION, plural))
+        self._world.replace(NAMESPACE, await self._client.list("v1", "namespaces"))
+
+    async def _resync(self) -> None:
+        await self._synced.wait()
+        while True:
+            await asyncio.sleep(self._settings.resync_seconds * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
+            try:
+                await self._list()
+            except WardenError as error:
+                logger.warning("resync: %s", error)
+                continue
+            self._world.mark_all()
+            self._resynced = time.monotonic()
+
+    async def _tick(self) -> None:
+        """Ask Prometheus and the ledger, then let every status be looked at."""
+        await self._synced.wait()
+        self._queue.mark(CLUSTER)
+        while True:
+            await self._sources.ask()
+            self._world.mark_all()
+            await asyncio.sleep(self._settings.status_seconds)
+
+
+async def run(settings: Settings, token_file: Path, port: int, stop: asyncio.Event | None = None) -> None:
+    """Run the operator until SIGTERM, SIGINT or `stop`."""
+    stop = stop or serving.stop_on_signals()
+    async with await kube.connect() as client:
+        await Operator(client, settings, token_file, stop).run(port)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the role; returns the process's exit status."""
+    del argv
+    try:
+        settings = configuration.load(os.environ)
+        port = int(os.environ.get(METRICS_PORT) or names.METRICS_PORT)
+    except (InvalidSpecError, ValueError) as error:
+        sys.stderr.write(f"llmwarden operator: {error}\n")
+        return 2
+    serving.start_logging(settings.log_level)
+    token_file = Path(os.environ.get(TOKEN_FILE) or names.TOKEN_FILE)
+    try:
+        asyncio.run(run(settings, token_file, port))
+    except WardenError:
+        logger.exception("the operator ends")
+        return 1
+    return 0

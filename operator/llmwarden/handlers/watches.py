@@ -1,0 +1,51 @@
+"""kopf's watches: each event updates the world, which marks what it makes dirty. No policy, no patches, no annotations.
+
+`on.event` alone: handlers of create, update and resume keep state in annotations, and timers and daemons add finalizers.
+"""
+
+from typing import Any
+
+import kopf
+
+from llmwarden import names
+from llmwarden.observe.world import KINDS, NAMESPACE, World
+
+
+def registry(world: World) -> kopf.OperatorRegistry:
+    """Make the handlers of one operator."""
+    made = kopf.OperatorRegistry()
+
+    def watch(kind: str, *resource: str) -> None:
+        async def seen(event: kopf.RawEvent, name: str | None, namespace: str | None, **_: Any) -> None:
+            gone = event["type"] == "DELETED"
+            # kopf's own views of the body would be kept as long as the object: take the plain one.
+            item: dict[str, Any] = {"kind": kind, **event["object"]}
+            world.take(kind, None if gone else item, (namespace or "", name or ""))
+
+        kopf.on.event(*resource, id=f"seen-{kind.lower()}", registry=made)(seen)
+
+    for kind, plural in KINDS.items():
+        watch(kind, names.GROUP, names.VERSION, plural)
+    watch(NAMESPACE, "", "v1", "namespaces")
+
+    kopf.on.login(registry=made)(_login)
+    return made
+
+
+def _login(**arguments: Any) -> kopf.ConnectionInfo | None:
+    """Without the `kubernetes` client's own login: its synchronous half would be most of our memory."""
+    return kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
+
+
+def settings() -> kopf.OperatorSettings:
+    """How kopf is to behave: alone, without Events of its own, without a limit that would cap throughput."""
+    made = kopf.OperatorSettings()
+    made.peering.standalone = True
+    made.posting.enabled = False
+    made.watching.server_timeout = 300
+    made.watching.client_timeout = 330
+    made.watching.connect_timeout = 10
+    made.networking.request_timeout = 30
+    # An object's worker need not outlive its event: nothing is batched.
+    made.queueing.idle_timeout = 1.0
+    return made
