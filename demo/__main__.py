@@ -17,7 +17,7 @@ def up(chosen: target.Target, engine: str) -> None:
     """Run the whole demo; raises ClusterError where it does not show what it should."""
     progress = steps.Progress()
     progress.step("cluster and images, side by side (first time about 15 min on two cores, later under a minute)")
-    kube, made = steps.cluster_with_images(chosen)
+    kube, made = steps.cluster_with_images(chosen, engine)
     progress.step("monitoring: Prometheus Operator, Prometheus, Alertmanager")
     steps.install_monitoring(kube, made)
     progress.step("LLM Warden: operator, webhook, ledger")

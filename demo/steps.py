@@ -17,7 +17,7 @@ from typing import Any
 from cluster.errors import ClusterError
 from cluster.lifecycle import Cluster
 from cluster.target import External, Local, Target
-from demo import compare, images
+from demo import compare, engines, images
 from demo.kube import DemoError, Kube, condition, documents
 from image import build
 from llmwarden import names
@@ -60,10 +60,15 @@ class Progress:
         print(f"demo: {time.monotonic() - self.started:4.0f} s  {text}", file=sys.stderr, flush=True)
 
 
-def cluster_with_images(target: Target) -> tuple[Kube, images.Images]:
+def cluster_with_images(target: Target, engine: str = "simulator") -> tuple[Kube, images.Images]:
     """Bring the cluster up and build the images, side by side, then load what the cluster has not got yet."""
-    with ThreadPoolExecutor(max_workers=2) as pool:
+    if engine == "vllm" and not isinstance(target, Local):
+        message = "ENGINE=vllm runs on our own cluster only (CLUSTER unset): its files are mounted from this machine."
+        raise DemoError(message)
+    with ThreadPoolExecutor(max_workers=3) as pool:
         building = pool.submit(images.make, local=isinstance(target, Local))
+        if engine == "vllm":
+            pool.submit(engines.vllm)
         kubeconfig = target.up()
         made = building.result()
     load(target, made)
@@ -167,9 +172,15 @@ def wait_injecting(kube: Kube, namespaces: tuple[str, ...] = ("shop", "models"),
 
 
 def apply_workloads(kube: Kube, made: images.Images, engine: str = "simulator") -> None:
-    """Apply engine, provider's stand-in and applications; does not wait."""
-    kube.apply(*documents(MANIFESTS / f"engine-{engine}.yaml", made.names))
-    kube.apply(*documents(MANIFESTS / "workloads.yaml", made.names))
+    """Apply engine, provider's stand-in and applications; does not wait. `engine` is one of ENGINES."""
+    replace = {**made.names, **(engines.replacements() if engine == "vllm" else {})}
+    found = documents(MANIFESTS / f"engine-{engine}.yaml", replace) + documents(MANIFESTS / "workloads.yaml", replace)
+    identity = build.build(images.WORKLOADS).stem
+    for document in found:
+        if document["kind"] == "Deployment":
+            # The tag stays when the image's content changes: pods are replaced all the same.
+            document["spec"]["template"]["metadata"]["annotations"] = {"demo/image": identity}
+    kube.apply(*found)
 
 
 WORKLOADS = (
