@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from llmwarden.api.v1alpha1 import LLMService
 from llmwarden.desired.snapshot import Capabilities
-from llmwarden.domain import budgets, objectives
+from llmwarden.domain.budgets import Budget
+from llmwarden.domain.objectives import Objective
 from llmwarden.settings import Settings
 
 
@@ -18,8 +19,8 @@ class Params:
     service: LLMService
     settings: Settings
     capabilities: Capabilities
-    objectives: tuple[objectives.Objective, ...] = ()
-    budgets: tuple[budgets.Budget, ...] = ()
+    objectives: tuple[Objective, ...] = ()
+    budgets: tuple[Budget, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

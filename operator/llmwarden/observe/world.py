@@ -190,7 +190,7 @@ class World:
             case "LLMService":
                 self._follow(name[0])
                 # Rivals for the same pods too: what one says of them, the other must hear.
-                affected = ("LLMService", "LLMBudget")
+                affected: tuple[str, ...] = ("LLMService", "LLMBudget")
                 self._mark(Key(kind, *name))
                 self._mark(CLUSTER)
                 self._mark_kind("ClusterLLMBudget")
