@@ -60,7 +60,7 @@ class Ports:
 
 def app_containers(pod: Mapping[str, Any]) -> list[Container]:
     """Give all of a pod's containers but ours: the ordinary ones first, then the init containers."""
-    spec = pod["spec"]
+    spec = pod.get("spec") or {}
     every = [*(spec.get("containers") or []), *(spec.get("initContainers") or [])]
     return [container for container in every if container.get("name") != names.PROXY_CONTAINER]
 

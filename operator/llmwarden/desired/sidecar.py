@@ -74,15 +74,18 @@ def inject(
 
     `ca_pem` verifies the ledger. `findings` are those made before; they go onto the pod with the new ones.
     """
+    ordered = sorted(services, key=lambda service: service.metadata.name)
+    noticed = list(findings)
+    if not ordered:
+        return Injection(pod, (), tuple(noticed))
     known = _previous(pod)
     changed = copy.deepcopy(pod)
-    noticed = list(findings)
     ports = Ports(used_ports(app_containers(changed)))
     variables: dict[str, str] = {}
     port_names: dict[str, str] = {}
     routes: list[Route] = []
     admin = ports.take(names.ADMIN_PORT)
-    for service in sorted(services, key=lambda service: service.metadata.name):
+    for service in ordered:
         previous = known.get(service.metadata.name)
         if upstream.interception(service) == "Env":
             route, new = intercept_env(changed, service, settings, ports=ports, taken=variables, previous=previous)
