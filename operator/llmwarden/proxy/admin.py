@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
+from llmwarden.proxy.listen import listeners
 from llmwarden.proxy.telemetry import Metrics
 
 _TIMEOUT_SECONDS: Final = 10.0
@@ -18,21 +19,19 @@ class Admin:
     def __init__(self, metrics: Metrics, probes: dict[str, Probe]) -> None:
         self._metrics = metrics
         self._probes = probes
-        self._server: asyncio.Server | None = None
+        self.port = 0  # as bound, once it is
+        self._servers: list[asyncio.Server] = []
 
     async def listen(self, port: int) -> None:
         """Bind on every address; raises OSError when the port is taken."""
-        self._server = await asyncio.start_server(self._serve, None, port, limit=_MAX_HEAD)
-
-    @property
-    def port(self) -> int:
-        """The bound port."""
-        return int(self._server.sockets[0].getsockname()[1]) if self._server is not None else 0
+        for sock in listeners("", port):
+            self.port = int(sock.getsockname()[1])
+            self._servers.append(await asyncio.start_server(self._serve, sock=sock, limit=_MAX_HEAD))
 
     def close(self) -> None:
         """Stop listening."""
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -26,13 +26,17 @@ from llmwarden.wire import Config, ServiceConfig, Tokens
 _GIVES_USAGE: Final = frozenset(
     {"OpenAI", "AzureOpenAI", "VLLM", "SGLang", "NIM", "TensorRTLLM", "LlamaCpp", "Ollama", "TGI"}
 )
-# Until the ledger has said how a service's provider is called: the GenAI conventions' names.
+# Until the ledger has said how a service's provider is called: the same names (domain/upstream.py); others are the type in lower case.
 _PROVIDERS: Final = {
     "OpenAI": "openai",
     "AzureOpenAI": "azure.ai.openai",
     "Anthropic": "anthropic",
     "Bedrock": "aws.bedrock",
     "Gemini": "gcp.gemini",
+    "NIM": "nvidia.nim",
+    "TensorRTLLM": "tensorrt_llm",
+    "LlamaCpp": "llama_cpp",
+    "OpenAICompatible": "openai_compatible",
 }
 _REPLACED: Final = frozenset({b"accept-encoding", b"traceparent"})
 _PATHS: Final = 256  # targets whose meaning is remembered
@@ -204,17 +208,17 @@ class MeteredCall:
         else:
             self._asked = asked
             self._model = asked.model
-        known = self._price()
-        outcome = self._check(known, asked=self._opaque)
+        self._price()  # asks for it when it is not there: by the call's end it is
+        outcome = self._check(asked=False)
         if isinstance(outcome, NeedsPrice):
-            return self._admit_priced(body)
+            return self._admit_priced(outcome.model, body)
         return self._decide(outcome, body)
 
-    async def _admit_priced(self, body: bytes | None) -> Decision:
+    async def _admit_priced(self, model: str, body: bytes | None) -> Decision:
         shared = self._service.shared
         if shared.ask is not None:
-            await shared.ask(self._service.name, self._model)
-        outcome = self._check(self._price(), asked=True)
+            await shared.ask(self._service.name, model)
+        outcome = self._check(asked=True)
         return self._decide(outcome if not isinstance(outcome, NeedsPrice) else Allowed(), body)
 
     def head(self, request: Request) -> tuple[frozenset[bytes], list[bytes]]:  # noqa: ARG002 - the seam's signature
@@ -286,27 +290,34 @@ class MeteredCall:
 
     # Deciding.
 
+    def _fresh(self, model: str) -> Known | None:
+        generation = self._config.price_generation if self._config is not None else ""
+        return self._service.shared.prices.get(self._service.name, model, generation, time.time())
+
     def _price(self) -> Known | None:
         """The price, asked for in the background where it is not known or not fresh."""
-        service = self._service
         if not self._model:
             return None
-        now = time.time()
-        generation = self._config.price_generation if self._config is not None else ""
-        known = service.shared.prices.get(service.name, self._model, generation, now)
+        known = self._fresh(self._model)
         if known is None:
-            if service.shared.ask_soon is not None:
-                service.shared.ask_soon(service.name, self._model)
-            known = service.shared.prices.last(service.name, self._model)
+            shared = self._service.shared
+            if shared.ask_soon is not None:
+                shared.ask_soon(self._service.name, self._model)
+            known = shared.prices.last(self._service.name, self._model)
         return known
 
-    def _check(self, known: Known | None, *, asked: bool) -> Allowed | Denied | NeedsPrice:
+    def _priced(self, model: str) -> bool | None:
+        """Whether a model has a price. That it had none is not believed once prices have changed."""
+        known = self._fresh(model)
+        if known is not None:
+            return known.price_id is not None
+        last = self._service.shared.prices.last(self._service.name, model)
+        return True if last is not None and last.price_id is not None else None
+
+    def _check(self, *, asked: bool) -> Allowed | Denied | NeedsPrice:
         service = self._service
-        priced = None if known is None else known.price_id is not None
-        if self._opaque:
-            priced = False
         outcome = service.shared.gate.check(
-            self._config, service.full_name, self._model, priced=priced, asked=asked, now=time.time()
+            self._config, service.full_name, self._model, priced=self._priced, asked=asked, now=time.time()
         )
         if self._opaque and isinstance(outcome, Allowed) and outcome.fallback:
             return Denied(

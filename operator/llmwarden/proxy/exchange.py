@@ -109,6 +109,7 @@ class Exchange:
         elif self.upstream is not None and not self._holding:
             if self.request.chunked:
                 self.upstream.write(http1.LAST_CHUNK)
+            self.connection.expect_answer()
         elif self._call is not None and self._holding and self._task is None:
             self._admit(b"".join(self._body))
 
@@ -236,7 +237,8 @@ class Exchange:
         if request.method not in _SAFE:
             self._body = []
         upstream.write(b"".join(out))
-        self.connection.expect_answer()
+        if self._complete:
+            self.connection.expect_answer()  # until then the client's own deadline holds
 
     # From the upstream's side (upstream.Receiver).
 

@@ -4,6 +4,7 @@ Times are POSIX seconds and arguments. Amounts are picodollars or tokens, as the
 """
 
 import datetime as dt
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -12,6 +13,9 @@ from llmwarden import names
 from llmwarden.wire import BudgetConfig, BudgetUpdate, Config, ServiceConfig
 
 _RETRY_SECONDS: Final = 60  # above that, SDKs hang their applications (shared conventions)
+# After a window's end the old figures hold until the ledger has said the new ones, which it is asked for at once: a rolling
+# window goes on with most of what was spent. Only when it does not say, the window counts as new.
+_ROLL_SECONDS: Final = 10.0
 _LOSS_INTERVALS: Final = 3  # reporting intervals without an answer after which the ledger counts as lost
 
 
@@ -60,8 +64,8 @@ class _Budget:
         self.rolled = False
 
     def used(self, now: float) -> int:
-        """What is spent; the window's end opens the budget until the ledger has said what is new."""
-        if now >= self.resets_at and not self.rolled:
+        """What is spent, as far as is known."""
+        if now >= self.resets_at + _ROLL_SECONDS and not self.rolled:
             self.rolled = True
             self.spent = 0
             self.unacknowledged = 0
@@ -112,52 +116,87 @@ class Gate:
             if budget is not None:
                 budget.update(update)
 
-    def check(  # noqa: C901 - the rules in their order
-        self, service: ServiceConfig | None, name: str, model: str, *, priced: bool | None, asked: bool, now: float
-    ) -> Allowed | Denied | NeedsPrice:
-        """Decide. `name` is namespace/service; `priced` says whether the model has a price, None when that is not known.
+    def next_reset(self, now: float) -> float | None:
+        """Seconds until some window ends, 0 when one has and the ledger has not said what is new; None when none will."""
+        ends = [budget.resets_at for budget in self._budgets.values() if not budget.rolled]
+        return max(min(ends) - now, 0.0) if ends else None
 
-        `asked`: the ledger was asked for the price and did not answer; then a budget's onLedgerLoss decides.
+    def check(  # noqa: C901 - the rules in their order
+        self,
+        service: ServiceConfig | None,
+        name: str,
+        model: str,
+        *,
+        priced: Callable[[str], bool | None],
+        asked: bool,
+        now: float,
+    ) -> Allowed | Denied | NeedsPrice:
+        """Decide. `name` is namespace/service, `model` empty where the request's cannot be read.
+
+        `priced` says whether a model has a price, None when that is not known. `asked`: the ledger was asked for it already;
+        if it did not answer, a budget's onLedgerLoss decides.
         """
         allowed = Allowed()
         if service is None or service.state == "Released":
             return allowed
-        needs = False
+        strict: list[tuple[str, BudgetConfig]] = []
         for key in service.budgets:
             budget = self._budgets.get(key)
             if budget is None:
                 continue
+            outcome = self._check_budget(key, budget, name=name, model=model, now=now)
+            if isinstance(outcome, Denied):
+                return outcome
+            if outcome.fallback and not allowed.fallback:
+                allowed = outcome
             config = budget.config
-            spent = budget.used(now)
-            if spent >= config.limit or budget.state == "Exceeded":
-                outcome = _exceeded(key, budget, spent, name=name, model=model, now=now)
-                if isinstance(outcome, Denied):
-                    return outcome
-                if outcome.fallback and not allowed.fallback:
-                    allowed = outcome
-            if config.on_ledger_loss == "Deny" and config.action != "Alert" and self._lost(now):
-                return Denied(
-                    key,
-                    "ledger_unavailable",
-                    f"LLM Warden: {_title(key)} cannot be accounted for: the ledger has not answered for "
-                    f"{int(now - self.failing_since)} s, and its onLedgerLoss is Deny; try again when it is back",
-                )
             if config.on_unknown_price == "Deny" and config.action in {"Block", "Fallback"} and config.unit == "USD":
-                needs = True
-                unanswered = priced is None and asked and config.on_ledger_loss == "Deny"
-                if (priced is False or unanswered) and not allowed.fallback:
-                    return Denied(
-                        key,
-                        "unknown_price",
-                        f"LLM Warden: no price is known for model {model!r} of {name}, and {_title(key)} refuses what it cannot price; "
-                        "ask the platform team for a ModelPrice, or set the budget's onUnknownPrice to Allow",
-                    )
-        if needs and priced is None and not asked and not allowed.fallback:
-            return NeedsPrice(model)
+                strict.append((key, config))
+        if not strict:
+            return allowed
+        target = allowed.fallback or model
+        known = priced(target) if target else False
+        if known is None and not asked:
+            return NeedsPrice(target)
+        for key, config in strict:
+            if known is False or (known is None and config.on_ledger_loss == "Deny"):
+                return _unpriced(key, target, name)
         return allowed
+
+    def _check_budget(self, key: str, budget: _Budget, *, name: str, model: str, now: float) -> Allowed | Denied:
+        config = budget.config
+        outcome = Allowed()
+        spent = budget.used(now)
+        if spent >= config.limit or budget.state == "Exceeded":
+            exceeded = _exceeded(key, budget, spent, name=name, model=model, now=now)
+            if isinstance(exceeded, Denied):
+                return exceeded
+            outcome = exceeded
+        if config.on_ledger_loss == "Deny" and config.action != "Alert" and self._lost(now):
+            return Denied(
+                key,
+                "ledger_unavailable",
+                f"LLM Warden: {_title(key)} cannot be accounted for: the ledger has not answered for "
+                f"{int(now - self.failing_since)} s, and its onLedgerLoss is Deny; try again when it is back",
+            )
+        return outcome
 
     def _lost(self, now: float) -> bool:
         return self.failing_since > 0 and now - self.failing_since > _LOSS_INTERVALS * self._interval
+
+
+def _unpriced(key: str, model: str, name: str) -> Denied:
+    what = (
+        f"no price is known for model {model!r} of {name}"
+        if model
+        else f"the model of a request of {name} cannot be read"
+    )
+    return Denied(
+        key,
+        "unknown_price",
+        f"LLM Warden: {what}, and {_title(key)} refuses what it cannot price; "
+        "ask the platform team for a ModelPrice, or set the budget's onUnknownPrice to Allow",
+    )
 
 
 def _exceeded(key: str, budget: _Budget, spent: int, *, name: str, model: str, now: float) -> Allowed | Denied:

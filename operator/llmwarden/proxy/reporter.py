@@ -25,6 +25,8 @@ _PRICE_SECONDS: Final = 2.0  # a call waits for a price no longer
 _HEARTBEAT_SECONDS: Final = 60.0
 _MAX_BACKOFF: Final = 30.0
 _MIN_POLL_SECONDS: Final = 0.2  # between two polls, whatever the ledger says
+_FIRST_SECONDS: Final = 1.0  # until the first report
+_MIN_RESET_SECONDS: Final = 1.0  # between two looks at a window that has ended
 _ROWS: Final = 500  # of one report
 _CONFIG: Final = "config.json"
 _OK: Final = 200
@@ -155,7 +157,7 @@ class Reporter:
         """Report what has changed at every interval, and a heartbeat at least every minute."""
         failures = 0
         while True:
-            await asyncio.sleep(max(self._interval, _backoff(failures) if failures else 0.0))
+            await asyncio.sleep(self._pause(failures))
             if not self._due():
                 continue
             try:
@@ -165,6 +167,15 @@ class Reporter:
                 self._failed(error)
             else:
                 failures = 0
+
+    def _pause(self, failures: int) -> float:
+        """Seconds until the next look: sooner when a budget's window ends before."""
+        if not self._reported_at and not failures:
+            return min(self._interval, _FIRST_SECONDS)  # what a former process left may be waiting
+        if failures:
+            return max(self._interval, _backoff(failures))
+        reset = self._shared.gate.next_reset(time.time())
+        return self._interval if reset is None else min(self._interval, max(reset, _MIN_RESET_SECONDS))
 
     async def finish(self) -> None:
         """The last report; the caller bounds the time. Raises ClientError."""
@@ -176,7 +187,11 @@ class Reporter:
             client.close()
 
     def _due(self) -> bool:
-        return bool(self._shared.journal.pending(1)) or time.monotonic() - self._reported_at >= _HEARTBEAT_SECONDS
+        return (
+            bool(self._shared.journal.pending(1))
+            or time.monotonic() - self._reported_at >= _HEARTBEAT_SECONDS
+            or self._shared.gate.next_reset(time.time()) == 0
+        )
 
     async def _send(self, *, final: bool) -> None:
         journal, gate = self._shared.journal, self._shared.gate

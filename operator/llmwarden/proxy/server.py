@@ -11,6 +11,7 @@ import httptools
 
 from llmwarden.proxy import http1
 from llmwarden.proxy.exchange import Exchange
+from llmwarden.proxy.listen import listeners
 from llmwarden.proxy.seam import Header, Request, Service
 from llmwarden.proxy.settings import Limits, Route, parse_origin
 from llmwarden.proxy.upstream import Pool, UpstreamConnection
@@ -43,20 +44,14 @@ class Endpoint:
         self.draining = False
         self.loop = asyncio.get_running_loop()
         self.connections: set[ClientConnection] = set()
-        self._server: asyncio.Server | None = None
+        self.port = route.listen.port  # as bound, once it is
+        self._servers: list[asyncio.Server] = []
 
     async def listen(self) -> None:
         """Bind; raises OSError when the port is taken."""
-        self._server = await self.loop.create_server(
-            lambda: ClientConnection(self), self.route.listen.host or None, self.route.listen.port, backlog=1024
-        )
-
-    @property
-    def port(self) -> int:
-        """The bound port (for a route that listens on port 0)."""
-        if self._server is None:
-            return self.route.listen.port
-        return int(self._server.sockets[0].getsockname()[1])
+        for sock in listeners(self.route.listen.host, self.route.listen.port):
+            self.port = int(sock.getsockname()[1])
+            self._servers.append(await self.loop.create_server(lambda: ClientConnection(self), sock=sock))
 
     def sweep(self) -> None:
         """Close what is past its deadline."""
@@ -68,8 +63,8 @@ class Endpoint:
     def drain(self) -> None:
         """Accept nothing more; idle connections close now, busy ones after their answer."""
         self.draining = True
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         for connection in list(self.connections):
             connection.close_if_idle()
 
@@ -391,6 +386,7 @@ class ClientConnection(asyncio.Protocol):
         """Take nothing more from the client for now."""
         if not self._read_paused and not self.transport.is_closing():
             self._read_paused = True
+            self.expect_answer()  # it is not for the client to hurry
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:
@@ -398,6 +394,8 @@ class ClientConnection(asyncio.Protocol):
         if self._read_paused and not self._queue and not self.transport.is_closing():
             self._read_paused = False
             self.transport.resume_reading()
+            if self._reading is not None and self._reading is self._current:
+                self._expect_body()
 
     def close(self) -> None:
         """Close after what was written is sent."""

@@ -17,6 +17,7 @@ _DONE: Final = b"[DONE]"
 _NULL_AFTER: Final = re.compile(rb',\s*"usage"\s*:\s*null')
 _NULL_FIRST: Final = re.compile(rb'"usage"\s*:\s*null\s*,\s*')
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9_.-]+")
+_MOST_TOKENS: Final = 10**9  # of one call; a count above is no count
 _BYTES_PER_TOKEN: Final = 4  # OpenAI's rule of thumb for English; used only where no usage came, and labelled so
 
 
@@ -126,7 +127,7 @@ class OpenAI:
             fields["stream_options"] = msgspec.Raw(msgspec.json.encode(options))
         return msgspec.json.encode(fields)
 
-    def event(self, answer: Answer, payload: bytes, now: float) -> Event:  # noqa: C901 - once per token: no further calls
+    def event(self, answer: Answer, payload: bytes, now: float) -> Event:
         """Note content, usage, finish reasons, errors."""
         if payload == _DONE:
             answer.done = True
@@ -154,8 +155,7 @@ class OpenAI:
             return Event.KEEP
         if usage is None:
             return Event.STRIP
-        if isinstance(usage, _Usage):
-            answer.usage = _tokens(usage)
+        _note_usage(answer, usage)
         return Event.KEEP if message.choices else Event.WITHHOLD
 
     def strip(self, event: bytes) -> bytes:
@@ -180,7 +180,7 @@ class OpenAI:
             if choice.finish_reason:
                 answer.finish_reasons.append(choice.finish_reason)
         if isinstance(message.usage, _Usage):
-            answer.usage = _tokens(message.usage)
+            _note_usage(answer, message.usage)
 
     def error_body(self, status: int, code: str, message: str) -> bytes:
         """OpenAI's error shape."""
@@ -243,6 +243,13 @@ def _content(choice: _Choice) -> int:
         if raw and raw not in _NOTHING:
             size += len(raw)
     return size
+
+
+def _note_usage(answer: Answer, usage: _Usage) -> None:
+    if max(usage.prompt_tokens or 0, usage.completion_tokens or 0) > _MOST_TOKENS:
+        answer.malformed += 1
+    else:
+        answer.usage = _tokens(usage)
 
 
 def _tokens(usage: _Usage) -> Tokens:
