@@ -56,7 +56,7 @@ def _main(arguments: argparse.Namespace) -> int:
         case "kubectl":
             chosen = target.chosen(arguments.name)
             words = arguments.arguments[arguments.arguments[:1] == ["--"] :]
-            environment = {**os.environ, "KUBECONFIG": str(chosen.kubeconfig())}
+            environment = {**os.environ, **chosen.environment()}
             os.execve(kubectl(), ["kubectl", *words], environment)  # noqa: S606 - no shell is wanted
         case "load-image":
             print("\n".join(target.chosen(arguments.name).load_images(arguments.archives)))

@@ -8,9 +8,11 @@ compiler is needed. A build's key is a hash of all that goes into it, so a chang
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -165,18 +167,25 @@ def _weight(stale: list[str]) -> int:
 def _compile(command: list[str], environment: dict[str, str], module: Path, progress: Progress) -> None:
     """Run `go build -v`, which prints each package as it begins, and count."""
     said: list[str] = []
-    with subprocess.Popen(
-        command, env=environment, cwd=module, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    ) as compiler:
-        try:
-            for line in compiler.stderr or ():
-                word = line.strip()
-                said.append(word)
-                progress.step("linking" if progress.done >= progress.total - _LINK_WEIGHT - 1 else word)
-        except BaseException:
-            # Not a rescue: the compiler must not outlive a Ctrl-C, then the exception goes on.
-            compiler.kill()
-            raise
+    with (
+        subprocess.Popen(
+            command,
+            env=environment,
+            cwd=module,
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        ) as compiler,
+        ExitStack() as interrupted,
+    ):
+        # go, and the compilers that it started.
+        interrupted.callback(os.killpg, compiler.pid, signal.SIGKILL)
+        for line in compiler.stderr or ():
+            word = line.strip()
+            said.append(word)
+            progress.step("linking" if progress.done >= progress.total - _LINK_WEIGHT - 1 else word)
+        interrupted.pop_all()
     if compiler.returncode:
         errors = [line for line, seen in Counter(said).items() if seen and (" " in line or ":" in line)]
         message = f"`{' '.join(command)}` failed: " + "\n".join(errors[-20:])

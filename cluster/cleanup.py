@@ -15,7 +15,7 @@ from pathlib import Path
 from cluster import machine, processes
 from cluster.errors import ClusterError
 from cluster.network import SUBNET
-from cluster.paths import State
+from cluster.paths import State, there
 from cluster.progress import say
 from cluster.shell import run, succeeds
 
@@ -24,7 +24,7 @@ _PATIENCE = 10.0  # seconds for the kernel to let go of what was killed
 
 def anything_left(state: State) -> bool:
     """Return whether there is anything to take away."""
-    if state.root.exists() or state.run.exists() or processes.find(state):
+    if state.root.exists() or there(state.run) or processes.find(state):
         return True
     return any(group.exists() for group in machine.control_groups(state)) or machine.link_owner() == str(state.root)
 
@@ -42,6 +42,17 @@ def everything(state: State) -> None:
         raise ClusterError(message)
     say(f"taking {state.name} down")
     processes.kill(state)
+    if os.geteuid() == 0:
+        # Nobody else can have had a node, or look where one leaves things.
+        _take_node_away(state, owns_node=owns_node)
+    if state.root.exists():
+        # Last, since it holds what `down` needs to know if it is cut off and repeated.
+        _remove_tree(state.root)
+    for folder in (state.root.parent, state.root.parent.parent):
+        _remove_if_empty(folder)
+
+
+def _take_node_away(state: State, *, owns_node: bool) -> None:
     _end_containers(state)
     namespaces = list(_network_namespaces(state))
     sockets = list(_shim_sockets(state))
@@ -57,11 +68,6 @@ def everything(state: State) -> None:
         _remove_if_empty(state.run.parent)
     if owns_node:
         machine.put_back(state)
-    if state.root.exists():
-        # Last, since it holds what `down` needs to know if it is cut off and repeated.
-        _remove_tree(state.root)
-    for folder in (state.root.parent, state.root.parent.parent):
-        _remove_if_empty(folder)
 
 
 def _remove_if_empty(folder: Path) -> None:
@@ -150,8 +156,7 @@ def _shim_sockets(state: State) -> Iterator[Path]:
 
 def _remove_files(state: State, sockets: list[Path]) -> None:
     """Remove what the components keep outside of the folders that they were given."""
-    loopbacks = machine.stale_loopbacks() if os.geteuid() == 0 else []
-    for path in [*sockets, *machine.cni_results(state), *loopbacks]:
+    for path in [*sockets, *machine.cni_results(state), *machine.stale_loopbacks()]:
         path.unlink(missing_ok=True)
     logs = Path("/var/log/containers")
     if logs.is_dir():

@@ -254,6 +254,8 @@ def _start_controller_manager(state: State, found: Programs, authority: Authorit
             "--bind-address=127.0.0.1",
             f"--secure-port={free_port()}",
             f"--cert-dir={state.root / 'controller-manager'}",
+            # It would be made under /usr/libexec, by whoever is root.
+            f"--flex-volume-plugin-dir={state.root / 'volume-plugins'}",
             "--leader-elect=false",
             "--use-service-account-credentials=true",
             f"--service-account-private-key-file={state.pki / 'service-accounts.key'}",

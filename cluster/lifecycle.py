@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from cluster import builds, cleanup, control_plane, images, node, packages, processes
+from cluster import builds, cleanup, control_plane, images, network, node, packages, processes
 from cluster.errors import ClusterError
 from cluster.kubeapi import ApiError
 from cluster.locks import locked
@@ -80,7 +80,11 @@ class Cluster:
             raise ClusterError(message)
 
     def _make(self) -> None:
-        packages.ensure_debian(packages.NODE_PACKAGES if self.shape == "node" else packages.CONTROL_PLANE_PACKAGES)
+        if self.shape == "node":
+            network.check(self.state)
+            packages.ensure_debian(packages.NODE_PACKAGES)
+        else:
+            packages.ensure_debian(packages.CONTROL_PLANE_PACKAGES)
         build(self.shape)
         with ExitStack() as undo:
             undo.callback(cleanup.everything, self.state)
@@ -136,8 +140,9 @@ class Cluster:
         return run([kubectl(), *arguments], given=given, environment=self.environment(), timeout=timeout)
 
     def environment(self) -> dict[str, str]:
-        """Return this program's environment with KUBECONFIG set, for other programs."""
-        return {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
+        """Return this program's environment with KUBECONFIG set, for other programs; kubectl's cache goes with us."""
+        cache = self.state.root / "kubectl-cache"
+        return {**os.environ, "KUBECONFIG": str(self.kubeconfig), "KUBECACHEDIR": str(cache)}
 
     def load_image(self, *archives: Path | str) -> list[str]:
         """Import docker or OCI archives into the node; returns the names under which pods can use them."""
@@ -157,7 +162,10 @@ def _components(shape: Shape) -> tuple[str, ...]:
 
 
 def kubectl() -> Path:
-    """Return kubectl: ours where it is built, else the machine's own, else ours after building it."""
+    """Return kubectl: of KUBEBUILDER_ASSETS or built by us, else the machine's own, else ours after building it."""
+    given = Path(os.environ.get("KUBEBUILDER_ASSETS", "/nonexistent")) / "kubectl"
+    if os.access(given, os.X_OK):
+        return given
     own = shutil.which("kubectl")
     if builds.ready("kube") or not own:
         builds.build("kube")

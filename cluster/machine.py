@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cluster import counters
 from cluster.errors import ClusterError
-from cluster.paths import State
+from cluster.paths import State, there
 from cluster.processes import find
 from cluster.shell import run
 
@@ -195,7 +195,7 @@ def residue(state: State) -> list[str]:
     left = [f"process {daemon.pid} {daemon.component}" for daemon in find(state)]
     left += [f"mount {point}" for point in mounts_under(state.root, state.run)]
     left += [f"control group {group}" for group in control_groups(state) if group.exists()]
-    left += [f"folder {folder}" for folder in (state.root, state.run) if folder.exists()]
+    left += [f"folder {folder}" for folder in (state.root, state.run) if there(folder)]
     owner = link_owner()
     if owner == str(state.root):
         left.append(f"network device {LINK}")
@@ -209,7 +209,7 @@ def residue(state: State) -> list[str]:
 
 def cni_results(state: State) -> list[Path]:
     """Return libcni's memory of the cluster's pods: its folder cannot be chosen."""
-    return sorted(_CNI_RESULTS.glob(f"{NETWORK_PREFIX}{state.name}-*"))
+    return sorted(_CNI_RESULTS.glob(f"{NETWORK_PREFIX}{state.name}-*")) if there(_CNI_RESULTS) else []
 
 
 def stale_loopbacks() -> list[Path]:

@@ -26,8 +26,8 @@ PLUGINS = Path("/usr/lib/cni")
 _LONGEST_ROOT = 107 - 33
 
 
-def claim(state: State) -> None:
-    """Make this cluster the machine's one node; raises ClusterError if it has one."""
+def check(state: State) -> None:
+    """Raise ClusterError if a node is impossible here: said before anything is downloaded or built."""
     if os.geteuid() != 0:
         message = (
             "A node needs root: sudo python3 -m cluster up. Without root there is: "
@@ -37,11 +37,16 @@ def claim(state: State) -> None:
     if len(str(state.root)) > _LONGEST_ROOT:
         message = f"{state.root} is too long a path for kubelet's sockets: set XDG_STATE_HOME to a shorter folder."
         raise ClusterError(message)
+    if owner := machine.link_owner():
+        name = Path(owner).name
+        message = f"The cluster {name} ({owner}) holds this machine's node. Take it down first: python3 -m cluster down --name {name}"
+        raise ClusterError(message)
+
+
+def claim(state: State) -> None:
+    """Make this cluster the machine's one node; raises ClusterError if it has one."""
     with locked(cache_root() / "locks" / "node.lock", "the machine"):
-        if owner := machine.link_owner():
-            name = Path(owner).name
-            message = f"The cluster {name} ({owner}) holds this machine's node. Take it down first: python3 -m cluster down --name {name}"
-            raise ClusterError(message)
+        check(state)
         if any(" KUBE-" in line or ":KUBE-" in line for line in machine.netfilter_lines()):
             message = (
                 "This machine already runs a Kubernetes node or kept its netfilter rules (chains KUBE-*). "

@@ -153,9 +153,19 @@ def _start_proxy(state: State, plane: ControlPlane) -> None:
     )
 
 
-def _start_kubelet(state: State, plane: ControlPlane, resolver: Path) -> None:
+def _make_groups(state: State) -> None:
     for group in machine.control_groups(state):
+        control = group.parent / "cgroup.subtree_control"
+        if control.exists():
+            # Version 2: kubelet wants these in its group, and the root hands down only what it is told to.
+            available = (group.parent / "cgroup.controllers").read_text().split()
+            for controller in {"cpu", "cpuset", "hugetlb", "memory", "pids"} & set(available):
+                control.write_text(f"+{controller}")
         group.mkdir(exist_ok=True)
+
+
+def _start_kubelet(state: State, plane: ControlPlane, resolver: Path) -> None:
+    _make_groups(state)
     pair = plane.authority.issue("kubelet", f"/O=system:nodes/CN=system:node:{NODE}")
     serving = plane.authority.issue("kubelet-server", f"/O=system:nodes/CN={NODE}", (NODE, network.ADDRESS))
     config = write_kubeconfig(state.pki / "kubelet.conf", plane.api.server, plane.authority, pair, "kubelet")

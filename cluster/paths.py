@@ -25,6 +25,14 @@ def cache_root() -> Path:
     return Path(chosen).expanduser().resolve() if chosen else _home("XDG_CACHE_HOME", ".cache")
 
 
+def there(path: Path) -> bool:
+    """Return whether `path` exists; where we may not look there is nothing of ours."""
+    try:
+        return path.exists()
+    except PermissionError:
+        return False
+
+
 def clusters_root() -> Path:
     """Return the folder that holds one folder per cluster."""
     return _home("XDG_STATE_HOME", ".local/state") / "clusters"

@@ -28,6 +28,9 @@ class Target(Protocol):
     def kubeconfig(self) -> Path:
         """Return the path of its kubeconfig."""
 
+    def environment(self) -> dict[str, str]:
+        """Return the variables with which kubectl and its like reach it."""
+
     def load_images(self, archives: Sequence[Path]) -> list[str]:
         """Make archived images usable by pods; returns their names where they are known."""
 
@@ -46,8 +49,14 @@ class Local:
         return Cluster(self.name).up()
 
     def kubeconfig(self) -> Path:
-        """Return the path of its kubeconfig."""
+        """Return the path of its kubeconfig; raises ClusterError where there is no cluster."""
+        Cluster(self.name).status()
         return Cluster(self.name).kubeconfig
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables with which kubectl reaches it."""
+        self.kubeconfig()
+        return Cluster(self.name).environment()
 
     def load_images(self, archives: Sequence[Path]) -> list[str]:
         """Import into the node's containerd."""
@@ -84,6 +93,10 @@ class Kind:
         path.write_text(self._kind("get", "kubeconfig", "--name", self.name))
         return path
 
+    def environment(self) -> dict[str, str]:
+        """Return the variables with which kubectl reaches it."""
+        return {"KUBECONFIG": str(self.kubeconfig())}
+
     def load_images(self, archives: Sequence[Path]) -> list[str]:
         """Use kind's own loading."""
         for archive in archives:
@@ -112,6 +125,10 @@ class External:
             message = f"CLUSTER=kubeconfig, but {path} is no file. Set KUBECONFIG to one kubeconfig file."
             raise ClusterError(message)
         return path
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables with which kubectl reaches it."""
+        return {"KUBECONFIG": str(self.kubeconfig())}
 
     def load_images(self, archives: Sequence[Path]) -> list[str]:
         """Nothing here can: raises ClusterError that says what to do."""
