@@ -12,7 +12,6 @@ in it knows of LLM Warden. What it measures is what a demo or a test compares LL
     PROMPT           what is asked
     CALLS            calls in all; 0 goes on for ever                 0
     CONCURRENCY      calls in flight at most                          20
-    CALLS            stop calling after so many; 0 never              0
     REFUSED_PAUSE    seconds without calls after a refusal            1
     PORT             of GET /figures and /health                      8080
 """
@@ -120,7 +119,6 @@ class Application:
         self.include_usage = environ.get("INCLUDE_USAGE", "true") == "true"
         self.max_tokens = int(environ.get("MAX_TOKENS", "0"))
         self.prompt = environ.get("PROMPT", "Where is my order? I have been waiting for a week and nobody answers.")
-        self.calls = int(environ.get("CALLS", "0"))
         self.refused_pause = float(environ.get("REFUSED_PAUSE", "1"))
         self.calls = int(environ.get("CALLS", "0"))
         self.figures = Figures()

@@ -8,7 +8,7 @@ import pytest
 from cluster import target
 from cluster.lifecycle import DEFAULT_NAME, Cluster
 from demo import engines, images, steps
-from demo.kube import Kube
+from demo.kube import Kube, documents
 from tests.e2e.support import Stage, stage
 
 NAMESPACE = "engines-test"
@@ -36,8 +36,8 @@ def warden() -> Iterator[tuple[Kube, images.Images]]:
 def vllm(warden: tuple[Kube, images.Images]) -> Iterator[Stage]:
     """Yield a namespace in which the real vLLM serves behind an injected proxy."""
     kube, made = warden
-    service = steps.documents(steps.SAMPLES / "chat-vllm.yaml", {"models": NAMESPACE})
-    engine = steps.documents(
+    service = documents(steps.SAMPLES / "chat-vllm.yaml", {"models": NAMESPACE})
+    engine = documents(
         steps.MANIFESTS / "engine-vllm.yaml", {"models": NAMESPACE, **made.names, **engines.replacements()}
     )
     with stage(kube, NAMESPACE) as made_stage:
