@@ -61,8 +61,9 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     builds.build(*builds.NODE)
     home = tempfile.mkdtemp(prefix="node-")  # short: sockets lie below it
     monkeypatch.setenv("XDG_STATE_HOME", home)
-    # /run and /var/lib of its own: another node's kubelet may listen below them.
-    script = "ip link set lo up && mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /var/lib && echo ok && exec cat"
+    # Of its own, and empty: where a node leaves things, and where another node may keep some.
+    folders = " ".join(("/run", "/var/lib", "/var/log", "/usr/libexec"))
+    script = f"ip link set lo up && for f in {folders}; do mount -t tmpfs tmpfs $f || exit; done; echo ok; exec cat"
     with subprocess.Popen(
         ["unshare", "--net", "--mount", "--propagation=private", "sh", "-c", script],
         stdin=subprocess.PIPE,
