@@ -62,7 +62,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     home = tempfile.mkdtemp(prefix="node-")  # short: sockets lie below it
     monkeypatch.setenv("XDG_STATE_HOME", home)
     # Of its own, and empty: where a node leaves things, and where another node may keep some.
-    folders = " ".join(("/run", "/var/lib", "/var/log", "/usr/libexec"))
+    folders = "/run /var/lib /var/log /usr/libexec"
     script = f"ip link set lo up && for f in {folders}; do mount -t tmpfs tmpfs $f || exit; done; echo ok; exec cat"
     with subprocess.Popen(
         ["unshare", "--net", "--mount", "--propagation=private", "sh", "-c", script],
