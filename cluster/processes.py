@@ -27,7 +27,7 @@ class Daemon:
 
     pid: int
     component: str
-    parent: int
+    leader: bool  # of the session that `start` gave it: so it is the component itself, and no child
 
 
 def start(
@@ -60,11 +60,11 @@ def _component(pid: int, mark: bytes) -> str | None:
     return next((each[len(prefix) :].decode() for each in variables if each.startswith(prefix)), None)
 
 
-def _parent(pid: int) -> int:
+def _leads(pid: int) -> bool:
     try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
+        return os.getsid(pid) == pid
+    except ProcessLookupError:
+        return False
 
 
 def find(state: State) -> list[Daemon]:
@@ -72,14 +72,12 @@ def find(state: State) -> list[Daemon]:
     mark = f"{_MARK}={state.root}".encode()
     numbers = (int(entry) for entry in os.listdir("/proc") if entry.isdecimal())  # noqa: PTH208 - only names
     components = ((number, _component(number, mark)) for number in numbers)
-    return [Daemon(number, component, _parent(number)) for number, component in components if component]
+    return [Daemon(number, component, _leads(number)) for number, component in components if component]
 
 
 def living(state: State) -> dict[str, int]:
-    """Return each running component's process id (of its main process, not of a child)."""
-    daemons = find(state)
-    own = {daemon.pid for daemon in daemons}
-    return {daemon.component: daemon.pid for daemon in daemons if daemon.parent not in own}
+    """Return each running component's process id. A shim that outlived containerd does not stand for it."""
+    return {daemon.component: daemon.pid for daemon in find(state) if daemon.leader}
 
 
 def kill(state: State, components: Iterable[str] | None = None) -> None:

@@ -63,6 +63,18 @@ def test_a_process_is_found_by_its_mark_and_only_ours_is_killed(state: State) ->
         ours.wait()
 
 
+def test_a_child_that_outlives_its_component_does_not_stand_for_it(state: State) -> None:
+    component = processes.start(state, "containerd", ["sh", "-c", "sleep 60 & wait"])
+    while len(processes.find(state)) < 2:
+        assert component.poll() is None
+    component.kill()
+    component.wait()
+    assert processes.living(state) == {}
+    assert [each.component for each in processes.find(state)] == ["containerd"]
+    processes.kill(state)
+    assert processes.find(state) == []
+
+
 def test_the_log_of_a_crash_shows_the_reason_and_not_the_stack(state: State) -> None:
     state.logs.mkdir(parents=True)
     (state.logs / "kubelet.log").write_text("starting\npanic: no\n\ngoroutine 1 [running]:\nmain.main()\n")
