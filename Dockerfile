@@ -17,8 +17,9 @@ LABEL org.opencontainers.image.title="llmwarden" org.opencontainers.image.licens
 COPY --from=dependencies /opt/llmwarden /opt/llmwarden
 COPY operator/llmwarden /opt/llmwarden/app/llmwarden
 RUN /opt/llmwarden/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/llmwarden/app
-# The virtual environment comes first on PATH: `python3` below is its.
-ENV PATH=/opt/llmwarden/bin:/usr/local/bin:/usr/bin:/bin PYTHONPATH=/opt/llmwarden/app PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+# The virtual environment comes first on PATH: `python3` below is its. A name for the user, whatever its number is made (OpenShift):
+# kopf asks for one at start, and /etc/passwd has none.
+ENV PATH=/opt/llmwarden/bin:/usr/local/bin:/usr/bin:/bin PYTHONPATH=/opt/llmwarden/app PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 LOGNAME=llmwarden
 USER 65532:65532
 WORKDIR /opt/llmwarden
 ENTRYPOINT ["python3", "-m", "llmwarden"]

@@ -16,10 +16,15 @@ from cluster.shell import run
 
 POLL_SECONDS = 1.0
 _LINES = 15
+_RESTARTS = 4  # an early one or two are normal while what a process needs is still starting
 
 
 class DemoError(ClusterError):
     """The demo cannot go on; the text says what was expected and what was seen instead."""
+
+
+class CrashLoopError(DemoError):
+    """A container ends again and again: waiting longer would not help."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,8 @@ class Kube:
         while True:
             try:
                 missing = check()
+            except CrashLoopError:
+                raise
             except ClusterError as error:
                 # The API server or the thing behind it is not there yet: that is what we wait for.
                 missing = str(error)
@@ -107,11 +114,22 @@ class Kube:
             status, wanted = found.get("status", {}), found["spec"].get("replicas", 1)
             if status.get("observedGeneration", 0) < found["metadata"]["generation"]:
                 return "its controller has not seen it yet"
+            self._give_up_on_crash_loop(found, namespace)
             ready, updated = status.get("readyReplicas", 0), status.get("updatedReplicas", 0)
             done = ready >= wanted and updated >= wanted and status.get("replicas", 0) == wanted
             return "" if done else f"{ready} of {wanted} pods are ready, {updated} updated"
 
         self.wait(f"{kind} {namespace}/{name}", check, seconds, lambda: self.trouble(namespace))
+
+    def _give_up_on_crash_loop(self, owner: Mapping[str, Any], namespace: str) -> None:
+        selector = ",".join(f"{key}={value}" for key, value in owner["spec"]["selector"]["matchLabels"].items())
+        for pod in self.pods(namespace, selector):
+            states = [*pod["status"].get("initContainerStatuses", []), *pod["status"].get("containerStatuses", [])]
+            for state in states:
+                crashing = state["state"].get("waiting", {}).get("reason") == "CrashLoopBackOff"
+                if crashing and state.get("restartCount", 0) >= _RESTARTS:
+                    message = f"{state['name']} of {namespace}/{pod['metadata']['name']} ends again and again\n{self.trouble(namespace)}"
+                    raise CrashLoopError(message)
 
     def trouble(self, *namespaces: str) -> str:
         """Say what is wrong in namespaces: pods that are not ready with reasons and last log lines, and warning events."""

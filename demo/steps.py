@@ -141,7 +141,8 @@ def image_identity() -> str:
 
 def wait_warden(kube: Kube, seconds: float = 180) -> None:
     """Wait until operator, webhook and ledger are ready."""
-    for name in (names.LEDGER, names.WEBHOOK, names.OPERATOR):
+    # The operator first: the others wait for certificates that it makes.
+    for name in (names.OPERATOR, names.LEDGER, names.WEBHOOK):
         kube.wait_rolled_out("deployment", name, SYSTEM, seconds)
 
 
