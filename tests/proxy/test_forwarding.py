@@ -2,16 +2,20 @@
 
 import asyncio
 import contextlib
+import datetime as dt
+import ssl
 from pathlib import Path
 
 import pytest
 
+from llmwarden import pki
 from tests.proxy.fakes import (
     CHAT,
     STREAM,
     STREAM_HEAD,
     Proxy,
     Received,
+    Server,
     chunk,
     chunk_of,
     event,
@@ -377,3 +381,35 @@ async def test_other_protocols_are_spliced_through_a_port(tmp_path: Path, first:
     finally:
         await proxy.stop()
         server.close()
+
+
+async def test_an_https_upstream_is_verified(tmp_path: Path) -> None:
+    now = dt.datetime.now(dt.UTC)
+    ca = pki.make_ca(now)
+    leaf = pki.make_leaf(ca, ["localhost"], now)
+    pair, bundle = tmp_path / "pair.pem", tmp_path / "ca.pem"
+    pair.write_text(leaf.certificate + leaf.key)
+    bundle.write_text(ca.certificate)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(pair)
+    server = Server(echo)
+    await server.start(tls)
+    try:
+        for environ, upstream, status in (
+            ({"SSL_CERT_FILE": str(bundle)}, f"https://localhost:{server.port}/prefix", b"200"),
+            ({}, f"https://localhost:{server.port}", b"502"),  # an authority that nobody knows
+            ({"SSL_CERT_FILE": str(bundle)}, f"https://127.0.0.1:{server.port}", b"502"),  # a name that is not its own
+        ):
+            proxy = Proxy(tmp_path, upstream, environ=environ)
+            await proxy.start()
+            try:
+                answer = await talk(proxy.port, post(CHAT))
+                assert answer.startswith(b"HTTP/1.1 " + status), answer
+                if status == b"502":
+                    assert b'"code":"upstream_tls"' in answer
+            finally:
+                await proxy.stop()
+        assert [item.target for item in server.requests] == ["/prefix/v1/chat/completions"]
+        assert server.requests[0].headers["host"] == f"localhost:{server.port}"
+    finally:
+        await server.stop()

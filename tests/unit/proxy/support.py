@@ -1,0 +1,60 @@
+"""A measured call without sockets."""
+
+import time
+from pathlib import Path
+
+from llmwarden import wire
+from llmwarden.proxy.calls import MeteredCall, MeteredService, Shared
+from llmwarden.proxy.dialects.openai import OpenAI
+from llmwarden.proxy.gate import Gate
+from llmwarden.proxy.journal import Journal
+from llmwarden.proxy.prices import PriceBook
+from llmwarden.proxy.seam import Forward, Header, Request
+from llmwarden.proxy.settings import Identity, Limits, Listen, Route
+from llmwarden.proxy.telemetry import Metrics
+
+SSE: list[Header] = [(b"content-type", b"Content-Type", b"text/event-stream; charset=utf-8")]
+JSON: list[Header] = [(b"content-type", b"Content-Type", b"application/json")]
+
+
+def service(directory: Path, backend: str = "OpenAI", limits: Limits | None = None) -> MeteredService:
+    route = Route("bot", "Env", backend, Listen("127.0.0.1", 0), "http://upstream.test")
+    shared = Shared(
+        identity=Identity("shop", "bot-1", "uid"),
+        gate=Gate(),
+        book=PriceBook(),
+        journal=Journal(directory, "uid"),
+        metrics=Metrics([route], (limits or Limits()).models),
+        exporter=None,
+    )
+    return MeteredService(route, OpenAI(), shared)
+
+
+def begin(metered: MeteredService, body: bytes) -> tuple[MeteredCall, bytes]:
+    """An admitted call, and the body for the upstream."""
+    request = Request(b"POST", b"/v1/chat/completions", [], time.perf_counter(), length=len(body))
+    call = metered.open(request)
+    assert call is not None
+    decision = call.admit(body)
+    assert isinstance(decision, Forward)
+    assert decision.body is not None
+    return call, decision.body
+
+
+def rows(metered: MeteredService) -> tuple[wire.Row, ...]:
+    return metered.shared.journal.pending(1000)
+
+
+def value(metered: MeteredService, name: str, **labels: str) -> float:
+    total = 0.0
+    for family in metered.shared.metrics.registry.collect():
+        for sample in family.samples:
+            if sample.name == name and labels.items() <= sample.labels.items():
+                total += sample.value
+    return total
+
+
+def stream(call: MeteredCall, pieces: list[bytes], headers: list[Header] | None = None) -> bytes:
+    """What the client gets of a complete stream."""
+    call.answered(200, headers or SSE)
+    return b"".join([*(call.feed(piece) for piece in pieces), call.end()])

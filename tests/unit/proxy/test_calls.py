@@ -1,0 +1,238 @@
+"""Measured calls beside the path: usage, its invisibility, estimates, caps."""
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from llmwarden import wire
+from llmwarden.domain.upstream import BACKENDS
+from llmwarden.proxy.calls import normalise
+from llmwarden.proxy.seam import Request
+from llmwarden.proxy.settings import Limits
+from tests.unit.proxy.support import JSON, SSE, begin, rows, service, stream, value
+
+ASK = b'{"model":"m","stream":true,"messages":[{"role":"user","content":"hi"}]}'
+TOKENS = "gen_ai_client_token_usage_tokens_total"
+
+
+def sse(*items: object, end: str = "\n", spaced: bool = False) -> bytes:
+    separators = (", ", ": ") if spaced else (",", ":")
+    texts = [item if isinstance(item, str) else json.dumps(item, separators=separators) for item in items]
+    return "".join(f"data: {text}{end}{end}" for text in texts).encode()
+
+
+def piece(delta: dict[str, Any], finish: str | None = None, **more: Any) -> dict[str, Any]:
+    return {"id": "c", "model": "m-2024", "choices": [{"index": 0, "delta": delta, "finish_reason": finish}], **more}
+
+
+CLIENT_SEES = [
+    piece({"role": "assistant", "content": ""}),
+    piece({"content": 'he said "usage":null, or \\"usage\\":null'}),
+    piece({"content": "ä"}),
+    piece({}, "stop"),
+]
+USAGE = {"id": "c", "model": "m-2024", "choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 2}}
+UPSTREAM_SENDS = [*({**item, "usage": None} for item in CLIENT_SEES), USAGE]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@given(st.lists(st.integers(0, 900), max_size=30), st.sampled_from(["\n", "\r\n"]), st.booleans())
+def test_injected_usage_is_invisible_however_the_stream_is_cut(
+    tmp_path: Path,
+    at: list[int],
+    end: str,
+    spaced: bool,  # noqa: FBT001 - Hypothesis passes it
+) -> None:
+    metered = service(tmp_path)
+    metered.shared.journal.acknowledge(rows(metered), 1e12)
+    call, body = begin(metered, ASK)
+    assert json.loads(body)["stream_options"] == {"include_usage": True}
+    data = sse(*UPSTREAM_SENDS, "[DONE]", end=end, spaced=spaced)
+    bounds = [0, *sorted({min(point, len(data)) for point in at}), len(data)]
+    pieces = [data[a:b] for a, b in itertools.pairwise(bounds) if b > a]
+    assert stream(call, pieces) == sse(*CLIENT_SEES, "[DONE]", end=end, spaced=spaced)
+    assert value(metered, TOKENS, gen_ai_token_type="input") == 7
+    assert value(metered, TOKENS, gen_ai_token_type="output") == 2
+
+
+@pytest.mark.parametrize("backend", ["Anthropic", "OpenAICompatible"])
+def test_a_backend_that_might_refuse_it_is_not_asked_for_usage(tmp_path: Path, backend: str) -> None:
+    metered = service(tmp_path, backend)
+    call, body = begin(metered, ASK)
+    assert body == ASK
+    data = sse(*CLIENT_SEES, "[DONE]")
+    assert stream(call, [data]) == data
+    [row] = rows(metered)
+    assert row.estimated == 1
+    assert row.tokens.output == 2  # two events with content
+    assert row.tokens.input == -(-len(b'[{"role":"user","content":"hi"}]') // 4)
+    assert value(metered, "llmwarden_estimated_requests_total") == 1
+
+
+def test_the_wish_joins_options_that_are_there(tmp_path: Path) -> None:
+    body = b'{"model":"m","stream":true, "stream_options": {"x":1}, "n": 1.50}'
+    _, sent = begin(service(tmp_path), body)
+    assert json.loads(sent)["stream_options"] == {"x": 1, "include_usage": True}
+    assert b'"n":1.50' in sent  # values keep their bytes
+
+
+def test_a_request_without_a_stream_keeps_its_bytes(tmp_path: Path) -> None:
+    body = b'{"model":"m", "messages": [] , "stream": false}\n'
+    assert begin(service(tmp_path), body)[1] == body
+
+
+def test_what_is_not_json_passes_and_is_measured_as_far_as_it_goes(tmp_path: Path) -> None:
+    metered = service(tmp_path)
+    call, body = begin(metered, b"not json")
+    assert body == b"not json"
+    call.answered(400, JSON)
+    assert call.feed(b'{"error":{}}') == b'{"error":{}}'
+    call.end()
+    [row] = rows(metered)
+    assert (row.requests, row.errors, row.estimated, row.tokens) == (1, 1, 0, wire.Tokens())
+
+
+def test_malformed_events_pass_byte_for_byte_and_are_counted(tmp_path: Path) -> None:
+    metered = service(tmp_path)
+    call, _ = begin(metered, ASK)
+    data = b"data: {broken\n\n: comment\n\ndata: [1]\n\ndata: \xff\xfe\n\n" + sse(USAGE, "[DONE]")
+    assert stream(call, [data]) == data[: data.index(b'data: {"id"')] + sse("[DONE]")
+    assert value(metered, "llmwarden_proxy_malformed_events_total") == 3
+    assert value(metered, TOKENS, gen_ai_token_type="input") == 7
+
+
+def test_usage_beside_choices_is_the_clients(tmp_path: Path) -> None:
+    metered = service(tmp_path)
+    call, _ = begin(metered, ASK)
+    data = sse(piece({"content": "x"}, usage={"prompt_tokens": 1, "completion_tokens": 1}), "[DONE]")
+    assert stream(call, [data]) == data
+    assert value(metered, TOKENS, gen_ai_token_type="output") == 1
+
+
+def test_a_stream_that_ends_without_a_blank_line_still_counts(tmp_path: Path) -> None:
+    metered = service(tmp_path)
+    call, _ = begin(metered, ASK)
+    assert stream(call, [sse(*CLIENT_SEES), sse(USAGE)[:-2]]) == sse(*CLIENT_SEES)
+    assert rows(metered)[0].tokens == wire.Tokens(input=7, output=2)
+
+
+@pytest.mark.parametrize(
+    "delta",
+    [
+        {"content": "x"},
+        {"reasoning_content": "x"},
+        {"reasoning": "x"},
+        {"tool_calls": [{"index": 0}]},
+        {"refusal": "no"},
+    ],
+)
+def test_what_counts_as_the_first_token(tmp_path: Path, delta: dict[str, Any]) -> None:
+    metered = service(tmp_path)
+    call, _ = begin(metered, ASK)
+    stream(call, [sse(piece({"role": "assistant", "content": "", "tool_calls": []}))])
+    assert value(metered, "gen_ai_server_time_to_first_token_seconds_count") == 0
+    call, _ = begin(metered, ASK)
+    stream(call, [sse(piece(delta))])
+    assert value(metered, "gen_ai_server_time_to_first_token_seconds_count") == 1
+
+
+@pytest.mark.parametrize(
+    ("item", "kind"),
+    [
+        ({"error": {"message": "m", "type": "InternalServerError", "code": 500}}, "InternalServerError"),
+        ({"error": {"message": "m", "code": 500}}, "500"),
+        ({"object": "error", "message": "m", "type": "Bad Type!\n", "code": 400}, "Bad_Type_"),
+        ({"error": "text"}, "error"),
+    ],
+)
+def test_an_error_event_is_an_error_whatever_the_status(tmp_path: Path, item: dict[str, Any], kind: str) -> None:
+    metered = service(tmp_path)
+    call, _ = begin(metered, ASK)
+    stream(call, [sse(item, "[DONE]")])
+    assert value(metered, "llmwarden_requests_total", error_type=kind, http_status_code="200") == 1
+    assert rows(metered)[0].errors == 1
+    assert rows(metered)[0].tokens == wire.Tokens()
+
+
+def test_a_compressed_answer_passes_and_is_estimated(tmp_path: Path) -> None:
+    metered = service(tmp_path)
+    call, _ = begin(metered, ASK)
+    data = b"\x1f\x8b rest"
+    assert stream(call, [data], [*SSE, (b"content-encoding", b"Content-Encoding", b"gzip")]) == data
+    assert rows(metered)[0].estimated == 1
+
+
+def test_a_usage_that_cannot_be_is_not_believed(tmp_path: Path) -> None:
+    metered = service(tmp_path)
+    call, _ = begin(metered, b'{"model":"m","messages":[]}')
+    call.answered(200, JSON)
+    call.feed(b'{"choices":[],"usage":{"prompt_tokens":99999999999999,"completion_tokens":1}}')
+    call.end()
+    assert rows(metered)[0].estimated == 1
+    call, _ = begin(metered, b'{"model":"m","messages":[]}')
+    call.answered(200, JSON)
+    call.feed(b'{"usage":{"prompt_tokens":5,"completion_tokens":-3,"prompt_tokens_details":{"cached_tokens":9}}}')
+    call.end()
+    assert rows(metered)[0].tokens.cached_input == 5
+
+
+def test_models_are_capped_in_metrics_and_for_calls_that_made_nothing(tmp_path: Path) -> None:
+    metered = service(tmp_path, limits=Limits(models=3))
+    for number in range(6):
+        call, _ = begin(metered, b'{"model":"model-%d"}' % number)
+        call.answered(404, JSON)
+        call.feed(b'{"error":{"code":"model_not_found"}}')
+        call.end()
+    assert value(metered, "llmwarden_requests_total", gen_ai_request_model="other") == 3
+    assert {row.model for row in rows(metered)} == {"model-0", "model-1", "model-2", "other"}
+
+
+def test_an_unknown_price_is_uncosted_not_free(tmp_path: Path) -> None:
+    metered = service(tmp_path)
+    call, _ = begin(metered, ASK)
+    stream(call, [sse(*UPSTREAM_SENDS, "[DONE]")])
+    assert value(metered, "llmwarden_uncosted_tokens_total") == 9
+    metered.shared.prices.put("bot", "m", "", wire.Price(1, "p", wire.Picodollars(10, 100, 1, 1)))
+    call, _ = begin(metered, ASK)
+    stream(call, [sse(*UPSTREAM_SENDS, "[DONE]")])
+    assert value(metered, "llmwarden_uncosted_tokens_total") == 9
+    assert value(metered, "llmwarden_cost_usd_total") == pytest.approx(270e-12)
+    assert {row.price_id for row in rows(metered)} == {None, "p"}
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/v1/chat/completions",
+        "//v1//chat/completions/",
+        "/v1/chat%2fcompletions?x=1",
+        "/a/../v1/./chat/completions",
+        "http://h/v1/chat/completions#f",
+    ],
+)
+def test_paths_are_read_as_servers_read_them(target: str) -> None:
+    assert normalise(target.encode()) == "/v1/chat/completions"
+
+
+def test_only_posts_to_the_dialects_paths_are_measured(tmp_path: Path) -> None:
+    metered = service(tmp_path)
+    for method, target in (
+        (b"GET", b"/v1/chat/completions"),
+        (b"POST", b"/v1/embeddings"),
+        (b"POST", b"/v1/chat/completions/x"),
+    ):
+        assert metered.open(Request(method, target, [], 0.0)) is None
+    assert value(metered, "llmwarden_unmeasured_requests_total", reason="path") == 2
+    assert value(metered, "llmwarden_unmeasured_requests_total", reason="method") == 1
+
+
+def test_a_provider_is_called_as_the_ledger_calls_it(tmp_path: Path) -> None:
+    for number, (backend, known) in enumerate(BACKENDS.items()):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        assert service(directory, backend).fallback_provider == known.provider

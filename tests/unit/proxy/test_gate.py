@@ -1,0 +1,177 @@
+"""Budgets: who is refused, by which words, and when they open again."""
+
+import datetime as dt
+from typing import Any
+
+import pytest
+
+from llmwarden.proxy.gate import Allowed, Denied, Gate, NeedsPrice, amount
+from llmwarden.wire import BudgetConfig, BudgetUpdate, Config, ServiceConfig
+
+PICO = 10**12
+NOW = dt.datetime(2026, 11, 20, 12, tzinfo=dt.UTC).timestamp()
+RESETS = dt.datetime(2026, 11, 21, 15, tzinfo=dt.UTC)
+KEY = "LLMService/shop/bot/daily"
+TEAM = "LLMBudget/shop/support"
+
+
+def budget(**fields: Any) -> BudgetConfig:
+    values: dict[str, Any] = {
+        "unit": "USD",
+        "limit": 25 * PICO,
+        "spent": 0,
+        "state": "Open",
+        "action": "Block",
+        "window_start": RESETS - dt.timedelta(days=1),
+        "resets_at": RESETS,
+    }
+    return BudgetConfig(**{**values, **fields})
+
+
+def gate(**budgets: BudgetConfig) -> tuple[Gate, ServiceConfig]:
+    keys = {"own": KEY, "team": TEAM}
+    service = ServiceConfig("Active", "openai", 100.0, tuple(keys[name] for name in budgets), "p")
+    made = Gate()
+    made.configure(Config(1, "g", 5.0, {"bot": service}, {keys[name]: item for name, item in budgets.items()}))
+    return made, service
+
+
+def check(made: Gate, service: ServiceConfig | None, **more: Any) -> Allowed | Denied | NeedsPrice:
+    given: dict[str, Any] = {"priced": lambda _: True, "asked": False, "now": NOW, **more}
+    return made.check(service, "shop/bot", given.pop("model", "m"), **given)
+
+
+def test_without_configuration_or_budgets_everything_is_allowed() -> None:
+    assert check(Gate(), None) == Allowed()
+    assert check(*gate()) == Allowed()
+    made, service = gate(own=budget(spent=99 * PICO))
+    assert check(made, ServiceConfig("Released", budgets=service.budgets)) == Allowed()
+
+
+def test_own_use_that_is_not_acknowledged_counts() -> None:
+    made, service = gate(own=budget(spent=20 * PICO))
+    made.charge(service, 4 * PICO, 10)
+    assert check(made, service) == Allowed()
+    made.charge(service, 1 * PICO, 10)
+    denied = check(made, service)
+    assert isinstance(denied, Denied)
+    assert (denied.budget, denied.code, denied.retry_after) == (KEY, "insufficient_quota", None)
+    assert (
+        "budget 'daily' of shop/bot is used up: $25.00 of $25.00; it resets at 2026-11-21T15:00:00Z" in denied.message
+    )
+    told = made.unacknowledged()
+    made.charge(service, PICO, 0)  # while the report is on its way
+    made.acknowledge(told, {KEY: BudgetUpdate(10 * PICO, "Open", RESETS)})
+    assert made.unacknowledged() == {KEY: PICO}
+    assert check(made, service) == Allowed()
+
+
+def test_the_ledgers_word_exceeded_is_enough() -> None:
+    assert isinstance(check(*gate(own=budget(state="Exceeded"))), Denied)
+    assert check(*gate(own=budget(state="Exceeded", action="Alert"))) == Allowed()
+
+
+def test_tokens_are_counted_in_tokens() -> None:
+    made, service = gate(own=budget(unit="tokens", limit=100))
+    made.charge(service, 99 * PICO, 99)
+    assert check(made, service) == Allowed()
+    made.charge(service, 0, 1)
+    denied = check(made, service)
+    assert isinstance(denied, Denied)
+    assert "100 tokens of 100 tokens" in denied.message
+
+
+def test_throttle_may_be_tried_again_within_a_minute() -> None:
+    made, service = gate(own=budget(action="Throttle", spent=25 * PICO))
+    denied = check(made, service)
+    assert isinstance(denied, Denied)
+    assert (denied.code, denied.retry_after) == ("rate_limit_exceeded", 60)
+    assert check(made, service, now=RESETS.timestamp() - 7.5).retry_after == 7  # type: ignore[union-attr]
+
+
+def test_fallback_until_the_ceiling() -> None:
+    fallback = {"action": "Fallback", "fallback_model": "small", "ceiling": 44 * PICO}
+    assert check(*gate(own=budget(spent=24 * PICO, **fallback))) == Allowed()
+    assert check(*gate(own=budget(spent=25 * PICO, **fallback))) == Allowed("small", KEY)
+    assert check(*gate(own=budget(spent=25 * PICO, **fallback)), model="small") == Allowed()
+    denied = check(*gate(own=budget(spent=44 * PICO, **fallback)))
+    assert isinstance(denied, Denied)
+    assert "$44.00 of $44.00" in denied.message
+
+
+def test_the_strictest_budget_wins() -> None:
+    own = budget(action="Fallback", fallback_model="small", spent=30 * PICO)
+    denied = check(*gate(own=own, team=budget(spent=25 * PICO)))
+    assert isinstance(denied, Denied)
+    assert denied.budget == TEAM
+    assert "LLMBudget shop/support (used by shop/bot)" in denied.message
+
+
+def test_an_unknown_price_is_asked_for_once_and_then_refused() -> None:
+    strict = budget(on_unknown_price="Deny")
+    assert check(*gate(own=strict), priced=lambda _: None) == NeedsPrice("m")
+    denied = check(*gate(own=strict), priced=lambda _: False)
+    assert isinstance(denied, Denied)
+    assert denied.code == "unknown_price"
+    assert check(*gate(own=strict), priced=lambda _: None, asked=True) == Allowed()  # onLedgerLoss: Allow
+    assert isinstance(
+        check(*gate(own=budget(on_unknown_price="Deny", on_ledger_loss="Deny")), priced=lambda _: None, asked=True),
+        Denied,
+    )
+    assert isinstance(check(*gate(own=strict), model=""), Denied)  # a request that cannot be read
+    assert check(*gate(own=budget(on_unknown_price="Deny", unit="tokens")), priced=lambda _: False) == Allowed()
+    assert check(*gate(own=budget()), priced=lambda _: False) == Allowed()
+
+
+def test_the_fallbacks_price_is_the_one_that_counts() -> None:
+    own = budget(action="Fallback", fallback_model="small", spent=30 * PICO, on_unknown_price="Deny")
+    assert check(*gate(own=own), priced={"m": True}.get) == NeedsPrice("small")
+    assert check(*gate(own=own), priced={"m": False, "small": True}.get) == Allowed("small", KEY)
+
+
+def test_a_lost_ledger_refuses_after_three_intervals_where_it_is_asked_to() -> None:
+    made, service = gate(own=budget(on_ledger_loss="Deny"))
+    made.failing_since = NOW - 15
+    assert check(made, service) == Allowed()
+    made.failing_since = NOW - 16
+    denied = check(made, service)
+    assert isinstance(denied, Denied)
+    assert denied.code == "ledger_unavailable"
+    made.failing_since = 0.0
+    assert check(made, service) == Allowed()
+    made, service = gate(own=budget(on_ledger_loss="Allow"))
+    made.failing_since = NOW - 9999
+    assert check(made, service) == Allowed()
+
+
+def test_a_window_that_ended_opens_when_the_ledger_says_nothing_for_a_while() -> None:
+    made, service = gate(own=budget(spent=25 * PICO, state="Exceeded"))
+    end = RESETS.timestamp()
+    assert made.next_reset(end - 5) == 5
+    assert made.next_reset(end + 1) == 0
+    assert isinstance(check(made, service, now=end + 9), Denied)  # a rolling window goes on
+    assert check(made, service, now=end + 10) == Allowed()
+    made.charge(service, 25 * PICO, 0)
+    assert isinstance(check(made, service, now=end + 11), Denied)  # what is used since then counts
+    assert made.next_reset(end + 11) is None
+
+
+def test_a_new_configuration_keeps_what_is_not_acknowledged() -> None:
+    made, service = gate(own=budget(spent=20 * PICO))
+    made.charge(service, 5 * PICO, 0)
+    made.configure(Config(1, "h", 5.0, {"bot": service}, {KEY: budget(spent=20 * PICO)}))
+    assert isinstance(check(made, service), Denied)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (25 * PICO, "$25.00"),
+        (PICO // 10, "$0.10"),
+        (1_234_567, "$0.000001"),
+        (0, "$0.00"),
+        (36_123_456 * 10**6, "$36.123456"),
+    ],
+)
+def test_amounts_for_people(value: int, text: str) -> None:
+    assert amount(value, "USD") == text

@@ -1,0 +1,247 @@
+"""Small parts: settings, framing, prices, trace context, spans, credentials, metrics' bounds."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llmwarden import names
+from llmwarden.errors import InvalidSpecError
+from llmwarden.proxy import http1, prices, spans
+from llmwarden.proxy.credentials import Credentials
+from llmwarden.proxy.seam import Request
+from llmwarden.proxy.settings import Identity, Listen, Route, Thresholds, load, parse_origin
+from llmwarden.proxy.telemetry import Metrics
+from llmwarden.wire import Picodollars, Price, Tokens
+
+CONTRACT = {
+    "contract": 1,
+    "ledger": {
+        "url": "https://llmwarden-ledger.llmwarden-system.svc:8443",
+        "ca": "PEM",
+        "tokenFile": "/var/run/llmwarden/token/token",
+    },
+    "adminPort": 15020,
+    "journalDir": "/var/lib/llmwarden",
+    "otlpEndpoint": "http://collector.observability.svc:4318",
+    "routes": [
+        {
+            "service": "support-bot",
+            "mode": "Env",
+            "backend": "OpenAI",
+            "listen": {"host": "127.0.0.1", "port": 15100},
+            "upstream": "https://api.openai.com",
+            "credentialFile": "/var/run/llmwarden/credentials/support-bot/key",
+            "thresholdsSeconds": {"duration": [10.0], "ttft": [1.0], "tpot": []},
+        },
+        {
+            "service": "chat",
+            "mode": "Port",
+            "backend": "VLLM",
+            "listen": {"host": "", "port": 15200},
+            "upstream": "http://127.0.0.1:8000",
+            "thresholdsSeconds": {},
+        },
+    ],
+}
+
+
+def test_the_sidecar_contract_as_architecture_md_writes_it() -> None:
+    settings, identity = load(
+        {names.PROXY_ENV: json.dumps(CONTRACT), "LLMWARDEN_POD_NAMESPACE": "shop", "LLMWARDEN_POD_UID": "u"}
+    )
+    assert [route.service for route in settings.routes] == ["support-bot", "chat"]
+    assert settings.routes[0].thresholds_seconds == Thresholds((10.0,), (1.0,), ())
+    assert settings.routes[1].credential_file is None
+    assert settings.ledger is not None
+    assert settings.ledger.token_file == "/var/run/llmwarden/token/token"
+    assert (identity.namespace, identity.uid) == ("shop", "u")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"contract": 2}, "contract 2"),
+        ({"routes": [{"service": "x"}]}, "mode"),
+        ({"ledger": {"url": "http://ledger.example", "tokenFile": "t"}}, "must be https"),
+        ({"otlpEndpoint": "ftp://x"}, "not an http or https URL"),
+    ],
+)
+def test_a_contract_that_cannot_work_is_refused_in_a_sentence(change: dict[str, object], words: str) -> None:
+    with pytest.raises(InvalidSpecError, match=words):
+        load({names.PROXY_ENV: json.dumps({**CONTRACT, **change})})
+
+
+def test_no_contract_at_all() -> None:
+    with pytest.raises(InvalidSpecError, match="webhook"):
+        load({})
+
+
+@pytest.mark.parametrize("url", ["https://user:pw@host", "host:80", "https://", "https://h:99999"])
+def test_urls_that_are_no_upstreams(url: str) -> None:
+    with pytest.raises(InvalidSpecError):
+        parse_origin(url)
+
+
+def test_an_origin_with_a_prefix() -> None:
+    origin = parse_origin("https://gateway.example:8443/openai/")
+    assert (origin.host, origin.port, origin.authority, origin.prefix) == (
+        "gateway.example",
+        8443,
+        "gateway.example:8443",
+        "/openai",
+    )
+
+
+def request(*headers: tuple[bytes, bytes]) -> Request:
+    return Request(b"POST", b"/v1/x", [(name.lower(), name, value) for name, value in ((b"Host", b"h"), *headers)], 0.0)
+
+
+def test_hop_by_hop_headers_stay_behind_but_connection_cannot_strip_what_matters() -> None:
+    made = request(
+        (b"Connection", b"X-Hop, authorization, Keep-Alive"),
+        (b"X-Hop", b"1"),
+        (b"Keep-Alive", b"5"),
+        (b"Authorization", b"k"),
+        (b"TE", b"trailers"),
+    )
+    http1.check_request(made)
+    head = http1.request_head(made, prefix=b"/p", host=b"up", drop=frozenset(), lines=[], body=b"abc")
+    assert head == b"POST /p/v1/x HTTP/1.1\r\nHost: up\r\nAuthorization: k\r\nContent-Length: 3\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [(b"Content-Length", b"3"), (b"Transfer-Encoding", b"chunked")],
+        [(b"Content-Length", b"3"), (b"Content-Length", b"3")],
+        [(b"Content-Length", b"-1")],
+        [(b"Content-Length", b"1_0")],
+        [(b"Transfer-Encoding", b"chunked"), (b"Transfer-Encoding", b"chunked")],
+        [(b"Transfer-Encoding", b"identity")],
+        [(b"Host", b"other")],
+    ],
+)
+def test_framing_is_checked_without_the_parser_too(headers: list[tuple[bytes, bytes]]) -> None:
+    with pytest.raises(http1.BadMessageError):
+        http1.check_request(request(*headers))
+
+
+def test_cost_is_exact_and_parts_are_not_paid_twice() -> None:
+    price = Picodollars(input=150_000, output=600_000, cached_input=75_000, cache_write=187_500, request=7)
+    tokens = Tokens(input=1000, cached_input=400, cache_write=100, output=50, reasoning=20)
+    assert prices.cost(price, tokens) == 500 * 150_000 + 400 * 75_000 + 100 * 187_500 + 50 * 600_000 + 7
+
+
+def test_prices_are_kept_until_their_generation_changes() -> None:
+    book = prices.PriceBook()
+    assert book.should_ask("s", "m", 100.0)
+    assert not book.should_ask("s", "m", 101.0)
+    assert book.should_ask("s", "m", 106.0)
+    book.put("s", "m", "g1", Price(1, "p", Picodollars(1, 1, 1, 1)))
+    known = book.get("s", "m", "g1", 200.0)
+    assert known is not None
+    assert known.price_id == "p"
+    assert book.get("s", "m", "g2", 200.0) is None
+    assert book.last("s", "m") == known
+    book.put("s", "none", "g1", Price(1))
+    unknown = book.get("s", "none", "g1", 200.0)
+    assert unknown is not None
+    assert unknown.price_id is None
+
+
+def test_trace_context_is_continued_or_begun() -> None:
+    parent = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    trace = spans.begin(parent, 0.0)
+    assert (trace.trace_id, trace.parent_id, trace.sampled) == (
+        "0af7651916cd43dd8448eb211c80319c",
+        "b7ad6b7169203331",
+        True,
+    )
+    assert not spans.begin(parent[:-1] + b"0", 100.0).sampled
+    assert spans.begin(b"cc" + parent[2:] + b"-future", 0.0).trace_id == trace.trace_id
+    for bad in (
+        b"",
+        b"ff" + parent[2:],
+        parent.upper(),
+        parent[:-3],
+        b"00-" + b"0" * 32 + parent[35:],
+        parent[:36] + b"0" * 16 + b"-01",
+    ):
+        fresh = spans.begin(bad, 100.0)
+        assert fresh.parent_id == ""
+        assert fresh.trace_id != trace.trace_id
+        assert fresh.sampled
+        assert not spans.begin(bad, 0.0).sampled
+
+
+def test_spans_in_otlp_json() -> None:
+    trace = spans.Trace("a" * 32, "b" * 16, "", sampled=True)
+    span = spans.Span(
+        "bot", "chat m", trace, 10**18, 10**18 + 5, {"i": 1, "b": True, "f": 0.5, "l": ["x"]}, error="timeout"
+    )
+    told = json.loads(spans.encode([span], Identity("shop", "pod", "uid", "node")))
+    item = told["resourceSpans"][0]["scopeSpans"][0]["spans"][0]
+    assert item["startTimeUnixNano"] == "1000000000000000000"
+    assert item["status"] == {"code": 2, "message": "timeout"}
+    assert "parentSpanId" not in item
+    assert [entry["value"] for entry in item["attributes"]] == [
+        {"intValue": "1"},
+        {"boolValue": True},
+        {"doubleValue": 0.5},
+        {"arrayValue": {"values": [{"stringValue": "x"}]}},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("backend", "line"),
+    [
+        ("OpenAI", b"Authorization: Bearer k\r\n"),
+        ("AzureOpenAI", b"api-key: k\r\n"),
+        ("Anthropic", b"x-api-key: k\r\n"),
+        ("VLLM", b"Authorization: Bearer k\r\n"),
+    ],
+)
+def test_the_key_goes_where_the_backend_looks(tmp_path: Path, backend: str, line: bytes) -> None:
+    path = tmp_path / "key"
+    path.write_bytes(b"k\n")
+    drop, given = Credentials(str(path), backend, lambda: None).headers()
+    assert given == line
+    assert {b"authorization", b"api-key", b"x-api-key"} <= drop
+
+
+def test_a_key_that_cannot_be_used_leaves_the_applications(tmp_path: Path) -> None:
+    counted: list[int] = []
+    path = tmp_path / "key"
+    for content in (b"", b"a\r\nX-Evil: 1"):
+        path.write_bytes(content)
+        assert Credentials(str(path), "OpenAI", lambda: counted.append(1)).headers() == (frozenset(), b"")
+    path.unlink()
+    assert Credentials(str(path), "OpenAI", lambda: counted.append(1)).headers() == (frozenset(), b"")
+    assert len(counted) == 3
+    assert Credentials(None, "OpenAI", lambda: counted.append(1)).headers() == (frozenset(), b"")
+    assert len(counted) == 3
+
+
+def test_thresholds_become_bounds_in_prometheus_spelling() -> None:
+    route = Route(
+        "bot", "Env", "OpenAI", Listen("", 0), "http://u", thresholds_seconds=Thresholds((10.0, 2.0), (1.0,), (0.06,))
+    )
+    metrics = Metrics([route], 10)
+    metrics.duration.labels("bot", "p", "chat", "m", "m", "").observe(3)
+    kind, text = metrics.expose("text/plain")
+    assert kind.startswith("text/plain")
+    assert b'le="10.0"' in text
+    assert b'le="2.0"' in text
+    assert b"_created" not in text
+
+
+def test_metrics_are_called_as_names_py_says() -> None:
+    text = Metrics([], 10).expose("")[1].decode()
+    for name in (
+        names.METRIC_DURATION, names.METRIC_TTFT, names.METRIC_TPOT, names.METRIC_TOKENS, names.METRIC_REQUESTS, names.METRIC_COST,
+        names.METRIC_UNCOSTED, names.METRIC_REFUSED, names.METRIC_UNMEASURED, names.METRIC_IN_FLIGHT, names.METRIC_LAST_REPORT,
+        names.METRIC_SPANS_DROPPED, names.METRIC_JOURNAL_ERRORS, names.METRIC_LEDGER_ERRORS, names.METRIC_CREDENTIAL_ERRORS,
+        names.METRIC_MALFORMED_EVENTS, names.METRIC_ESTIMATED,
+    ):  # fmt: skip
+        assert f"# HELP {name} " in text
