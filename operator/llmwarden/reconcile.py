@@ -257,6 +257,8 @@ class Sources:
             self._world.prometheus = Source(asked=True, fresh=True, as_of=self._now())
 
     async def _ask_ledger(self) -> None:
+        if not self._world.ca_bundle:
+            return  # the certificates are made first: a moment's matter, and no fault of the ledger
         try:
             await self._ledger.trust(self._world.ca_bundle)
             usage = await self._ledger.usage()

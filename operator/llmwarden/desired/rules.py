@@ -174,7 +174,7 @@ def _ratio(params: Params, budget: budgets.Budget) -> str:
 
 def _warnings(params: Params, budget: budgets.Budget) -> list[dict[str, Any]]:
     found = []
-    for percent, following in zip(budget.warn_at, [*budget.warn_at[1:], 100], strict=True):
+    for percent, following in zip(budget.warn_at, (*budget.warn_at, 100)[1:], strict=True):
         if percent >= 100:  # noqa: PLR2004 - percent; at 100 it is exceeded, which is the next alert
             continue
         ratio = _ratio(params, budget)

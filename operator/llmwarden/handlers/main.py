@@ -21,7 +21,7 @@ from llmwarden.handlers.queue import WorkQueue
 from llmwarden.kube.client import until_available
 from llmwarden.observe.ledger import Ledger
 from llmwarden.observe.prometheus import Prometheus
-from llmwarden.observe.world import CLUSTER, KINDS, NAMESPACE, Key, World
+from llmwarden.observe.world import KINDS, NAMESPACE, Key, World
 from llmwarden.reconcile import Reconciler, Sources
 from llmwarden.settings import Settings
 
@@ -84,13 +84,17 @@ class Operator:
         return None if age < limit else f"no resync has succeeded for {age:.0f} s"
 
     async def _watch(self) -> None:
-        await kopf.operator(
-            registry=watches.registry(self._world),
-            settings=watches.settings(),
-            standalone=True,
-            clusterwide=True,
-            stop_flag=self._stop,
-        )
+        try:
+            await kopf.operator(
+                registry=watches.registry(self._world),
+                settings=watches.settings(),
+                standalone=True,
+                clusterwide=True,
+                stop_flag=self._stop,
+            )
+        finally:
+            # kopf puts its own handlers of SIGTERM and SIGINT in the place of ours: its end is everybody's.
+            self._stop.set()
 
     async def _reconcile(self) -> None:
         """Work, once all is known: what has not been read yet must not be taken for missing."""
@@ -130,11 +134,10 @@ class Operator:
     async def _tick(self) -> None:
         """Ask Prometheus and the ledger, then let every status be looked at."""
         await self._synced.wait()
-        self._queue.mark(CLUSTER)
         while True:
             await self._sources.ask()
             self._world.mark_all()
-            await asyncio.sleep(self._settings.status_seconds)
+            await asyncio.sleep(self._settings.status_seconds if self._world.ca_bundle else 1.0)
 
 
 async def run(settings: Settings, token_file: Path, port: int, stop: asyncio.Event | None = None) -> None:

@@ -119,25 +119,31 @@ class WorkQueue:
                     self.mark(key)
 
     async def _once(self, key: Key) -> None:
+        """Work on a key in a task of its own: an error that nobody foresaw, over one object, must not end the work on all others."""
         started = self._clock()
+        task = asyncio.ensure_future(self._work(key))
         try:
-            again = await self._work(key)
-        except UnavailableError as error:
-            RECONCILES.labels(key.kind, "unavailable").inc()
-            self._back_off(key, error)
-        except WardenError as error:
-            RECONCILES.labels(key.kind, "error").inc()
-            self._back_off(key, error)
-        else:
+            await asyncio.wait({task})
+        finally:
+            task.cancel()  # where we are cancelled ourselves; a finished task does not mind
+        DURATION.labels(key.kind).observe(self._clock() - started)
+        error = None if task.cancelled() else task.exception()
+        if error is None:
             RECONCILES.labels(key.kind, "success").inc()
             LAST_SUCCESS.set_to_current_time()
             self._failures.pop(key, None)
+            again = None if task.cancelled() else task.result()
             if again is not None:
                 self.mark_later(key, again)
-        finally:
-            DURATION.labels(key.kind).observe(self._clock() - started)
+        elif isinstance(error, WardenError):
+            RECONCILES.labels(key.kind, "unavailable" if isinstance(error, UnavailableError) else "error").inc()
+            self._back_off(key, error)
+        else:
+            RECONCILES.labels(key.kind, "bug").inc()
+            logger.error("%s %s/%s: this is a bug", key.kind, key.namespace, key.name, exc_info=error)
+            self._back_off(key, error)
 
-    def _back_off(self, key: Key, error: WardenError) -> None:
+    def _back_off(self, key: Key, error: BaseException) -> None:
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
         delay = min(FIRST_SECONDS * 2**failures, LONGEST_SECONDS)
