@@ -5,7 +5,9 @@ import datetime as dt
 import logging
 import os
 import random
+import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,9 +66,8 @@ class Operator:
                 self._stop,
                 servers=[
                     serving.serve_metrics(self.not_ready, live=self.not_live, stop=self._stop, port=port),
-                    self._watch(),
                 ],
-                background=[self._world.run(), self._reconcile(), self._tick(), self._resync()],
+                background=[self._watch(), self._world.run(), self._reconcile(), self._tick(), self._resync()],
             )
         finally:
             await self._ledger.close()
@@ -84,6 +85,9 @@ class Operator:
         return None if age < limit else f"no resync has succeeded for {age:.0f} s"
 
     async def _watch(self) -> None:
+        """Run kopf, which puts handlers of SIGTERM and SIGINT of its own in the place of ours: put ours back once it is ready."""
+        ready = asyncio.Event()
+        restore = asyncio.create_task(self._own_signals(ready))
         try:
             await kopf.operator(
                 registry=watches.registry(self._world),
@@ -91,10 +95,18 @@ class Operator:
                 standalone=True,
                 clusterwide=True,
                 stop_flag=self._stop,
+                ready_flag=ready,
             )
         finally:
-            # kopf puts its own handlers of SIGTERM and SIGINT in the place of ours: its end is everybody's.
-            self._stop.set()
+            restore.cancel()
+            self._stop.set()  # without its watches we are of no use
+
+    async def _own_signals(self, ready: asyncio.Event) -> None:
+        await ready.wait()
+        if threading.current_thread() is threading.main_thread():
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self._stop.set)
 
     async def _reconcile(self) -> None:
         """Work, once all is known: what has not been read yet must not be taken for missing."""
