@@ -225,6 +225,7 @@ class Exchange:
         ]
         if self._replacement is not None:
             out.append(self._replacement)
+            self._replacement = None  # a measured request is never sent twice
         else:
             if request.chunked:
                 out += [http1.chunk(piece) for piece in self._body]

@@ -19,6 +19,7 @@ _QUEUE: Final = 2048
 _BATCH: Final = 64  # encoding holds the interpreter: 64 spans are about half a millisecond
 _LINGER_SECONDS: Final = 1.0
 _TIMEOUT_SECONDS: Final = 5.0
+_MAX_PAUSE_SECONDS: Final = 10.0  # between tries at a failing collector
 _TRACEPARENT: Final = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _CLIENT_KIND: Final = 3  # SPAN_KIND_CLIENT
 _ERROR_STATUS: Final = 2  # STATUS_CODE_ERROR
@@ -79,27 +80,35 @@ class Exporter:
             self._dropped(1)
             return
         self._queue.append(span)
-        if len(self._queue) == _BATCH:
+        if len(self._queue) % _BATCH == 0:
             self._wake.set()
 
     async def run(self) -> None:
-        """Deliver until cancelled."""
+        """Deliver full batches at once and the rest when it has lingered, until cancelled; a failing collector is left alone for a while."""
+        failures = 0
         while True:
+            lingered = False
             try:
                 async with asyncio.timeout(_LINGER_SECONDS):
                     await self._wake.wait()
             except TimeoutError:
-                pass  # the linger is over: send what there is
+                lingered = True
             self._wake.clear()
-            while self._queue:
-                await self._send()
+            waiting = len(self._queue)
+            for _ in range(-(-waiting // _BATCH) if lingered else waiting // _BATCH):
+                if await self._send():
+                    failures = 0
+                    continue
+                failures += 1
+                await asyncio.sleep(min(_MAX_PAUSE_SECONDS, _LINGER_SECONDS * 2**failures))
+                break
 
     async def flush(self) -> None:
-        """Deliver what is left, at most one try per batch; the caller bounds the time."""
-        while self._queue:
-            await self._send()
+        """Deliver what is left while the collector takes it; the caller bounds the time."""
+        while self._queue and await self._send():
+            pass
 
-    async def _send(self) -> None:
+    async def _send(self) -> bool:
         batch = [self._queue.popleft() for _ in range(min(_BATCH, len(self._queue)))]
         try:
             answer = await self._client.request(
@@ -110,9 +119,11 @@ class Exporter:
             )
         except ClientError:
             self._dropped(len(batch))
-            return
+            return False
         if not 200 <= answer.status < 300:  # noqa: PLR2004 - success
             self._dropped(len(batch))
+            return False
+        return True
 
 
 def encode(spans: list[Span], identity: Identity) -> bytes:
