@@ -31,35 +31,38 @@ class Row:
         return difference is not None and difference <= tolerance_percent
 
 
-def rows(client: Mapping[str, Any], status: Mapping[str, Any]) -> list[Row]:
+def rows(
+    client: Mapping[str, Any], status: Mapping[str, Any], prices: tuple[float, float], *, whole: bool
+) -> list[Row]:
     """Return the figures that both sides have.
 
-    `client` is an application's `GET /figures`, `status` an LLMService's. Sums are compared per call: both sides go on counting
-    while they are read. Rates and quantiles are of the last minutes on both sides.
+    `client` is an application's `GET /figures` as of the status' `asOf`, `status` an LLMService's. `whole`: the application is the only one that
+    the service ever had, so that totals can be compared, with `prices` in dollars per million (input, output) tokens; else sums are
+    compared per call. Quantiles are of the last minutes on both sides.
     """
-    served = client["requests"].get("200", 0)
+    served, tokens = client["requests"].get("200", 0), client["tokens"]
     usage = status.get("usage", {})
     calls = usage.get("requests", 0) - usage.get("errors", 0)
-    found = [
-        Row(
-            "input tokens per call",
-            "",
-            _ratio(client["tokens"]["input"], served),
-            _ratio(_token(usage, "input"), calls),
-        ),
-        Row(
-            "output tokens per call",
-            "",
-            _ratio(client["tokens"]["output"], served),
-            _ratio(_token(usage, "output"), calls),
-        ),
-        Row(
-            "calls per minute",
-            "",
-            client["callsPerMinute"],
-            _number(status.get("throughput", {}).get("requestsPerMinute")),
-        ),
-    ]
+    cost = _number(usage.get("cost", {}).get("amount"))
+    own_cost = (tokens["input"] * prices[0] + tokens["output"] * prices[1]) / 1e6
+    if whole:
+        found = [
+            Row("calls", "", served, calls),
+            Row("input tokens", "", tokens["input"], _token(usage, "input")),
+            Row("output tokens", "", tokens["output"], _token(usage, "output")),
+            Row("cost", "m$", own_cost * 1e3, None if cost is None else cost * 1e3),
+        ]
+    else:
+        found = [
+            Row("input tokens per call", "", _ratio(tokens["input"], served), _ratio(_token(usage, "input"), calls)),
+            Row("output tokens per call", "", _ratio(tokens["output"], served), _ratio(_token(usage, "output"), calls)),
+            Row(
+                "cost per call",
+                "m$",
+                _ratio(own_cost * 1e3, served),
+                None if cost is None else _ratio(cost * 1e3, calls),
+            ),
+        ]
     latency = status.get("latency", {})
     for name, mine, theirs in (
         ("time to first token, p95", "ttftP95", "timeToFirstToken"),
@@ -94,4 +97,4 @@ def table(found: list[Row]) -> str:
 
 
 def _text(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
+    return "-" if value is None else f"{value:.4g}" if value < 100 else f"{value:.0f}"  # noqa: PLR2004 - digits that matter

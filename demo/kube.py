@@ -55,7 +55,7 @@ class Kube:
 
     def get(self, kind: str, name: str, namespace: str = "") -> dict[str, Any]:
         """Return one object, `{}` when there is none."""
-        text = self.run(*_scope(namespace), "get", kind, name, "-o", "json", "--ignore-not-found")
+        text = self.run("get", kind, name, *_scope(namespace), "-o", "json", "--ignore-not-found")
         found: dict[str, Any] = json.loads(text) if text.strip() else {}
         return found
 
@@ -63,7 +63,7 @@ class Kube:
         """Return the objects of a kind, of one namespace or of all."""
         where = _scope(namespace) if namespace else ["-A"]
         found: list[dict[str, Any]] = json.loads(
-            self.run(*where, "get", kind, "-o", "json", *(["-l", selector] if selector else []))
+            self.run("get", kind, *where, "-o", "json", *(["-l", selector] if selector else []))
         )["items"]
         return found
 

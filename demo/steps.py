@@ -4,6 +4,7 @@ Every step can be repeated: it brings about a state, and is quick where that sta
 then what is wrong with the pods concerned. All raise ClusterError (DemoError is one).
 """
 
+import datetime as dt
 import json
 import os
 import sys
@@ -255,13 +256,18 @@ def figures_hint(kube: Kube) -> str:
     return "\n".join([*lines, kube.trouble(SYSTEM, MONITORING, "shop", "models")])
 
 
-def figures(kube: Kube, namespace: str, application: str, seconds: float = 300) -> dict[str, Any]:
-    """Return what an application of the demo measured itself (`GET /figures`, see demo/workloads/client.py)."""
+def figures(kube: Kube, namespace: str, application: str, seconds: float = 300, until: str = "") -> dict[str, Any]:
+    """Return what an application of the demo measured itself (`GET /figures`, see demo/workloads/client.py).
+
+    `until` is an RFC 3339 time, such as a status' `asOf`; default now.
+    """
     pods = kube.pods(namespace, f"app={application}")
     if not pods:
         message = f"{application} has no pod in {namespace}"
         raise DemoError(message)
-    found: dict[str, Any] = kube.read_pod(namespace, pods[0]["metadata"]["name"], 8080, f"/figures?seconds={seconds:g}")
+    end = f"&until={dt.datetime.fromisoformat(until).timestamp():.3f}" if until else ""
+    path = f"/figures?seconds={seconds:g}{end}"
+    found: dict[str, Any] = kube.read_pod(namespace, pods[0]["metadata"]["name"], 8080, path)
     return found
 
 
@@ -318,13 +324,29 @@ def prometheus(kube: Kube, path: str) -> dict[str, Any]:
 
 def comparison(kube: Kube, seconds: float = 120) -> list[compare.Row]:
     """Compare support-bot's own figures with its status, until they agree or `seconds` have passed; returns the last."""
+    price = kube.get("modelprices.llmwarden.io", "gpt-4o-mini-contract")["spec"]["prices"][-1]
+    prices = (float(price["inputPerMillionTokens"]), float(price["outputPerMillionTokens"]))
+    whole = only_one_ever(kube, "shop", "support-bot")
     deadline = time.monotonic() + seconds
     while True:
         status = services(kube)["shop/support-bot"].get("status", {})
-        rows = compare.rows(figures(kube, "shop", "support-bot"), status)
+        own = figures(kube, "shop", "support-bot", until=status.get("asOf", ""))
+        rows = compare.rows(own, status, prices, whole=whole)
         if all(row.agrees() for row in rows) or time.monotonic() > deadline:
             return rows
         time.sleep(3)
+
+
+def only_one_ever(kube: Kube, namespace: str, application: str) -> bool:
+    """Whether the application's present process is the first and only one that it ever had, for less than a day."""
+    sets = kube.items("replicasets", namespace, f"app={application}")
+    pods = kube.pods(namespace, f"app={application}")
+    if len(sets) != 1 or len(pods) != 1:
+        return False
+    states = pods[0]["status"].get("containerStatuses", [])
+    born = dt.datetime.fromisoformat(pods[0]["metadata"]["creationTimestamp"])
+    young = dt.datetime.now(dt.UTC) - born < dt.timedelta(hours=24)
+    return young and all(state.get("restartCount", 0) == 0 for state in states)
 
 
 def remove(kube: Kube) -> None:

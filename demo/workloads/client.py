@@ -83,24 +83,24 @@ class Figures:
         if len(self.calls) > _TRIM_ABOVE and self.calls[0].ended < call.ended - KEPT_SECONDS:
             self.calls = [kept for kept in self.calls if kept.ended >= call.ended - KEPT_SECONDS]
 
-    def per_minute(self, since: float) -> float | None:
-        """Return the rate of all calls, refused ones included, between the first and the last since then."""
-        ends = sorted(call.ended for call in self.calls if call.ended >= since)
-        return (len(ends) - 1) / (ends[-1] - ends[0]) * 60 if len(ends) > 1 and ends[-1] > ends[0] else None
-
-    def summary(self, seconds: float) -> dict[str, object]:
-        """Return the totals, and percentiles of the successful calls of the last `seconds`."""
-        since = time.time() - seconds
-        recent = [call for call in self.calls if call.ended >= since and call.status == SERVED]
+    def summary(self, seconds: float, until: float | None = None) -> dict[str, object]:
+        """Return the totals, and percentiles of the successful calls of the last `seconds`, as of `until` (Unix time, default now)."""
+        end = time.time() if until is None else until
+        since = end - seconds
+        recent = [call for call in self.calls if since <= call.ended <= end and call.status == SERVED]
+        later = [call for call in self.calls if call.ended > end]
+        requests = self.requests - Counter(call.status for call in later)
         durations = [call.duration for call in recent]
         ttfts = [call.ttft for call in recent if call.ttft is not None]
         return {
             "startedAt": self.started,
             "windowSeconds": seconds,
-            "requests": {str(status): count for status, count in sorted(self.requests.items())},
-            "tokens": {"input": self.input_tokens, "output": self.output_tokens},
+            "requests": {str(status): count for status, count in sorted(requests.items())},
+            "tokens": {
+                "input": self.input_tokens - sum(call.input_tokens for call in later),
+                "output": self.output_tokens - sum(call.output_tokens for call in later),
+            },
             "calls": len(recent),
-            "callsPerMinute": self.per_minute(since),
             "durationMean": sum(durations) / len(durations) if durations else None,
             "durationP95": quantile(durations, 0.95),
             "ttftMean": sum(ttfts) / len(ttfts) if ttfts else None,
@@ -211,7 +211,8 @@ async def main() -> None:
     application = Application(os.environ)
 
     async def figures(request: Request) -> Response:
-        return JSONResponse(application.figures.summary(float(request.query_params.get("seconds", "300"))))
+        seconds, until = request.query_params.get("seconds", "300"), request.query_params.get("until")
+        return JSONResponse(application.figures.summary(float(seconds), float(until) if until else None))
 
     async def health(_: Request) -> Response:
         return Response()
