@@ -185,7 +185,7 @@ def _warnings(params: Params, budget: budgets.Budget) -> list[dict[str, Any]]:
                 f"{ratio} >= {percent / 100} < {following / 100}",
                 wait="",
                 severity="warning",
-                labels={"threshold": str(percent)},
+                labels={**_of_budget(budget), "threshold": str(percent)},
                 summary=f"{_title(params)}: {{{{ $value | humanizePercentage }}}} of {_budget(budget)} is used",
                 description=(
                     f"At least {percent} % of the budget's present window is used. When it is used up: {_consequence(budget)} "
@@ -203,12 +203,18 @@ def _exceeded(params: Params, budget: budgets.Budget) -> dict[str, Any]:
         f"{_ratio(params, budget)} >= 1",
         wait="",
         severity="warning" if budget.action == "Alert" else "critical",
+        labels=_of_budget(budget),
         summary=f"{_title(params)}: {_budget(budget)} is used up ({{{{ $value | humanizePercentage }}}})",
         description=(
             f"{_consequence(budget)} The budget opens again when its window ({budget.window}) ends; raise its limit if the "
             "spending is wanted."
         ),
     )
+
+
+def _of_budget(budget: budgets.Budget) -> dict[str, str]:
+    """Labels that tell the alerts of several budgets apart; the series has the same."""
+    return {"budget": budget.name, "kind": budget.scope}
 
 
 def _budget(budget: budgets.Budget) -> str:
@@ -255,6 +261,7 @@ def _records(params: Params) -> list[dict[str, Any]]:
                 "record": names.RECORD_RATIO,
                 "expr": f"sum_over_time({names.RECORD_GOOD}{{{matchers}}}[{window}])\n"
                 f"/ (sum_over_time({names.RECORD_TOTAL}{{{matchers}}}[{window}]) > 0)",
+                "labels": labels,
             },
         ]
     return found

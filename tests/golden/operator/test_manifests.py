@@ -1,0 +1,155 @@
+"""What the operator makes of the shared examples: exact text for review, and what must hold of every rule and dashboard."""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from image import packages
+from llmwarden import names
+from llmwarden.api.v1alpha1 import ClusterLLMBudget, LLMBudget, LLMService, parse
+from llmwarden.desired.builder import build, build_cluster
+from llmwarden.desired.params import ClusterParams, Params
+from llmwarden.desired.snapshot import Capabilities
+from llmwarden.domain import budgets, objectives
+from llmwarden.settings import Settings
+
+HERE = Path(__file__).parent
+SAMPLES = Path(__file__).parents[3] / "manifests" / "samples"
+ALL = Capabilities(pod_monitors=True, rules=True)
+
+
+def samples() -> dict[str, dict[str, Any]]:
+    found = {}
+    for path in sorted(SAMPLES.glob("*.yaml")):
+        for item in yaml.safe_load_all(path.read_text()):
+            if item:
+                item["metadata"] |= {"uid": "00000000-0000-4000-8000-000000000000", "generation": 1}
+                found[f"{item['kind']}/{item['metadata']['name']}"] = item
+    return found
+
+
+def params(name: str, capabilities: Capabilities = ALL) -> Params:
+    objects = samples()
+    service = parse(LLMService, objects[f"LLMService/{name}"])
+    held = budgets.of_service(service)
+    if name == "support-bot":
+        held += (
+            budgets.of_namespace(parse(LLMBudget, objects["LLMBudget/support"])),
+            budgets.of_cluster(parse(ClusterLLMBudget, objects["ClusterLLMBudget/retail"])),
+        )
+    return Params(service, Settings(), capabilities, objectives.of_service(service), held)
+
+
+def cluster_params(capabilities: Capabilities = ALL, **changes: Any) -> ClusterParams:
+    services = tuple(parse(LLMService, samples()[f"LLMService/{name}"]) for name in ("chat", "support-bot"))
+    values = {"services": services, "settings": Settings(), "capabilities": capabilities, "ca_bundle": "PEM"}
+    return ClusterParams(**{**values, **changes})
+
+
+def text(manifests: list[dict[str, Any]]) -> str:
+    return yaml.safe_dump_all(json.loads(json.dumps(manifests)), sort_keys=False, width=160)
+
+
+@pytest.mark.parametrize("name", ["chat", "support-bot"])
+def test_a_service_gets_these_objects(name: str, golden: Callable[[Path, str], None]) -> None:
+    golden(HERE / "expected" / f"{name}.yaml", text(build(params(name))))
+
+
+def test_the_cluster_gets_these_objects_once(golden: Callable[[Path, str], None]) -> None:
+    golden(HERE / "expected" / "cluster.yaml", text(build_cluster(cluster_params())))
+
+
+def test_dcgm_is_run_when_a_service_asks_for_it(golden: Callable[[Path, str], None]) -> None:
+    chat = samples()["LLMService/chat"]
+    chat["spec"]["gpu"] = {"exporter": "DCGM"}
+    manifests = build_cluster(cluster_params(services=(parse(LLMService, chat),)))
+    golden(HERE / "expected" / "dcgm.yaml", text([item for item in manifests if item["kind"] == "DaemonSet"]))
+
+
+def test_labels_by_which_a_stack_selects_are_put_on() -> None:
+    settings = Settings(rule_labels={"release": "stack"}, monitor_labels={"release": "stack"})
+    base = params("chat")
+    made = build(Params(base.service, settings, ALL, base.objectives, base.budgets))
+    labelled = {item["kind"] for item in made if item["metadata"]["labels"].get("release") == "stack"}
+    assert labelled == {"PodMonitor", "PrometheusRule"}
+
+
+@pytest.mark.parametrize("name", ["chat", "support-bot"])
+def test_promtool_accepts_every_rule(name: str, tmp_path: Path) -> None:
+    try:
+        promtool = packages.promtool_path()
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(f"no promtool: {error}")
+    rule = next(item for item in build(params(name)) if item["kind"] == "PrometheusRule")
+    file = tmp_path / "rules.yaml"
+    file.write_text(yaml.safe_dump(rule["spec"]))
+    done = subprocess.run(
+        [promtool, "check", "rules", "--lint-fatal", str(file)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{sum(len(group['rules']) for group in rule['spec']['groups'])} rules found" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["chat", "support-bot"])
+def test_every_alert_says_whose_it_is_how_much_and_what_to_do(name: str) -> None:
+    rule = next(item for item in build(params(name)) if item["kind"] == "PrometheusRule")
+    alerts = [item for group in rule["spec"]["groups"] for item in group["rules"] if "alert" in item]
+    assert alerts
+    for alert in alerts:
+        assert {"namespace", "llmservice", "severity"} <= set(alert["labels"])
+        assert "$value" in alert["annotations"]["summary"]
+        assert alert["annotations"]["description"]
+        assert alert["annotations"]["runbook_url"] == f"docs/runbooks/{alert['alert']}.md"
+
+
+def test_every_panel_has_a_title_a_description_a_unit_and_the_variable_datasource() -> None:
+    config_map = next(item for item in build(params("chat")) if item["kind"] == "ConfigMap")
+    assert config_map["metadata"]["labels"][names.DASHBOARD_LABEL] == "1"
+    [model] = [json.loads(value) for value in config_map["data"].values()]
+    assert model["templating"]["list"][0]["type"] == "datasource"
+    for panel in model["panels"]:
+        assert panel["title"]
+        assert panel["description"]
+        assert panel["fieldConfig"]["defaults"]["unit"]
+        assert all(target["datasource"]["uid"] == "${datasource}" for target in panel["targets"])
+    assert len({panel["id"] for panel in model["panels"]}) == len(model["panels"])
+
+
+def test_without_the_prometheus_operator_only_what_needs_none_is_built() -> None:
+    none = Capabilities()
+    assert [item["kind"] for item in build(params("chat", none))] == ["ConfigMap"]
+    assert [item["kind"] for item in build_cluster(cluster_params(none))] == [
+        "MutatingWebhookConfiguration",
+        "ServiceAccount",
+        "DaemonSet",
+    ]
+
+
+def test_somebody_elses_dcgm_exporter_is_not_doubled() -> None:
+    kinds = [item["kind"] for item in build_cluster(cluster_params(foreign_dcgm=True))]
+    assert "DaemonSet" not in kinds
+    assert "ServiceAccount" not in kinds
+
+
+def test_without_a_service_or_a_ca_there_is_no_webhook_configuration() -> None:
+    for changes in ({"services": ()}, {"ca_bundle": ""}):
+        assert "MutatingWebhookConfiguration" not in {item["kind"] for item in build_cluster(cluster_params(**changes))}
+
+
+def test_the_hash_follows_the_content_alone() -> None:
+    def hashes(items: list[dict[str, Any]]) -> list[str]:
+        return [item["metadata"]["annotations"][names.ANNOTATION_SPEC_HASH] for item in items]
+
+    assert hashes(build(params("chat"))) == hashes(build(params("chat")))
+    base = params("chat")
+    other = build(Params(base.service, Settings(scrape_interval="30s"), ALL, base.objectives, base.budgets))
+    changed = [one != two for one, two in zip(hashes(build(base)), hashes(other), strict=True)]
+    assert changed == [True, False, False]  # the PodMonitor alone has the interval

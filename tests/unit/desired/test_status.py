@@ -1,0 +1,205 @@
+import datetime as dt
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from llmwarden.api.v1alpha1.llmservice import InjectionStatus, LLMServiceStatus
+from llmwarden.desired import status as statuses
+from llmwarden.desired.selection import Finding
+from llmwarden.desired.snapshot import Capabilities, Figures, Outcome, Problem, Snapshot, Source
+from llmwarden.domain import conditions
+from llmwarden.wire import Tokens, UsageTotals
+from tests.unit.desired.helpers import DAILY, FIGURES, NOW, budget, pod, snapshot, usage
+
+ACTIVE = InjectionStatus()
+DOWN = Source(asked=True, fresh=False, reason="PrometheusUnavailable", message="Prometheus did not answer.")
+
+
+def build(given: Snapshot, outcome: Outcome | None = None, now: dt.datetime = NOW) -> LLMServiceStatus:
+    return statuses.build(given, outcome or Outcome(), ACTIVE, now)
+
+
+def verdict(status: LLMServiceStatus, kind: str) -> tuple[str, str]:
+    found = conditions.find(status.conditions, kind)
+    assert found is not None
+    assert found.observed_generation == 3
+    return found.status, found.reason
+
+
+def test_all_is_well() -> None:
+    status = build(snapshot())
+    assert {item.type for item in status.conditions} == {
+        "Ready",
+        "Instrumented",
+        "MetricsFresh",
+        "AlertsReady",
+        "DashboardReady",
+        "WithinBudget",
+        "MeetsObjectives",
+        "CostKnown",
+    }
+    assert verdict(status, "Ready") == ("True", "AsSpecified")
+    assert status.observed_generation == 3
+    assert status.summary is not None
+    assert status.summary.dump() == {
+        "pods": "1/1",
+        "ttftP95": "460ms",
+        "p95": "2.3s",
+        "errors": "1.2%",
+        "costPerRequest": "$0.01",
+        "spent": "$1.23",
+        "budget": "40% (daily)",
+        "tokens": "15k",
+        "throughput": "12 tok/s",
+    }
+
+
+def test_the_same_facts_give_the_same_status_later() -> None:
+    first = build(snapshot())
+    again = build(snapshot(first.dump()), now=NOW + dt.timedelta(minutes=5))
+    assert again.dump() == first.dump()
+
+
+def test_noise_is_no_difference() -> None:
+    noisy = Figures(**{**_fields(FIGURES), "requests_per_second": 0.5004, "error_ratio": 0.01231})
+    assert build(snapshot(figures=noisy)).dump() == build(snapshot()).dump()
+
+
+def _fields(figures: Figures) -> dict[str, Any]:
+    return {name: getattr(figures, name) for name in Figures.__slots__}
+
+
+def test_unknown_is_not_zero() -> None:
+    before = build(snapshot())
+    later = Source(asked=True, fresh=False, reason="LedgerUnavailable", message="The ledger did not answer.")
+    after = build(
+        snapshot(before.dump(), prometheus=DOWN, figures=Figures(), ledger=later, usage=None, budgets={}),
+        now=NOW + dt.timedelta(minutes=10),
+    )
+    assert after.latency == before.latency
+    assert after.usage == before.usage
+    assert after.budgets == before.budgets
+    assert after.as_of == NOW  # the time of the figures, not of the look
+    assert verdict(after, "MetricsFresh") == ("False", "PrometheusUnavailable")
+    assert verdict(after, "WithinBudget") == ("True", "Open")
+
+
+def test_a_blank_ledger_does_not_clear_an_overspend() -> None:
+    over = build(snapshot(budgets={DAILY: budget(30, state="Exceeded")}))
+    assert verdict(over, "WithinBudget") == ("False", "Exceeded")
+    blank = build(snapshot(over.dump(), ledger=Source(asked=True, reason="LedgerUnavailable"), usage=None, budgets={}))
+    assert verdict(blank, "WithinBudget") == ("False", "Exceeded")
+
+
+def test_a_restart_says_nothing_new() -> None:
+    before = build(snapshot())
+    restarted = snapshot(before.dump(), prometheus=Source(), figures=Figures(), ledger=Source(), usage=None, budgets={})
+    assert build(restarted).dump() == before.dump()
+
+
+def test_nothing_matches_the_selector() -> None:
+    status = build(snapshot(pods=()))
+    assert verdict(status, "Instrumented") == ("False", "NoPods")
+    assert verdict(status, "Ready") == ("False", "NotInstrumented")
+
+
+def test_an_unmeasured_pod_is_named_with_reason_and_remedy() -> None:
+    lacking = pod("bot-2", "Unmetered", reason="HostNetwork", message="it uses the node's network", remedy="remove it")
+    status = build(snapshot(pods=(pod(), lacking)))
+    assert verdict(status, "Instrumented") == ("False", "HostNetwork")
+    found = conditions.find(status.conditions, "Instrumented")
+    assert found is not None
+    assert "1 of 2 pods" in found.message
+    assert "remove it" in found.message
+    assert status.workload is not None
+    assert (status.workload.metered, status.workload.selected) == (1, 2)
+    assert status.workload.unmetered[0].remedy == "remove it"
+
+
+def test_several_reasons_are_all_told() -> None:
+    pods = (pod("a", "Unmetered", reason="OptedOut"), pod("b", "Unmetered", reason="HostNetwork"))
+    status = build(snapshot(pods=pods))
+    assert verdict(status, "Instrumented") == ("False", "PodsNotMetered")
+
+
+def test_what_is_optional_keeps_nobody_from_being_ready() -> None:
+    status = build(snapshot(capabilities=Capabilities()))
+    assert verdict(status, "AlertsReady") == ("False", "NotInstalled")
+    assert verdict(status, "Ready") == ("True", "ReadyWithGaps")
+
+
+def test_a_child_that_cannot_be_applied_is_told() -> None:
+    status = build(snapshot(), Outcome({"PrometheusRule": "denied by policy"}))
+    assert verdict(status, "AlertsReady") == ("False", "ApplyFailed")
+    assert verdict(status, "Ready") == ("False", "NotAlertsReady")
+
+
+def test_a_spec_that_cannot_work_is_told() -> None:
+    status = build(snapshot(problems=(Problem("UpstreamNotAllowed", "backend.url names evil.example."),)))
+    assert verdict(status, "Ready") == ("False", "UpstreamNotAllowed")
+
+
+def test_a_prometheus_that_does_not_scrape_us_is_told_apart_from_one_that_is_down() -> None:
+    assert verdict(build(snapshot(figures=Figures())), "MetricsFresh") == ("False", "NotScraped")
+
+
+def test_an_unknown_price_is_never_nothing() -> None:
+    totals = UsageTotals(requests=3, tokens=Tokens(input=10, output=5), picodollars=0, uncosted_tokens=15)
+    status = build(snapshot(usage=usage(last24h=totals, uncosted_models=("weird",))))
+    assert status.usage is not None
+    assert status.usage.cost is None
+    assert verdict(status, "CostKnown") == ("False", "PriceUnknown")
+
+
+def test_objectives_are_judged_by_what_was_recorded() -> None:
+    spec = {
+        "objectives": [
+            {
+                "name": "first-token",
+                "latency": {"indicator": "TimeToFirstToken", "threshold": "1s"},
+                "targetPercent": "99",
+                "window": "28d",
+            }
+        ]
+    }
+    for share, expected in (("0.995", ("True", "Met")), ("0.98", ("False", "Missed"))):
+        figures = Figures(**{**_fields(FIGURES), "good": {"first-token": Decimal(share)}})
+        assert verdict(build(snapshot(spec=spec, figures=figures)), "MeetsObjectives") == expected
+    assert verdict(build(snapshot(spec=spec)), "MeetsObjectives") == ("Unknown", "NotMeasured")
+
+
+@pytest.mark.parametrize(
+    ("spec", "pods", "expected"),
+    [
+        ({}, (pod(),), "Advisory"),
+        ({"backend": {"type": "OpenAI", "credentialsSecretRef": {"name": "s", "key": "k"}}}, (pod(),), "Enforced"),
+        (
+            {"backend": {"type": "OpenAI", "credentialsSecretRef": {"name": "s", "key": "k"}}},
+            (pod(notes=(Finding("bot", "OwnKey", "it has one"),)),),
+            "Advisory",
+        ),
+        (
+            {"backend": {"type": "OpenAI", "credentialsSecretRef": {"name": "s", "key": "k"}}},
+            (pod(state="Unmetered", reason="OptedOut"),),
+            "Advisory",
+        ),
+    ],
+)
+def test_enforcement_is_real_only_where_it_cannot_be_walked_around(
+    spec: dict[str, Any], pods: tuple[Any, ...], expected: str
+) -> None:
+    assert build(snapshot(spec=spec, pods=pods)).enforcement == expected
+
+
+def test_without_a_budget_that_acts_there_is_nothing_to_enforce() -> None:
+    assert build(snapshot(usage=usage(budgets=()), budgets={})).enforcement == "None"
+
+
+def test_only_states_are_significant() -> None:
+    first = build(snapshot()).dump()
+    busier = build(snapshot(usage=usage(last24h=UsageTotals(requests=101, picodollars=5)))).dump()
+    assert first != busier
+    assert statuses.significant(first) == statuses.significant(busier)
+    over = build(snapshot(budgets={DAILY: budget(30, state="Exceeded")})).dump()
+    assert statuses.significant(first) != statuses.significant(over)
