@@ -18,6 +18,7 @@ from llmwarden.proxy.upstream import Pool, UpstreamConnection
 
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n"  # RFC 9113, 3.4
 _TLS_HANDSHAKE: Final = 0x16  # RFC 8446, 5.1
+_LINGER_SECONDS: Final = 2.0  # for a client that was refused to read why and close
 _HEADERS: Final = 200  # of one request
 _CODES: Final = {
     400: "bad_request",
@@ -443,7 +444,9 @@ class ClientConnection(asyncio.Protocol):
                 self.transport.abort()
             return  # after the answers that are due: see `done`
         self._say(error)
-        self.transport.close()
+        # Closing with bytes unread would reset the connection, and the client might never see why: end our half, read on a little.
+        self.transport.write_eof()
+        self.deadline = self.endpoint.loop.time() + _LINGER_SECONDS
 
     def _say(self, error: http1.BadMessageError) -> None:
         body = self.endpoint.service.error_body(error.status, _CODES.get(error.status, "bad_request"), error.message)
