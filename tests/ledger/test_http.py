@@ -76,7 +76,7 @@ class Ledger:
         """Start a long poll with the present generation; returns both once the ledger holds it."""
         known = (await self.get("/v1/config", services="bot")).json()["generation"]
         poll = asyncio.create_task(self.get("/v1/config", services="bot", generation=known, wait=wait))
-        while not self.metric("llmwarden_ledger_long_polls"):  # noqa: ASYNC110 - a gauge has no event
+        while not self.metric("llmwarden_ledger_long_polls"):
             await asyncio.sleep(0.01)
         return known, poll
 
@@ -181,7 +181,7 @@ async def test_a_price_is_handed_out_kept_and_charged_for_good(ledger: Ledger, t
         "cache_write": 100_000,
         "request": 0,
     }
-    assert ledger.store.prices().keys() == {price["priceId"]}
+    assert ledger.store.prices().keys() == {("openai", "gpt-4o-mini", price["priceId"])}
     # The price rises; what was counted at the old one keeps it.
     dearer = model_price("contract", ["gpt-4o-mini"], ("2026-01-01T00:00:00Z", "1.00", "4.00"))
     ledger.core.configure(view_of(service(budgets=(budget(),)), dearer))
@@ -395,7 +395,9 @@ async def test_what_is_not_there_is_an_error_in_our_shape(ledger: Ledger) -> Non
     assert code(await ledger.get("/v1/report")) == (405, "not_found")
 
 
-async def test_a_service_that_is_unknown_may_report_and_is_counted(ledger: Ledger) -> None:
+async def test_a_service_that_is_gone_may_report_and_is_counted(ledger: Ledger) -> None:
+    ledger.core.configure(view_of(service(), service("gone")))
+    ledger.core.configure(view_of(service()))
     assert (await ledger.report(row(service="gone"))).status_code == 200
     assert ledger.metric("llmwarden_ledger_unknown_service_rows_total") == 1
     usage = (await ledger.get("/v1/usage", token="operator")).json()
@@ -406,6 +408,26 @@ async def test_a_price_id_that_was_never_handed_out_is_rated_by_the_ledger(ledge
     await ledger.report(row(priceId="genai-prices:openai:gpt-4o-mini@free"))
     assert ledger.metric("llmwarden_ledger_unknown_price_rows_total") == 1
     assert ledger.core.aggregate.total("shop/bot").picodollars == 210_000_000_000
+
+
+async def test_a_service_that_never_was_cannot_be_reported(ledger: Ledger) -> None:
+    answer = await ledger.report(row(service="ghost"), row())
+    assert (answer.status_code, answer.json()["accepted"]) == (200, 1)
+    assert ledger.metric("llmwarden_ledger_odd_rows_total", reason="unknown_service") == 1
+    assert (await ledger.get("/v1/config", services="ghost")).json()["services"]["ghost"]["state"] == "Released"
+    usage = (await ledger.get("/v1/usage", token="operator")).json()
+    assert usage["services"].keys() == {"shop/bot"}
+    assert ledger.core.presence.by_service.keys() == {"shop/bot"}
+
+
+async def test_a_dear_models_row_cannot_name_a_cheap_models_price(ledger: Ledger) -> None:
+    cheap = (await ledger.get("/v1/price", service="bot", model="gpt-4o-mini")).json()
+    dear = (await ledger.get("/v1/price", service="bot", model="gpt-4o")).json()
+    await ledger.report(row(model="gpt-4o", priceId=cheap["priceId"]))
+    assert ledger.metric("llmwarden_ledger_unknown_price_rows_total") == 1
+    numbers = dear["picodollars"]
+    expected = 1_000_000 * numbers["input"] + 100_000 * numbers["output"]
+    assert ledger.core.aggregate.total("shop/bot").picodollars == expected
 
 
 async def test_budget_metrics_have_the_service_that_an_alert_selects(ledger: Ledger) -> None:

@@ -2,8 +2,8 @@
 
 Budgets and usage are read from here and never scan the database. One event loop uses it: no locks.
 
-A row that has a price's id is rated by that price, for good. A row without one ("no price was known when it was
-counted") is rated at its bucket's start by what is known now, and again whenever prices change; while nothing is known
+A row that has a price's id is rated by that price, for good, where the ledger handed it out for that very provider and
+model. A row without one ("no price was known when it was counted") is rated at its bucket's start by what is known now, and again whenever prices change; while nothing is known
 its tokens are `uncosted`, never $0. Rating is linear in the counters, so what a report adds can be rated by itself.
 
 Memory: about 0.4 KiB per service and bucket in which it was used, for `HORIZON_SECONDS`; older buckets live on in the
@@ -16,15 +16,15 @@ from dataclasses import dataclass, field
 from llmwarden import names, wire
 from llmwarden.ledger import counts
 from llmwarden.ledger.counts import Counts
-from llmwarden.ledger.store import Delta
+from llmwarden.ledger.store import Delta, Issued, issued_of
 
 DAY = 86400
 # The longest window that a budget may have is 99 days (api: WholeWindow); one more for clocks and zones.
 HORIZON_SECONDS = 100 * DAY
 WINDOWS_KEPT = 32  # running sums per service
 
-PriceOf = Callable[[str], wire.Picodollars | None]
-"""The numbers of a price id, None where the ledger never handed it out."""
+PriceOf = Callable[[Issued], wire.Picodollars | None]
+"""The numbers of a price, None where the ledger never handed it out for this provider and model."""
 LatePrice = Callable[[str, str, int], wire.Picodollars | None]
 """The price of (provider, model) at a time, in seconds since the epoch, as known now."""
 
@@ -124,7 +124,8 @@ class Aggregate:
         oldest = now - HORIZON_SECONDS
         for delta in deltas:
             service = self._services.setdefault(delta.service, _Service())
-            price = self._price_of(delta.price_id) if delta.price_id is not None else None
+            issued = issued_of(delta)
+            price = self._price_of(issued) if issued is not None else None
             keep = delta.bucket >= oldest
             if price is not None:
                 service.add(delta.bucket, Sums(delta.counts, rate(delta.counts, price)), keep=keep)

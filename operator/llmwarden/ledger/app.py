@@ -21,7 +21,7 @@ from llmwarden.ledger import auth, intake
 from llmwarden.ledger.auth import Authenticator, Caller
 from llmwarden.ledger.core import Core
 from llmwarden.ledger.metrics import Metrics
-from llmwarden.ledger.store import PriceRecord
+from llmwarden.ledger.store import Issued, PriceRecord, issued_of
 from llmwarden.ledger.writer import Writer
 
 logger = logging.getLogger(__name__)
@@ -31,6 +31,9 @@ MAX_WAIT: Final = 60.0  # seconds of a long poll
 MAX_SERVICES: Final = 64  # in one request: a pod has a few
 MAX_ROWS: Final = 10_000
 RETRY_SECONDS: Final = 2
+# Models come from outside, and some names in the public table are patterns. Beyond so many, rows are rated as if without
+# an id: by the price at their bucket's start, which is the same but for an edit in between.
+MOST_ISSUED: Final = 100_000
 LONGEST: Final = 256  # characters of a model in a question, or of a journal's name
 
 _encoder = msgspec.json.Encoder()
@@ -130,9 +133,8 @@ class Api:
         while True:
             self._require_sync()
             if caller.pod_uid:
-                self._core.presence.seen(
-                    [f"{namespace}/{name}" for name in services], caller.pod_uid, self._core.clock().timestamp()
-                )
+                asked = [key for name in services if (key := f"{namespace}/{name}") in self._core.view.services]
+                self._core.presence.seen(asked, caller.pod_uid, self._core.clock().timestamp())
             current = self._core.generation(namespace)
             if current != known:
                 return _json(self._core.config(namespace, services))
@@ -151,14 +153,16 @@ class Api:
         if not model or len(model) > LONGEST:
             raise Refusal(400, "malformed", f"give model=MODEL, of at most {LONGEST} characters")
         self._require_sync()
-        found, until = self._core.price(f"{namespace}/{service}", model)
-        if found is None:
+        core = self._core
+        known = core.view.services.get(f"{namespace}/{service}")
+        found, until = core.price(f"{namespace}/{service}", model)
+        if known is None or found is None:
             return _json(wire.Price(contract=names.CONTRACT, valid_until=until))
-        if found.price_id not in self._core.prices:
+        issued = Issued(known.provider, model, found.price_id)
+        if issued not in core.prices and len(core.prices) < MOST_ISSUED:
             # First on the disk, then handed out: a row must always find its price again.
-            now = int(self._core.clock().timestamp())
-            await self._writer.record_price(PriceRecord(found.price_id, found.price), now)
-            self._core.remember(found)
+            await self._writer.record_price(PriceRecord(issued, found.price), int(core.clock().timestamp()))
+            core.remember(issued, found.price)
         return _json(
             wire.Price(
                 contract=names.CONTRACT, price_id=found.price_id, picodollars=found.price, valid_until=found.valid_until
@@ -203,7 +207,7 @@ class Api:
         pod = report.pod
         if not auth.is_pod(caller, pod.namespace, pod.name, pod.uid):
             raise Refusal(403, "forbidden", "the token is not bound to the pod that the report names")
-        report, odd = intake.take(report, now)
+        report, odd = intake.take(report, now, self._may_report(pod.namespace))
         for reason, count in odd.items():
             logger.warning("report of pod %s/%s: %d rows were odd (%s)", pod.namespace, pod.name, count, reason)
             self._metrics.odd_rows.labels(reason).inc(count)
@@ -218,7 +222,7 @@ class Api:
                 sum(f"{pod.namespace}/{row.service}" not in core.view.services for row in report.rows)
             )
         self._metrics.unknown_price_rows.inc(
-            sum(row.price_id is not None and row.price_id not in core.prices for row in report.rows)
+            sum((issued := issued_of(row)) is not None and issued not in core.prices for row in report.rows)
         )
         services |= core.presence.by_pod.get(pod.uid, set())
         return wire.ReportAnswer(
@@ -227,6 +231,11 @@ class Api:
             generation=core.generation(pod.namespace) if core.synced else "",
             budgets=core.budget_updates(services),
         )
+
+    def _may_report(self, namespace: str) -> Callable[[str], bool]:
+        """Which services' rows are taken: until the cluster is read all, since we cannot know."""
+        core = self._core
+        return lambda name: not core.synced or core.knows(f"{namespace}/{name}")
 
     async def _caller(self, request: Request) -> Caller:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")

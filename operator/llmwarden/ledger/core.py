@@ -20,7 +20,7 @@ from llmwarden.domain.prices import Resolved
 from llmwarden.errors import InvalidSpecError
 from llmwarden.ledger.aggregate import DAY, Aggregate, Sums
 from llmwarden.ledger.pricing import Catalogue
-from llmwarden.ledger.store import Delta, Merged
+from llmwarden.ledger.store import Delta, Issued, Merged
 from llmwarden.ledger.view import Service, Shared, View
 
 logger = logging.getLogger(__name__)
@@ -79,11 +79,11 @@ class Core:
     """See the module. `clock` gives the present time, aware, in UTC."""
 
     def __init__(
-        self, catalogue: Catalogue, prices: Mapping[str, wire.Picodollars], clock: Clock, report_seconds: float
+        self, catalogue: Catalogue, prices: Mapping[Issued, wire.Picodollars], clock: Clock, report_seconds: float
     ) -> None:
         """`prices` are those that were handed out in earlier lives."""
         self.catalogue = catalogue
-        self.prices: dict[str, wire.Picodollars] = dict(prices)
+        self.prices: dict[Issued, wire.Picodollars] = dict(prices)
         self.clock = clock
         self.report_seconds = report_seconds
         self.aggregate = Aggregate(self.prices.get, self._late_price)
@@ -91,6 +91,7 @@ class Core:
         self.view = View()
         self.standings: dict[str, Standing] = {}
         self.last_reports: dict[str, int] = {}
+        self._seen: set[str] = set()  # every service that was ever there in this life
         self.synced = False  # whether `view` is complete: until then nothing may be called unknown
         self._changed = asyncio.Event()
         self._generations: dict[str, str] = {}
@@ -113,6 +114,7 @@ class Core:
         prices_changed = view.prices != self.view.prices
         self.view = view
         self.synced = True
+        self._seen.update(view.services)
         now = self.clock()
         if prices_changed or self._next_start is None:
             self.catalogue.override(view.prices)
@@ -158,9 +160,9 @@ class Core:
             if self.synced:
                 self.aggregate.forget(now.timestamp())
 
-    def remember(self, price: Resolved) -> None:
+    def remember(self, issued: Issued, price: wire.Picodollars) -> None:
         """Keep a price that the store has recorded, so that its rows can be rated."""
-        self.prices[price.price_id] = price.price
+        self.prices[issued] = price
 
     def stop(self) -> None:
         """Wake everyone who waits: the end has come."""
@@ -215,6 +217,10 @@ class Core:
             for key in sorted(keys)
             if (standing := self.standings.get(key))
         }
+
+    def knows(self, service: str) -> bool:
+        """Whether a service (`namespace/name`) is there, was there, or has spent anything: whether it may be reported."""
+        return service in self._seen or service in self.last_reports
 
     def price(self, service: str, model: str) -> tuple[Resolved | None, dt.datetime | None]:
         """Price of a model for a service (`namespace/name`) now, and until when that holds."""

@@ -8,6 +8,7 @@ what can be given a meaning gets one, and the rest is left out row by row, count
 import hashlib
 import re
 from collections import Counter
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -23,15 +24,17 @@ LONGEST_PRICE_ID: Final = 1024
 _HASH: Final = 12
 
 
-def take(report: wire.Report, now: float) -> tuple[wire.Report, Counter[str]]:
+def take(report: wire.Report, now: float, known: Callable[[str], bool]) -> tuple[wire.Report, Counter[str]]:
     """Return the report as it is stored, and how many rows were left out (or changed) for which reason.
 
     The same row always becomes the same row: sending it again still changes nothing. `now` is in seconds since the epoch.
+    `known` says whether a name is, or was, an LLMService of the pod's namespace: else any pod of the cluster could fill the
+    ledger with services that never were.
     """
     rows: list[wire.Row] = []
     reasons: Counter[str] = Counter()
     for row in report.rows:
-        fault = _fault(row, now)
+        fault = _fault(row, now) or (None if known(row.service) else "unknown_service")
         if fault is not None:
             reasons[fault] += 1
             continue

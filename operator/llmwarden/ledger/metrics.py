@@ -46,11 +46,11 @@ class Metrics:
             registry=registry,
         )
         self.unknown_service_rows = Counter(
-            "llmwarden_ledger_unknown_service_rows", "Rows of services that do not exist (any more).", registry=registry
+            "llmwarden_ledger_unknown_service_rows", "Rows of services that do not exist any more.", registry=registry
         )
         self.unknown_price_rows = Counter(
             "llmwarden_ledger_unknown_price_rows",
-            "Rows whose price id was never handed out; they are rated as if they had none.",
+            "Rows whose price id was never handed out for their model; they are rated as if they had none.",
             registry=registry,
         )
         self.long_polls = Gauge("llmwarden_ledger_long_polls", "Proxies that wait for a change.", registry=registry)
@@ -101,7 +101,7 @@ class State:
                 len(core.view.invalid),
             ),
             ("reporting_pods", "Pods that reported or asked lately.", len(core.presence.by_pod)),
-            ("prices_handed_out", "Prices that were ever handed out.", len(core.prices)),
+            ("prices_handed_out", "Models' prices that were ever handed out.", len(core.prices)),
             ("contested_models", "Models with more than one ModelPrice.", core.catalogue.contested),
             ("rounded_prices", "Published prices finer than a picodollar a token.", core.catalogue.rounded),
             ("database_bytes", "Size of the database, its log included.", self._database_bytes()),

@@ -8,6 +8,7 @@ Tables
 - `journals`: one row per (journal, pod UID): a pod cannot write into another pod's journal, whatever name it sends.
 - `rows`: cumulative counters per (journal, service, provider, model, price, bucket); price '' is "none was known".
 - `prices`: every price that was ever handed out, so that a row is always rated by the price it was counted at.
+- `issued`: for which providers and models each of them was handed out: a row cannot name a cheaper model's price.
 - `services`: the labels that each service had last: when it is gone, what it spent still counts in the shared budgets.
 Costs are not stored: they are rows times prices, both of which never change once written (but for growing counters).
 """
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import sqlalchemy as sa
@@ -80,6 +81,15 @@ _prices = sa.Table(
     sa.Column("recorded_at", sa.BigInteger, nullable=False),
 )
 
+_issued = sa.Table(
+    "issued",
+    _metadata,
+    sa.Column("provider", sa.Text, primary_key=True),
+    sa.Column("model", sa.Text, primary_key=True),
+    sa.Column("price_id", sa.Text, sa.ForeignKey("prices.price_id"), primary_key=True),
+    sqlite_with_rowid=False,
+)
+
 _services = sa.Table(
     "services",
     _metadata,
@@ -91,6 +101,19 @@ _services = sa.Table(
 
 class SchemaError(WardenError):
     """The database was written by a newer version of the ledger."""
+
+
+class Issued(NamedTuple):
+    """A price, and what it was handed out for."""
+
+    provider: str
+    model: str
+    price_id: str
+
+
+def issued_of(row: "wire.Row | Delta") -> Issued | None:
+    """The price that a row claims; None where it claims none."""
+    return None if row.price_id is None else Issued(row.provider, row.model, row.price_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +138,9 @@ class Merged:
 
 @dataclass(frozen=True, slots=True)
 class PriceRecord:
-    """A price to remember."""
+    """A price to remember, and what it is handed out for."""
 
-    price_id: str
+    issued: Issued
     picodollars: wire.Picodollars
 
 
@@ -166,24 +189,29 @@ class Store:
 
     def record_prices(self, records: Iterable[PriceRecord], now: int) -> None:
         """Remember prices; one that is known already stays as it is (an id names its numbers)."""
-        values = [
-            {
-                "price_id": record.price_id,
-                "picodollars": msgspec.json.encode(record.picodollars).decode(),
-                "recorded_at": now,
-            }
-            for record in records
-        ]
-        if values:
-            self._guard(lambda: self._execute(insert(_prices).on_conflict_do_nothing(), values))
+        prices: list[dict[str, Any]] = []
+        issued: list[dict[str, Any]] = []
+        for record in records:
+            numbers = msgspec.json.encode(record.picodollars).decode()
+            prices.append({"price_id": record.issued.price_id, "picodollars": numbers, "recorded_at": now})
+            issued.append(record.issued._asdict())
 
-    def prices(self) -> dict[str, wire.Picodollars]:
-        """Every price that was handed out, by its id."""
+        def write() -> None:
+            with self._engine.begin() as connection:
+                connection.execute(insert(_prices).on_conflict_do_nothing(), prices)
+                connection.execute(insert(_issued).on_conflict_do_nothing(), issued)
 
-        def read() -> dict[str, wire.Picodollars]:
+        if prices:
+            self._guard(write)
+
+    def prices(self) -> dict[Issued, wire.Picodollars]:
+        """Every price that was handed out, by its id and what it was handed out for."""
+
+        def read() -> dict[Issued, wire.Picodollars]:
+            query = sa.select(_issued.c.provider, _issued.c.model, _issued.c.price_id, _prices.c.picodollars)
             with self._engine.connect() as connection:
-                found = connection.execute(sa.select(_prices.c.price_id, _prices.c.picodollars))
-                return {name: msgspec.json.decode(raw, type=wire.Picodollars) for name, raw in found}
+                found = connection.execute(query.join_from(_issued, _prices))
+                return {Issued(*key): msgspec.json.decode(raw, type=wire.Picodollars) for *key, raw in found}
 
         return self._guard(read)
 

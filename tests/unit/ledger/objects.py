@@ -9,7 +9,7 @@ from llmwarden import wire
 from llmwarden.ledger import view
 from llmwarden.ledger.core import Core
 from llmwarden.ledger.counts import Counts
-from llmwarden.ledger.store import Delta, Merged
+from llmwarden.ledger.store import Delta, Issued, Merged
 
 NOW = dt.datetime(2026, 11, 20, 16, 20, tzinfo=dt.UTC)
 BUCKET = int(NOW.timestamp()) // 900 * 900
@@ -114,7 +114,7 @@ def view_of(
 def spend(core: Core, name: str, picodollars: int, *, namespace: str = "shop", bucket: int = BUCKET) -> None:
     """Let a service spend so much, as a committed report would: one token at that price."""
     price = wire.Picodollars(input=1, output=1, cached_input=1, cache_write=1)
-    core.prices["one"] = price
+    core.prices[Issued("openai", "m", "one")] = price
     row = wire.Row(
         service=name,
         provider="openai",

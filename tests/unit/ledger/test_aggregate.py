@@ -8,7 +8,7 @@ from llmwarden.domain import prices
 from llmwarden.ledger import aggregate
 from llmwarden.ledger.aggregate import HORIZON_SECONDS, Aggregate
 from llmwarden.ledger.counts import Counts
-from llmwarden.ledger.store import Delta
+from llmwarden.ledger.store import Delta, Issued
 from tests.unit.ledger.objects import BUCKET
 from tests.unit.ledger.test_merge import growth
 
@@ -31,7 +31,7 @@ class Prices:
 
 
 def make(table: Prices | None = None) -> Aggregate:
-    return Aggregate({"p": PRICE}.get, (table or Prices()).late_price)
+    return Aggregate({Issued("openai", "m", "p"): PRICE}.get, (table or Prices()).late_price)
 
 
 @given(st.lists(st.tuples(growth(), st.integers(0, 20)), max_size=30), st.integers(0, 20))
@@ -75,6 +75,12 @@ def test_without_a_price_tokens_are_uncosted_until_one_is_known() -> None:
 def test_a_price_id_that_was_never_handed_out_is_no_price() -> None:
     sums = make()
     sums.apply([delta(Counts(requests=1, input=5), price_id="forged")], BUCKET)
+    assert sums.total("shop/bot").uncosted == 5
+
+
+def test_a_price_id_of_another_model_is_no_price() -> None:
+    sums = make()
+    sums.apply([delta(Counts(requests=1, input=5), model="dearer")], BUCKET)
     assert sums.total("shop/bot").uncosted == 5
 
 

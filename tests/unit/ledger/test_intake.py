@@ -23,11 +23,15 @@ rows = st.builds(
 )
 
 
+def known(_: str) -> bool:
+    return True
+
+
 @given(st.lists(rows, max_size=5))
 def test_what_is_taken_is_taken_again_as_it_is(given_rows: list[wire.Row]) -> None:
-    once, reasons = intake.take(report(*given_rows), BUCKET)
+    once, reasons = intake.take(report(*given_rows), BUCKET, known)
     assert len(once.rows) + sum(reasons.values()) - reasons["changed"] == len(given_rows)
-    twice, none = intake.take(once, BUCKET)
+    twice, none = intake.take(once, BUCKET, known)
     assert twice == once
     assert not none
     for row in once.rows:
@@ -38,7 +42,16 @@ def test_what_is_taken_is_taken_again_as_it_is(given_rows: list[wire.Row]) -> No
 def test_two_long_names_stay_two() -> None:
     plain = wire.Row("bot", "p", "", None, BUCKET, 1, 0, wire.Tokens())
     taken, _ = intake.take(
-        report(*(wire.Row("bot", "p", "m" * 300 + end, None, BUCKET, 1, 0, plain.tokens) for end in "ab")), BUCKET
+        report(*(wire.Row("bot", "p", "m" * 300 + end, None, BUCKET, 1, 0, plain.tokens) for end in "ab")),
+        BUCKET,
+        known,
     )
     first, second = taken.rows
     assert first.model != second.model
+
+
+def test_a_service_that_never_was_is_left_out() -> None:
+    ghost = wire.Row("ghost", "p", "m", None, BUCKET, 1, 0, wire.Tokens())
+    taken, reasons = intake.take(report(ghost), BUCKET, lambda name: name == "bot")
+    assert taken.rows == ()
+    assert reasons == {"unknown_service": 1}

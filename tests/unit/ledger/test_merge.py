@@ -14,10 +14,11 @@ from llmwarden import wire
 from llmwarden.errors import UnavailableError
 from llmwarden.ledger import counts
 from llmwarden.ledger.counts import Counts
-from llmwarden.ledger.store import PriceRecord, SchemaError, Store
+from llmwarden.ledger.store import Issued, PriceRecord, SchemaError, Store
 from tests.unit.ledger.objects import BUCKET
 
 small = st.integers(0, 1000)
+ISSUED = Issued("openai", "m", "p")
 
 
 @st.composite
@@ -151,21 +152,28 @@ def test_what_was_written_is_there_after_reopening(tmp_path: Path) -> None:
     price = wire.Picodollars(input=150_000, output=600_000, cached_input=75_000, cache_write=150_000)
     first = Store(path)
     first.merge([(report(row(Counts(requests=1, input=7), price_id="p")), 1)])
-    first.record_prices([PriceRecord("p", price)], 1)
+    first.record_prices([PriceRecord(ISSUED, price)], 1)
     first.record_labels({"shop/bot": {"team": "support"}})
     first.close()
     second = Store(path)
     assert [delta.counts.input for delta in second.sums()] == [7]
-    assert second.prices() == {"p": price}
+    assert second.prices() == {ISSUED: price}
     assert second.labels() == {"shop/bot": {"team": "support"}}
     second.close()
 
 
 def test_a_price_that_was_recorded_stays_as_it_is(store: Store) -> None:
     old = wire.Picodollars(input=1, output=1, cached_input=1, cache_write=1)
-    store.record_prices([PriceRecord("p", old)], 1)
-    store.record_prices([PriceRecord("p", wire.Picodollars(input=2, output=2, cached_input=2, cache_write=2))], 2)
-    assert store.prices() == {"p": old}
+    store.record_prices([PriceRecord(ISSUED, old)], 1)
+    store.record_prices([PriceRecord(ISSUED, wire.Picodollars(input=2, output=2, cached_input=2, cache_write=2))], 2)
+    assert store.prices() == {ISSUED: old}
+
+
+def test_one_price_is_remembered_for_each_model_that_it_was_handed_out_for(store: Store) -> None:
+    price = wire.Picodollars(input=1, output=1, cached_input=1, cache_write=1)
+    dated = ISSUED._replace(model="m-2026-01-01")
+    store.record_prices([PriceRecord(ISSUED, price), PriceRecord(dated, price)], 1)
+    assert store.prices() == {ISSUED: price, dated: price}
 
 
 def test_a_newer_schema_is_refused_with_a_sentence(tmp_path: Path) -> None:
