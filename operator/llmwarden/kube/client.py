@@ -180,14 +180,20 @@ class Client:
     async def stream(self, path: str, query: Mapping[str, str], read_timeout: float) -> AsyncGenerator[dict[str, Any]]:
         """Yield the JSON objects of a line-by-line answer (a watch).
 
-        Ends when the server ends it. `read_timeout`: seconds of silence after which the connection counts as dead
-        (UnavailableError).
+        Ends when the server ends it, or after `read_timeout` seconds of silence.
         """
         limits = aiohttp.ClientTimeout(total=None, connect=self._timeout, sock_read=read_timeout)
         async with self._send("GET", path, query, limits=limits) as response:
             rest = b""
-            # Not readline(): its limit would be a limit on an object's size.
-            async for chunk in response.content.iter_any():
+            chunks = response.content.iter_any()
+            while True:
+                try:
+                    # Not readline(): its limit would be a limit on an object's size.
+                    chunk = await anext(chunks)
+                except (StopAsyncIteration, aiohttp.SocketTimeoutError):
+                    # Silence looks the same on a dead connection and on a kind of which nothing has happened yet: the API server
+                    # sends no bookmarks then. Neither is an error: whoever watches goes on from the last version.
+                    return
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:
                     if line.strip():

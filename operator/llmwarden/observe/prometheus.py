@@ -152,8 +152,10 @@ def _series(body: Any, status: int) -> list[tuple[Mapping[str, str], str]]:
         why = body.get("error") if isinstance(body, dict) else None
         message = f"Prometheus answered {status}: {why or 'no reason given'}."
         raise UnavailableError(message)
-    if body.get("warnings"):
-        message = f"Prometheus answered in part: {'; '.join(map(str, body['warnings']))[:300]}."
+    # Remarks about the query itself come in the same list before Prometheus 3 (such as buckets scraped a moment apart): all data is there.
+    missing = [str(text) for text in body.get("warnings") or [] if not str(text).startswith("PromQL info:")]
+    if missing:
+        message = f"Prometheus answered in part: {'; '.join(missing)[:300]}."
         raise UnavailableError(message)
     try:
         return [(item["metric"], item["value"][1]) for item in body["data"]["result"]]
