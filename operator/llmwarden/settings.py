@@ -29,6 +29,7 @@ class Settings:
     prometheus_timeout: float = 10.0
     otlp_endpoint: str = ""
     allowed_hosts: tuple[str, ...] = ()
+    runbook_base_url: str = ""  # what an alert's runbook_url begins with; empty: the path in this repository
     rule_labels: Mapping[str, str] = field(default_factory=dict)
     monitor_labels: Mapping[str, str] = field(default_factory=dict)
     dashboard_labels: Mapping[str, str] = field(default_factory=lambda: {names.DASHBOARD_LABEL: "1"})
@@ -38,6 +39,7 @@ class Settings:
     workers: int = 8
     report_seconds: float = 5.0
     proxy_cpu_request: str = "10m"
+    proxy_cpu_limit: str = "1"  # only in pods whose own containers all have a CPU limit
     proxy_memory_request: str = "64Mi"
     proxy_memory_limit: str = "256Mi"
     injection_stuck_seconds: float = 60.0  # a proxy that has not started for so long stops injection for its service

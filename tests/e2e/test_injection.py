@@ -41,7 +41,7 @@ def test_a_port_is_taken_and_probes_by_name_and_services_by_name_still_work(fres
 
     def metered() -> str:
         text = fresh.kube.run(
-            "get", "--raw", f"/api/v1/namespaces/{fresh.namespace}/pods/{pod['metadata']['name']}:15020/proxy/metrics"
+            "get", "--raw", f"/api/v1/namespaces/{fresh.namespace}/pods/{pod['metadata']['name']}:15099/proxy/metrics"
         )
         lines = [line for line in text.splitlines() if line.startswith("llmwarden_requests_total{")]
         return "" if any('llmservice="engine"' in line for line in lines) else "no call was metered"

@@ -6,7 +6,7 @@ from demo.kube import Kube
 from tests.e2e.support import Stage, deployment, proxy_of, service
 
 CALLS = 60
-ADMIN = 15020
+ADMIN = 15099
 
 
 def sample(text: str, name: str, **labels: str) -> float:

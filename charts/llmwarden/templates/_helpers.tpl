@@ -142,6 +142,7 @@ LLMWARDEN_PROMETHEUS_URL: {{ $v.prometheus.url | quote }}
 LLMWARDEN_PROMETHEUS_TIMEOUT: {{ $v.prometheus.timeoutSeconds | quote }}
 LLMWARDEN_OTLP_ENDPOINT: {{ $v.tracing.otlpEndpoint | quote }}
 LLMWARDEN_ALLOWED_HOSTS: {{ $v.backends.allowedHosts | toJson | quote }}
+LLMWARDEN_RUNBOOK_BASE_URL: {{ $v.prometheus.runbookBaseUrl | quote }}
 LLMWARDEN_RULE_LABELS: {{ $v.prometheus.ruleLabels | toJson | quote }}
 LLMWARDEN_MONITOR_LABELS: {{ $v.prometheus.monitorLabels | toJson | quote }}
 LLMWARDEN_DASHBOARD_LABELS: {{ $v.grafana.dashboardLabels | toJson | quote }}
@@ -151,6 +152,7 @@ LLMWARDEN_STATUS_SECONDS: {{ $v.operator.statusSeconds | quote }}
 LLMWARDEN_WORKERS: {{ $v.operator.workers | quote }}
 LLMWARDEN_REPORT_SECONDS: {{ $v.proxy.reportSeconds | quote }}
 LLMWARDEN_PROXY_CPU_REQUEST: {{ $v.proxy.cpuRequest | quote }}
+LLMWARDEN_PROXY_CPU_LIMIT: {{ $v.proxy.cpuLimit | quote }}
 LLMWARDEN_PROXY_MEMORY_REQUEST: {{ $v.proxy.memoryRequest | quote }}
 LLMWARDEN_PROXY_MEMORY_LIMIT: {{ $v.proxy.memoryLimit | quote }}
 LLMWARDEN_INJECTION_STUCK_SECONDS: {{ $v.injection.stuckSeconds | quote }}

@@ -89,7 +89,7 @@ def _alert(
         "annotations": {
             "summary": summary,
             "description": description,
-            "runbook_url": f"{RUNBOOKS}/{name}.md",
+            "runbook_url": f"{params.settings.runbook_base_url.rstrip('/') or RUNBOOKS}/{name}.md",
         },
     }
     if wait:

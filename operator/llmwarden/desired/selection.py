@@ -48,6 +48,12 @@ class Selection:
     findings: tuple[Finding, ...]
 
 
+def is_injected(pod: Mapping[str, Any]) -> bool:
+    """Whether a pod has our proxy."""
+    init = (pod.get("spec") or {}).get("initContainers") or []
+    return any(container.get("name") == names.PROXY_CONTAINER for container in init)
+
+
 def select(
     pod: Mapping[str, Any],
     namespace: str,
@@ -116,6 +122,7 @@ def _refusal(
 ) -> tuple[str, str, str] | None:
     """(reason, message, remedy) where no service at all may be injected."""
     spec = pod.get("spec") or {}
+    taken_volumes = sorted({item.get("name", "") for item in spec.get("volumes") or []} & names.VOLUMES)
     checks = (
         (
             namespace in PROTECTED_NAMESPACES or namespace == own_namespace,
@@ -160,6 +167,12 @@ def _refusal(
             "NameTaken",
             f"the pod has a container of its own named {names.PROXY_CONTAINER}",
             "give that container another name",
+        ),
+        (
+            bool(taken_volumes) and not is_injected(pod),
+            "NameTaken",
+            f"the pod has a volume of its own named {', '.join(taken_volumes)}",
+            "give that volume another name",
         ),
     )
     return next(((reason, message, remedy) for holds, reason, message, remedy in checks if holds), None)

@@ -22,7 +22,7 @@ from llmwarden.desired.intercept import (
     services_upstream,
     used_ports,
 )
-from llmwarden.desired.selection import Finding, select
+from llmwarden.desired.selection import Finding, is_injected, select
 from llmwarden.domain import durations, upstream
 from llmwarden.errors import InvalidSpecError
 from llmwarden.settings import Settings
@@ -31,6 +31,9 @@ __all__ = ["Injection", "decide", "inject", "is_injected", "renamed_port", "serv
 
 USER: Final = 65532  # the image's own user ("nonroot" of the distroless images)
 START_SECONDS: Final = 120  # how long the proxy may take to listen before the kubelet restarts it
+JOURNAL_SIZE: Final = "64Mi"
+_STORAGE: Final = "ephemeral-storage"
+_STORAGE_LIMIT: Final = "256Mi"  # the journal, and the logs that the kubelet keeps: 50 MiB by default
 _INDICATORS: Final = {"RequestDuration": "duration", "TimeToFirstToken": "ttft", "TimePerOutputToken": "tpot"}
 
 
@@ -41,12 +44,6 @@ class Injection:
     pod: dict[str, Any]
     services: tuple[str, ...]
     findings: tuple[Finding, ...]
-
-
-def is_injected(pod: Mapping[str, Any]) -> bool:
-    """Whether a pod has our proxy."""
-    init = (pod.get("spec") or {}).get("initContainers") or []
-    return any(container.get("name") == names.PROXY_CONTAINER for container in init)
 
 
 def decide(
@@ -100,10 +97,10 @@ def inject(
     spec = changed["spec"]
     init = [item for item in spec.get("initContainers") or [] if item.get("name") != names.PROXY_CONTAINER]
     # First in the list: the application's own init containers may call, too.
-    spec["initContainers"] = [_container(routes, port_names, admin, settings, ca_pem), *init]
-    ours = _volumes(routes)
-    own = {names.VOLUME_TOKEN, names.VOLUME_JOURNAL, names.VOLUME_CREDENTIALS}
-    spec["volumes"] = [*(item for item in spec.get("volumes") or [] if item.get("name") not in own), *ours]
+    contract = _contract(routes, admin, settings, ca_pem)
+    spec["initContainers"] = [_container(routes, port_names, contract, _resources(changed, settings), settings), *init]
+    theirs = [item for item in spec.get("volumes") or [] if item.get("name") not in names.VOLUMES]
+    spec["volumes"] = [*theirs, *_volumes(routes)]
     metadata = changed.setdefault("metadata", {})
     metadata.setdefault("labels", {})[names.LABEL_PROXY] = "true"
     annotations = metadata.setdefault("annotations", {})
@@ -134,9 +131,14 @@ def _previous(pod: Mapping[str, Any]) -> dict[str, Known]:
 
 
 def _container(
-    routes: Iterable[Route], port_names: Mapping[str, str], admin: int, settings: Settings, ca_pem: str
+    routes: Iterable[Route],
+    port_names: Mapping[str, str],
+    contract: Mapping[str, Any],
+    resources: Mapping[str, Any],
+    settings: Settings,
 ) -> dict[str, Any]:
     routes = list(routes)
+    admin = contract["adminPort"]
     names_of = {service: port for port, service in port_names.items()}
     ports = [{"name": names.ADMIN_PORT_NAME, "containerPort": admin, "protocol": "TCP"}]
     ports += [
@@ -158,17 +160,14 @@ def _container(
         "restartPolicy": "Always",  # what makes an init container a native sidecar
         "env": [
             # "$$" is Kubernetes' way to write "$": nothing in here is to be expanded.
-            {"name": names.PROXY_ENV, "value": _json(_contract(routes, admin, settings, ca_pem)).replace("$", "$$")},
+            {"name": names.PROXY_ENV, "value": _json(contract).replace("$", "$$")},
             _field("LLMWARDEN_POD_NAMESPACE", "metadata.namespace"),
             _field("LLMWARDEN_POD_NAME", "metadata.name"),
             _field("LLMWARDEN_POD_UID", "metadata.uid"),
             _field("LLMWARDEN_NODE_NAME", "spec.nodeName"),
         ],
         "ports": ports,
-        "resources": {
-            "requests": {"cpu": settings.proxy_cpu_request, "memory": settings.proxy_memory_request},
-            "limits": {"memory": settings.proxy_memory_limit},
-        },
+        "resources": resources,
         "startupProbe": {
             "httpGet": {"path": "/startupz", "port": admin, "scheme": "HTTP"},
             "periodSeconds": 1,
@@ -188,6 +187,24 @@ def _container(
         "terminationMessagePolicy": "FallbackToLogsOnError",  # the operator can say why it did not start
         "volumeMounts": mounts,
     }
+
+
+def _resources(pod: Mapping[str, Any], settings: Settings) -> dict[str, dict[str, str]]:
+    """Give what the proxy asks for, so that no quota refuses the pod because of it.
+
+    A quota that counts a resource demands it of every container, so what all of the application's containers name we name
+    too. A limit of local storage holds for the pod as a whole: our journal and logs must not use up the application's.
+    """
+    if (pod.get("spec") or {}).get("resources"):
+        return {}  # those of the pod as a whole bound ours as well; ours beside them could be more than they allow
+    requests = {"cpu": settings.proxy_cpu_request, "memory": settings.proxy_memory_request}
+    limits = {"memory": settings.proxy_memory_limit}
+    theirs = [container.get("resources") or {} for container in app_containers(pod)]
+    if all("cpu" in (item.get("limits") or {}) for item in theirs):
+        limits["cpu"] = settings.proxy_cpu_limit
+    if any(_STORAGE in {**(item.get("limits") or {}), **(item.get("requests") or {})} for item in theirs):
+        requests[_STORAGE], limits[_STORAGE] = JOURNAL_SIZE, _STORAGE_LIMIT
+    return {"requests": requests, "limits": limits}
 
 
 def _contract(routes: Iterable[Route], admin: int, settings: Settings, ca_pem: str) -> dict[str, Any]:
@@ -240,7 +257,7 @@ def _volumes(routes: Iterable[Route]) -> list[dict[str, Any]]:
     token = {"audience": names.TOKEN_AUDIENCE, "expirationSeconds": names.TOKEN_SECONDS, "path": "token"}
     volumes: list[dict[str, Any]] = [
         {"name": names.VOLUME_TOKEN, "projected": {"sources": [{"serviceAccountToken": token}]}},
-        {"name": names.VOLUME_JOURNAL, "emptyDir": {"sizeLimit": "64Mi"}},
+        {"name": names.VOLUME_JOURNAL, "emptyDir": {"sizeLimit": JOURNAL_SIZE}},
     ]
     sources = []
     for route in routes:

@@ -314,3 +314,14 @@ def test_oldest_kubernetes_gets_no_admission_policy_and_an_older_one_is_refused(
     with pytest.raises(subprocess.CalledProcessError) as failure:
         manifests.render(kube_version="1.28.9")
     assert "1.29" in failure.value.stderr
+
+
+def test_the_operator_may_read_nothing_that_it_does_not_use(chart: list[dict[str, Any]]) -> None:
+    used = {
+        *("pods", "namespaces", "services", "endpointslices", "configmaps", "serviceaccounts", "daemonsets", "secrets"),
+        *("podmonitors", "prometheusrules", "mutatingwebhookconfigurations", "customresourcedefinitions"),
+        *("llmservices", "llmbudgets", "clusterllmbudgets", "modelprices"),
+    }
+    for kind, name, rule in rules(chart):
+        if name == "llmwarden-operator" and {"get", "list", "watch"} & set(rule["verbs"]):
+            assert set(rule["resources"]) <= used, (kind, rule)
