@@ -1,0 +1,434 @@
+"""The operator as a process of its own, with the chart's least rights, on a real API server. Writes are counted in its audit log."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from llmwarden import names
+from tests.api.support import ROOT, SAMPLES, ControlPlane, documents
+
+NAMESPACE = names.DEFAULT_NAMESPACE
+USER = f"system:serviceaccount:{NAMESPACE}:{names.OPERATOR}"
+INSTALL = ROOT / "manifests" / "install.yaml"
+RIGHTS = {"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"}
+RIGHTS |= {"ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}
+LLM = "/apis/llmwarden.io/v1alpha1/namespaces/{}/llmservices"
+CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+MONITORING = {"podmonitors": "PodMonitor", "prometheusrules": "PrometheusRule"}
+
+
+def until(holds: Callable[[], Any], what: str, seconds: float = 40.0) -> Any:
+    """Return what `holds` returns once it is true."""
+    end = time.monotonic() + seconds
+    while True:
+        found = holds()
+        if found:
+            return found
+        assert time.monotonic() < end, f"{what}: not within {seconds:.0f} s"
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def kubeconfig(crds: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Yield a kubeconfig of the operator's own service account, with the rights that the chart gives it."""
+    path = f"/api/v1/namespaces/{NAMESPACE}"
+    # Another module's may be on its way out.
+    until(lambda: "deletionTimestamp" not in crds.http.get(path).json().get("metadata", {}), "the namespace is free")
+    if crds.http.get(path).status_code == 404:
+        crds.kubectl("create", "namespace", NAMESPACE)
+    wanted = [item for item in documents(INSTALL) if item["kind"] in RIGHTS]
+    crds.kubectl(
+        "apply",
+        "--server-side",
+        "--force-conflicts",
+        "-f",
+        "-",
+        given=json.dumps({"apiVersion": "v1", "kind": "List", "items": wanted}),
+    )
+    file = tmp_path_factory.mktemp("operator") / "kubeconfig"
+    config = json.loads(crds.kubeconfig.read_text())
+    token = crds.kubectl("create", "token", names.OPERATOR, "-n", NAMESPACE, "--duration=2h").strip()
+    config["users"][0]["user"] = {"token": token}
+    file.write_text(json.dumps(config))
+    yield file
+    crds.kubectl("delete", "mutatingwebhookconfiguration", names.WEBHOOK_CONFIGURATION, "--ignore-not-found")
+    crds.kubectl("delete", "validatingadmissionpolicybinding,validatingadmissionpolicy", names.OPERATOR)
+    crds.kubectl("delete", "clusterrole,clusterrolebinding", "-l", f"{names.LABEL_NAME}={names.MANAGED_BY}")
+    crds.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
+
+
+class Operator:
+    """The operator's process."""
+
+    def __init__(self, kubeconfig: Path, log: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self.log = log
+        environment = {
+            **os.environ,
+            "KUBECONFIG": str(kubeconfig),
+            "LLMWARDEN_METRICS_PORT": str(self.port),
+            "LLMWARDEN_STATUS_SECONDS": "2",
+            "LLMWARDEN_RESYNC_SECONDS": "3",
+            "LLMWARDEN_INJECTION_STUCK_SECONDS": "5",
+            "PYTHONPATH": str(ROOT / "operator"),
+        }
+        with log.open("ab") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "llmwarden", "operator"], env=environment, stdout=file, stderr=file
+            )
+        until(lambda: self.answers("/readyz"), f"the operator is ready ({log})")
+
+    def answers(self, path: str) -> bool:
+        assert self.process.poll() is None, self.log.read_text()[-3000:]
+        with contextlib.suppress(httpx.HTTPError):
+            return httpx.get(f"http://127.0.0.1:{self.port}{path}", trust_env=False).status_code == 200
+        return False
+
+    def metric(self, start: str) -> float:
+        text = httpx.get(f"http://127.0.0.1:{self.port}/metrics", trust_env=False).text
+        return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(start))
+
+    def rounds(self, count: int) -> None:
+        """Wait until every key was reconciled so many times more, by ticks and resyncs."""
+        done = 'llmwarden_operator_reconcile_total{kind="Cluster"'
+        before = self.metric(done)
+        until(lambda: self.metric(done) >= before + count, "the operator goes on reconciling")
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(20)
+
+
+@pytest.fixture
+def start(kubeconfig: Path, tmp_path: Path) -> Iterator[Callable[[], Operator]]:
+    running: list[Operator] = []
+
+    def begin() -> Operator:
+        running.append(Operator(kubeconfig, tmp_path / "operator.log"))
+        return running[-1]
+
+    yield begin
+    for operator in running:
+        if operator.process.poll() is None:
+            operator.stop()
+
+
+@pytest.fixture
+def monitoring(crds: ControlPlane) -> Iterator[Callable[[], None]]:
+    """Return what installs stand-ins of the Prometheus Operator's two kinds; they are taken away afterwards."""
+
+    def install() -> None:
+        for plural, kind in MONITORING.items():
+            schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+            version = {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}
+            crd = {
+                "apiVersion": "apiextensions.k8s.io/v1",
+                "kind": "CustomResourceDefinition",
+                "metadata": {"name": f"{plural}.monitoring.coreos.com"},
+                "spec": {
+                    "group": "monitoring.coreos.com",
+                    "scope": "Namespaced",
+                    "names": {"plural": plural, "kind": kind, "singular": kind.lower(), "listKind": f"{kind}List"},
+                    "versions": [version],
+                },
+            }
+            crds.http.post(CRD, json=crd).raise_for_status()
+
+    yield install
+    for plural in MONITORING:
+        crds.http.delete(f"{CRD}/{plural}.monitoring.coreos.com")
+    until(
+        lambda: all(crds.http.get(f"{CRD}/{plural}.monitoring.coreos.com").status_code == 404 for plural in MONITORING),
+        "the stand-ins are gone",
+    )
+
+
+def sample(name: str, namespace: str) -> dict[str, Any]:
+    every = [item for path in sorted(SAMPLES.glob("*.yaml")) for item in documents(path)]
+    item = next(item for item in every if item["kind"] == "LLMService" and item["metadata"]["name"] == name)
+    item["metadata"]["namespace"] = namespace
+    item["spec"].pop("gpu", None)
+    return item
+
+
+def make(plane: ControlPlane, item: dict[str, Any]) -> dict[str, Any]:
+    answer = plane.http.post(LLM.format(item["metadata"]["namespace"]), json=item)
+    assert answer.status_code == 201, answer.text
+    made: dict[str, Any] = answer.json()
+    return made
+
+
+def condition(plane: ControlPlane, namespace: str, name: str, kind: str) -> tuple[str, str]:
+    status = plane.http.get(f"{LLM.format(namespace)}/{name}").json().get("status") or {}
+    found = next((item for item in status.get("conditions") or [] if item["type"] == kind), None)
+    return (found["status"], found["reason"]) if found else ("", "")
+
+
+def children(plane: ControlPlane, namespace: str) -> set[str]:
+    found = set()
+    for path in (
+        "/api/v1/namespaces/{}/configmaps",
+        *(f"/apis/monitoring.coreos.com/v1/namespaces/{{}}/{kind}" for kind in MONITORING),
+    ):
+        answer = plane.http.get(
+            path.format(namespace), params={"labelSelector": f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"}
+        )
+        if answer.status_code == 200:
+            found |= {item["metadata"]["name"] for item in answer.json()["items"]}
+    return found
+
+
+def settled(plane: ControlPlane, operator: Operator, namespace: str, name: str) -> None:
+    until(lambda: condition(plane, namespace, name, "Ready")[0], "the service has a status")
+    operator.rounds(2)
+
+
+def about(writes: list[str], namespace: str) -> list[str]:
+    return [write for write in writes if f"/namespaces/{namespace}/" in write]
+
+
+ALL_OF_CHAT = {"llmwarden-engine-chat", "llmwarden-alerts-chat", "llmwarden-dashboard-chat"}
+
+
+def test_first_children_and_status_then_nothing_on_resync_and_restart(
+    crds: ControlPlane, namespace: str, start: Callable[[], Operator], monitoring: Callable[[], None]
+) -> None:
+    monitoring()
+    operator = start()
+    operator.rounds(1)
+    mark = crds.audit_mark()
+    make(crds, sample("chat", namespace))
+    settled(crds, operator, namespace, "chat")
+    assert children(crds, namespace) == ALL_OF_CHAT
+    first = about(crds.writes(mark, USER), namespace)
+    assert len([write for write in first if "/status" not in write]) == 3, first
+    assert 1 <= len([write for write in first if "/status" in write]) <= 2, first
+
+    mark = crds.audit_mark()
+    operator.rounds(5)
+    assert crds.writes(mark, USER) == []
+
+    assert operator.stop() == 0
+    mark = crds.audit_mark()
+    start().rounds(4)
+    assert crds.writes(mark, USER) == []
+
+
+def test_what_a_hand_edits_or_deletes_is_restored_with_one_write(
+    crds: ControlPlane, namespace: str, start: Callable[[], Operator], monitoring: Callable[[], None]
+) -> None:
+    monitoring()
+    operator = start()
+    make(crds, sample("chat", namespace))
+    settled(crds, operator, namespace, "chat")
+    rule = f"/apis/monitoring.coreos.com/v1/namespaces/{namespace}/prometheusrules/llmwarden-alerts-chat"
+    dashboard = f"/api/v1/namespaces/{namespace}/configmaps/llmwarden-dashboard-chat"
+    merge = {"Content-Type": "application/merge-patch+json"}
+    before = crds.http.get(rule).json()["spec"]
+    edits: list[tuple[str, Callable[[], httpx.Response]]] = [
+        (rule, lambda: crds.http.patch(rule, json={"spec": {"groups": []}}, headers=merge)),
+        (
+            rule,
+            lambda: crds.http.patch(rule, json={"metadata": {"labels": {names.LABEL_MANAGED_BY: None}}}, headers=merge),
+        ),
+        (dashboard, lambda: crds.http.delete(dashboard)),
+    ]
+    for path, edit in edits:
+        mark = crds.audit_mark()
+        edit().raise_for_status()
+        until(lambda mark=mark: crds.writes(mark, USER), f"{path} is restored")  # type: ignore[misc]
+        operator.rounds(2)
+        writes = crds.writes(mark, USER)
+        assert len(writes) == 1, writes
+        assert path in writes[0]
+    assert crds.http.get(rule).json()["spec"] == before
+    assert children(crds, namespace) == ALL_OF_CHAT
+
+
+def test_what_is_owned_goes_with_the_service_also_while_the_operator_is_down(
+    crds: ControlPlane, namespace: str, start: Callable[[], Operator]
+) -> None:
+    operator = start()
+    made = make(crds, sample("support-bot", namespace))
+    settled(crds, operator, namespace, "support-bot")
+    assert children(crds, namespace) == {"llmwarden-dashboard-support-bot"}
+    assert "finalizers" not in made["metadata"]
+    operator.stop(signal.SIGKILL)
+    crds.http.delete(f"{LLM.format(namespace)}/support-bot").raise_for_status()
+    assert crds.http.get(f"{LLM.format(namespace)}/support-bot").status_code == 404
+    until(lambda: children(crds, namespace) == set(), "the garbage collector takes what was owned")
+    # What has no owner is pruned when it returns: this was the last service.
+    hooks = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/llmwarden"
+    others = crds.http.get("/apis/llmwarden.io/v1alpha1/llmservices").json()["items"]
+    start()
+    if not others:
+        until(lambda: crds.http.get(hooks).status_code == 404, "the webhook configuration goes with the last service")
+
+
+def test_the_webhook_configuration_is_as_narrow_as_the_services(
+    crds: ControlPlane, namespace: str, start: Callable[[], Operator]
+) -> None:
+    start()
+    make(crds, sample("support-bot", namespace))
+    path = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/llmwarden"
+
+    def namespaces() -> list[str]:
+        answer = crds.http.get(path)
+        if answer.status_code != 200:
+            return []
+        [hook] = answer.json()["webhooks"]
+        assert hook["failurePolicy"] == "Ignore"
+        assert hook["clientConfig"]["caBundle"]
+        [given] = [item for item in hook["namespaceSelector"]["matchExpressions"] if item["operator"] == "In"]
+        values: list[str] = given["values"]
+        return values
+
+    until(lambda: namespace in namespaces(), "the namespace is selected")
+    crds.http.delete(f"{LLM.format(namespace)}/support-bot").raise_for_status()
+    until(lambda: namespace not in namespaces(), "the namespace is no longer selected")
+
+
+def test_the_prometheus_operator_may_come_later(
+    crds: ControlPlane, namespace: str, start: Callable[[], Operator], monitoring: Callable[[], None]
+) -> None:
+    operator = start()
+    make(crds, sample("chat", namespace))
+    settled(crds, operator, namespace, "chat")
+    assert condition(crds, namespace, "chat", "AlertsReady") == ("False", "NotInstalled")
+    monitoring()
+    until(lambda: children(crds, namespace) == ALL_OF_CHAT, "it catches up", 60)
+    until(lambda: condition(crds, namespace, "chat", "AlertsReady") == ("True", "Applied"), "the condition follows")
+    assert operator.answers("/livez")
+
+
+def test_a_spec_that_only_we_can_judge_becomes_a_condition(
+    crds: ControlPlane, namespace: str, start: Callable[[], Operator]
+) -> None:
+    start()
+    elsewhere = sample("support-bot", namespace)
+    elsewhere["spec"]["backend"]["url"] = "https://keys.example.com"
+    make(crds, elsewhere)
+    zone = sample("support-bot", namespace)
+    zone["metadata"]["name"] = "zone"
+    zone["spec"]["budgets"][0]["window"]["timeZone"] = "Mars/Olympus"
+    make(crds, zone)
+    until(
+        lambda: condition(crds, namespace, "support-bot", "Ready") == ("False", "UpstreamNotAllowed"),
+        "the host is refused",
+    )
+    until(lambda: condition(crds, namespace, "zone", "Ready") == ("False", "InvalidBudget"), "the zone is refused")
+    assert condition(crds, namespace, "zone", "Instrumented") == ("False", "NoPods")
+
+
+def test_a_namespace_that_goes_while_reconciling_is_no_trouble(
+    crds: ControlPlane, start: Callable[[], Operator]
+) -> None:
+    operator = start()
+    name = f"gone-{uuid.uuid4().hex[:8]}"
+    crds.http.post("/api/v1/namespaces", json={"metadata": {"name": name}}).raise_for_status()
+    for number in range(10):
+        item = sample("support-bot", name)
+        item["metadata"]["name"] = f"bot-{number}"
+        make(crds, item)
+    crds.http.delete(f"/api/v1/namespaces/{name}").raise_for_status()
+    until(lambda: crds.http.get(f"/api/v1/namespaces/{name}").status_code == 404, "the namespace is gone")
+    operator.rounds(2)
+    mark = crds.audit_mark()
+    operator.rounds(3)
+    assert about(crds.writes(mark, USER), name) == []
+
+
+def test_killed_in_the_middle_it_converges(crds: ControlPlane, namespace: str, start: Callable[[], Operator]) -> None:
+    operator = start()
+    for number in range(20):
+        item = sample("support-bot", namespace)
+        item["metadata"]["name"] = f"bot-{number}"
+        make(crds, item)
+    until(lambda: children(crds, namespace), "it has begun")
+    operator.stop(signal.SIGKILL)
+    start()
+    until(lambda: len(children(crds, namespace)) == 20, "every service has its dashboard")
+    until(
+        lambda: all(condition(crds, namespace, f"bot-{number}", "Ready")[0] for number in range(20)),
+        "every service has its status",
+    )
+
+
+def hanging_pod(crds: ControlPlane, namespace: str) -> str:
+    """Make a pod as the webhook makes them, of a ReplicaSet's, whose proxy's image cannot be pulled."""
+    sets = f"/apis/apps/v1/namespaces/{namespace}/replicasets"
+    template = {
+        "metadata": {"labels": {"app": "support-bot"}},
+        "spec": {"containers": [{"name": "app", "image": "app:1"}]},
+    }
+    spec = {"replicas": 1, "selector": {"matchLabels": {"app": "support-bot"}}, "template": template}
+    owner = crds.http.post(sets, json={"metadata": {"name": "bot"}, "spec": spec}).raise_for_status().json()
+    pod = {
+        "metadata": {
+            "name": "bot-1",
+            "labels": {"app": "support-bot", names.LABEL_PROXY: "true"},
+            "annotations": {names.ANNOTATION_SERVICES: "support-bot"},
+            "ownerReferences": [
+                {
+                    "apiVersion": "apps/v1",
+                    "kind": "ReplicaSet",
+                    "name": "bot",
+                    "uid": owner["metadata"]["uid"],
+                    "controller": True,
+                }
+            ],
+        },
+        "spec": {
+            "terminationGracePeriodSeconds": 0,
+            "containers": [{"name": "app", "image": "app:1"}],
+            "initContainers": [{"name": names.PROXY_CONTAINER, "image": "llmwarden:dev", "restartPolicy": "Always"}],
+        },
+    }
+    path = f"/api/v1/namespaces/{namespace}/pods"
+    crds.http.post(path, json=pod).raise_for_status()
+    waiting = {
+        "state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}},
+        "image": "",
+        "imageID": "",
+    }
+    status = {
+        "phase": "Pending",
+        "initContainerStatuses": [
+            {"name": names.PROXY_CONTAINER, "ready": False, "started": False, "restartCount": 0, **waiting}
+        ],
+    }
+    merge = {"Content-Type": "application/merge-patch+json"}
+    crds.http.patch(f"{path}/bot-1/status", json={"status": status}, headers=merge).raise_for_status()
+    return f"{path}/bot-1"
+
+
+def test_injection_stops_itself_where_the_proxy_hangs_and_the_pod_is_made_anew(
+    crds: ControlPlane, namespace: str, start: Callable[[], Operator]
+) -> None:
+    start()
+    make(crds, sample("support-bot", namespace))
+    pod = hanging_pod(crds, namespace)
+    until(
+        lambda: condition(crds, namespace, "support-bot", "Instrumented") == ("False", "InjectionStopped"),
+        "injection has stopped",
+    )
+    injection = crds.http.get(f"{LLM.format(namespace)}/support-bot").json()["status"]["injection"]
+    assert (injection["state"], injection["reason"]) == ("Stopped", "ImagePullBackOff")
+    until(lambda: crds.http.get(pod).status_code == 404, "the pod is evicted")
+    assert any(
+        event["reason"] == "InjectionStopped"
+        for event in crds.http.get(f"/api/v1/namespaces/{namespace}/events").json()["items"]
+    )
