@@ -1,0 +1,91 @@
+from typing import Any
+from urllib.parse import parse_qs
+
+import httpx
+import pytest
+
+from llmwarden import names
+from llmwarden.errors import UnavailableError
+from llmwarden.observe.prometheus import OBJECTIVES, QUESTIONS, Prometheus
+
+SHOP = {"namespace": "shop", "llmservice": "bot"}
+
+
+def success(*series: tuple[dict[str, str], str], **more: Any) -> httpx.Response:
+    result = [{"metric": labels, "value": [0, value]} for labels, value in series]
+    return httpx.Response(200, json={"status": "success", "data": {"resultType": "vector", "result": result}, **more})
+
+
+def prometheus(answer: Any) -> Prometheus:
+    return Prometheus("http://prometheus", 1.0, httpx.MockTransport(answer))
+
+
+def asked(request: httpx.Request) -> str:
+    return parse_qs(request.content.decode())["query"][0]
+
+
+async def test_the_number_of_questions_does_not_grow_with_the_services() -> None:
+    count = 0
+
+    def answer(_request: httpx.Request) -> httpx.Response:
+        nonlocal count
+        count += 1
+        return success(*(({"namespace": "shop", "llmservice": f"bot-{number}"}, "1") for number in range(500)))
+
+    figures = await prometheus(answer).figures()
+    assert len(figures) == 500
+    assert count == len(QUESTIONS) + 1
+
+
+async def test_answers_become_figures_and_nan_is_unknown() -> None:
+    by_query = {question.query: question.name for question in QUESTIONS}
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        query = asked(request)
+        if query == OBJECTIVES.query:
+            return success(({**SHOP, "objective": "latency"}, "0.97"), ({**SHOP, "objective": "errors"}, "NaN"))
+        match by_query[query]:
+            case "ttft.p95":
+                return success((SHOP, "0.25"))
+            case "duration.p95":
+                return success((SHOP, "NaN"))
+            case "scraped":
+                return success((SHOP, "2"))
+            case _:
+                return success()
+
+    found = (await prometheus(answer).figures())["shop", "bot"]
+    assert found.scraped
+    assert found.ttft.p95 == 0.25
+    assert found.duration.p95 is None
+    assert found.requests_per_second is None
+    assert {name: str(share) for name, share in found.good.items()} == {"latency": "0.97"}
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        success(warnings=["a store did not answer"]),
+        httpx.Response(503, text="starting"),
+        httpx.Response(200, text="<html>"),
+        httpx.Response(422, json={"status": "error", "error": "too many samples"}),
+        httpx.Response(200, json={"status": "success", "data": {}}),
+    ],
+)
+async def test_half_an_answer_is_none(response: httpx.Response) -> None:
+    with pytest.raises(UnavailableError):
+        await prometheus(lambda _request: response).figures()
+
+
+async def test_no_answer_is_unavailable() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        message = "slow"
+        raise httpx.ReadTimeout(message, request=request)
+
+    with pytest.raises(UnavailableError, match="did not answer"):
+        await prometheus(answer).figures()
+
+
+def test_every_question_is_summed_by_service() -> None:
+    for question in QUESTIONS:
+        assert f"by (namespace, {names.LABEL_M_SERVICE}" in question.query
