@@ -8,7 +8,7 @@ from llmwarden.api.v1alpha1.common import ConditionStatus
 from llmwarden.api.v1alpha1.llmbudget import SharedBudgetStatus, SharedBudgetSummary, SpentBy
 from llmwarden.api.v1alpha1.modelprice import ModelPriceStatus, ModelPriceSummary, PriceEntry
 from llmwarden.desired.snapshot import Source
-from llmwarden.desired.status import human_count, rounded_time
+from llmwarden.desired.status import forecast, human_count
 from llmwarden.domain import budgets, money, prices
 from llmwarden.domain.conditions import set_condition
 from llmwarden.errors import InvalidSpecError
@@ -61,7 +61,7 @@ def budget(
         state=usage.state,
         window_start=usage.window_start,
         resets_at=usage.resets_at,
-        forecast_exhausted_at=rounded_time(usage.forecast_exhausted_at),
+        forecast_exhausted_at=forecast(usage),
         top_services=tuple(
             SpentBy(service=share.service, spent=budgets.decimal(unit, share.spent))
             for share in usage.top_services[:10]

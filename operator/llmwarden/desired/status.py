@@ -21,6 +21,7 @@ from llmwarden.errors import InvalidSpecError
 
 Verdict = tuple[ConditionStatus, str, str]  # status, reason, message
 MINUTE: Final = 60
+FORECAST_SECONDS: Final = 300
 LISTED: Final = 3  # how many of a kind a message names
 
 
@@ -105,18 +106,19 @@ def _budgets(snapshot: Snapshot) -> tuple[api.BudgetStatus, ...]:
                 action=held.action,
                 window_start=held.window_start,
                 resets_at=held.resets_at,
-                forecast_exhausted_at=rounded_time(held.forecast_exhausted_at),
+                forecast_exhausted_at=forecast(held),
             )
         )
     return tuple(sorted(found, key=lambda item: (item.scope, item.name)))
 
 
-def rounded_time(at: dt.datetime | None) -> dt.datetime | None:
-    """Round a forecast to five minutes: it moves with every call, and is no better than that."""
-    if at is None:
+def forecast(held: wire.BudgetUsage) -> dt.datetime | None:
+    """Give when a budget will be used up, rounded up to five minutes: it moves with every call, and is no better than that."""
+    if held.forecast_exhausted_at is None or held.state == "Exceeded":
         return None
-    seconds = int(at.timestamp())
-    return dt.datetime.fromtimestamp(seconds - seconds % (5 * MINUTE), dt.UTC)
+    return dt.datetime.fromtimestamp(
+        -(-held.forecast_exhausted_at.timestamp() // FORECAST_SECONDS) * FORECAST_SECONDS, dt.UTC
+    )
 
 
 def _latency(figures: Figures) -> api.LatencyStatus | None:
