@@ -557,6 +557,10 @@ def strip_pod(pod: Object) -> Object:
             **{key: spec[key] for key in ("hostNetwork", "os", "nodeSelector") if key in spec},
             "containers": [_strip_container(item) for item in spec.get("containers") or []],
             "initContainers": [_strip_container(item) for item in spec.get("initContainers") or []],
+            # An application's volume with one of our names is why a pod is left alone.
+            "volumes": [
+                {"name": item["name"]} for item in spec.get("volumes") or [] if item.get("name") in names.VOLUMES
+            ],
         },
         "status": {
             "phase": status.get("phase"),
@@ -576,7 +580,7 @@ def strip_pod(pod: Object) -> Object:
 def _strip_container(container: Mapping[str, Any]) -> Object:
     if container.get("name") == names.PROXY_CONTAINER:
         return {"name": container["name"], "image": container.get("image", "")}
-    kept: Object = {key: container[key] for key in ("name", "ports") if key in container}
+    kept: Object = {key: container[key] for key in ("name", "image", "ports") if key in container}
     variables = [item for item in container.get("env") or [] if item.get("name") in _VARIABLES]
     if variables:
         kept["env"] = variables

@@ -121,3 +121,11 @@ def test_stripping_keeps_no_secrets_and_no_bulk() -> None:
     pod["spec"]["containers"][0] |= {"env": [{"name": "PASSWORD", "value": "x"}], "command": ["a"] * 100}
     assert "PASSWORD" not in json.dumps(strip_pod(pod))
     assert "command" not in strip_pod(pod)["spec"]["containers"][0]
+
+
+def test_a_volume_with_our_name_is_why_a_pod_is_left_alone() -> None:
+    pod = raw()
+    pod["spec"]["volumes"] = [{"name": names.VOLUME_TOKEN, "emptyDir": {}}, {"name": "data", "emptyDir": {}}]
+    seen = look(pod)
+    assert (seen.state, seen.reason) == ("Unmetered", "NameTaken")
+    assert not seen.evictable
