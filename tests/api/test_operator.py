@@ -368,14 +368,11 @@ def test_killed_in_the_middle_it_converges(crds: ControlPlane, namespace: str, s
 
 
 def hanging_pod(crds: ControlPlane, namespace: str) -> str:
-    """Make a pod as the webhook makes them, of a ReplicaSet's, whose proxy's image cannot be pulled."""
-    sets = f"/apis/apps/v1/namespaces/{namespace}/replicasets"
-    template = {
-        "metadata": {"labels": {"app": "support-bot"}},
-        "spec": {"containers": [{"name": "app", "image": "app:1"}]},
-    }
-    spec = {"replicas": 1, "selector": {"matchLabels": {"app": "support-bot"}}, "template": template}
-    owner = crds.http.post(sets, json={"metadata": {"name": "bot"}, "spec": spec}).raise_for_status().json()
+    """Make a pod as the webhook makes them, whose proxy's image cannot be pulled. Its controller is one that does nothing by itself:
+    a real one would count its pods and delete this one.
+    """
+    maps = f"/api/v1/namespaces/{namespace}/configmaps"
+    owner = crds.http.post(maps, json={"metadata": {"name": "controller"}}).raise_for_status().json()
     pod = {
         "metadata": {
             "name": "bot-1",
@@ -383,9 +380,9 @@ def hanging_pod(crds: ControlPlane, namespace: str) -> str:
             "annotations": {names.ANNOTATION_SERVICES: "support-bot"},
             "ownerReferences": [
                 {
-                    "apiVersion": "apps/v1",
-                    "kind": "ReplicaSet",
-                    "name": "bot",
+                    "apiVersion": "v1",
+                    "kind": "ConfigMap",
+                    "name": "controller",
                     "uid": owner["metadata"]["uid"],
                     "controller": True,
                 }
