@@ -72,12 +72,9 @@ def test_a_service_that_targets_the_number_is_found_and_said(fresh: Stage) -> No
     fresh.apply(deployment(fresh.namespace, "engine", container=ENGINE_PORT))
     fresh.rollout("engine")
 
-    def said() -> str:
-        conditions = fresh.llm("engine").get("status", {}).get("conditions", [])
-        hit = [each for each in conditions if "8000" in each.get("message", "") and each["status"] == "False"]
-        return "" if hit else f"no condition speaks of the Service that targets 8000: {conditions}"
-
-    fresh.kube.wait("the Service is found", said, 120)
+    said = fresh.wait_condition("engine", "Ready", "True", reason="ReadyWithGaps")
+    assert "8000" in said["message"]
+    assert "targetPort" in said["message"]
 
 
 def test_two_services_that_claim_one_port_are_a_conflict_and_the_pod_starts(fresh: Stage) -> None:
@@ -138,7 +135,7 @@ def test_opting_out_counts_only_where_the_namespace_allows_it(fresh: Stage) -> N
 def test_a_selector_that_matches_nothing_is_said(fresh: Stage) -> None:
     fresh.apply(llm(fresh.namespace, "ghost", env_spec("nobody", ENGINE_URL)))
     said = fresh.wait_condition("ghost", "Instrumented", "False")
-    assert "app" in said["message"]
+    assert "workload.selector" in said["message"]
 
 
 def test_pods_from_before_the_service_are_evicted_when_asked(fresh: Stage) -> None:
