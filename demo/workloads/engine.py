@@ -3,13 +3,15 @@
 Its speed is set by environment variables, so that a demo or a test knows what it must measure:
 
     MODELS             served model names, comma-separated             demo-llama
-    TTFT_MS            time to the first token, `low-high`, uniform    100-250
-    TOKEN_MS           time per further token, `low-high`, uniform     5-10
-    OUTPUT_TOKENS      tokens of an answer, `low-high`, uniform        40-80
+    TTFT_MS            time to the first token, `low-high`             100-250
+    TOKEN_MS           time per further token, `low-high`              5-10
+    OUTPUT_TOKENS      tokens of an answer, `low-high`                 40-80
     ERROR_PERCENT      share of requests that answer 500               0
     API_KEY            when set, other keys are refused with 401
     SEED               of the random numbers                           1
     PORT               8000
+
+Values are drawn from a triangle: most are near the low end, fewer and fewer towards the high one, as latencies are.
 
 Text is made of words, and each word, with its leading space, is one token, of the prompt as of the answer.
 """
@@ -64,7 +66,7 @@ E2E_BOUNDS = (0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40
 
 @dataclass(frozen=True)
 class Span:
-    """An interval from which values are drawn uniformly."""
+    """An interval from which values are drawn, most of them near its low end."""
 
     low: float
     high: float
@@ -178,7 +180,7 @@ class Engine:
                 self.metrics.success.labels(model, "0", reason)
 
     def _draw(self, span: Span) -> float:
-        return self._random.uniform(span.low, span.high)
+        return self._random.triangular(span.low, span.high, span.low)
 
     def unlucky(self) -> bool:
         """Whether this request fails, by the configured share."""
