@@ -54,7 +54,8 @@ class Series:
         self._ttft: Histogram | None = None
         self._tpot: Histogram | None = None
         self._cost: Counter = metrics.cost.labels(*labels)
-        self._uncosted: Counter | None = None
+        # From the first call on: nothing uncosted is known then, and a panel or a rule must be able to say so.
+        self._uncosted: Counter = metrics.uncosted.labels(*labels)
 
     def refused(self, error: str) -> None:
         """Count a call that a budget refused: it has no duration of its own."""
@@ -87,8 +88,6 @@ class Series:
             if call.picodollars > 0:
                 self._cost.inc(call.picodollars / names.PICODOLLARS)
         elif call.input or call.output:
-            if self._uncosted is None:
-                self._uncosted = self._metrics.uncosted.labels(*self._labels)
             self._uncosted.inc(call.input + call.output)
 
     def _request(self, status: int, error: str) -> Counter:
