@@ -69,6 +69,13 @@ def kubeconfig(crds: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> 
     crds.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
 
 
+@pytest.fixture(autouse=True)
+def alone(crds: ControlPlane) -> None:
+    """Wait until the namespaces of earlier tests are gone: their end would be writes of the operator's, too."""
+    every = "/apis/llmwarden.io/v1alpha1/llmservices"
+    until(lambda: not crds.http.get(every).json()["items"], "no LLMService is left of earlier tests", 90)
+
+
 class Operator:
     """The operator's process."""
 
@@ -272,10 +279,8 @@ def test_what_is_owned_goes_with_the_service_also_while_the_operator_is_down(
     until(lambda: children(crds, namespace) == set(), "the garbage collector takes what was owned")
     # What has no owner is pruned when it returns: this was the last service.
     hooks = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/llmwarden"
-    others = crds.http.get("/apis/llmwarden.io/v1alpha1/llmservices").json()["items"]
     start()
-    if not others:
-        until(lambda: crds.http.get(hooks).status_code == 404, "the webhook configuration goes with the last service")
+    until(lambda: crds.http.get(hooks).status_code == 404, "the webhook configuration goes with the last service")
 
 
 def test_the_webhook_configuration_is_as_narrow_as_the_services(
