@@ -195,6 +195,8 @@ def _start_kubelet(state: State, plane: ControlPlane, resolver: Path) -> None:
         "enforceNodeAllocatable": [],
         "localStorageCapacityIsolation": False,
         "maxPods": 220,
+        # A changed ConfigMap reaches a pod's files at the pod's next sync: a minute is long for a person who waits for an alert rule.
+        "syncFrequency": "10s",
         # Images come from archives, never from a registry: one that was collected as garbage would be lost.
         "imageGCHighThresholdPercent": 100,
         "imageGCLowThresholdPercent": 99,
