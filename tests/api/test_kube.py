@@ -34,7 +34,7 @@ async def running(informer: Informer) -> AsyncIterator[Informer]:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(60):
-        while not condition():  # noqa: ASYNC110 - what is waited for is another process's doing
+        while not condition():
             await asyncio.sleep(0.02)
 
 
