@@ -85,7 +85,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--engine", choices=steps.ENGINES, default=os.environ.get("ENGINE") or "simulator")
     parser.add_argument("--name", default=os.environ.get("LLMWARDEN_CLUSTER") or DEFAULT_NAME, help="of the cluster")
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, _interrupted)
+    for each in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell starts its background jobs with it ignored
+        signal.signal(each, _interrupted)
     try:
         chosen = target.chosen(options.name)
         if options.command == "up":

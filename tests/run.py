@@ -410,6 +410,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     results: list[Result] = []
     # A polite `kill` must clean up as Ctrl-C does.
+    # Said for SIGINT too: a shell starts its background jobs with it ignored, and Python keeps it so.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         preparer.start()
