@@ -14,10 +14,11 @@ from pathlib import Path
 from cluster import paths
 from cluster.errors import ClusterError
 from cluster.shell import run
-from image import store
+from image import packages, store
 
 HERE = Path(__file__).resolve().parent / "engine"
 LOCK = HERE / "requirements.lock"
+SYSTEM = ("libstdc++6", "libgomp1", "libnuma1")
 PYTHON = "3.11"  # the base image's
 
 
@@ -37,9 +38,12 @@ def vllm() -> Path:
             "--only-binary", ":all:", "--require-hashes", "--no-deps", "-r", str(LOCK),
         ]  # fmt: skip
         run(command, timeout=1800)
+        # Libraries that the wheels expect of a system, and that our small base has not got.
+        system = packages.unpacked(SYSTEM, packages.BASE_SUITES[packages.family()])
+        shutil.copytree(system / "usr/lib", target / ".system", symlinks=True)
         store.say(f"vLLM installed in {time.monotonic() - started:.0f} s")
 
-    return store.once(store.cache() / "engines" / f"vllm-{store.digest('1', LOCK)}", make)
+    return store.once(store.cache() / "engines" / f"vllm-{store.digest('2', *SYSTEM, LOCK)}", make)
 
 
 def _uv() -> str:
