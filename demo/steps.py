@@ -40,6 +40,11 @@ SETTINGS: Mapping[str, str] = {
     "LLMWARDEN_REPORT_SECONDS": "2",
 }
 ENGINES = ("simulator", "vllm")
+# What the caller of `chat` asks for: calls a second, tokens an answer. The real engine shares two cores with all the rest.
+CHAT_LOAD: Mapping[str, Mapping[str, str]] = {
+    "simulator": {"demo/chat-rate": "2", "demo/chat-tokens": "256"},
+    "vllm": {"demo/chat-rate": "0.25", "demo/chat-tokens": "16"},
+}
 PRODUCT_IMAGE = build.PRODUCT.tag
 _STEPS = 9
 _WARM_UP_SECONDS = 20.0
@@ -176,7 +181,7 @@ def wait_injecting(kube: Kube, namespaces: tuple[str, ...] = ("shop", "models"),
 
 def apply_workloads(kube: Kube, made: images.Images, engine: str = "simulator") -> None:
     """Apply engine, provider's stand-in and applications; does not wait. `engine` is one of ENGINES."""
-    replace = {**made.names, **(engines.replacements() if engine == "vllm" else {})}
+    replace = {**made.names, **CHAT_LOAD[engine], **(engines.replacements() if engine == "vllm" else {})}
     found = documents(MANIFESTS / f"engine-{engine}.yaml", replace) + documents(MANIFESTS / "workloads.yaml", replace)
     identity = build.build(images.WORKLOADS).stem
     for document in found:

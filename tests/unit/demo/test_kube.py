@@ -16,7 +16,7 @@ def test_placeholders_are_replaced_as_whole_values_and_as_flag_values(tmp_path: 
 
 
 def test_no_manifest_keeps_a_placeholder_on_a_public_cluster() -> None:
-    replace = {"demo/workloads": images.WORKLOADS.tag, **images.PUBLIC}
+    replace = {"demo/workloads": images.WORKLOADS.tag, **images.PUBLIC, **steps.CHAT_LOAD["simulator"]}
     for name in ("monitoring", "workloads", "engine-simulator", "prerequisites", "services"):
         for document in kube.documents(steps.MANIFESTS / f"{name}.yaml", replace):
             assert "demo/" not in str(document)
