@@ -45,3 +45,13 @@ def namespace(control_plane: ControlPlane) -> Iterator[str]:
     control_plane.http.post("/api/v1/namespaces", json={"metadata": {"name": name}}).raise_for_status()
     yield name
     control_plane.http.delete(f"/api/v1/namespaces/{name}")
+
+
+@pytest.fixture
+def blank(crds: ControlPlane) -> ControlPlane:
+    """Return the control plane with no custom resource of ours: those of earlier tests are prices, budgets and writes to a process."""
+    kinds = ("llmservices", "llmbudgets", "clusterllmbudgets", "modelprices")
+    for kind in kinds:
+        scope = ("--all-namespaces",) if kind.startswith("llm") else ()
+        crds.kubectl("delete", f"{kind}.llmwarden.io", "--all", *scope, "--timeout=60s")
+    return crds

@@ -113,7 +113,8 @@ class Ledger:
 
 
 @pytest.fixture
-def ledger(crds: ControlPlane, namespace: str, tmp_path: Path) -> Iterator[Ledger]:
+def ledger(blank: ControlPlane, namespace: str, tmp_path: Path) -> Iterator[Ledger]:
+    crds = blank
     secrets = pki.secrets_wanted({}, dt.datetime.now(dt.UTC), namespace)
     for secret in secrets:
         crds.http.post(f"/api/v1/namespaces/{namespace}/secrets", json=secret).raise_for_status()
