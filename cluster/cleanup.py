@@ -54,7 +54,7 @@ def everything(state: State) -> None:
 
 def _take_node_away(state: State, *, owns_node: bool) -> None:
     _end_containers(state)
-    namespaces = list(_network_namespaces(state))
+    namespaces = [*_network_namespaces(state), *(_abandoned_namespaces() if owns_node else ())]
     sockets = list(_shim_sockets(state))
     _unmount(machine.mounts_under(state.root, state.run))
     _remove_namespaces(namespaces)
@@ -139,6 +139,23 @@ def _network_namespaces(state: State) -> Iterator[str]:
                 yield namespace.get("path", "")
     for result in machine.cni_results(state):
         yield from machine.result_namespaces(result)
+
+
+def _abandoned_namespaces() -> Iterator[str]:
+    """Yield network namespaces for pods in which nothing lives and of which libcni remembers no pod.
+
+    containerd makes one before anything that names it: killed in between, it leaves one that only this can tell. Another containerd's pods
+    have their pause process in theirs.
+    """
+    lived_in = set()
+    for link in Path("/proc").glob("[0-9]*/ns/net"):
+        with contextlib.suppress(OSError):
+            lived_in.add(link.stat().st_ino)
+    remembered = set(machine.remembered_namespaces())
+    for path in Path("/run/netns").glob("cni-*"):
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_ino not in lived_in and path.name not in remembered:
+                yield str(path)
 
 
 def _remove_namespaces(paths: list[str]) -> None:

@@ -222,6 +222,12 @@ def stale_loopbacks() -> list[Path]:
     return stale
 
 
+def remembered_namespaces() -> list[str]:
+    """Return the names of the network namespaces that libcni remembers a pod's network in, whoever's it is."""
+    networks = [path for path in _CNI_RESULTS.glob("*") if not path.name.startswith("cni-loopback-")]
+    return [Path(each).name for result in networks for each in result_namespaces(result)]
+
+
 def result_namespaces(result: Path) -> list[str]:
     """Return the network namespaces that a file of libcni's memory speaks of."""
     try:
