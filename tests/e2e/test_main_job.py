@@ -57,7 +57,9 @@ def test_the_printed_columns_hold_figures(main_job: Kube, namespace: str, name: 
         "NAME", "READY", "BACKEND", "PODS", "TTFT-P95", "P95", "ERRORS", "$/REQ", "SPENT", "BUDGET",
     ]  # fmt: skip
     summary = llm(main_job, namespace, name)["status"]["summary"]
-    for column in ("pods", "ttftP95", "p95", "errors", "costPerRequest", "spent"):
+    # Nothing of `trial` has been served since its budget ran out: how fast it would be is unknown now.
+    latency = () if name == "trial" else ("ttftP95", "p95")
+    for column in ("pods", "errors", "costPerRequest", "spent", "budget", *latency):
         assert summary.get(column), f"{column} is empty: {summary}"
 
 
@@ -107,7 +109,7 @@ def test_every_proxy_is_scraped_and_the_engine_too(main_job: Kube) -> None:
     }
     assert metered >= {"support-bot", "trial", "chat"}
     assert prometheus(kube, 'vllm:generation_tokens_total{namespace="models"}'), "the engine is not scraped"
-    down = prometheus(kube, 'up{job=~".*llmwarden.*"} == 0')
+    down = prometheus(kube, 'up{job=~".*llmwarden.*",namespace=~"shop|models|llmwarden-system"} == 0')
     assert not down, down
 
 
