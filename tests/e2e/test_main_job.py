@@ -29,7 +29,7 @@ def llm(kube: Kube, namespace: str, name: str) -> dict[str, Any]:
 
 def prometheus(kube: Kube, query: str) -> list[dict[str, Any]]:
     """Ask the cluster's own Prometheus."""
-    answer = kube.read("monitoring", "prometheus-operated", "web", f"/api/v1/query?query={query}")
+    answer = kube.read("monitoring", "prometheus-operated", "web", f"/api/v1/query?query={quote(query)}")
     assert answer["status"] == "success"
     found: list[dict[str, Any]] = answer["data"]["result"]
     return found
@@ -136,7 +136,7 @@ def test_every_query_of_the_dashboard_returns_data(main_job: Kube, namespace: st
         for target in panel.get("targets", [])
     ]
     assert queries
-    empty = [title for title, query in queries if not prometheus(main_job, quote(query))]
+    empty = [title for title, query in queries if not prometheus(main_job, query)]
     assert not empty
 
 
