@@ -71,7 +71,7 @@ def calls(vllm: Stage, name: str, count: int) -> dict[str, Any]:
     return vllm.figures(name)
 
 
-def test_tokens_and_requests_are_vllms_own_and_ttft_agrees(vllm: Stage) -> None:
+def test_tokens_and_requests_are_vllms_own_and_ttft_lies_between_engine_and_client(vllm: Stage) -> None:
     kube, ns = vllm.kube, vllm.namespace
     pod = kube.pods(ns, "app=vllm-chat")[0]
     assert proxy_of(pod)
@@ -103,7 +103,9 @@ def test_tokens_and_requests_are_vllms_own_and_ttft_agrees(vllm: Stage) -> None:
     engine = theirs("vllm:time_to_first_token_seconds_sum") / theirs("vllm:time_to_first_token_seconds_count")
     seen = float(client["ttftMean"])
     said = f"time to first token: proxy {mine * 1000:.1f} ms, vLLM {engine * 1000:.1f} ms, client {seen * 1000:.1f} ms"
-    assert abs(mine - engine) <= max(0.005, 0.1 * engine), said
+    # vLLM's own figure begins after its HTTP server and tokeniser and ends before its answer is written: with a model as small as this one
+    # they are as long as the model itself (seen: 18 ms of 39). What holds of any machine is the order: what is on the wire lies between.
+    assert engine <= mine <= seen, said
 
 
 def test_the_engine_is_recognised_in_the_status(vllm: Stage) -> None:
