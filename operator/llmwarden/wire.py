@@ -15,13 +15,28 @@ Unit = Literal["USD", "tokens"]
 
 
 class Tokens(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Token counts; `cached_input` and `cache_write` are parts of `input`, `reasoning` a part of `output`."""
+    """Token counts; `cached_input`, `cache_write` and `input_audio` are parts of `input`, `reasoning` and `output_audio` of `output`.
+
+    `cache_write_1h` is the part of `cache_write` that is kept for an hour (Anthropic; the rest is kept for five minutes).
+    Cached audio counts as `cached_input`, not as `input_audio`.
+    """
 
     input: int = 0
     cached_input: int = 0
     cache_write: int = 0
     output: int = 0
     reasoning: int = 0
+    cache_write_1h: int = 0
+    input_audio: int = 0
+    output_audio: int = 0
+
+
+class Labels(msgspec.Struct, frozen=True, omit_defaults=True):
+    """To whom a call is attributed: by request headers or by the LLMService; bounded in number at both sides."""
+
+    feature: str = ""
+    team: str = ""
+    cohort: str = ""
 
 
 class BudgetConfig(msgspec.Struct, frozen=True, rename="camel"):
@@ -39,6 +54,7 @@ class BudgetConfig(msgspec.Struct, frozen=True, rename="camel"):
     on_ledger_loss: Literal["Allow", "Deny"] = "Allow"
     fallback_model: str | None = None
     ceiling: int | None = None
+    leased: bool = False  # calls are admitted from a lease (below), not by `spent`
 
 
 class ServiceConfig(msgspec.Struct, frozen=True, rename="camel"):
@@ -49,6 +65,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, rename="camel"):
     sample_percent: float = 100.0
     budgets: tuple[str, ...] = ()
     price_generation: str = ""
+    labels: Labels = Labels()  # where a request says nothing
 
 
 class Config(msgspec.Struct, frozen=True, rename="camel"):
@@ -59,16 +76,33 @@ class Config(msgspec.Struct, frozen=True, rename="camel"):
     report_interval_seconds: float
     services: dict[str, ServiceConfig]
     budgets: dict[str, BudgetConfig]
+    now: dt.datetime | None = None  # the ledger's clock: buckets and windows go by it, whatever the pod's clock says
+    context_bounds: tuple[int, ...] = ()  # input tokens of one call from which some price changes, rising
 
 
-class Picodollars(msgspec.Struct, frozen=True):
-    """A resolved price, in picodollars per token of each kind, and per request."""
+class Picodollars(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A resolved price, in picodollars per token of each kind, and per request. None: as the kind it is a part of."""
 
     input: int
     output: int
     cached_input: int
     cache_write: int
     request: int = 0
+    cache_write_1h: int | None = None
+    reasoning: int | None = None
+    input_audio: int | None = None
+    output_audio: int | None = None
+
+
+class PriceVariant(msgspec.Struct, frozen=True):
+    """What a call costs instead that has at least `context` input tokens, or was served in a `tier` ("batch", "flex", "priority").
+
+    The variant of the row's tier with the largest `context` that is not above the row's applies; a tier without one has no known price.
+    """
+
+    context: int
+    tier: str
+    picodollars: Picodollars
 
 
 class Price(msgspec.Struct, frozen=True, rename="camel"):
@@ -77,6 +111,7 @@ class Price(msgspec.Struct, frozen=True, rename="camel"):
     contract: int
     price_id: str | None = None
     picodollars: Picodollars | None = None
+    variants: tuple[PriceVariant, ...] = ()
     valid_until: dt.datetime | None = None
 
 
@@ -89,7 +124,11 @@ class PodRef(msgspec.Struct, frozen=True):
 
 
 class Row(msgspec.Struct, frozen=True, rename="camel"):
-    """Cumulative totals of one journal for one (service, provider, model, price, bucket)."""
+    """Cumulative totals of one journal for one (service, provider, model, price, bucket, context, tier, labels).
+
+    `context` is the largest of `Config.context_bounds` that a call's input reached, 0 below all of them: history can be rated
+    exactly by a price that comes later. `tier` is "" for ordinary calls.
+    """
 
     service: str
     provider: str
@@ -100,14 +139,20 @@ class Row(msgspec.Struct, frozen=True, rename="camel"):
     errors: int
     tokens: Tokens
     estimated: int = 0
+    context: int = 0
+    tier: str = ""
+    labels: Labels = Labels()
 
 
 class LeaseUse(msgspec.Struct, frozen=True):
-    """What a journal has used of a budget in the present window, and what it would like to have on top."""
+    """What a journal may still spend of a budget, without what this report's rows say it has spent; and what it wants on top.
+
+    `balance` includes what is reserved for calls under way. A balance below the ledger's figure returns the difference.
+    """
 
     budget: str
-    used: int
-    wanted: int
+    balance: int
+    wanted: int = 0
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -131,14 +176,18 @@ class BudgetUpdate(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class LeaseGrant(msgspec.Struct, frozen=True, rename="camel"):
-    """What a journal may use of a budget in the present window in all, and until when."""
+    """What is added to a journal's balance: once, and only by the answer to the latest report it sent.
+
+    `recall`: others want what is idle here; report without it soon. `retry_seconds`: when to ask again after a grant of less than was wanted.
+    """
 
     budget: str
     granted: int
-    expires_at: dt.datetime
+    recall: bool = False
+    retry_seconds: float = 0.0
 
 
-class ReportAnswer(msgspec.Struct, frozen=True):
+class ReportAnswer(msgspec.Struct, frozen=True, rename="camel"):
     """Answer of POST /v1/report."""
 
     contract: int
@@ -146,6 +195,8 @@ class ReportAnswer(msgspec.Struct, frozen=True):
     generation: str
     budgets: dict[str, BudgetUpdate] = {}
     leases: tuple[LeaseGrant, ...] = ()
+    now: dt.datetime | None = None  # the ledger's clock
+    report_interval_seconds: float | None = None  # from now on; adapts to load and to how near a budget is
 
 
 class UsageTotals(msgspec.Struct, frozen=True, rename="camel"):
