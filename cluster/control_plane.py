@@ -42,6 +42,11 @@ class ControlPlane:
     api: Api
     authority: Authority
 
+    def account(self, state: State, name: str, subject: str) -> Path:
+        """Write the kubeconfig of a component's own identity and return its path."""
+        path = state.pki / f"{name}.conf"
+        return write_kubeconfig(path, self.api.server, self.authority, self.authority.issue(name, subject), name)
+
 
 def programs() -> Programs:
     """Return the binaries: those of KUBEBUILDER_ASSETS where it has them, ours where not. Builds what is missing."""
@@ -123,9 +128,10 @@ def start(state: State, found: Programs, address: str, *, node: bool) -> Control
     api = _start_apiserver(state, found, authority, etcd_authority, port, address, node=node)
     say("waiting for the API server")
     wait("the API server's readiness", state, ("etcd", "kube-apiserver"), api.ready, _READY_SECONDS)
-    _start_controller_manager(state, found, authority, api)
+    plane = ControlPlane(api, authority)
+    _start_controller_manager(state, found, plane)
     write_kubeconfig(state.kubeconfig, api.server, authority, api.pair, f"llmwarden-{state.name}")
-    return ControlPlane(api, authority)
+    return plane
 
 
 def finish(state: State, plane: ControlPlane) -> None:
@@ -240,9 +246,9 @@ def _start_apiserver(  # noqa: PLR0917 - each is named at its one call
     return Api(f"https://{address}:{port}", authority.pair.certificate, admin)
 
 
-def _start_controller_manager(state: State, found: Programs, authority: Authority, api: Api) -> None:
-    pair = authority.issue("controller-manager", "/CN=system:kube-controller-manager")
-    config = write_kubeconfig(state.pki / "controller-manager.conf", api.server, authority, pair, "controller-manager")
+def _start_controller_manager(state: State, found: Programs, plane: ControlPlane) -> None:
+    authority = plane.authority
+    config = plane.account(state, "controller-manager", "/CN=system:kube-controller-manager")
     processes.start(
         state,
         "kube-controller-manager",

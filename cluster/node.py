@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import addons, builds, control_plane, images, machine, network, processes
-from cluster.control_plane import ControlPlane, Programs, free_port, wait, write_kubeconfig
+from cluster.control_plane import ControlPlane, Programs, free_port, wait
 from cluster.kubeapi import Api, ApiError
 from cluster.paths import State
 from cluster.progress import say
@@ -108,8 +108,7 @@ def _load_images(state: State) -> None:
 
 
 def _start_scheduler(state: State, plane: ControlPlane) -> None:
-    pair = plane.authority.issue("scheduler", "/CN=system:kube-scheduler")
-    config = write_kubeconfig(state.pki / "scheduler.conf", plane.api.server, plane.authority, pair, "scheduler")
+    config = plane.account(state, "scheduler", "/CN=system:kube-scheduler")
     processes.start(
         state,
         "kube-scheduler",
@@ -128,8 +127,7 @@ def _start_scheduler(state: State, plane: ControlPlane) -> None:
 
 
 def _start_proxy(state: State, plane: ControlPlane) -> None:
-    pair = plane.authority.issue("proxy", "/CN=system:kube-proxy")
-    config = write_kubeconfig(state.pki / "proxy.conf", plane.api.server, plane.authority, pair, "proxy")
+    config = plane.account(state, "proxy", "/CN=system:kube-proxy")
     processes.start(
         state,
         "kube-proxy",
@@ -166,9 +164,8 @@ def _make_groups(state: State) -> None:
 
 def _start_kubelet(state: State, plane: ControlPlane, resolver: Path) -> None:
     _make_groups(state)
-    pair = plane.authority.issue("kubelet", f"/O=system:nodes/CN=system:node:{NODE}")
+    config = plane.account(state, "kubelet", f"/O=system:nodes/CN=system:node:{NODE}")
     serving = plane.authority.issue("kubelet-server", f"/O=system:nodes/CN={NODE}", (NODE, network.ADDRESS))
-    config = write_kubeconfig(state.pki / "kubelet.conf", plane.api.server, plane.authority, pair, "kubelet")
     settings = {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -231,8 +228,7 @@ def _start_kubelet(state: State, plane: ControlPlane, resolver: Path) -> None:
 
 
 def _start_provisioner(state: State, plane: ControlPlane) -> None:
-    pair = plane.authority.issue("provisioner", f"/CN={addons.PROVISIONER_USER}")
-    config = write_kubeconfig(state.pki / "provisioner.conf", plane.api.server, plane.authority, pair, "provisioner")
+    config = plane.account(state, "provisioner", f"/CN={addons.PROVISIONER_USER}")
     volumes = state.root / "volumes"
     # Pods of any user look into their volume, so the way there must be open; the state folder above is not listable.
     volumes.mkdir(mode=0o755)

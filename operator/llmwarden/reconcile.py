@@ -11,7 +11,8 @@ from llmwarden.act.apply import Applier
 from llmwarden.act.events import Events
 from llmwarden.act.move import evict
 from llmwarden.act.publish import Publisher
-from llmwarden.api.v1alpha1.common import Condition
+from llmwarden.api.v1alpha1 import ClusterLLMBudget, LLMBudget, ModelPrice
+from llmwarden.api.v1alpha1.common import Condition, Model
 from llmwarden.api.v1alpha1.llmservice import InjectionStatus, LLMServiceStatus
 from llmwarden.desired import injection, shared_status
 from llmwarden.desired import status as statuses
@@ -24,7 +25,7 @@ from llmwarden.errors import InvalidSpecError, NotFoundError, UnavailableError
 from llmwarden.kube import Client
 from llmwarden.observe.ledger import Ledger
 from llmwarden.observe.prometheus import Prometheus
-from llmwarden.observe.world import Key, World
+from llmwarden.observe.world import Key, Name, World
 from llmwarden.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -68,9 +69,9 @@ class Reconciler:
             case "LLMService":
                 return await self._service(key)
             case "LLMBudget" | "ClusterLLMBudget":
-                return await self._budget(key)
+                return await self._shared(key, self._budget_status)
             case _:
-                return await self._price(key)
+                return await self._shared(key, self._price_status)
 
     # LLMService -----------------------------------------------------------------------------------------------------
 
@@ -166,33 +167,26 @@ class Reconciler:
 
     # Shared budgets and prices --------------------------------------------------------------------------------------
 
-    async def _budget(self, key: Key) -> float | None:
+    async def _shared(self, key: Key, status_of: Callable[[Any, Name], Model]) -> float | None:
+        """Publish what `status_of` says of a parsed object and its name."""
         name = (key.namespace, key.name)
         item = self._world.raw(key.kind, name)
         if item is None:
             self._publisher.forget(*key)
             return None
         try:
-            budget = self._world.parsed(key.kind, name)
+            parsed = self._world.parsed(key.kind, name)
         except InvalidSpecError as error:
             return await self._invalid(key, error)
-        of = budgets.namespace_key(*name) if key.kind == "LLMBudget" else budgets.cluster_key(key.name)
-        usage = self._world.usage.budgets.get(of) if self._world.usage else None
-        status = shared_status.budget(budget, usage, self._world.ledger, self._world.sharing(budget), self._now())
-        return await self._publisher.publish(item, status.dump())
+        return await self._publisher.publish(item, status_of(parsed, name).dump())
 
-    async def _price(self, key: Key) -> float | None:
-        name = (key.namespace, key.name)
-        item = self._world.raw(key.kind, name)
-        if item is None:
-            self._publisher.forget(*key)
-            return None
-        try:
-            price = self._world.parsed(key.kind, name)
-        except InvalidSpecError as error:
-            return await self._invalid(key, error)
-        status = shared_status.price(price, self._world.price_rivals(name), self._now())
-        return await self._publisher.publish(item, status.dump())
+    def _budget_status(self, budget: LLMBudget | ClusterLLMBudget, name: Name) -> Model:
+        of = budgets.namespace_key(*name) if isinstance(budget, LLMBudget) else budgets.cluster_key(name[1])
+        usage = self._world.usage.budgets.get(of) if self._world.usage else None
+        return shared_status.budget(budget, usage, self._world.ledger, self._world.sharing(budget), self._now())
+
+    def _price_status(self, price: ModelPrice, name: Name) -> Model:
+        return shared_status.price(price, self._world.price_rivals(name), self._now())
 
     # What exists once -----------------------------------------------------------------------------------------------
 

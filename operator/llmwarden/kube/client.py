@@ -10,7 +10,7 @@ import datetime as dt
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypedDict, Unpack
 from urllib.parse import quote, urlencode
 
 import aiohttp
@@ -43,6 +43,13 @@ class Review:
     extra: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     audiences: tuple[str, ...] = ()
     error: str = ""
+
+
+class Selectors(TypedDict, total=False):
+    """What the server may narrow a list by; None and "" are no narrowing."""
+
+    label_selector: str | None
+    field_selector: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,17 +227,16 @@ class Client:
         plural: str,
         namespace: str | None = None,
         *,
-        label_selector: str | None = None,
-        field_selector: str | None = None,
         limit: int = PAGE,
         continue_token: str = "",
+        **selectors: Unpack[Selectors],
     ) -> Page:
         """Read one page of a list; an expired token raises ExpiredError."""
         query = {"limit": str(limit)}
-        if label_selector:
-            query["labelSelector"] = label_selector
-        if field_selector:
-            query["fieldSelector"] = field_selector
+        if label := selectors.get("label_selector"):
+            query["labelSelector"] = label
+        if field := selectors.get("field_selector"):
+            query["fieldSelector"] = field
         if continue_token:
             query["continue"] = continue_token
         answer = await self.request("GET", path_of(api_version, plural, namespace), query)
@@ -241,26 +247,13 @@ class Client:
         return Page(items, metadata.get("resourceVersion", ""), metadata.get("continue") or "")
 
     async def list(
-        self,
-        api_version: str,
-        plural: str,
-        namespace: str | None = None,
-        *,
-        label_selector: str | None = None,
-        field_selector: str | None = None,
+        self, api_version: str, plural: str, namespace: str | None = None, **selectors: Unpack[Selectors]
     ) -> list[dict[str, Any]]:
         """Read all objects of a namespace, or of the cluster, page by page."""
         items: list[dict[str, Any]] = []
         token = ""
         while True:
-            page = await self.page(
-                api_version,
-                plural,
-                namespace,
-                label_selector=label_selector,
-                field_selector=field_selector,
-                continue_token=token,
-            )
+            page = await self.page(api_version, plural, namespace, continue_token=token, **selectors)
             items += page.items
             token = page.continue_token
             if not token:
