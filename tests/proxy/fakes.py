@@ -345,6 +345,7 @@ class Proxy:
             "journalDir": str(self.journal),
             "routes": [route],
             "limits": {"drainSeconds": 5.0, **self._overrides.get("limits", {})},
+            **self._overrides.get("contract", {}),
         }
         ledger: Ledger | None = self._overrides.get("ledger")
         if ledger is not None:

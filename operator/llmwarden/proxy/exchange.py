@@ -6,6 +6,7 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Final
 
 from llmwarden.proxy import http1
+from llmwarden.proxy.egress import TunnelError
 from llmwarden.proxy.seam import Call, Decision, Forward, Header, Refusal, Request
 from llmwarden.proxy.upstream import UpstreamConnection
 
@@ -191,6 +192,10 @@ class Exchange:
             self._task = None
             self._break("upstream_tls", 502, f"the upstream's certificate or handshake was refused: {error.reason}")
             return
+        except TunnelError as error:
+            self._task = None
+            self._break("upstream_proxy", 502, str(error))
+            return
         except OSError:
             self._task = None
             self._break("upstream_connect", 502, "the upstream refused the connection")
@@ -208,6 +213,8 @@ class Exchange:
         endpoint = self.connection.endpoint
         drop, line = endpoint.service.credentials()
         lines = [line] if line else []
+        if endpoint.pool.line:
+            lines.append(endpoint.pool.line)
         if self._call is not None:
             more, added = self._call.head(request)
             drop |= more

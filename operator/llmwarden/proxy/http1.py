@@ -6,9 +6,18 @@ from typing import Final
 
 from llmwarden.proxy.seam import Header, Request
 
-# RFC 9110, 7.6.1: of one connection, never forwarded.
+# RFC 9110, 7.6.1 and 11.7: of one connection, never forwarded.
 HOP_BY_HOP: Final = frozenset(
-    {b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade"}
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
 )
 # A Connection header may not strip these: it would change framing, routing or who is asking.
 _KEPT: Final = frozenset(

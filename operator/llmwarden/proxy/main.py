@@ -14,6 +14,7 @@ from typing import Final
 import uvloop
 
 from llmwarden.errors import InvalidSpecError
+from llmwarden.proxy import egress
 from llmwarden.proxy import settings as configuration
 from llmwarden.proxy.admin import Admin
 from llmwarden.proxy.calls import MeteredService, Shared
@@ -45,9 +46,7 @@ class Proxy:
         self.metrics = Metrics(settings.routes, settings.limits.models)
         self.journal = Journal(directory, identity.uid)
         self._journal_errors = 0
-        tls = ssl.create_default_context() if _needs_tls(settings) else None
-        if tls is not None:
-            tls.set_alpn_protocols(["http/1.1"])
+        tls = _tls(settings) if _needs_tls(settings) else None
         exporter = None
         if settings.otlp_endpoint:
             exporter = Exporter(identity, Client(settings.otlp_endpoint, tls), self.metrics.spans_dropped.inc)
@@ -65,12 +64,13 @@ class Proxy:
             services = sorted({route.service for route in settings.routes})
             self.reporter = Reporter(settings.ledger, services, self.shared, directory)
             self.reporter.restore()
+        proxies = egress.proxies(os.environ)
         dialect = OpenAI()
         self.endpoints = [
             Endpoint(
                 route,
                 MeteredService(route, dialect, self.shared),
-                Pool(parse_origin(route.upstream), settings.limits, tls),
+                Pool(parse_origin(route.upstream), settings.limits, tls, proxies),
                 settings.limits,
             )
             for route in settings.routes
@@ -152,6 +152,19 @@ def _needs_tls(settings: Settings) -> bool:
     if settings.otlp_endpoint:
         urls.append(settings.otlp_endpoint)
     return any(url.startswith("https:") for url in urls)
+
+
+def _tls(settings: Settings) -> ssl.SSLContext:
+    """The authorities of the image (or of SSL_CERT_FILE), and those that the pod brings."""
+    tls = ssl.create_default_context()
+    tls.set_alpn_protocols(["http/1.1"])
+    if settings.ca_file:
+        try:
+            tls.load_verify_locations(settings.ca_file)
+        except OSError as error:  # ssl.SSLError is one
+            # The upstream may be known without it; where it is not, each call says so.
+            _LOG.warning("the authorities in %s cannot be read: %s", settings.ca_file, error)
+    return tls
 
 
 def _complain(task: asyncio.Task[None]) -> None:

@@ -38,7 +38,7 @@ class Endpoint:
         self.service = service
         self.pool = pool
         self.limits = limits
-        self.prefix = origin.prefix.encode()
+        self.prefix = pool.prefix
         # An application that was sent to us by its environment says our address; one that is called through us says its own.
         self.host = origin.authority.encode() if route.mode == "Env" else b""
         self.splices_tls = route.mode == "Port"
@@ -472,7 +472,7 @@ class Splice:
 
     async def _connect(self) -> None:
         try:
-            upstream = await self._client.endpoint.pool.connect()
+            upstream = await self._client.endpoint.pool.connect(spliced=True)
         except OSError:  # TimeoutError is one
             self._client.abort()
             return

@@ -80,6 +80,7 @@ class Settings(msgspec.Struct, frozen=True, rename="camel"):
     admin_port: int = names.ADMIN_PORT
     journal_dir: str = names.JOURNAL_DIR
     otlp_endpoint: str | None = None
+    ca_file: str | None = None  # PEM, trusted beside the image's own authorities
     limits: Limits = Limits()
 
 

@@ -7,7 +7,8 @@ from typing import Final, Protocol, cast
 
 import httptools
 
-from llmwarden.proxy import http1
+from llmwarden.proxy import egress, http1
+from llmwarden.proxy.egress import Proxies
 from llmwarden.proxy.seam import Header
 from llmwarden.proxy.settings import Limits, Origin
 
@@ -262,9 +263,16 @@ class UpstreamConnection(asyncio.Protocol):
 class Pool:
     """Idle connections of one route, newest first, and how new ones are made."""
 
-    def __init__(self, origin: Origin, limits: Limits, tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, origin: Origin, limits: Limits, tls: ssl.SSLContext | None, proxies: Proxies | None = None
+    ) -> None:
         self.origin = origin
         self._tls = tls
+        self._proxy = proxies.to(origin) if proxies is not None else None
+        # Plain HTTP goes to an HTTP proxy in the absolute form, everything else through a tunnel.
+        absolute = self._proxy is not None and not origin.tls
+        self.prefix = (f"http://{origin.authority}{origin.prefix}" if absolute else origin.prefix).encode()
+        self.line = self._proxy.authorization if self._proxy is not None and absolute else b""  # of each request's head
         self._connect_seconds = limits.connect_seconds
         self._idle_seconds = limits.tls_idle_seconds if origin.tls else limits.plain_idle_seconds
         self._idle: deque[UpstreamConnection] = deque()
@@ -303,17 +311,21 @@ class Pool:
         while self._idle and now - self._idle[0].idle_since > self._idle_seconds:
             self._idle.popleft().transport.close()
 
-    async def connect(self) -> UpstreamConnection:
-        """A new connection. Raises TimeoutError, OSError (ssl.SSLError among them)."""
+    async def connect(self, *, spliced: bool = False) -> UpstreamConnection:
+        """A new connection; `spliced` for bytes that are no HTTP/1 of ours. Raises TimeoutError, OSError (ssl.SSLError and TunnelError among them)."""
         origin = self.origin
         async with asyncio.timeout(self._connect_seconds):
-            _, connection = await asyncio.get_running_loop().create_connection(
-                lambda: UpstreamConnection(self),
-                origin.host,
-                origin.port,
-                ssl=self._tls if origin.tls else None,
-                server_hostname=origin.host if origin.tls else None,
-            )
+            sock = await egress.connect(origin, self._proxy, tunnel=origin.tls or spliced)
+            try:
+                _, connection = await asyncio.get_running_loop().create_connection(
+                    lambda: UpstreamConnection(self),
+                    sock=sock,
+                    ssl=self._tls if origin.tls else None,
+                    server_hostname=origin.host if origin.tls else None,
+                )
+            except BaseException:  # a cancellation too: the transport may not have taken the socket yet
+                sock.close()
+                raise
         return connection
 
     def close(self) -> None:

@@ -1,0 +1,254 @@
+"""How the proxy reaches its upstreams: through HTTP proxies, over IPv6, with authorities of the pod's own."""
+
+import asyncio
+import base64
+import contextlib
+import datetime as dt
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from llmwarden import pki
+from llmwarden.proxy import egress
+from llmwarden.proxy.egress import HttpProxy, Proxies, proxies
+from llmwarden.proxy.settings import parse_origin
+from tests.proxy.fakes import CHAT, Proxy, Received, Server, post, provider, running, talk, whole
+from tests.proxy.test_forwarding import HAS_IPV6, echo
+
+NAME = "upstream.test"  # resolves nowhere: who reaches it went through the proxy
+
+
+class HttpProxyServer:
+    """A forward proxy as squid is one: CONNECT is tunnelled, absolute-form requests are answered; every name is this machine."""
+
+    def __init__(self, want: str = "") -> None:
+        self.want = want  # the Proxy-Authorization without which nothing goes
+        self.seen: list[str] = []
+        self.port = 0
+        self._server: asyncio.Server | None = None
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, EOFError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                lines = head.split("\r\n")
+                self.seen.append(lines[0])
+                if self.want and f"Proxy-Authorization: {self.want}" not in lines:
+                    writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+                elif lines[0].startswith("CONNECT "):
+                    await self._tunnel(int(lines[0].split()[1].rpartition(":")[2]), reader, writer)
+                    return
+                else:
+                    length = next((int(line[15:]) for line in lines if line.lower().startswith("content-length")), 0)
+                    body = await reader.readexactly(length)
+                    writer.write(whole(200, b"by the proxy: " + body))
+                await writer.drain()
+
+    async def _tunnel(self, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, to = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"HTTP/1.1 200 Connection established\r\nVia: 1.1 squid\r\n\r\n")
+
+        async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(OSError):
+                while data := await source.read(65536):
+                    sink.write(data)
+                    await sink.drain()
+            sink.close()
+
+        await asyncio.gather(pump(reader, to), pump(there, writer))
+
+
+@contextlib.asynccontextmanager
+async def tls_server(directory: Path, name: str) -> AsyncIterator[tuple[Server, Path]]:
+    """An HTTPS upstream, and the bundle that knows it."""
+    now = dt.datetime.now(dt.UTC)
+    ca = pki.make_ca(now)
+    leaf = pki.make_leaf(ca, [name], now)
+    pair, bundle = directory / "pair.pem", directory / "ca.pem"
+    pair.write_text(leaf.certificate + leaf.key)
+    bundle.write_text(ca.certificate)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(pair)
+    server = Server(provider)
+    await server.start(tls)
+    try:
+        yield server, bundle
+    finally:
+        await server.stop()
+
+
+async def one(directory: Path, upstream: str, *, host: str = "127.0.0.1", **overrides: Any) -> tuple[bytes, str]:
+    """One call through a proxy of its own: the answer, and the proxy's log."""
+    proxy = Proxy(directory, upstream, **overrides)
+    await proxy.start()
+    try:
+        return await talk(proxy.port, post(CHAT), host=host), "".join(proxy.log)
+    finally:
+        await proxy.stop()
+
+
+@pytest.mark.parametrize("password", ["", "p@ss:word"])
+async def test_an_https_upstream_is_reached_through_a_tunnel(tmp_path: Path, password: str) -> None:
+    want = "Basic " + base64.b64encode(f"user:{password}".encode()).decode() if password else ""
+    user = "user:p%40ss%3Aword@" if password else ""
+    async with tls_server(tmp_path, NAME) as (server, bundle), HttpProxyServer(want) as http_proxy:
+        environ = {"HTTPS_PROXY": f"http://{user}127.0.0.1:{http_proxy.port}", "SSL_CERT_FILE": str(bundle)}
+        proxy = Proxy(tmp_path, f"https://{NAME}:{server.port}", environ=environ)
+        await proxy.start()
+        try:
+            for _ in range(3):
+                answer = await talk(proxy.port, post(CHAT))
+                assert answer.startswith(b"HTTP/1.1 200 "), answer
+        finally:
+            await proxy.stop()
+        assert http_proxy.seen == [f"CONNECT {NAME}:{server.port} HTTP/1.1"]  # once: the tunnel is kept
+        assert server.requests[0].headers["host"] == f"{NAME}:{server.port}"
+        assert "proxy-authorization" not in server.requests[0].headers
+
+
+async def test_a_tunnel_that_is_refused_is_said_by_name_and_without_the_password(tmp_path: Path) -> None:
+    async with HttpProxyServer(want="Basic other") as http_proxy:
+        environ = {"https_proxy": f"http://user:geheim@127.0.0.1:{http_proxy.port}"}
+        answer, log = await one(tmp_path, f"https://{NAME}", environ=environ)
+        assert answer.startswith(b"HTTP/1.1 502 ")
+        assert b'"code":"upstream_proxy"' in answer
+        assert b"407 Proxy Authentication Required" in answer
+        assert b"geheim" not in answer
+        assert "geheim" not in log
+
+
+async def test_a_plain_upstream_is_asked_of_the_proxy_in_the_absolute_form(tmp_path: Path) -> None:
+    async with HttpProxyServer(want="Basic dTpw") as http_proxy:
+        environ = {"HTTP_PROXY": f"http://u:p@127.0.0.1:{http_proxy.port}"}
+        answer, _ = await one(tmp_path, f"http://{NAME}:8000/prefix", environ=environ)
+        assert answer.endswith(b"by the proxy: " + CHAT)
+        assert http_proxy.seen == [f"POST http://{NAME}:8000/prefix/v1/chat/completions HTTP/1.1"]
+
+
+async def test_no_proxy_and_the_loopback_go_directly(tmp_path: Path) -> None:
+    async with HttpProxyServer() as http_proxy, tls_server(tmp_path, "localhost") as (server, bundle):
+        environ = {"HTTPS_PROXY": f"http://127.0.0.1:{http_proxy.port}", "SSL_CERT_FILE": str(bundle)}
+        answer, _ = await one(tmp_path, f"https://localhost:{server.port}", environ=environ)
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert http_proxy.seen == []
+
+
+async def test_what_is_no_proxy_is_said_and_the_application_starts(tmp_path: Path) -> None:
+    async with running(tmp_path, environ={"HTTPS_PROXY": "socks5://user:geheim@h:1080"}) as (_, proxy):
+        assert (await talk(proxy.port, post(CHAT))).startswith(b"HTTP/1.1 200 ")
+        log = "".join(proxy.log)
+        assert "HTTPS_PROXY is not the URL of an HTTP proxy" in log
+        assert "geheim" not in log
+
+
+async def test_a_pods_own_authorities_are_trusted_beside_the_images(tmp_path: Path) -> None:
+    async with tls_server(tmp_path, "localhost") as (server, bundle):
+        url = f"https://localhost:{server.port}"
+        for ca_file, status in ((bundle, b"200"), (tmp_path / "missing.pem", b"502")):
+            answer, log = await one(tmp_path, url, contract={"caFile": str(ca_file)})
+            assert answer.startswith(b"HTTP/1.1 " + status), answer
+            assert ("cannot be read" in log) == (status == b"502")
+
+
+@pytest.mark.skipif(not HAS_IPV6, reason="this machine has no IPv6")
+async def test_an_upstream_by_its_ipv6_address(tmp_path: Path) -> None:
+    hosts: list[str] = []
+
+    async def note(request: Received, writer: asyncio.StreamWriter) -> None:
+        hosts.append(request.headers["host"])
+        await echo(request, writer)
+
+    server = Server(note)
+    listener = await asyncio.start_server(server._serve, "::1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    answer, _ = await one(tmp_path, f"http://[::1]:{port}", route={"listen": {"host": "::1", "port": 0}}, host="::1")
+    listener.close()
+    assert answer.endswith(CHAT)
+    assert hosts == [f"[::1]:{port}"]
+
+
+ORIGIN = "https://api.example.com"
+
+
+@pytest.mark.parametrize(
+    ("no_proxy", "upstream", "direct"),
+    [
+        ("", ORIGIN, False),
+        ("*", ORIGIN, True),
+        ("example.com", ORIGIN, True),
+        (".example.com", ORIGIN, True),
+        ("*.example.com", ORIGIN, True),
+        ("ample.com", ORIGIN, False),
+        ("API.EXAMPLE.COM", ORIGIN, True),
+        ("api.example.com:443", ORIGIN, True),
+        ("api.example.com:8443", ORIGIN, False),
+        ("other, example.com ,", ORIGIN, True),
+        ("10.0.0.0/8", "https://10.1.2.3", True),
+        ("10.0.0.0/8", "https://11.1.2.3", False),
+        ("10.1.2.3", "https://10.1.2.3", True),
+        ("fd00::/8", "https://[fd00::5]", True),
+        ("[fd00::5]:443", "https://[fd00::5]", True),
+        ("fd00::5", "https://[fd00::5]", True),
+        ("10.0.0.0/99", "https://10.1.2.3", False),
+    ],
+)
+def test_no_proxy_is_read_as_others_read_it(no_proxy: str, upstream: str, direct: bool) -> None:  # noqa: FBT001 - a table
+    found = proxies({"HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": no_proxy})
+    assert (found.to(parse_origin(upstream)) is None) == direct
+
+
+def test_variables_and_their_precedence() -> None:
+    assert proxies({}) == Proxies()
+    assert proxies({"HTTPS_PROXY": "http://a:1", "https_proxy": "http://b:2"}).https == HttpProxy("b", 2)
+    assert proxies({"ALL_PROXY": "proxy:3128"}).http == HttpProxy("proxy", 3128)
+    only = proxies({"HTTP_PROXY": "http://a:1"})
+    assert only.to(parse_origin("https://x.example")) is None
+    assert only.to(parse_origin("http://x.example")) == HttpProxy("a", 1)
+    assert only.to(parse_origin("http://127.0.0.1:8000")) is None
+
+
+async def test_an_address_that_hangs_does_not_hold_up_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as full, socket.socket() as good, contextlib.ExitStack() as callers:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(4):  # its queue is full from here on: the kernel leaves further callers without an answer
+            caller = callers.enter_context(socket.socket())
+            caller.setblocking(False)  # noqa: FBT003 - the standard library's signature
+            caller.connect_ex(full.getsockname())
+        good.bind(("127.0.0.1", 0))
+        good.listen(5)
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", item.getsockname()) for item in (full, good)]
+
+        async def resolve(*_: object, **__: object) -> list[Any]:
+            return found
+
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
+        begun = time.monotonic()
+        sock = await egress.connect(parse_origin("http://two.test"), None, tunnel=False)
+        assert sock.getpeername() == good.getsockname()
+        assert 0.2 < time.monotonic() - begun < 1
+        sock.close()
+        good.close()
+        found = found[1:]
+        with pytest.raises(ConnectionRefusedError):
+            await egress.connect(parse_origin("http://two.test"), None, tunnel=False)
+
+
+def test_families_take_turns() -> None:
+    four, six = socket.AF_INET, socket.AF_INET6
+    found: list[Any] = [(family, 0, 0, "", number) for number, family in enumerate((six, six, six, four))]
+    assert [item[4] for item in egress._interleaved(found)] == [0, 3, 1, 2]
