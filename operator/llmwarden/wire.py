@@ -112,6 +112,7 @@ class Price(msgspec.Struct, frozen=True, rename="camel"):
     price_id: str | None = None
     picodollars: Picodollars | None = None
     variants: tuple[PriceVariant, ...] = ()
+    window: int = 0  # tokens that the model can read and write in one call; 0: not known
     valid_until: dt.datetime | None = None
 
 
@@ -148,11 +149,13 @@ class LeaseUse(msgspec.Struct, frozen=True):
     """What a journal may still spend of a budget, without what this report's rows say it has spent; and what it wants on top.
 
     `balance` includes what is reserved for calls under way. A balance below the ledger's figure returns the difference.
+    `needed` (at most `wanted`) is what the smallest of the calls that wait for a grant lacks: less is of no use.
     """
 
     budget: str
     balance: int
     wanted: int = 0
+    needed: int = 0
 
 
 class Report(msgspec.Struct, frozen=True):
