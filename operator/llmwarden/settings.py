@@ -7,7 +7,7 @@ The chart writes these variables; a person sets them in `values.yaml`. Lists and
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from llmwarden import names
 from llmwarden.errors import InvalidSpecError
@@ -33,6 +33,7 @@ class Settings:
     rule_labels: Mapping[str, str] = field(default_factory=dict)
     monitor_labels: Mapping[str, str] = field(default_factory=dict)
     dashboard_labels: Mapping[str, str] = field(default_factory=lambda: {names.DASHBOARD_LABEL: "1"})
+    short_metric_names: bool = False  # record the names that guides use (llm_requests_total, ...) as well
     scrape_interval: str = "15s"
     resync_seconds: float = 300.0
     status_seconds: float = 30.0
@@ -71,16 +72,21 @@ def load(environ: Mapping[str, str]) -> Settings:
     return Settings(**values)
 
 
+_BOOLEANS: Final = {"true": True, "false": False}
+
+
 def _parse(variable: str, raw: str, default: object) -> object:
     try:
         if isinstance(default, str):
             return raw
+        if isinstance(default, bool):
+            return _BOOLEANS[raw.lower()]
         if isinstance(default, int):
             return int(raw)
         if isinstance(default, float):
             return float(raw)
         value = json.loads(raw)
-    except ValueError as error:
+    except (ValueError, KeyError) as error:
         message = f"{variable} is {raw!r}, which is not {_expected(default)}"
         raise InvalidSpecError(message) from error
     if isinstance(default, tuple):
@@ -93,6 +99,8 @@ def _parse(variable: str, raw: str, default: object) -> object:
 
 
 def _expected(default: object) -> str:
+    if isinstance(default, bool):
+        return "true or false"
     if isinstance(default, int):
         return "a whole number"
     if isinstance(default, float):

@@ -146,6 +146,7 @@ LLMWARDEN_RUNBOOK_BASE_URL: {{ $v.prometheus.runbookBaseUrl | quote }}
 LLMWARDEN_RULE_LABELS: {{ $v.prometheus.ruleLabels | toJson | quote }}
 LLMWARDEN_MONITOR_LABELS: {{ $v.prometheus.monitorLabels | toJson | quote }}
 LLMWARDEN_DASHBOARD_LABELS: {{ $v.grafana.dashboardLabels | toJson | quote }}
+LLMWARDEN_SHORT_METRIC_NAMES: {{ $v.prometheus.shortMetricNames | quote }}
 LLMWARDEN_SCRAPE_INTERVAL: {{ $v.prometheus.scrapeInterval | quote }}
 LLMWARDEN_RESYNC_SECONDS: {{ $v.operator.resyncSeconds | quote }}
 LLMWARDEN_STATUS_SECONDS: {{ $v.operator.statusSeconds | quote }}

@@ -7,7 +7,7 @@ figure, its description says what to do. A threshold is compared with a bucket's
 from typing import Any, Final
 
 from llmwarden import names
-from llmwarden.desired import promql
+from llmwarden.desired import promql, vocabulary
 from llmwarden.desired.manifest import Manifest, beside
 from llmwarden.desired.monitors import API_VERSION
 from llmwarden.desired.params import Params
@@ -39,7 +39,10 @@ def rules(params: Params) -> Manifest | None:
         return None
     metadata = params.service.metadata
     group = f"llmwarden/{metadata.namespace}/{metadata.name}"
-    groups: list[dict[str, Any]] = [{"name": f"{group}/alerts", "rules": _alerts(params)}]
+    groups: list[dict[str, Any]] = [
+        {"name": f"{group}/vocabulary", "rules": vocabulary.records(params)},
+        {"name": f"{group}/alerts", "rules": _alerts(params)},
+    ]
     recorded = _records(params)
     if recorded:
         # An interval of its own: an objective over weeks must read sums at even distances, whatever the default is.
