@@ -78,6 +78,9 @@ class Service(Protocol):
     def spliced(self, reason: str) -> None:
         """Count a connection that is passed through as bytes."""
 
+    def limited(self, reason: str) -> None:
+        """Count a request or a connection that a limit of ours turned away."""
+
     def credentials(self) -> tuple[frozenset[bytes], bytes]:
         """Lower-case names to leave out of every request to the upstream, and the line to put there instead (or b"")."""
 

@@ -149,6 +149,11 @@ class Metrics:
             "Requests and connections passed through without being understood",
             (*service, "reason"),
         )
+        self.limited = self._counter(
+            names.METRIC_LIMITED,
+            "Requests and connections that a limit of the proxy's own turned away",
+            (*service, "reason"),
+        )
         self.estimated = self._counter(names.METRIC_ESTIMATED, "Calls whose answer brought no usage", service)
         self.malformed = self._counter(
             names.METRIC_MALFORMED_EVENTS, "Events and answers that were not understood; their bytes pass", service

@@ -242,6 +242,6 @@ def test_metrics_are_called_as_names_py_says() -> None:
         names.METRIC_DURATION, names.METRIC_TTFT, names.METRIC_TPOT, names.METRIC_TOKENS, names.METRIC_REQUESTS, names.METRIC_COST,
         names.METRIC_UNCOSTED, names.METRIC_REFUSED, names.METRIC_UNMEASURED, names.METRIC_IN_FLIGHT, names.METRIC_LAST_REPORT,
         names.METRIC_SPANS_DROPPED, names.METRIC_JOURNAL_ERRORS, names.METRIC_LEDGER_ERRORS, names.METRIC_CREDENTIAL_ERRORS,
-        names.METRIC_MALFORMED_EVENTS, names.METRIC_ESTIMATED,
+        names.METRIC_MALFORMED_EVENTS, names.METRIC_ESTIMATED, names.METRIC_LIMITED,
     ):  # fmt: skip
         assert f"# HELP {name} " in text
