@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from llmwarden.proxy.server import ClientConnection
 
 _HELD_BEFORE_CONNECT: Final = 64 * 1024  # bytes of a streamed body that wait for the upstream's connection
+_BORROWED_FROM: Final = 64 * 1024  # bytes of a held body from which on it counts against the route's allowance
+_RETRY_AFTER: Final = ((b"Retry-After", b"1"),)
 _DISCARD: Final = 1024 * 1024  # bytes of a body that are read and dropped after an early answer
 _SAFE: Final = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 _LENGTH: Final = frozenset({b"content-length"})
@@ -26,10 +28,12 @@ class Exchange:
     __slots__ = (
         "_answer_headers",
         "_body",
+        "_borrowed",
         "_call",
         "_chunked",
         "_close",
         "_complete",
+        "_counted",
         "_discarded",
         "_done",
         "_head_sent",
@@ -61,6 +65,8 @@ class Exchange:
         self._chunked = False
         self._close = False
         self._done = False
+        self._counted = False  # among the route's active ones
+        self._borrowed = 0  # bytes of the route's allowance for held bodies
         self._discarded = 0
         self._reused = False
         self._retried = False
@@ -72,6 +78,11 @@ class Exchange:
         """It is this request's turn on its connection."""
         request = self.request
         endpoint = self.connection.endpoint
+        if endpoint.active >= endpoint.limits.concurrency:
+            self._overloaded("concurrency", "too many requests at once")
+            return
+        endpoint.active += 1
+        self._counted = True
         self._call = endpoint.service.open(request)
         if request.expects:
             self.connection.write(_CONTINUE)
@@ -101,6 +112,17 @@ class Exchange:
             elif self._held > self.connection.endpoint.limits.body_bytes and self._task is None:
                 self.connection.pause_reading()
                 self._admit(None)
+            elif self._held > _BORROWED_FROM:
+                self._borrow()
+
+    def _borrow(self) -> None:
+        """Many large bodies at once must not be more than the container's memory."""
+        endpoint = self.connection.endpoint
+        endpoint.held += self._held - self._borrowed
+        self._borrowed = self._held
+        if endpoint.held > endpoint.limits.held_bytes:
+            self._body = []
+            self._overloaded("held_bytes", "too many large requests at once")
 
     def body_end(self) -> None:
         """The request's body is complete."""
@@ -118,7 +140,7 @@ class Exchange:
         """The client is gone: so is the answer's receiver, and the upstream hears of it."""
         if self._done:
             return
-        self._done = True
+        self._leave()
         self._stop_task()
         if self.upstream is not None:
             self.upstream.close()
@@ -245,6 +267,7 @@ class Exchange:
         if request.method not in _SAFE:
             self._body = []
         upstream.write(b"".join(out))
+        self._give_back()
         if self._complete:
             self.connection.expect_answer()  # until then the client's own deadline holds
 
@@ -297,7 +320,7 @@ class Exchange:
 
     def response_end(self, *, reusable: bool) -> None:
         """Settle the call, then let its last bytes go."""
-        self._done = True
+        self._leave()
         if self._call is not None:
             self._add(self._call.end())
         if self._chunked:
@@ -332,7 +355,7 @@ class Exchange:
             self.upstream = None
         call, self._call = self._call, None
         if self._head_sent:
-            self._done = True
+            self._leave()
             if call is not None:
                 self._add(call.fail("truncated" if error == "upstream_closed" else error))
             self.connection.write(b"".join(self._out))
@@ -345,7 +368,7 @@ class Exchange:
 
     def switched(self, reason: bytes, headers: list[Header], rest: bytes) -> None:
         """The upstream agreed to another protocol: from here on, bytes."""
-        self._done = True
+        self._leave()
         upstream, self.upstream = self.upstream, None
         out = [b"HTTP/1.1 101 ", reason, b"\r\n"]
         for _, name, value in headers:
@@ -371,8 +394,31 @@ class Exchange:
 
     # Ends.
 
-    def _answer(self, status: int, body: bytes, headers: tuple[tuple[bytes, bytes], ...]) -> None:
+    def _overloaded(self, reason: str, message: str) -> None:
+        """A limit of ours: 503, which SDKs try again."""
+        service = self.connection.endpoint.service
+        service.limited(reason)
+        call, self._call = self._call, None
+        if call is not None:
+            call.fail("overloaded", 503)
+        self._answer(503, service.error_body(503, "overloaded", message), _RETRY_AFTER)
+
+    def _leave(self) -> None:
+        """The exchange is over: give back what the route's limits counted."""
         self._done = True
+        endpoint = self.connection.endpoint
+        if self._counted:
+            self._counted = False
+            endpoint.active -= 1
+        self._give_back()
+
+    def _give_back(self) -> None:
+        if self._borrowed:
+            self.connection.endpoint.held -= self._borrowed
+            self._borrowed = 0
+
+    def _answer(self, status: int, body: bytes, headers: tuple[tuple[bytes, bytes], ...]) -> None:
+        self._leave()
         self._close = not self.request.keep or self.connection.endpoint.draining or not self._complete
         self.connection.write(
             http1.own_response(status, body, extra=headers, close=self._close, bodiless=self.request.method == b"HEAD")

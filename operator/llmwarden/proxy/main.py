@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import os
+import resource
 import signal
 import ssl
 import sys
@@ -31,6 +32,7 @@ from llmwarden.proxy.telemetry import Metrics
 from llmwarden.proxy.upstream import Pool
 
 _LOG: Final = logging.getLogger("llmwarden.proxy")
+_DESCRIPTORS: Final = 65536
 _SWEEP_SECONDS: Final = 0.5
 _DRAIN_STEP_SECONDS: Final = 0.05
 _LAST_REPORT_SECONDS: Final = 4.0  # within the grace that is left after the drain
@@ -167,12 +169,21 @@ def _tls(settings: Settings) -> ssl.SSLContext:
     return tls
 
 
+def _allow_descriptors() -> None:
+    """As many descriptors as the container may have: the limit that holds at first is often 1,024, which 500 clients use up."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def _complain(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         _LOG.error("a background task died; /livez fails from now on", exc_info=error)
 
 
 async def _run(settings: Settings, identity: Identity, begun: float) -> int:
+    _allow_descriptors()
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

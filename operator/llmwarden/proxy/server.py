@@ -26,7 +26,9 @@ _CODES: Final = {
     408: "request_timeout",
     417: "expectation_failed",
     431: "request_header_fields_too_large",
+    503: "overloaded",
 }
+_RETRY_AFTER: Final = (b"Retry-After", b"1")  # of a 503: what is full now is free soon
 
 
 class Endpoint:
@@ -45,6 +47,8 @@ class Endpoint:
         self.draining = False
         self.loop = asyncio.get_running_loop()
         self.connections: set[ClientConnection] = set()
+        self.active = 0  # requests being answered
+        self.held = 0  # bytes of large bodies that are held to be read
         self.port = route.listen.port  # as bound, once it is
         self._servers: list[asyncio.Server] = []
 
@@ -135,6 +139,8 @@ class ClientConnection(asyncio.Protocol):
         self.deadline = self.endpoint.loop.time() + self.endpoint.limits.idle_seconds
         if self.endpoint.draining:
             self.transport.close()
+        elif len(self.endpoint.connections) > self.endpoint.limits.connections:
+            self._turn_away()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """Tell whoever is on the other side."""
@@ -429,6 +435,14 @@ class ClientConnection(asyncio.Protocol):
         else:
             current.time_out()
 
+    def _turn_away(self) -> None:
+        """One connection too many: say so, unless even that is too much."""
+        self.endpoint.service.limited("connections")
+        if len(self.endpoint.connections) > 2 * self.endpoint.limits.connections:
+            self.transport.abort()
+            return
+        self._refuse(http1.BadMessageError(503, "too many connections"))
+
     # Refusals of what is not a request.
 
     def _malformed(self) -> None:
@@ -450,7 +464,8 @@ class ClientConnection(asyncio.Protocol):
 
     def _say(self, error: http1.BadMessageError) -> None:
         body = self.endpoint.service.error_body(error.status, _CODES.get(error.status, "bad_request"), error.message)
-        self.write(http1.own_response(error.status, body, close=True))
+        extra = (_RETRY_AFTER,) if error.status == 503 else ()  # noqa: PLR2004 - HTTP's number
+        self.write(http1.own_response(error.status, body, extra=extra, close=True))
 
 
 class Splice:

@@ -56,6 +56,8 @@ class Limits(msgspec.Struct, frozen=True, rename="camel"):
     `response_seconds` bounds each silence of an upstream (before the head, and between two pieces of a body): the
     SDKs' own default of ten minutes. `plain_idle_seconds` is how long an idle connection to a plain-HTTP upstream is kept:
     below the five seconds after which uvicorn, and so vLLM, closes it under us.
+    `connections` and `concurrency` (requests being answered) are per route; `body_bytes` is of one request that is held to be
+    read, `held_bytes` of all of a route's together. docs/limits.md says what happens at each.
     """
 
     connect_seconds: float = 10.0
@@ -68,6 +70,10 @@ class Limits(msgspec.Struct, frozen=True, rename="camel"):
     tls_idle_seconds: float = 50.0
     head_bytes: int = 64 * 1024
     body_bytes: int = 16 * 1024 * 1024
+    held_bytes: int = 64 * 1024 * 1024
+    event_bytes: int = 1024 * 1024
+    connections: int = 2048
+    concurrency: int = 1024
     models: int = 100
 
 
