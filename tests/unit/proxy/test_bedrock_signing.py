@@ -11,9 +11,9 @@ from botocore.credentials import Credentials
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmwarden.proxy import signing
+from llmwarden.proxy.aws import sigv4
+from llmwarden.proxy.aws.sigv4 import Keys, Scope, Signer
 from llmwarden.proxy.seam import Header
-from llmwarden.proxy.signing import Keys, Scope, Signer
 
 HOST = "bedrock-runtime.eu-central-1.amazonaws.com"
 NOW = dt.datetime(2026, 11, 21, 10, 11, 12, tzinfo=dt.UTC)
@@ -35,7 +35,13 @@ def ours(keys: Keys, method: str, target: str, headers: dict[str, str], body: by
     sent: list[Header] = [(b"host", b"Host", HOST.encode())]
     sent += [(name.lower().encode(), name.encode(), value.encode()) for name, value in headers.items()]
     lines = SIGNER.sign(
-        keys, SCOPE, method.encode(), target.encode(), sent, hashlib.sha256(body).hexdigest().encode(), NOW
+        keys,
+        SCOPE,
+        method=method.encode(),
+        target=target.encode(),
+        headers=sent,
+        payload_hash=hashlib.sha256(body).hexdigest().encode(),
+        now=NOW,
     )
     found = dict(line.decode().removesuffix("\r\n").split(": ", 1) for line in lines)
     assert found["X-Amz-Date"] == "20261121T101112Z"
@@ -61,9 +67,16 @@ VALUES = st.text("abc ,;/=é\t", max_size=12).map(str.strip).filter(bool)
 HEADERS = st.dictionaries(st.sampled_from(["Content-Type", "X-Amz-Target", "X-Amzn-Bedrock-Trace", "Accept"]), VALUES)
 
 
-@given(KEYS, st.sampled_from(["POST", "GET"]), SEGMENTS, QUERIES, HEADERS, st.binary(max_size=50))
+@given(
+    keys=KEYS,
+    method=st.sampled_from(["POST", "GET"]),
+    segments=SEGMENTS,
+    query=QUERIES,
+    headers=HEADERS,
+    body=st.binary(max_size=50),
+)
 def test_like_botocore(
-    keys: Keys, method: str, segments: list[str], query: str, headers: dict[str, str], body: bytes
+    *, keys: Keys, method: str, segments: list[str], query: str, headers: dict[str, str], body: bytes
 ) -> None:
     target = "/" + "/".join(segments) + query
     signature, reference = ours(keys, method, target, headers, body), theirs(keys, method, target, headers, body)
@@ -86,7 +99,7 @@ def test_like_botocore(
     ],
 )
 def test_the_path_is_encoded_once_more_than_it_is_sent(target: bytes, canonical: bytes) -> None:
-    assert signing._canonical_path(target) == canonical
+    assert sigv4._canonical_path(target) == canonical
 
 
 AUTHORIZATION = (
@@ -106,13 +119,13 @@ AUTHORIZATION = (
 )
 def test_region_and_service(value: bytes, host: str, expected: Scope) -> None:
     headers = [(b"authorization", b"Authorization", value)]
-    assert signing.is_signed(headers)
-    assert signing.scope(headers, host) == expected
+    assert sigv4.is_signed(headers)
+    assert sigv4.scope(headers, host) == expected
 
 
 def test_a_bearer_key_is_no_signature() -> None:
-    assert not signing.is_signed([(b"authorization", b"Authorization", b"Bearer bedrock-api-key-AWS4-")])
-    assert not signing.is_signed([(b"x-amz-date", b"X-Amz-Date", b"20261121T101112Z")])
+    assert not sigv4.is_signed([(b"authorization", b"Authorization", b"Bearer bedrock-api-key-AWS4-")])
+    assert not sigv4.is_signed([(b"x-amz-date", b"X-Amz-Date", b"20261121T101112Z")])
 
 
 def test_a_secret_does_not_show() -> None:
@@ -123,5 +136,7 @@ def test_a_secret_does_not_show() -> None:
 def test_derived_keys_are_bounded() -> None:
     signer = Signer()
     for number in range(100):
-        signer.sign(Keys("AKIA", f"secret{number}"), SCOPE, b"POST", b"/", [], b"", NOW)
-    assert len(signer._derived) <= signing._KEYS
+        signer.sign(
+            Keys("AKIA", f"secret{number}"), SCOPE, method=b"POST", target=b"/", headers=[], payload_hash=b"", now=NOW
+        )
+    assert len(signer._derived) <= sigv4._KEYS

@@ -71,6 +71,7 @@ class Signer:
         self,
         keys: Keys,
         where: Scope,
+        *,
         method: bytes,
         target: bytes,
         headers: Iterable[Header],

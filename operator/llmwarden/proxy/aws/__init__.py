@@ -1,0 +1,1 @@
+"""Signing for AWS: imported only by a proxy with a route to Bedrock."""
