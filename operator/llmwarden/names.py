@@ -93,6 +93,10 @@ RECORD_GOOD: Final = "llmwarden:objective:good_rate5m"
 RECORD_TOTAL: Final = "llmwarden:objective:total_rate5m"
 RECORD_RATIO: Final = "llmwarden:objective:good_ratio"
 
+# Recorded beside each service: calls that the backend answered, by our count and by the engine's own.
+RECORD_ANSWERED: Final = "llmservice:requests_answered:rate5m"
+RECORD_ENGINE_REQUESTS: Final = "llmservice:engine_requests:rate5m"
+
 LABEL_M_SERVICE: Final = "llmservice"
 LABEL_M_PROVIDER: Final = "gen_ai_provider_name"
 LABEL_M_OPERATION: Final = "gen_ai_operation_name"

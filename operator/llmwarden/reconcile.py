@@ -23,6 +23,7 @@ from llmwarden.desired.snapshot import Outcome, Snapshot, Source
 from llmwarden.domain import budgets, conditions
 from llmwarden.errors import InvalidSpecError, NotFoundError, UnavailableError
 from llmwarden.kube import Client
+from llmwarden.observe.engines import Engines
 from llmwarden.observe.ledger import Ledger
 from llmwarden.observe.prometheus import Prometheus
 from llmwarden.observe.world import Key, Name, World
@@ -224,20 +225,27 @@ class Reconciler:
 
 
 class Sources:
-    """Asks Prometheus and the ledger, once a tick for all, and lets the world know. An answer that fails keeps the last figures."""
+    """Asks Prometheus, the ledger and engines, once a tick for all, and lets the world know. An answer that fails keeps the last figures."""
 
     def __init__(
-        self, world: World, prometheus: Prometheus | None, ledger: Ledger, now: Callable[[], dt.datetime]
+        self,
+        world: World,
+        prometheus: Prometheus | None,
+        ledger: Ledger,
+        engines: Engines,
+        now: Callable[[], dt.datetime],
     ) -> None:
         self._world = world
+        self._engines = engines
         self._prometheus = prometheus
         self._ledger = ledger
         self._now = now
 
     async def ask(self) -> None:
-        """Ask both."""
+        """Ask all."""
         await self._ask_prometheus()
         await self._ask_ledger()
+        self._world.engines = await self._engines.ask(self._world.engine_addresses())
 
     async def _ask_prometheus(self) -> None:
         if self._prometheus is None:

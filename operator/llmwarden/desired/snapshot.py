@@ -31,11 +31,21 @@ class Engine:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineIdentity:
+    """What an engine is, by its own metrics (not by the spec). Empty strings are unknown; `message` says what is missing or wrong."""
+
+    type: str
+    version: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Figures:
     """One service's figures out of Prometheus. None is unknown, which is not zero.
 
     `scraped`: whether Prometheus has any series of the service's proxies. `good`: share of good calls (0 to 1) by objective.
-    `credential_errors`: whether a proxy could not read the key that it should add.
+    `credential_errors`: whether a proxy could not read the key that it should add. `coverage`: calls that the proxies saw, of those that the
+    engine counted in the last hour (0 to about 1); None where it does not say, or had next to none.
     """
 
     scraped: bool = False
@@ -47,6 +57,7 @@ class Figures:
     output_tokens_per_second: float | None = None
     credential_errors: bool = False
     engine: Engine = Engine()
+    coverage: float | None = None
     good: Mapping[str, Decimal] = field(default_factory=dict)
 
 
@@ -92,6 +103,7 @@ class Snapshot:
     capabilities: Capabilities = Capabilities()
     prometheus: Source = Source()
     figures: Figures = Figures()
+    engine: EngineIdentity | None = None
     ledger: Source = Source()
     usage: wire.ServiceUsage | None = None
     budgets: Mapping[str, wire.BudgetUsage] = field(default_factory=dict)

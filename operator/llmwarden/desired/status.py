@@ -13,7 +13,6 @@ from typing import Any, Final, Literal
 from llmwarden import wire
 from llmwarden.api.v1alpha1 import llmservice as api
 from llmwarden.api.v1alpha1.common import Condition, ConditionStatus, ConditionType, Money
-from llmwarden.desired.pods import PodView
 from llmwarden.desired.snapshot import Engine, Figures, Outcome, Problem, Quantiles, Snapshot
 from llmwarden.domain import budgets, conditions, durations, money, objectives
 from llmwarden.domain.objectives import SpendObjective
@@ -42,8 +41,8 @@ def build(
         latency=_latency(figures) if fresh else old.latency,
         errors=api.ErrorsStatus(rate_percent=_percent(figures.error_ratio)) if fresh else old.errors,
         throughput=_throughput(figures) if fresh else old.throughput,
-        engine=_engine(figures.engine) if snapshot.prometheus.fresh else old.engine,
-        workload=_workload(snapshot.pods),
+        engine=_engine(snapshot, old),
+        workload=_workload(snapshot, old),
         enforcement=_enforcement(snapshot, held),
         injection=injection,
     )
@@ -176,14 +175,25 @@ def _rate(value: float | None, scale: int) -> str | None:
     return None if value is None else _plain(two_digits(Decimal(str(value)) * scale))
 
 
-def _engine(engine: Engine) -> api.EngineStatus | None:
-    found = api.EngineStatus(
+def _engine(snapshot: Snapshot, old: api.LLMServiceStatus) -> api.EngineStatus | None:
+    found = _load(snapshot.figures.engine) if snapshot.prometheus.fresh else old.engine or api.EngineStatus()
+    identity = snapshot.engine
+    if identity is not None:
+        found = found.replace(
+            type=identity.type or None, version=identity.version or None, message=identity.message or None
+        )
+    elif old.engine is not None:
+        found = found.replace(type=old.engine.type, version=old.engine.version, message=old.engine.message)
+    return found if found.dump() else None
+
+
+def _load(engine: Engine) -> api.EngineStatus:
+    return api.EngineStatus(
         requests_running=None if engine.running is None else round(engine.running),
         requests_waiting=None if engine.waiting is None else round(engine.waiting),
         kv_cache_used_percent=None if engine.cache_used is None else round(engine.cache_used * 100),
         prefix_cache_hit_percent=None if engine.prefix_hits is None else round(engine.prefix_hits * 100),
     )
-    return found if found.dump() else None
 
 
 def _significant_money(picodollars: int, calls: int) -> str:
@@ -196,11 +206,17 @@ def _significant_money(picodollars: int, calls: int) -> str:
 # Pods ---------------------------------------------------------------------------------------------------------------
 
 
-def _workload(pods: tuple[PodView, ...]) -> api.WorkloadStatus:
+def _workload(snapshot: Snapshot, old: api.LLMServiceStatus) -> api.WorkloadStatus:
+    pods = snapshot.pods
+    coverage = snapshot.figures.coverage
+    percent = None if coverage is None else min(100, int(coverage * 100))
+    if not snapshot.prometheus.fresh:
+        percent = old.workload.coverage_percent if old.workload is not None else None
     lacking = [pod for pod in pods if pod.state != "Metered"]
     return api.WorkloadStatus(
         selected=len(pods),
         metered=len(pods) - len(lacking),
+        coverage_percent=percent,
         unmetered=tuple(
             api.UnmeteredPod(pod=pod.name, reason=pod.reason, remedy=pod.remedy)
             for pod in sorted(lacking, key=lambda pod: (pod.state, pod.name))

@@ -84,6 +84,10 @@ def _proxies(params: Params) -> list[tuple[str, str]]:
     by_kind = f"{promql.BY}, {names.LABEL_M_TOKEN_TYPE}"
     found = [
         ("llmservice:requests:rate5m", promql.rate(names.METRIC_REQUESTS, of, WINDOW)),
+        (
+            names.RECORD_ANSWERED,
+            promql.rate(names.METRIC_REQUESTS, f'{of},{names.LABEL_M_STATUS}=~"2.."', WINDOW),
+        ),
         ("llmservice:errors:ratio5m", promql.error_ratio(of, WINDOW)),
         ("llmservice:tokens:rate5m", promql.rate(names.METRIC_TOKENS, of, WINDOW, by_kind)),
         ("llmservice:cost_usd:rate5m", promql.rate(names.METRIC_COST, of, WINDOW)),

@@ -21,6 +21,7 @@ from llmwarden.errors import InvalidSpecError, WardenError
 from llmwarden.handlers import watches
 from llmwarden.handlers.queue import WorkQueue
 from llmwarden.kube.client import until_available
+from llmwarden.observe.engines import Engines
 from llmwarden.observe.ledger import Ledger
 from llmwarden.observe.prometheus import Prometheus
 from llmwarden.observe.world import KINDS, NAMESPACE, Key, World
@@ -52,7 +53,8 @@ class Operator:
         url = settings.prometheus_url
         self._prometheus = Prometheus(url, settings.prometheus_timeout) if url else None
         self._ledger = Ledger(settings.ledger_url, token_file)
-        self._sources = Sources(self._world, self._prometheus, self._ledger, now)
+        self._engines = Engines(time.monotonic)
+        self._sources = Sources(self._world, self._prometheus, self._ledger, self._engines, now)
         self._synced = asyncio.Event()
         self._resynced = time.monotonic()
 
@@ -71,6 +73,7 @@ class Operator:
             )
         finally:
             await self._ledger.close()
+            await self._engines.close()
             if self._prometheus is not None:
                 await self._prometheus.close()
 

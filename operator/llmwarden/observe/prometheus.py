@@ -16,6 +16,7 @@ from llmwarden.desired.snapshot import Engine, Figures, Quantiles
 from llmwarden.errors import UnavailableError
 
 WINDOWS: Final = ("5m", "1h")  # the second where the first has no traffic
+COVERAGE_CALLS: Final = 100  # of an engine in an hour; below, single calls at the edges of scrapes would make the share
 AT_ONCE: Final = 4  # questions in flight: Prometheus has others to answer, too
 Key = tuple[str, str]  # namespace, service
 Values = dict[Key, float]
@@ -54,6 +55,13 @@ _HISTOGRAMS: Final = {"ttft": names.METRIC_TTFT, "duration": names.METRIC_DURATI
 _HITS: Final = 'vllm:prefix_cache_hits_total{llmservice!=""}'
 _QUERIES: Final = 'vllm:prefix_cache_queries_total{llmservice!=""}'
 
+# Both recorded in one evaluation, so that their sums over an hour are of the same calls. Scrapes a moment apart make single calls differ.
+_COVERAGE: Final = (
+    f"sum by ({promql.BY}) (sum_over_time({names.RECORD_ANSWERED}[1h]))\n"
+    f"/ (sum by ({promql.BY}) (sum_over_time({names.RECORD_ENGINE_REQUESTS}[1h])) > 0)\n"
+    f"and sum by ({promql.BY}) (avg_over_time({names.RECORD_ENGINE_REQUESTS}[1h])) * 3600 >= {COVERAGE_CALLS}"
+)
+
 QUESTIONS: Final[tuple[Question, ...]] = (
     Question("scraped", f"count by ({promql.BY}) ({names.METRIC_IN_FLIGHT})"),
     *(
@@ -75,6 +83,7 @@ QUESTIONS: Final[tuple[Question, ...]] = (
         "engine.prefix_hits",
         f"sum by ({promql.BY}) (rate({_HITS}[5m])) / (sum by ({promql.BY}) (rate({_QUERIES}[5m])) > 0)",
     ),
+    Question("coverage", _COVERAGE),
 )
 OBJECTIVES: Final = Question("objectives", f"max by ({promql.BY}, objective) ({names.RECORD_RATIO})")
 
@@ -187,5 +196,6 @@ def _figures(value: Callable[[str], float | None], good: Mapping[str, Decimal]) 
             cache_used=value("engine.cache_used"),
             prefix_hits=value("engine.prefix_hits"),
         ),
+        coverage=value("coverage"),
         good=good,
     )

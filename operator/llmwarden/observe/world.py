@@ -16,12 +16,14 @@ from llmwarden import names, wire
 from llmwarden.api.v1alpha1 import ClusterLLMBudget, LLMBudget, LLMService, ModelPrice, parse
 from llmwarden.desired import diff, pods
 from llmwarden.desired import status as statuses
+from llmwarden.desired.monitors import TRITON_METRICS_PORT
 from llmwarden.desired.sdk import CLIENTS
 from llmwarden.desired.sidecar import renamed_port, services_upstream
-from llmwarden.desired.snapshot import Capabilities, Figures, Problem, Snapshot, Source
+from llmwarden.desired.snapshot import Capabilities, EngineIdentity, Figures, Problem, Snapshot, Source
 from llmwarden.domain import budgets, objectives, prices, selectors, upstream
 from llmwarden.errors import InvalidSpecError
 from llmwarden.kube import Client, Informer
+from llmwarden.observe.engines import Address
 from llmwarden.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -48,6 +50,7 @@ KINDS: Final[Mapping[str, str]] = {
 NAMESPACE: Final = "Namespace"
 MANAGED: Final = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
 MONITORING: Final = "monitoring.coreos.com/v1"
+COVERED: Final = 0.99  # of an engine's calls; below, some go around the proxies
 GONE: Final = frozenset({"Succeeded", "Failed"})
 _VARIABLES: Final = frozenset(
     variable
@@ -78,6 +81,7 @@ class World:
         self._owned = self._informers()
         self.prometheus = Source(configured=bool(settings.prometheus_url))
         self.figures: Mapping[Name, Figures] = {}
+        self.engines: Mapping[Name, EngineIdentity] = {}
         self.ledger = Source()
         self.usage: wire.Usage | None = None
         self.ca_bundle = ""
@@ -420,12 +424,34 @@ class World:
             capabilities=self.capabilities,
             prometheus=self.prometheus,
             figures=figures,
+            engine=self.engines.get(name),
             ledger=self.ledger if usage is None or service.key in usage.services else _unknown_to(self.ledger),
             usage=usage.services.get(service.key) if usage else None,
             budgets=usage.budgets if usage else {},
             problems=(*statuses.problems(service), *self._upstream(service)),
-            warnings=(*self._around(service, selected, local), *_credentials(service, figures)),
+            warnings=(*self._around(service, selected, local), *_credentials(service, figures), *_coverage(figures)),
         )
+
+    def engine_addresses(self) -> list[Address]:
+        """Return where the engines behind Port services can be asked: of each service one pod that is ready."""
+        found = []
+        for service in self.services():
+            interception = service.spec.workload.interception
+            local = self._local.get(service.metadata.namespace)
+            if upstream.interception(service) != "Port" or not interception or not interception.port or local is None:
+                continue
+            # Triton's metrics are on a port of their own.
+            triton = service.spec.backend.type == "TensorRTLLM"
+            port_name = TRITON_METRICS_PORT if triton else interception.port.name
+            wanted = {port_name, renamed_port(port_name)}
+            for pod in sorted(local[0].items.values(), key=lambda pod: str(pod["metadata"]["name"])):
+                numbers = sorted(_numbers(pod, wanted)) if _selects(service, pod) and _ready(pod) else []
+                if numbers and pod["status"].get("podIP"):
+                    name = (service.metadata.namespace, service.metadata.name)
+                    uid, ip = pod["metadata"]["uid"], pod["status"]["podIP"]
+                    found.append(Address(name, uid, ip, numbers[0], service.spec.backend.type))
+                    break
+        return found
 
     def objectives(self, service: LLMService) -> tuple[objectives.Objective, ...]:
         """Return what can work of a service's objectives."""
@@ -480,11 +506,25 @@ def _credentials(service: LLMService, figures: Figures) -> tuple[Problem, ...]:
     return (Problem("SecretMissing", text),)
 
 
+def _coverage(figures: Figures) -> tuple[Problem, ...]:
+    if figures.coverage is None or figures.coverage >= COVERED:
+        return ()
+    text = (
+        f"In the last hour the engine counted more calls than its proxies saw ({figures.coverage * 100:.0f} %): the others go around them, "
+        "unmeasured and outside every budget. Let Services target the port by its name, and callers use a Service, not pods' addresses."
+    )
+    return (Problem("TrafficAroundProxy", text),)
+
+
 def _unknown_to(ledger: Source) -> Source:
     """Say that the ledger answers, but does not know the service yet."""
     return Source(
         asked=ledger.asked, fresh=False, reason="NotKnownYet", message="The ledger does not know this service yet."
     )
+
+
+def _ready(pod: Mapping[str, Any]) -> bool:
+    return any(item["type"] == "Ready" and item["status"] == "True" for item in pod["status"]["conditions"])
 
 
 def _selects(service: LLMService, pod: Mapping[str, Any]) -> bool:
@@ -572,6 +612,7 @@ def strip_pod(pod: Object) -> Object:
                 for key in ("containerStatuses", "initContainerStatuses")
                 if key in status
             },
+            **({"podIP": status["podIP"]} if "podIP" in status else {}),
         },
     }
     return stripped

@@ -363,6 +363,12 @@ class ThroughputStatus(Model):
 class EngineStatus(Model):
     """What the engine says of itself."""
 
+    type: Short | None = None
+    """Which it is, by its own metrics."""
+    version: Short | None = None
+    """Its version, as it says."""
+    message: Text | None = None
+    """What its metrics leave out, or why there are none."""
     requests_running: Count | None = None
     """Requests that it works on."""
     requests_waiting: Count | None = None
@@ -420,6 +426,8 @@ class WorkloadStatus(Model):
     """Pods that the selector matches."""
     metered: Count = 0
     """Those with a working proxy."""
+    coverage_percent: Count | None = None
+    """Calls that the proxies saw in the last hour, of those that the engine itself counted; absent where it does not say."""
     unmetered: Annotated[tuple[UnmeteredPod, ...], Field(max_length=20, json_schema_extra=ATOMIC), first(20)] = ()
     """The others, the first twenty."""
 

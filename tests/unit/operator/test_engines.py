@@ -1,0 +1,153 @@
+"""Engines are asked what they are, over real HTTP on loopback."""
+
+import asyncio
+import http.server
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from llmwarden.desired.snapshot import EngineIdentity
+from llmwarden.observe.engines import AGAIN_SECONDS, RETRY_SECONDS, Address, Engines
+
+SAMPLES = Path(__file__).parents[1] / "domain" / "engines"
+NAME = ("models", "chat")
+
+
+@contextmanager
+def server(pages: dict[str, str]) -> Iterator[tuple[int, list[str]]]:
+    """Serve these pages; gives the port and the paths that were asked for."""
+    asked: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            text = pages.get(self.path)
+            self.send_response(404 if text is None else 200)
+            self.end_headers()
+            self.wfile.write((text or "").encode())
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
+            del format, args
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        thread = threading.Thread(target=running.serve_forever, daemon=True)
+        thread.start()
+        yield running.server_address[1], asked
+        running.shutdown()
+
+
+def sample(name: str) -> str:
+    return (SAMPLES / f"{name}.prom").read_text(encoding="utf-8")
+
+
+def ask(
+    port: int, type_: str, clock: list[float] | None = None, engines: Engines | None = None
+) -> EngineIdentity | None:
+    async def run() -> EngineIdentity | None:
+        asker = engines or Engines(lambda: (clock or [0.0])[0])
+        try:
+            found = await asker.ask([Address(NAME, "uid-1", "127.0.0.1", port, type_)])
+            return found.get(NAME)
+        finally:
+            await asker.close()
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("pages", "type_", "expected"),
+    [
+        (
+            {"/metrics": sample("vllm"), "/version": '{"version":"0.32.0"}'},
+            "VLLM",
+            EngineIdentity("VLLM", "0.32.0"),
+        ),
+        ({"/metrics": sample("vllm-ray")}, "OpenAICompatible", EngineIdentity("VLLM")),
+        (
+            {"/v1/metrics": sample("nim"), "/v1/version": '{"release":"1.8.4","api":"1.8.0"}'},
+            "NIM",
+            EngineIdentity("NIM", "1.8.4"),
+        ),
+        (
+            {"/metrics": sample("sglang"), "/get_server_info": '{"version":"0.5.2"}'},
+            "VLLM",
+            EngineIdentity(
+                "SGLang", "0.5.2", "By its metrics it is SGLang, not VLLM as backend.type says: correct the type."
+            ),
+        ),
+        (
+            {"/metrics": sample("llama-cpp"), "/props": '{"build_info":"b6000-abc"}'},
+            "LlamaCpp",
+            EngineIdentity("LlamaCpp", "b6000-abc", "This version, or its flags, leave out: cache_used."),
+        ),
+        (
+            {"/api/version": '{"version":"0.12.3"}'},
+            "Ollama",
+            EngineIdentity(
+                "Ollama", "0.12.3", "Ollama has no metrics of its own: what the proxy measures is all there is."
+            ),
+        ),
+        (
+            {"/metrics": "go_goroutines 3\n"},
+            "OpenAICompatible",
+            EngineIdentity(
+                "", "", "Its metrics are of no engine that is known here: its queue and cache are not shown."
+            ),
+        ),
+        ({}, "VLLM", None),
+        ({"/metrics": sample("tgi"), "/info": "<html>"}, "TGI", EngineIdentity("TGI")),
+    ],
+)
+def test_an_engine_says_what_it_is(pages: dict[str, str], type_: str, expected: EngineIdentity | None) -> None:
+    with server(pages) as (port, _):
+        assert ask(port, type_) == expected
+
+
+def test_it_is_asked_again_when_the_pod_is_another_or_much_time_has_passed() -> None:
+    now = [0.0]
+
+    async def run(port: int, asked: list[str]) -> None:
+        engines = Engines(lambda: now[0])
+
+        async def look(pod: str) -> int:
+            before = len(asked)
+            assert (await engines.ask([Address(NAME, pod, "127.0.0.1", port, "VLLM")]))[NAME].version == "0.32.0"
+            return len(asked) - before
+
+        assert await look("a") == 2
+        assert await look("a") == 0
+        assert await look("b") == 2
+        now[0] += AGAIN_SECONDS + 1
+        assert await look("b") == 2
+        assert await engines.ask([]) == {}
+        await engines.close()
+
+    with server({"/metrics": sample("vllm"), "/version": '{"version":"0.32.0"}'}) as (port, asked):
+        asyncio.run(run(port, asked))
+
+
+def test_what_was_known_outlives_a_pod_that_does_not_answer() -> None:
+    now = [0.0]
+    pages = {"/metrics": sample("vllm"), "/version": '{"version":"0.32.0"}'}
+
+    async def run(port: int) -> None:
+        engines = Engines(lambda: now[0])
+        here = [Address(NAME, "a", "127.0.0.1", port, "VLLM")]
+        assert NAME in await engines.ask(here)
+        pages.clear()
+        now[0] += AGAIN_SECONDS + 1
+        assert (await engines.ask(here))[NAME].type == "VLLM"
+        # Another type is another engine: nothing is known of it yet, and it is asked again soon.
+        other = [Address(NAME, "b", "127.0.0.1", port, "TGI")]
+        assert NAME not in await engines.ask(other)
+        pages["/metrics"] = sample("tgi")
+        assert NAME not in await engines.ask(other)
+        now[0] += RETRY_SECONDS + 1
+        assert (await engines.ask(other))[NAME].type == "TGI"
+        await engines.close()
+
+    with server(pages) as (port, _):
+        asyncio.run(run(port))
