@@ -1,4 +1,13 @@
-"""Measured calls: the seam's other side. Understands beside the path, asks the gate, settles once per call."""
+"""Measured calls: the seam's other side. Understands beside the path, asks the gate, settles once per call.
+
+A call's life: `MeteredService.open` finds the dialect by the target; `admit` reads the request and decides; `answered` and `feed`
+understand the answer as it passes; `end` or `fail` settles it (`settle.py`: one record, from which all else is made).
+
+Where admission hooks in: `MeteredCall._check` asks the gate, `_decide` acts on its answer (`settle.refuse` notes a refusal), and
+`settle.settle` gives back or charges. What bounds a call from above is in `MeteredCall.asked`: output by `max_tokens` x `choices`, unless
+`max_tokens` is None; input by `body_bytes` (no tokenizer makes more than one token of a byte; the JSON around a text outweighs the
+tokens around a message); and neither holds where `unbounded` says why not. `admit` may return an awaitable: a call can wait for a lease.
+"""
 
 import posixpath
 import time
@@ -8,24 +17,20 @@ from urllib.parse import unquote
 
 import msgspec
 
-from llmwarden import names
-from llmwarden.proxy import prices, spans
+from llmwarden.proxy import settle, spans
 from llmwarden.proxy.credentials import Credentials
-from llmwarden.proxy.dialects.base import Answer, Asked, Dialect, Event
+from llmwarden.proxy.dialects import ordered
+from llmwarden.proxy.dialects.base import Answer, Asked, Dialect, Event, Match, Target
+from llmwarden.proxy.framing import SPLITTERS, Splitter
 from llmwarden.proxy.gate import Allowed, Denied, Gate, NeedsPrice
 from llmwarden.proxy.http1 import BadMessageError, origin_form
-from llmwarden.proxy.journal import Entry, Journal
+from llmwarden.proxy.journal import Journal
 from llmwarden.proxy.prices import Known, PriceBook
 from llmwarden.proxy.seam import Decision, Forward, Header, Refusal, Request
 from llmwarden.proxy.settings import Identity, Route, parse_origin
-from llmwarden.proxy.sse import Splitter, payload
-from llmwarden.proxy.telemetry import Finished, Metrics
+from llmwarden.proxy.telemetry import Metrics
 from llmwarden.wire import Config, ServiceConfig, Tokens
 
-# Backends that are known to take `stream_options.include_usage`; others might refuse a field they do not know.
-_GIVES_USAGE: Final = frozenset(
-    {"OpenAI", "AzureOpenAI", "VLLM", "SGLang", "NIM", "TensorRTLLM", "LlamaCpp", "Ollama", "TGI"}
-)
 # Until the ledger has said how a service's provider is called: the same names (domain/upstream.py); others are the type in lower case.
 _PROVIDERS: Final = {
     "OpenAI": "openai",
@@ -42,11 +47,7 @@ _REPLACED: Final = frozenset({b"accept-encoding", b"traceparent"})
 _PATHS: Final = 256  # targets whose meaning is remembered
 _WHOLE_CAP: Final = 16 * 1024 * 1024  # bytes of an answer that are kept to be understood at its end
 _PROGRESS_SECONDS: Final = 1.0  # how often a stream's progress goes into the journal
-_BYTES_PER_TOKEN: Final = 4
-_ERROR: Final = 400  # HTTP statuses from here on are errors
 _OK: Final = 200
-_GONE: Final = 499  # nginx's number for a client that went away
-_NANO: Final = 1e9
 
 
 class Shared:
@@ -74,15 +75,14 @@ class Shared:
 
 
 class MeteredService:
-    """`seam.Service` of one route."""
+    """`seam.Service` of one route. It understands every dialect, its backend's own first: none is a way around a budget."""
 
-    def __init__(self, route: Route, dialect: Dialect, shared: Shared) -> None:
+    def __init__(self, route: Route, dialects: tuple[Dialect, ...], shared: Shared) -> None:
         self.route = route
-        self.dialect = dialect
+        self.dialects = ordered(dialects, route.backend)
         self.shared = shared
         self.name = route.service
         self.full_name = f"{shared.identity.namespace}/{route.service}"
-        self.gives_usage = route.backend in _GIVES_USAGE
         self.fallback_provider = _PROVIDERS.get(route.backend, route.backend.lower())
         origin = parse_origin(route.upstream)
         self.server: dict[str, spans.Value] = {"server.address": origin.host, "server.port": origin.port}
@@ -91,24 +91,22 @@ class MeteredService:
         self._credentials = Credentials(
             route.credential_file, route.backend, metrics.credential_errors.labels(route.service).inc
         )
-        self._operations: dict[bytes, str | None] = {}
+        self._found: dict[bytes, tuple[Match, Dialect] | None] = {}
 
     def open(self, request: Request) -> "MeteredCall | None":
-        """A call when it is a POST to one of the dialect's paths."""
+        """A call when the request goes to an endpoint that some dialect knows."""
         config = self.shared.config
         service = config.services.get(self.name) if config is not None else None
         if service is not None and service.state == "Released":
             reason = "released"
         elif request.upgrade:
             reason = "upgrade"
-        elif request.method != b"POST":
-            reason = "method"
         else:
-            operation = self._operation(request.target)
-            if operation is not None:
+            found = self._find(request)
+            if found is not None and not found[0].poll:
                 self.in_flight.inc()
-                return MeteredCall(self, request, operation, service)
-            reason = "path"
+                return MeteredCall(self, request, *found, service)
+            reason = "path" if request.method == b"POST" else "method"
         self.spliced(reason)
         return None
 
@@ -116,23 +114,40 @@ class MeteredService:
         """Count what passes without being understood."""
         self.shared.metrics.unmeasured.labels(self.name, reason).inc()
 
+    def limited(self, reason: str) -> None:
+        """Count what a limit of ours turned away."""
+        self.shared.metrics.limited.labels(self.name, reason).inc()
+
     def credentials(self) -> tuple[frozenset[bytes], bytes]:
         """The provider's key, when we hold it."""
         return self._credentials.headers()
 
     def error_body(self, status: int, code: str, message: str) -> bytes:
-        """An error of ours, in the dialect's shape, that says whose it is."""
-        return self.dialect.error_body(status, code, f"LLM Warden: {message}")
+        """An error of ours, in the backend's own shape, that says whose it is."""
+        return self.dialects[0].error_body(status, code, f"LLM Warden: {message}")
 
-    def _operation(self, target: bytes) -> str | None:
-        try:
-            return self._operations[target]
-        except KeyError:
-            pass
-        operation = self.dialect.operation(normalise(target))
-        if len(self._operations) < _PATHS:
-            self._operations[target] = operation
-        return operation
+    def _find(self, request: Request) -> tuple[Match, Dialect] | None:
+        post = request.method == b"POST"
+        if post:
+            try:
+                return self._found[request.target]
+            except KeyError:
+                pass
+        target = Target(
+            request.method.decode("latin-1"),
+            normalise(request.target),
+            request.target.partition(b"?")[2].decode("latin-1"),
+            self.route.backend,
+        )
+        found = None
+        for dialect in self.dialects:
+            match = dialect.match(target)
+            if match is not None:
+                found = match, dialect
+                break
+        if post and len(self._found) < _PATHS:
+            self._found[request.target] = found
+        return found
 
 
 def normalise(target: bytes) -> str:
@@ -141,60 +156,66 @@ def normalise(target: bytes) -> str:
         path = origin_form(target).partition(b"?")[0].partition(b"#")[0]
     except BadMessageError:
         return "/"
-    return posixpath.normpath("/" + unquote(path.decode("latin-1")).lstrip("/")).lower()
+    return posixpath.normpath("/" + unquote(path.decode("latin-1")).lstrip("/"))
 
 
 class MeteredCall:
     """`seam.Call`: one measured request. The configuration is that of its beginning, whatever comes meanwhile."""
 
     __slots__ = (
-        "_answer",
-        "_asked",
-        "_budget",
-        "_config",
         "_hides",
-        "_model",
-        "_number",
         "_opaque",
-        "_operation",
         "_progress_at",
-        "_service",
+        "_request",
         "_settled",
         "_splitter",
-        "_started",
-        "_status",
-        "_streams",
-        "_trace",
         "_unread",
         "_usage_added",
         "_whole",
         "_whole_size",
+        "answer",
+        "asked",
+        "body_bytes",
+        "budget",
+        "config",
+        "dialect",
+        "match",
+        "model",
+        "number",
+        "service",
+        "started",
+        "status",
+        "trace",
     )
 
-    def __init__(self, service: MeteredService, request: Request, operation: str, config: ServiceConfig | None) -> None:
-        self._service = service
-        self._config = config
-        self._operation = operation
-        self._started = request.started
+    def __init__(
+        self, service: MeteredService, request: Request, match: Match, dialect: Dialect, config: ServiceConfig | None
+    ) -> None:
+        self.service = service
+        self.match = match
+        self.dialect = dialect
+        self.config = config
+        self.started = request.started
         traceparent = b""
         for low, _, value in request.headers:
             if low == b"traceparent":
                 traceparent = value
-        self._trace = spans.begin(traceparent, config.sample_percent if config is not None else 100.0)
-        self._asked = Asked()
-        self._answer = Answer()
+        self.trace = spans.begin(traceparent, config.sample_percent if config is not None else 100.0)
+        self.asked = Asked()
+        self.answer = Answer()
+        self.body_bytes = 0
+        self.model = ""  # as sent upstream
+        self.budget = ""  # that made us change the model, or refused
+        self.status = 0
+        self.number = 0  # in the journal, while it streams
+        self._request = request
         self._opaque = False
-        self._model = ""  # as sent upstream
-        self._budget = ""  # that made us change the model
         self._usage_added = False
-        self._status = 0
-        self._streams = False
         self._hides = False
         self._unread = False  # the answer is compressed, or too large
-        self._splitter = Splitter()
+        self._splitter: Splitter | None = None
         self._whole: list[bytes] = []
         self._whole_size = 0
-        self._number = 0
         self._progress_at = 0.0
         self._settled = False
 
@@ -202,78 +223,78 @@ class MeteredCall:
 
     def admit(self, body: bytes | None) -> Decision | Awaitable[Decision]:
         """Read the request, resolve its price, ask the gate; waits only where a budget refuses unpriced models."""
-        asked = self._service.dialect.read_request(body) if body is not None else None
+        asked = self.match.api.read_request(body, self.match) if body is not None else None
+        self.body_bytes = len(body) if body is not None else self._request.length or 0
         if asked is None:
             self._opaque = True
+            self.model = self.asked.model = self.match.model
+            self.asked.unbounded = "unreadable"
         else:
-            self._asked = asked
-            self._model = asked.model
-        self._price()  # asks for it when it is not there: by the call's end it is
+            self.asked = asked
+            self.model = asked.model
+        self.price()  # asks for it when it is not there: by the call's end it is
         outcome = self._check(asked=False)
         if isinstance(outcome, NeedsPrice):
             return self._admit_priced(outcome.model, body)
         return self._decide(outcome, body)
 
     async def _admit_priced(self, model: str, body: bytes | None) -> Decision:
-        shared = self._service.shared
+        shared = self.service.shared
         if shared.ask is not None:
-            await shared.ask(self._service.name, model)
+            await shared.ask(self.service.name, model)
         outcome = self._check(asked=True)
         return self._decide(outcome if not isinstance(outcome, NeedsPrice) else Allowed(), body)
 
     def head(self, request: Request) -> tuple[frozenset[bytes], list[bytes]]:  # noqa: ARG002 - the seam's signature
         """Ask for an answer that can be read, and continue the trace."""
-        return _REPLACED, [b"Accept-Encoding: identity\r\ntraceparent: ", self._trace.header(), b"\r\n"]
+        return _REPLACED, [b"Accept-Encoding: identity\r\ntraceparent: ", self.trace.header(), b"\r\n"]
 
     def answered(self, status: int, headers: list[Header]) -> bool:
         """Note status and kind of the answer."""
-        self._status = status
+        self.status = status
+        framing = None
         for low, _, value in headers:
             if low == b"content-type":
-                self._streams = value.lower().startswith(b"text/event-stream")
+                framing = self.match.api.framing(value.lower(), self.asked)
             elif low == b"content-encoding" and value.strip().lower() not in {b"", b"identity"}:
                 self._unread = True
-        if self._streams and status == _OK and not self._unread:
-            self._hides = self._usage_added
-            known = self._price()
-            self._number = self._service.shared.journal.open(
-                self._service.name,
-                self._provider(),
-                self._row_model(),
-                known.price_id if known is not None else None,
-                Tokens(input=self._asked.input_estimate),
-            )
-            self._progress_at = time.perf_counter() + _PROGRESS_SECONDS
+        if framing is not None and not self._unread:
+            self._splitter = SPLITTERS[framing]()
+            if status == _OK:
+                self._hides = self._usage_added
+                known = self.price()
+                self.number = self.service.shared.journal.open(
+                    self.service.name,
+                    self.provider(),
+                    self.row_model(),
+                    known.price_id if known is not None else None,
+                    Tokens(input=settle.input_estimate(self)),
+                )
+                self._progress_at = time.perf_counter() + _PROGRESS_SECONDS
         return self._hides
 
     def feed(self, data: bytes) -> bytes:
         """Understand a piece; hold back only usage that the client did not ask for."""
-        if self._unread:
-            return data
-        if not self._streams:
-            self._whole_size += len(data)
-            if self._whole_size > _WHOLE_CAP:
-                self._unread = True
-                self._whole.clear()
-            else:
-                self._whole.append(data)
+        splitter = self._splitter
+        if splitter is None:
+            self._keep(data)
             return data
         now = time.perf_counter()
+        answer = self.answer
+        api = self.match.api
         out: list[bytes] = []
-        answer = self._answer
-        dialect = self._service.dialect
-        for event, content in self._splitter.feed(data):
-            kind = dialect.event(answer, content, now) if content is not None else Event.KEEP
+        for raw, payload in splitter.feed(data):
+            kind = api.event(answer, payload, now) if payload is not None else Event.KEEP
             if self._hides:
                 if kind is Event.KEEP:
-                    out.append(event)
+                    out.append(raw)
                 elif kind is Event.STRIP:
-                    out.append(dialect.strip(event))
+                    out.append(api.strip(raw))
         if answer.done:
             self._settle("", None)
-        elif now >= self._progress_at and self._number:
+        elif now >= self._progress_at and self.number:
             self._progress_at = now + _PROGRESS_SECONDS
-            self._service.shared.journal.progress(self._number, answer.pieces)
+            self.service.shared.journal.progress(self.number, answer.pieces)
         return b"".join(out) if self._hides else data
 
     def end(self) -> bytes:
@@ -288,36 +309,57 @@ class MeteredCall:
         self._settle(error, status)
         return held
 
-    # Deciding.
+    def _keep(self, data: bytes) -> None:
+        """Keep an answer that is read at its end."""
+        if self._unread:
+            return
+        self._whole_size += len(data)
+        if self._whole_size > _WHOLE_CAP:
+            self._unread = True
+            self._whole.clear()
+        else:
+            self._whole.append(data)
+
+    # Prices, and by which model.
+
+    def provider(self) -> str:
+        """The provider as the ledger calls it."""
+        return (self.config.provider if self.config is not None else "") or self.service.fallback_provider
+
+    def row_model(self) -> str:
+        """The model that is charged: the one that was asked for, as the price was resolved by it."""
+        return self.model or self.answer.model
+
+    def price(self) -> Known | None:
+        """The price, asked for in the background where it is not known or not fresh."""
+        if not self.model:
+            return None
+        known = self._fresh(self.model)
+        if known is None:
+            shared = self.service.shared
+            if shared.ask_soon is not None:
+                shared.ask_soon(self.service.name, self.model)
+            known = shared.prices.last(self.service.name, self.model)
+        return known
 
     def _fresh(self, model: str) -> Known | None:
-        generation = self._config.price_generation if self._config is not None else ""
-        return self._service.shared.prices.get(self._service.name, model, generation, time.time())
-
-    def _price(self) -> Known | None:
-        """The price, asked for in the background where it is not known or not fresh."""
-        if not self._model:
-            return None
-        known = self._fresh(self._model)
-        if known is None:
-            shared = self._service.shared
-            if shared.ask_soon is not None:
-                shared.ask_soon(self._service.name, self._model)
-            known = shared.prices.last(self._service.name, self._model)
-        return known
+        generation = self.config.price_generation if self.config is not None else ""
+        return self.service.shared.prices.get(self.service.name, model, generation, time.time())
 
     def _priced(self, model: str) -> bool | None:
         """Whether a model has a price. That it had none is not believed once prices have changed."""
         known = self._fresh(model)
         if known is not None:
             return known.price_id is not None
-        last = self._service.shared.prices.last(self._service.name, model)
+        last = self.service.shared.prices.last(self.service.name, model)
         return True if last is not None and last.price_id is not None else None
 
+    # Deciding.
+
     def _check(self, *, asked: bool) -> Allowed | Denied | NeedsPrice:
-        service = self._service
+        service = self.service
         outcome = service.shared.gate.check(
-            self._config, service.full_name, self._model, priced=self._priced, asked=asked, now=time.time()
+            self.config, service.full_name, self.model, priced=self._priced, asked=asked, now=time.time()
         )
         if self._opaque and isinstance(outcome, Allowed) and outcome.fallback:
             return Denied(
@@ -331,175 +373,54 @@ class MeteredCall:
         if isinstance(outcome, Denied):
             return self._refuse(outcome)
         headers: tuple[tuple[bytes, bytes], ...] = ()
+        target = b""
+        api = self.match.api
         if outcome.fallback is not None:
-            self._model = outcome.fallback
-            self._budget = outcome.budget
-            self._price()
+            self.model = outcome.fallback
+            self.budget = outcome.budget
+            self.price()
             headers = ((b"x-llmwarden-fallback", outcome.fallback.encode()),)
+            target = api.write_target(self._request.target, outcome.fallback)
         if body is None or self._opaque:
             return Forward(body, headers)
-        asked = self._asked
-        self._usage_added = asked.stream and not asked.wants_usage and self._service.gives_usage
+        asked = self.asked
+        self._usage_added = asked.stream and not asked.wants_usage and self.match.takes_usage
         if self._usage_added or outcome.fallback is not None:
-            body = self._service.dialect.write_request(body, asked, model=outcome.fallback, usage=self._usage_added)
-        return Forward(body, headers)
+            body = api.write_request(body, asked, model=outcome.fallback, usage=self._usage_added)
+        return Forward(body, headers, target)
 
     def _refuse(self, denied: Denied) -> Refusal:
         self._settled = True
-        service = self._service
-        metrics = service.shared.metrics
-        service.in_flight.dec()
-        metrics.refused.labels(service.name, denied.budget).inc()
-        metrics.series(service.name, self._provider(), self._operation, self._asked.model, "").refused(denied.code)
-        self._budget = denied.budget
-        self._status = 429
-        self._emit(Finished(status=429, error=denied.code, duration=time.perf_counter() - self._started))
-        return service.dialect.refusal(
+        self.service.in_flight.dec()
+        self.budget = denied.budget
+        refusal = self.dialect.refusal(
             denied.code, denied.message, budget=denied.budget, retry_after=denied.retry_after
         )
+        settle.refuse(self, denied.code, refusal.status)
+        return refusal
 
-    # Settling.
+    # The end.
 
     def _last_event(self) -> bytes:
         """What has not made a whole event: understood all the same, and passed on unless it is ours alone."""
-        if not self._streams or self._unread:
+        splitter = self._splitter
+        if splitter is None:
             return b""
-        rest = self._splitter.rest()
-        content = payload(rest) if rest else None
+        rest, payload = splitter.rest()
         kind = Event.KEEP
-        if content is not None and not self._settled:
-            kind = self._service.dialect.event(self._answer, content, time.perf_counter())
+        if payload is not None and not self._settled:
+            kind = self.match.api.event(self.answer, payload, time.perf_counter())
         return rest if self._hides and kind is not Event.WITHHOLD else b""
 
     def _settle(self, error: str, status: int | None) -> None:
         if self._settled:
             return
         self._settled = True
-        service, answer = self._service, self._answer
-        shared = service.shared
-        service.in_flight.dec()
+        self.service.in_flight.dec()
         if self._whole and not error:
-            service.dialect.whole(answer, b"".join(self._whole))
+            self.match.api.whole(self.answer, b"".join(self._whole))
             self._whole.clear()
-        status = status or self._status or _GONE
-        kind = error or (str(status) if status >= _ERROR else answer.error)
-        tokens, estimated = self._tokens(status, kind)
-        known = self._price()
-        price = known.picodollars if known is not None else None
-        paid = prices.cost(price, tokens) if price is not None and (tokens.input or tokens.output) else None
-        if paid is None and not (tokens.input or tokens.output):
-            paid = 0
-        bucket = int(time.time()) // names.BUCKET_SECONDS * names.BUCKET_SECONDS
-        model = self._row_model()
-        if not (tokens.input or tokens.output):
-            model = shared.metrics.capped(model)  # a name that nothing was made of may be anything
-        shared.journal.add(
-            Entry(
-                (service.name, self._provider(), model, known.price_id if known is not None else None, bucket),
-                tokens,
-                error=bool(kind) and kind != "client_disconnected",
-                estimated=estimated,
-            ),
-            self._number,
-        )
-        if self._config is not None:
-            shared.gate.charge(self._config, paid or 0, tokens.input + tokens.output)
-        if estimated:
-            shared.metrics.estimated.labels(service.name).inc()
-        if answer.malformed:
-            shared.metrics.malformed.labels(service.name).inc(answer.malformed)
-        finished = Finished(
-            input=tokens.input,
-            cached_input=tokens.cached_input,
-            cache_write=tokens.cache_write,
-            output=tokens.output,
-            reasoning=tokens.reasoning,
-            status=status,
-            error=kind,
-            duration=time.perf_counter() - self._started,
-            first_token=answer.first_content - self._started if answer.pieces else None,
-            per_token=self._per_token(tokens),
-            picodollars=paid,
-            trace_id=self._trace.trace_id if self._trace.sampled else "",
-        )
-        shared.metrics.series(
-            service.name, self._provider(), self._operation, self._asked.model or answer.model, answer.model
-        ).record(finished)
-        self._emit(finished)
-
-    def _tokens(self, status: int, error: str) -> tuple[Tokens, bool]:
-        """What to charge, and whether it is an estimate: only for what was produced, or answered without usage."""
-        answer = self._answer
-        if answer.usage is not None:
-            return answer.usage, False
-        if status >= _ERROR or (error and not answer.pieces):
-            return Tokens(), False
-        output = answer.pieces or -(-answer.content_bytes // _BYTES_PER_TOKEN)
-        return Tokens(input=self._asked.input_estimate, output=output), True
-
-    def _per_token(self, tokens: Tokens) -> float | None:
-        answer = self._answer
-        if answer.pieces < 2 or tokens.output < 2:  # noqa: PLR2004 - an interval has two ends
-            return None
-        return (answer.last_content - answer.first_content) / (tokens.output - 1)
-
-    def _provider(self) -> str:
-        return (self._config.provider if self._config is not None else "") or self._service.fallback_provider
-
-    def _row_model(self) -> str:
-        """The model that is charged: the one that was asked for, as the price was resolved by it."""
-        return self._model or self._answer.model
-
-    def _emit(self, call: Finished) -> None:  # noqa: C901 - a flat list of attributes
-        exporter = self._service.shared.exporter
-        if exporter is None or not self._trace.sampled:
-            return
-        asked, answer = self._asked, self._answer
-        attributes: dict[str, spans.Value] = {
-            "gen_ai.operation.name": self._operation,
-            "gen_ai.provider.name": self._provider(),
-            "gen_ai.request.model": asked.model,
-            "gen_ai.request.stream": asked.stream,
-            **self._service.server,
-            "http.response.status_code": call.status,
-        }
-        if asked.max_tokens is not None:
-            attributes["gen_ai.request.max_tokens"] = asked.max_tokens
-        if asked.temperature is not None:
-            attributes["gen_ai.request.temperature"] = asked.temperature
-        if answer.model:
-            attributes["gen_ai.response.model"] = answer.model
-        if answer.id:
-            attributes["gen_ai.response.id"] = answer.id
-        if answer.finish_reasons:
-            attributes["gen_ai.response.finish_reasons"] = answer.finish_reasons
-        if call.input or call.output:
-            attributes["gen_ai.usage.input_tokens"] = call.input
-            attributes["gen_ai.usage.output_tokens"] = call.output
-            attributes["gen_ai.usage.cache_read.input_tokens"] = call.cached_input
-            attributes["gen_ai.usage.cache_creation.input_tokens"] = call.cache_write
-            attributes["gen_ai.usage.reasoning.output_tokens"] = call.reasoning
-        if call.first_token is not None:
-            attributes["gen_ai.response.time_to_first_chunk"] = call.first_token
-        if call.picodollars is not None:
-            attributes["gen_ai.usage.cost.amount"] = call.picodollars / names.PICODOLLARS
-            attributes["gen_ai.usage.cost.currency"] = "USD"
-        if call.error:
-            attributes["error.type"] = call.error
-        if self._budget:
-            attributes["llmwarden.budget"] = self._budget
-        end = time.time_ns()
-        exporter.offer(
-            spans.Span(
-                service=self._service.name,
-                name=f"{self._operation} {asked.model}".rstrip(),
-                trace=self._trace,
-                start=end - int(call.duration * _NANO),
-                end=end,
-                attributes=attributes,
-                error=call.error,
-            )
-        )
+        settle.settle(self, error, status)
 
 
 def decode_config(data: bytes) -> Config:

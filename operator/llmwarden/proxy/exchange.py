@@ -190,6 +190,8 @@ class Exchange:
             self._answer(decision.status, decision.body, decision.headers)
             return
         self._answer_headers = decision.answer_headers
+        if decision.target:
+            self.request.target = decision.target
         self._dispatch(decision.body)
 
     def _dispatch(self, replacement: bytes | None) -> None:

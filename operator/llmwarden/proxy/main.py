@@ -20,7 +20,7 @@ from llmwarden.proxy import settings as configuration
 from llmwarden.proxy.admin import Admin
 from llmwarden.proxy.calls import MeteredService, Shared
 from llmwarden.proxy.client import Client, ClientError
-from llmwarden.proxy.dialects.openai import OpenAI
+from llmwarden.proxy.dialects import found
 from llmwarden.proxy.gate import Gate
 from llmwarden.proxy.journal import Journal
 from llmwarden.proxy.prices import PriceBook
@@ -67,11 +67,11 @@ class Proxy:
             self.reporter = Reporter(settings.ledger, services, self.shared, directory)
             self.reporter.restore()
         proxies = egress.proxies(os.environ)
-        dialect = OpenAI()
+        dialects = found()
         self.endpoints = [
             Endpoint(
                 route,
-                MeteredService(route, dialect, self.shared),
+                MeteredService(route, dialects, self.shared),
                 Pool(parse_origin(route.upstream), settings.limits, tls, proxies),
                 settings.limits,
             )

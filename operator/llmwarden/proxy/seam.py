@@ -30,10 +30,11 @@ class Request(msgspec.Struct):
 
 
 class Forward(msgspec.Struct, frozen=True):
-    """Send it on. `body` is None when the request's own body is to be streamed as it is."""
+    """Send it on. `body` is None when the request's own body is to be streamed as it is; `target` replaces the request's, if not empty."""
 
     body: bytes | None = None
     answer_headers: tuple[tuple[bytes, bytes], ...] = ()
+    target: bytes = b""
 
 
 class Refusal(msgspec.Struct, frozen=True):

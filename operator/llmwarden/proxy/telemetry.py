@@ -12,8 +12,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from llmwarden import names
+from llmwarden.proxy.record import Record
 from llmwarden.proxy.settings import Route
-from llmwarden.wire import Tokens
 
 OTHER: Final = "other"
 _ERRORS: Final = 50  # distinct error types per series
@@ -26,18 +26,6 @@ _CALL_LABELS: Final = (
     names.LABEL_M_RESPONSE_MODEL,
 )
 _KINDS: Final = ("input", "cached_input", "cache_write", "output", "reasoning")
-
-
-class Finished(Tokens, frozen=True):
-    """What the metrics need of one call; durations in seconds, None where there is none."""
-
-    status: int = 0
-    error: str = ""
-    duration: float = 0.0
-    first_token: float | None = None
-    per_token: float | None = None
-    picodollars: int | None = None  # None: no price is known
-    trace_id: str = ""  # of a sampled span
 
 
 class Series:
@@ -61,9 +49,9 @@ class Series:
         """Count a call that a budget refused: it has no duration of its own."""
         self._request(429, error).inc()
 
-    def record(self, call: Finished) -> None:  # noqa: C901 - a flat list of metrics
+    def record(self, call: Record) -> None:  # noqa: C901 - a flat list of metrics
         """Count a finished call."""
-        exemplar = {"trace_id": call.trace_id} if call.trace_id else None
+        exemplar = {"trace_id": call.trace.trace_id} if call.trace.sampled else None
         error = call.error
         duration = self._durations.get(error)
         if duration is None:
@@ -80,15 +68,16 @@ class Series:
             if self._tpot is None:
                 self._tpot = self._metrics.tpot.labels(*self._labels)
             self._tpot.observe(call.per_token)
-        counts = (call.input, call.cached_input, call.cache_write, call.output, call.reasoning)
+        tokens = call.tokens
+        counts = (tokens.input, tokens.cached_input, tokens.cache_write, tokens.output, tokens.reasoning)
         for counter, count in zip(self._tokens, counts, strict=True):
             if count:
                 counter.inc(count)
         if call.picodollars is not None:
             if call.picodollars > 0:
                 self._cost.inc(call.picodollars / names.PICODOLLARS)
-        elif call.input or call.output:
-            self._uncosted.inc(call.input + call.output)
+        elif tokens.input or tokens.output:
+            self._uncosted.inc(tokens.input + tokens.output)
 
     def _request(self, status: int, error: str) -> Counter:
         counter = self._requests.get((status, error))

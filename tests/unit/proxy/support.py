@@ -5,7 +5,7 @@ from pathlib import Path
 
 from llmwarden import wire
 from llmwarden.proxy.calls import MeteredCall, MeteredService, Shared
-from llmwarden.proxy.dialects.openai import OpenAI
+from llmwarden.proxy.dialects import found
 from llmwarden.proxy.gate import Gate
 from llmwarden.proxy.journal import Journal
 from llmwarden.proxy.prices import PriceBook
@@ -27,7 +27,7 @@ def service(directory: Path, backend: str = "OpenAI", limits: Limits | None = No
         metrics=Metrics([route], (limits or Limits()).models),
         exporter=None,
     )
-    return MeteredService(route, OpenAI(), shared)
+    return MeteredService(route, found(), shared)
 
 
 def begin(metered: MeteredService, body: bytes) -> tuple[MeteredCall, bytes]:

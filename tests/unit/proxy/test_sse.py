@@ -5,7 +5,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmwarden.proxy.sse import CAP, Splitter, payload
+from llmwarden.proxy.framing.sse import CAP, Splitter, payload
 
 ENDS = st.sampled_from([b"\n", b"\r\n", b"\r"])
 LINES = st.sampled_from(
@@ -31,7 +31,7 @@ def cut(data: bytes, at: list[int]) -> list[bytes]:
 def read(pieces: list[bytes]) -> tuple[bytes, list[bytes]]:
     splitter = Splitter()
     events = [item for piece in pieces for item in splitter.feed(piece)]
-    return b"".join(raw for raw, _ in events) + splitter.rest(), [
+    return b"".join(raw for raw, _ in events) + splitter.rest()[0], [
         content for _, content in events if content is not None
     ]
 
@@ -71,6 +71,6 @@ def test_an_event_above_the_cap_passes_unread_and_the_next_is_read() -> None:
             out += raw
             contents.append(content)
         held = max(held, start + 65536 - len(out))
-    assert out + splitter.rest() == data
+    assert out + splitter.rest()[0] == data
     assert [item for item in contents if item is not None] == [b"next"]
     assert held <= CAP + 2 * 65536

@@ -1,24 +1,59 @@
-"""What a dialect tells of a request and its answer. A dialect is stateless: figures live in `Asked` and `Answer`."""
+"""The interface of a dialect: how one provider API's requests and answers are understood.
 
+A dialect is a module of this package with a `DIALECT`; it is found by itself. It says which requests are its calls (`Dialect.match`) and
+hands out the `Api` of the endpoint, which reads and writes. Both are stateless: figures live in `Asked` and `Answer`. What is read is
+untrusted: nothing here may raise on any bytes, and what is kept is bounded.
+"""
+
+from bisect import bisect_left
 from enum import Enum
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
+from llmwarden import names
+from llmwarden.proxy.framing import Framing
 from llmwarden.proxy.seam import Refusal
 from llmwarden.wire import Tokens
 
+NAME_LENGTH: Final = 256  # characters of a model's name or an id that are believed
+MOST_TOKENS: Final = 10**9  # of one call; a count above is no count
+_KEPT_IDS: Final = 32  # tool-call ids of one answer that are kept
+_GAPS: Final = len(names.TPOT_BOUNDS) + 1
+
+
+class Target(msgspec.Struct, frozen=True):
+    """Where a request goes. `path` is decoded and normalised, in the case it came in; `query` is as it came, without `?`.
+
+    `backend` is the LLMService's `backend.type`: a path may be spoken by several.
+    """
+
+    method: str
+    path: str
+    query: str = ""
+    backend: str = ""
+
 
 class Asked(msgspec.Struct):
-    """What a request asks for. `input_estimate` is in tokens, for answers that bring no usage."""
+    """What a request asks for."""
 
     model: str = ""
     stream: bool = False
-    wants_usage: bool = True  # the client asked for usage itself: nothing is hidden from it
+    wants_usage: bool = True  # usage comes by itself, or the client asked for it: nothing is hidden from it
     has_options: bool = False  # the body has a place where the wish for usage goes already
-    max_tokens: int | None = None
+    max_tokens: int | None = None  # of each choice
+    choices: int = 1  # that are generated (n, best_of, candidateCount)
+    # Why max_tokens x choices and the body's length do not bound what the call uses: "server_tools", "images", "stored_input", ...
+    unbounded: str = ""
     temperature: float | None = None
-    input_estimate: int = 0
+    top_p: float | None = None
+    seed: int | None = None
+    input_bytes: int = 0  # of the text that the model reads, as it stands in the body
+    conversation: str = ""  # the conversation's id, or the response that this one goes on from
+    prefixes: tuple[
+        int, ...
+    ] = ()  # hashes of the messages up to each of the last ones, the newest last (`prompt.chain`)
+    background: bool = False  # the answer comes later, to another request
 
 
 class Answer(msgspec.Struct):
@@ -28,13 +63,35 @@ class Answer(msgspec.Struct):
     id: str = ""
     finish_reasons: list[str] = []
     usage: Tokens | None = None
+    tier: str = ""  # "batch", "flex", "priority" where it is priced otherwise; "" for the ordinary one
+    tool_call_ids: list[str] = []
+    queue_seconds: float | None = None  # before the engine began, where it says so
     pieces: int = 0  # events with content: near enough one token each
     content_bytes: int = 0
     first_content: float = 0.0
     last_content: float = 0.0
+    gaps: list[int] = []  # times between two pieces, counted by names.TPOT_BOUNDS
     error: str = ""
     malformed: int = 0
-    done: bool = False  # the terminator came
+    done: bool = False  # the last event came: the call can be settled before it goes on
+    deferred: str = ""  # the id under which this answer's usage can be asked for later (a background response)
+
+    def content(self, size: int, now: float) -> None:
+        """Note a piece of content: text, a tool call, reasoning."""
+        if self.pieces:
+            if not self.gaps:
+                self.gaps = [0] * _GAPS
+            self.gaps[bisect_left(names.TPOT_BOUNDS, now - self.last_content)] += 1
+        else:
+            self.first_content = now
+        self.last_content = now
+        self.pieces += 1
+        self.content_bytes += size
+
+    def tool_call(self, name: str) -> None:
+        """Note a tool call's id."""
+        if len(self.tool_call_ids) < _KEPT_IDS:
+            self.tool_call_ids.append(name[:NAME_LENGTH])
 
 
 class Event(Enum):
@@ -42,32 +99,65 @@ class Event(Enum):
 
     KEEP = 0
     WITHHOLD = 1
-    STRIP = 2  # take the null usage out
+    STRIP = 2  # hand it to `Api.strip`
 
 
-class Dialect(Protocol):
-    """One provider API."""
+class Api(Protocol):
+    """One endpoint of a dialect."""
 
-    def operation(self, path: str) -> str | None:
-        """The GenAI operation name of a POST to a (normalised) path; None when it is not a call of this dialect."""
+    operation: str  # gen_ai.operation.name
 
-    def read_request(self, body: bytes) -> Asked | None:
-        """What is asked; None when the body is not this dialect's."""
+    def read_request(self, body: bytes, match: "Match") -> Asked | None:
+        """What is asked; None when the body is not this API's. A model that the path names wins."""
 
     def write_request(self, body: bytes, asked: Asked, *, model: str | None, usage: bool) -> bytes:
-        """The body with another model, or with the wish for usage; all else byte for byte."""
+        """The body with another model, or with the wish for usage; all else byte for byte. Only what `read_request` has read comes here."""
+
+    def write_target(self, target: bytes, model: str) -> bytes:
+        """The request target with another model; the same where the path names none."""
+
+    def framing(self, content_type: bytes, asked: Asked) -> Framing | None:
+        """How the answer is cut into events, by its content type (in lower case); None for one that is read as a whole."""
 
     def event(self, answer: Answer, payload: bytes, now: float) -> Event:
         """Understand one event of a stream."""
 
     def strip(self, event: bytes) -> bytes:
-        """An event without its null usage."""
+        """An event without what only we asked for."""
 
     def whole(self, answer: Answer, body: bytes) -> None:
-        """Understand an answer that is not a stream."""
+        """Understand an answer that is not a stream; errors too."""
+
+
+class Match(msgspec.Struct, frozen=True):
+    """What the target of a request says of it."""
+
+    api: Api
+    model: str = ""
+    stream: bool | None = None
+    takes_usage: bool = False  # the server is known to take the wish for usage
+    alias: bool = False  # `model` is a deployment's name, not a model's: what answers is what costs
+    poll: str = (
+        ""  # a question for an answer that was begun earlier under this id; never refused, charged when it is complete
+    )
+
+
+class Dialect(Protocol):
+    """One provider API."""
+
+    name: str
+    backends: frozenset[str]  # LLMService backend types that speak it by nature; their routes try it first
+
+    def match(self, target: Target) -> Match | None:
+        """The call that a request to this target is; None when it is none of this dialect."""
 
     def error_body(self, status: int, code: str, message: str) -> bytes:
         """An error of ours."""
 
     def refusal(self, code: str, message: str, *, budget: str, retry_after: int | None) -> Refusal:
         """A budget's refusal. Without `retry_after` clients must not try again by themselves."""
+
+
+def count(value: int | None) -> int:
+    """A count as it can be: not negative."""
+    return value if value is not None and value > 0 else 0

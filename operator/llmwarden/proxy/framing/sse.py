@@ -55,11 +55,12 @@ class Splitter:
         self._scanned = len(rest)
         return events
 
-    def rest(self) -> bytes:
-        """What has not made a whole event; the splitter is empty after it."""
+    def rest(self) -> tuple[bytes, bytes | None]:
+        """What has not made a whole event, and its payload; the splitter is empty after it."""
         carry, self._carry = self._carry, b""
         self._scanned = 0
-        return carry
+        skipping, self._skipping = self._skipping, False
+        return carry, payload(carry) if carry and not skipping else None
 
 
 def payload(event: bytes) -> bytes | None:

@@ -1,0 +1,61 @@
+"""What several dialects read of requests in the same way."""
+
+import re
+from collections import deque
+from collections.abc import Iterable
+from typing import Any, Final
+from zlib import crc32
+
+import msgspec
+
+from llmwarden.proxy.dialects.base import NAME_LENGTH
+
+_SAMPLE: Final = 256  # bytes at each end of a message that its hash is made of, with its length
+_KEPT: Final = 32  # prefixes of one request
+_MASK: Final = (1 << 64) - 1
+_FACTOR: Final = 0x9E3779B97F4A7C15  # odd: no message is lost by multiplying
+_UNSAFE: Final = re.compile(r"[^A-Za-z0-9_.-]+")
+_ERROR_LENGTH: Final = 64
+
+
+def chain(messages: Iterable[bytes]) -> tuple[int, ...]:
+    """A 64-bit hash of all messages up to each of the last ones: a request that goes on from another one has that one's last hash.
+
+    Not cryptographic, and of a sample of each message: it costs well under a microsecond per message, whatever its size.
+    """
+    kept: deque[int] = deque(maxlen=_KEPT)
+    value = 0
+    for message in messages:
+        size = len(message)
+        part = message if size <= 2 * _SAMPLE else message[:_SAMPLE] + message[-_SAMPLE:]
+        value = ((value ^ crc32(part) ^ (size << 32)) * _FACTOR) & _MASK
+        kept.append(value)
+    return tuple(kept)
+
+
+def positive(value: Any) -> int | None:
+    """A count that a request names; None for what is none."""
+    return value if type(value) is int and value >= 0 else None
+
+
+def number(value: Any) -> float | None:
+    """A number that a request names."""
+    return float(value) if type(value) is float or type(value) is int else None
+
+
+def name(value: Any) -> str:
+    """A model's name or an id."""
+    return value[:NAME_LENGTH] if isinstance(value, str) else ""
+
+
+def error_type(value: Any) -> str:
+    """An error's type as a label: what comes from outside is shortened and made plain."""
+    return _UNSAFE.sub("_", str(value or "error"))[:_ERROR_LENGTH]
+
+
+def replaced(body: bytes, **values: Any) -> bytes:
+    """A JSON object with other values for some names; all others keep their bytes."""
+    fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    for key, value in values.items():
+        fields[key] = msgspec.Raw(msgspec.json.encode(value))
+    return msgspec.json.encode(fields)
