@@ -1,105 +1,86 @@
-"""Whether a call may be made: budgets as the ledger last told them, plus what we have used since. Pure but for its state.
+"""Whether a call may be made: it must fit every budget of its service, and is given its upper bound from their leases.
 
-Times are POSIX seconds and arguments. Amounts are picodollars or tokens, as the budget's unit says.
+Pure but for its state. Times are POSIX seconds by the ledger's clock, and arguments. Amounts are picodollars or tokens, as the budget's
+unit says.
 """
 
-import datetime as dt
 from collections.abc import Callable
 from typing import Final
 
 import msgspec
 
-from llmwarden import names
-from llmwarden.wire import BudgetConfig, BudgetUpdate, Config, ServiceConfig
+from llmwarden.proxy import refusals
+from llmwarden.proxy.lease import Budget
+from llmwarden.proxy.refusals import Denied
+from llmwarden.wire import BudgetConfig, BudgetUpdate, Config, LeaseGrant, LeaseUse, ServiceConfig
 
-_RETRY_SECONDS: Final = 60  # above that, SDKs hang their applications (shared conventions)
-# After a window's end the old figures hold until the ledger has said the new ones, which it is asked for at once: a rolling
-# window goes on with most of what was spent. Only when it does not say, the window counts as new.
-_ROLL_SECONDS: Final = 10.0
+__all__ = ["Allowed", "Bound", "Denied", "Gate", "Held", "NeedsPrice", "Outcome", "Short"]
+
 _LOSS_INTERVALS: Final = 3  # reporting intervals without an answer after which the ledger counts as lost
+_FAILING_SECONDS: Final = 2.0  # without an answer after which no call waits for one any more
 
 
-class Denied(msgspec.Struct, frozen=True):
-    """A refusal, before it has a dialect. Without `retry_after` the client is told not to try again."""
+class Bound(msgspec.Struct, frozen=True):
+    """What one call can use at most; `picodollars` is None where its price is not known."""
 
-    budget: str
-    code: str
-    message: str
-    retry_after: int | None = None
+    picodollars: int | None
+    tokens: int
+
+
+Held = tuple[tuple[Budget, int], ...]
 
 
 class Allowed(msgspec.Struct, frozen=True):
-    """The call may be made; with `fallback`, only by that model."""
+    """The call may be made; with `fallback`, only by that model. What is `held` for it goes back by `Gate.charge`."""
 
     fallback: str | None = None
     budget: str = ""  # which asked for the fallback
+    held: Held = ()
 
 
 class NeedsPrice(msgspec.Struct, frozen=True):
-    """A budget refuses models without a price: ask for this model's, then check again."""
+    """A budget refuses models without a price, or reserves by it: ask for this model's, then check again."""
 
     model: str
 
 
-class _Budget:
-    """One budget's present view."""
+class Short(msgspec.Struct, frozen=True):
+    """The lease does not cover the call: ask the ledger for more, then check again."""
 
-    __slots__ = ("config", "resets_at", "rolled", "spent", "state", "unacknowledged")
+    budget: str
+    need: int
 
-    def __init__(self, config: BudgetConfig) -> None:
-        self.unacknowledged = 0
-        self.renew(config)
 
-    def renew(self, config: BudgetConfig) -> None:
-        self.config = config
-        self.spent = config.spent
-        self.state = config.state
-        self.resets_at = config.resets_at.timestamp()
-        self.rolled = False
+Outcome = Allowed | Denied | NeedsPrice | Short
+Priced = Callable[[str], bool | None]
 
-    def update(self, update: BudgetUpdate) -> None:
-        self.spent = update.spent
-        self.state = update.state
-        self.resets_at = update.resets_at.timestamp()
-        self.rolled = False
-
-    def used(self, now: float) -> int:
-        """What is spent, as far as is known."""
-        if now >= self.resets_at + _ROLL_SECONDS and not self.rolled:
-            self.rolled = True
-            self.spent = 0
-            self.unacknowledged = 0
-            self.state = "Open"
-        return self.spent + self.unacknowledged
+_ALLOWED: Final = Allowed()
 
 
 class Gate:
     """Budgets of this pod's services."""
 
     def __init__(self) -> None:
-        self._budgets: dict[str, _Budget] = {}
-        self._interval = 5.0
+        self._budgets: dict[str, Budget] = {}
+        self._gone: list[tuple[str, Budget]] = []  # leased once, not configured any more: to be returned
+        self.interval = 5.0  # between two reports
         self.failing_since = 0.0  # since when the ledger has not answered what it was asked; 0: it answers
 
     def configure(self, config: Config) -> None:
-        """Take the ledger's configuration; what we used and it does not know yet stays counted."""
-        self._interval = config.report_interval_seconds
-        budgets: dict[str, _Budget] = {}
+        """Take the ledger's configuration; what we used and it does not know yet stays counted, and leases stay ours."""
+        self.interval = config.report_interval_seconds
+        budgets: dict[str, Budget] = {}
         for key, budget in config.budgets.items():
-            known = self._budgets.get(key)
+            known = self._budgets.pop(key, None)
             if known is None:
-                budgets[key] = _Budget(budget)
+                budgets[key] = Budget(budget)
             else:
                 known.renew(budget)
                 budgets[key] = known
+        self._gone += [(key, budget) for key, budget in self._budgets.items() if budget.balance]
         self._budgets = budgets
 
-    def charge(self, service: ServiceConfig, picodollars: int, tokens: int) -> None:
-        """Count a finished call against its service's budgets."""
-        for key in service.budgets:
-            budget = self._budgets.get(key)
-            if budget is not None:
-                budget.unacknowledged += picodollars if budget.config.unit == "USD" else tokens
+    # Reports.
 
     def unacknowledged(self) -> dict[str, int]:
         """What a report that is built now will tell, by budget."""
@@ -116,10 +97,49 @@ class Gate:
             if budget is not None:
                 budget.update(update)
 
+    def leases(self, now: float, *, final: bool = False) -> tuple[LeaseUse, ...]:
+        """What a report that is built now says of our leases; what it does not keep is not ours any more, whether it arrives or not.
+
+        A lost report so makes the ledger believe that we have more than we do, never less.
+        """
+        found = [budget.give_back(key) for key, budget in self._gone]
+        self._gone = [(key, budget) for key, budget in self._gone if budget.reserved]
+        for key, budget in self._budgets.items():
+            if budget.config.leased and not final:
+                found.append(budget.report(key, now, self.interval))
+            elif budget.config.leased or budget.balance:
+                found.append(budget.give_back(key))
+        return tuple(found)
+
+    def granted(self, grants: tuple[LeaseGrant, ...], now: float) -> None:
+        """Take what the answer to the latest report gives."""
+        for grant in grants:
+            budget = self._budgets.get(grant.budget)
+            if budget is not None:
+                budget.granted(grant, now)
+
+    def waits(self, short: Short) -> None:
+        """Note that a call waits for a grant; reports ask for it from now on."""
+        budget = self._budgets.get(short.budget)
+        if budget is not None:
+            budget.waiting.append(short.need)
+
+    def waited(self, short: Short) -> None:
+        """The call waits no longer."""
+        budget = self._budgets.get(short.budget)
+        if budget is not None and short.need in budget.waiting:
+            budget.waiting.remove(short.need)
+
+    def has_business(self) -> bool:
+        """Whether a report would change a lease: something lies idle, or is wanted."""
+        return bool(self._gone) or any(budget.waiting or budget.idles() for budget in self._budgets.values())
+
     def next_reset(self, now: float) -> float | None:
         """Seconds until some window ends, 0 when one has and the ledger has not said what is new; None when none will."""
-        ends = [budget.resets_at for budget in self._budgets.values() if not budget.rolled]
+        ends = [budget.resets_at for budget in self._budgets.values() if budget.awaits_reset]
         return max(min(ends) - now, 0.0) if ends else None
+
+    # Calls.
 
     def check(  # noqa: C901 - the rules in their order
         self,
@@ -127,115 +147,143 @@ class Gate:
         name: str,
         model: str,
         *,
-        priced: Callable[[str], bool | None],
+        priced: Priced,
         asked: bool,
         now: float,
-    ) -> Allowed | Denied | NeedsPrice:
-        """Decide. `name` is namespace/service, `model` empty where the request's cannot be read.
+        bound: Callable[[str], Bound] | None = None,
+        last: bool = False,
+    ) -> Outcome:
+        """Decide, and reserve `bound(model)` from the leases for an allowed call.
 
-        `priced` says whether a model has a price, None when that is not known. `asked`: the ledger was asked for it already;
-        if it did not answer, a budget's onLedgerLoss decides.
+        `name` is namespace/service, `model` empty where the request's cannot be read. `priced` says whether a model has a price, None when
+        that is not known. `asked`: the ledger was asked for it already; if it did not answer, a budget's onLedgerLoss decides.
+        `last`: the call has waited for a grant as long as it may.
         """
-        allowed = Allowed()
         if service is None or service.state == "Released":
-            return allowed
-        strict: list[tuple[str, BudgetConfig]] = []
+            return _ALLOWED
+        allowed = _ALLOWED
+        denied: Denied | None = None
+        strict = leased = False
         for key in service.budgets:
             budget = self._budgets.get(key)
             if budget is None:
                 continue
-            outcome = self._check_budget(key, budget, name=name, model=model, now=now)
-            if isinstance(outcome, Denied):
-                return outcome
-            if outcome.fallback and not allowed.fallback:
-                allowed = outcome
             config = budget.config
-            if config.on_unknown_price == "Deny" and config.action in {"Block", "Fallback"} and config.unit == "USD":
-                strict.append((key, config))
-        if not strict:
-            return allowed
+            if (
+                budget.spent + budget.unacknowledged >= budget.soft
+                or now >= budget.resets_at
+                or budget.state == "Exceeded"
+            ):
+                outcome = _over(key, budget, name=name, model=model, now=now)
+                if isinstance(outcome, Denied):
+                    denied = refusals.stricter(denied, outcome)
+                elif not allowed.fallback:
+                    allowed = outcome
+            if self.failing_since and self._refuses_loss(config, now):
+                denied = refusals.stricter(denied, refusals.unaccountable(key, now - self.failing_since))
+            leased = leased or config.leased
+            strict = strict or config.leased or config.on_unknown_price == "Deny"
+        if denied is not None:
+            return denied
         target = allowed.fallback or model
-        known = priced(target) if target else False
+        if strict:
+            refused = self._check_price(service, target, name, priced=priced, asked=asked)
+            if refused is not None:
+                return refused
+        if not leased or bound is None:
+            return allowed
+        return self._reserve(service, name, bound(target), allowed, now=now, last=last)
+
+    def charge(self, service: ServiceConfig | None, picodollars: int, tokens: int, held: Held = ()) -> None:
+        """Count a finished call against its service's budgets, and free what was held for it."""
+        for budget, amount in held:
+            budget.reserved -= amount
+        for key in service.budgets if service is not None else ():
+            known = self._budgets.get(key)
+            if known is not None:
+                known.use(picodollars if known.config.unit == "USD" else tokens)
+
+    def _reserve(
+        self, service: ServiceConfig, name: str, bound: Bound, allowed: Allowed, *, now: float, last: bool
+    ) -> Outcome:
+        """From all budgets or from none."""
+        held: list[tuple[Budget, int]] = []
+        for key in service.budgets:
+            budget = self._budgets.get(key)
+            if budget is None or not budget.config.leased:
+                continue
+            need = bound.tokens if budget.config.unit == "tokens" else bound.picodollars or 0
+            free = budget.balance - budget.reserved
+            if need > free:
+                outcome = self._short(key, budget, need, name=name, now=now, last=last)
+                if outcome is not None:
+                    return outcome
+                need = max(free, 0)
+            held.append((budget, need))
+        for budget, need in held:
+            budget.reserve(need)
+        return Allowed(allowed.fallback, allowed.budget, tuple(held))
+
+    def _short(
+        self, key: str, budget: Budget, need: int, *, name: str, now: float, last: bool
+    ) -> Denied | Short | None:
+        """What becomes of a call that the lease does not cover; None lets it pass."""
+        if self.failing_since and (last or not 0 <= now - self.failing_since <= _FAILING_SECONDS):
+            if budget.config.on_ledger_loss == "Allow":
+                return None
+            return refusals.unaccountable(key, now - self.failing_since)
+        if last or need > budget.hard or budget.dry(need, now):
+            return refusals.too_little(key, budget, need, name, now)
+        return Short(key, need)
+
+    def _check_price(
+        self, service: ServiceConfig, model: str, name: str, *, priced: Priced, asked: bool
+    ) -> Denied | NeedsPrice | None:
+        strict = [
+            (key, budget.config)
+            for key in service.budgets
+            if (budget := self._budgets.get(key)) is not None and _needs_price(budget.config)
+        ]
+        if not strict:
+            return None
+        known = priced(model) if model else False
         if known is None and not asked:
-            return NeedsPrice(target)
+            return NeedsPrice(model)
         for key, config in strict:
-            if known is False or (known is None and config.on_ledger_loss == "Deny"):
-                return _unpriced(key, target, name)
-        return allowed
+            if config.on_unknown_price == "Deny" and (
+                known is False or (known is None and config.on_ledger_loss == "Deny")
+            ):
+                return refusals.unpriced(key, model, name)
+        return None
 
-    def _check_budget(self, key: str, budget: _Budget, *, name: str, model: str, now: float) -> Allowed | Denied:
-        config = budget.config
-        outcome = Allowed()
-        spent = budget.used(now)
-        if spent >= config.limit or budget.state == "Exceeded":
-            exceeded = _exceeded(key, budget, spent, name=name, model=model, now=now)
-            if isinstance(exceeded, Denied):
-                return exceeded
-            outcome = exceeded
-        if config.on_ledger_loss == "Deny" and config.action != "Alert" and self._lost(now):
-            return Denied(
-                key,
-                "ledger_unavailable",
-                f"LLM Warden: {_title(key)} cannot be accounted for: the ledger has not answered for "
-                f"{int(now - self.failing_since)} s, and its onLedgerLoss is Deny; try again when it is back",
-            )
-        return outcome
-
-    def _lost(self, now: float) -> bool:
-        return self.failing_since > 0 and now - self.failing_since > _LOSS_INTERVALS * self._interval
+    def _refuses_loss(self, config: BudgetConfig, now: float) -> bool:
+        """A budget without a lease; with one, calls go on to the lease's end."""
+        return (
+            config.on_ledger_loss == "Deny"
+            and not config.leased
+            and config.action != "Alert"
+            and now - self.failing_since > _LOSS_INTERVALS * self.interval
+        )
 
 
-def _unpriced(key: str, model: str, name: str) -> Denied:
-    what = (
-        f"no price is known for model {model!r} of {name}"
-        if model
-        else f"the model of a request of {name} cannot be read"
-    )
-    return Denied(
-        key,
-        "unknown_price",
-        f"LLM Warden: {what}, and {_title(key)} refuses what it cannot price; "
-        "ask the platform team for a ModelPrice, or set the budget's onUnknownPrice to Allow",
-    )
+def _needs_price(config: BudgetConfig) -> bool:
+    if config.unit != "USD":
+        return False
+    return config.leased or (config.on_unknown_price == "Deny" and config.action in {"Block", "Fallback"})
 
 
-def _exceeded(key: str, budget: _Budget, spent: int, *, name: str, model: str, now: float) -> Allowed | Denied:
+def _over(key: str, budget: Budget, *, name: str, model: str, now: float) -> Allowed | Denied:
+    """Decide by what is spent, for a budget that is near or over its end."""
     config = budget.config
-    if config.action == "Alert":
-        return Allowed()
+    spent = budget.used(now)
+    if config.action == "Throttle":
+        wait = budget.pace(spent, now)
+        return refusals.paced(key, budget, spent, wait, name) if wait else _ALLOWED
+    if config.action == "Alert" or (spent < config.limit and budget.state != "Exceeded"):
+        return _ALLOWED
     limit = config.limit
     if config.action == "Fallback" and config.fallback_model:
         if config.ceiling is None or spent < config.ceiling:
-            fallback = config.fallback_model
-            return Allowed() if model == fallback else Allowed(fallback, key)
+            return _ALLOWED if model == config.fallback_model else Allowed(config.fallback_model, key)
         limit = config.ceiling
-    resets = dt.datetime.fromtimestamp(budget.resets_at, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    message = (
-        f"LLM Warden: {_title(key)} (used by {name}) is used up: {amount(spent, config.unit)} of {amount(limit, config.unit)}; "
-        f"it resets at {resets}"
-    )
-    if key.startswith("LLMService/"):
-        message = message.replace(f" (used by {name})", "")
-    if config.action == "Throttle":
-        wait = max(1, min(_RETRY_SECONDS, int(budget.resets_at - now)))
-        return Denied(key, "rate_limit_exceeded", message, wait)
-    return Denied(key, "insufficient_quota", message)
-
-
-def _title(key: str) -> str:
-    """A budget's key in words."""
-    kind, _, rest = key.partition("/")
-    if kind == "LLMService":
-        service, _, budget = rest.rpartition("/")
-        return f"budget '{budget}' of {service}"
-    return f"{kind} {rest}"
-
-
-def amount(value: int, unit: str) -> str:
-    """An amount for people: tokens, or dollars with as many decimals as it takes to see something (two at least, six at most)."""
-    if unit != "USD":
-        return f"{value} tokens"
-    micro = value // (names.PICODOLLARS // 10**6)
-    whole, fraction = divmod(micro, 10**6)
-    digits = f"{fraction:06d}".rstrip("0").ljust(2, "0")
-    return f"${whole}.{digits}"
+    return refusals.used_up(key, budget, spent, limit, name)

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from llmwarden.proxy.gate import Allowed, Denied, Gate, NeedsPrice, amount
+from llmwarden.proxy.gate import Allowed, Gate, NeedsPrice, Outcome
+from llmwarden.proxy.refusals import Denied, amount
 from llmwarden.wire import BudgetConfig, BudgetUpdate, Config, ServiceConfig
 
 PICO = 10**12
@@ -36,7 +37,7 @@ def gate(**budgets: BudgetConfig) -> tuple[Gate, ServiceConfig]:
     return made, service
 
 
-def check(made: Gate, service: ServiceConfig | None, **more: Any) -> Allowed | Denied | NeedsPrice:
+def check(made: Gate, service: ServiceConfig | None, **more: Any) -> Outcome:
     given: dict[str, Any] = {"priced": lambda _: True, "asked": False, "now": NOW, **more}
     return made.check(service, "shop/bot", given.pop("model", "m"), **given)
 
