@@ -1,8 +1,9 @@
 """The one test command: `python -m tests.run [TIER ...] [--update]`.
 
-Runs the tiers in order, cheapest first, while what the dear ones need (the cluster's binaries, the image) is built
-beside them at low priority. Every tier has a quota of seconds; going over it is a failure. A tier that cannot run here
-is skipped with its reason; under `CI=true` that is a failure. Standard library only: it must start before anything else works.
+Runs the tiers in two lanes side by side: those that only compute, cheapest first, and those on the node cluster, which mostly wait.
+What the dear ones need (the cluster's binaries, the image, the cluster itself) is made meanwhile at low priority, and taken away at the end
+unless it was there before. Every tier has a quota of seconds; going over it is a failure. A tier that cannot run here is skipped with its
+reason; under `CI=true` that is a failure. Standard library only: it must start before anything else works.
 
 Logs and JUnit files: `build/test-logs/`. Exit status 0 only if something ran, nothing failed and no quota was exceeded.
 The last line is `N passed, N failed, N skipped`.
@@ -21,14 +22,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-LOGS = ROOT / "build" / "test-logs"
+from tests import processes
+from tests.preparing import HEARTBEAT_SECONDS, Preparation, Preparer
+from tests.processes import Children, last_line, say, tail
+
 PYTHON = sys.executable
-HEARTBEAT_SECONDS = 30.0
 TOTAL_QUOTA = 35 * 60.0  # the whole command, everything cold, two cores
-GRACE_SECONDS = 90.0  # for fixtures to take a cluster down after an interrupt
-TERMINATE_SECONDS = 10.0
-LOW_PRIORITY = 10
+JOIN_SECONDS = 1.0  # a thread is waited for in pieces, so that Ctrl-C is heard
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +41,6 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Preparation:
-    """Something slow that is built in the background; `quota` in seconds."""
-
-    name: str
-    argv: tuple[str, ...]
-    quota: float
-
-
-@dataclass(frozen=True, slots=True)
 class Tier:
     """A named group of steps with a quota in seconds, which the wait for its preparations does not count against."""
 
@@ -59,6 +50,7 @@ class Tier:
     needs: tuple[str, ...] = ()
     obstacle: Callable[[], str] = lambda: ""  # why it cannot run on this machine; "" when it can
     default: bool = True
+    lane: str = "computing"  # tiers of a lane run one after another, lanes side by side
 
 
 @dataclass(slots=True)
@@ -74,7 +66,7 @@ class Result:
 
 
 def _tests(*paths: str) -> Step:
-    return Step("pytest", (PYTHON, "-m", "pytest", "-q", "--color=no", "--durations=5", *paths), pytest=True)
+    return Step("pytest", (PYTHON, "-m", "pytest", "-q", "--color=no", "--durations=10", *paths), pytest=True)
 
 
 def _module(name: str, *arguments: str) -> tuple[str, ...]:
@@ -94,10 +86,17 @@ def _no_cluster() -> str:
 
 def _no_node() -> str:
     """Say why no cluster with a node can be had here."""
-    if os.environ.get("CLUSTER") or os.geteuid() == 0:
+    if not OWN_CLUSTER or os.geteuid() == 0:
         return ""
     return "a node needs root: sudo make test; or, with Docker and kind, CLUSTER=kind make test"
 
+
+def _no_own_node() -> str:
+    """Say why our own cluster with a node cannot run here."""
+    return _no_node() if OWN_CLUSTER else "our own node cluster only (CLUSTER unset)"
+
+
+OWN_CLUSTER = os.environ.get("CLUSTER", "local") in {"", "local"}
 
 # In the order in which the tiers need them.
 PREPARATIONS = (
@@ -106,11 +105,19 @@ PREPARATIONS = (
     Preparation("cluster", _module("cluster", "build"), 1500),
     # Its own cluster can pull nothing: there the monitoring programs' images are made too.
     Preparation(
-        "images",
-        (PYTHON, "-c", f"from demo import images; images.make(local={not os.environ.get('CLUSTER')})"),
-        900,
+        "images", (PYTHON, "-c", f"from demo import images; images.make(local={OWN_CLUSTER})"), 900,
     ),
-)
+    # One for all tiers that want one: to bring it up and to take it down costs a minute.
+    Preparation(
+        "node",
+        _module("cluster", "up"),
+        600,
+        standing=_module("cluster", "status"),
+        undo=() if os.environ.get("E2E_KEEP") else _module("cluster", "down"),
+    ),
+    Preparation("vllm", (PYTHON, "-c", "from demo import engines; engines.vllm()"), 1200),
+)  # fmt: skip
+NODE = ("cluster", "images", "node") if OWN_CLUSTER else ("cluster", "images")
 
 TIERS = (
     Tier(
@@ -125,146 +132,29 @@ TIERS = (
             Step("docs match their sources", _module("tools.docgen", "--check")),
         ),
     ),
-    Tier("unit", 300, (_tests("tests/unit", "tests/proxy", "tests/ledger"),)),
+    Tier("unit", 300, (_tests("tests/unit"),)),
+    # Our programs as processes of their own, talking over real sockets.
+    Tier("process", 420, (_tests("tests/proxy", "tests/ledger"),)),
     Tier("golden", 240, (_tests("tests/golden"),), needs=("promtool", "helm")),
-    Tier("api", 480, (_tests("tests/api"),), needs=("cluster",), obstacle=_no_cluster),
-    Tier("e2e", 900, (_tests("tests/e2e"),), needs=("cluster", "images"), obstacle=_no_node),
-    Tier("engines", 900, (_tests("tests/engines"),), needs=("cluster", "images"), obstacle=_no_node),
+    Tier(
+        "api",
+        480,
+        (_tests("tests/cluster/test_control_plane.py", "tests/api"),),
+        needs=("cluster",),
+        obstacle=_no_cluster,
+    ),
+    # Not before the other lane's node is up: the machine is compared before and after.
+    Tier("node", 180, (_tests("tests/cluster/test_node.py"),), needs=("cluster", "node"), obstacle=_no_own_node),
+    Tier("e2e", 900, (_tests("tests/e2e"),), needs=NODE, obstacle=_no_node, lane="waiting"),
+    Tier("engines", 600, (_tests("tests/engines"),), needs=(*NODE, "vllm"), obstacle=_no_own_node, lane="waiting"),
     Tier("soak", 3600, (_tests("tests/soak"),), default=False),
 )
-
-
-def say(text: str = "") -> None:
-    """Print one line at once: the output is a progress display."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
-
-
-def last_line(log: Path) -> str:
-    """Return the last line of a log that says something, shortened."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - 4096))
-            text = file.read().decode(errors="replace").replace("\r", "\n")
-    except OSError:
-        return ""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:160] if lines else ""
-
-
-class Children:
-    """Every process that we started, so that an interrupt leaves none behind. Each leads a session of its own."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._running: set[subprocess.Popen[bytes]] = set()
-        self._closed = False
-
-    def start(self, argv: Sequence[str], log: Path, *, low_priority: bool = False) -> subprocess.Popen[bytes]:
-        """Start `argv` in the repository root with its output appended to `log`; raises OSError."""
-        prefix = ("nice", "-n", str(LOW_PRIORITY)) if low_priority and shutil.which("nice") else ()
-        with self._lock, log.open("ab") as output:
-            if self._closed:
-                message = "interrupted"
-                raise OSError(message)
-            child = subprocess.Popen(
-                (*prefix, *argv),
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
-            )
-            self._running.add(child)
-        return child
-
-    def forget(self, child: subprocess.Popen[bytes]) -> None:
-        """Note that `child` has ended."""
-        with self._lock:
-            self._running.discard(child)
-
-    def end(self, child: subprocess.Popen[bytes]) -> None:
-        """End a child: interrupt first, so that fixtures clean up; then terminate; then kill its whole group."""
-        for number, patience in (
-            (signal.SIGINT, GRACE_SECONDS),
-            (signal.SIGTERM, TERMINATE_SECONDS),
-            (signal.SIGKILL, 10.0),
-        ):
-            if child.poll() is not None:
-                break
-            try:
-                # Only the leader is interrupted: it ends what it started. The kill at the end takes the group.
-                if number == signal.SIGKILL:
-                    os.killpg(child.pid, number)
-                else:
-                    child.send_signal(number)
-                child.wait(patience)
-            except (ProcessLookupError, subprocess.TimeoutExpired):
-                continue
-        self.forget(child)
-
-    def close(self) -> None:
-        """End all of them and start no more."""
-        with self._lock:
-            self._closed = True
-            children = list(self._running)
-        enders = [threading.Thread(target=self.end, args=(child,)) for child in children]
-        for ender in enders:
-            ender.start()
-        for ender in enders:
-            ender.join()
-
-
-class Preparer:
-    """Builds the preparations one after another in a thread, so that tests that need none of them run meanwhile."""
-
-    def __init__(self, children: Children, wanted: Sequence[Preparation]) -> None:
-        self._children = children
-        self._wanted = tuple(wanted)
-        self._done = {item.name: threading.Event() for item in wanted}
-        self._errors: dict[str, str] = {}
-        self._current = ""
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def _run(self) -> None:
-        for item in self._wanted:
-            self._current = item.name
-            log = LOGS / f"prepare-{item.name}.log"
-            started = time.monotonic()
-            try:
-                child = self._children.start(item.argv, log, low_priority=True)
-                status = child.wait(item.quota)
-                self._children.forget(child)
-                if status:
-                    self._errors[item.name] = f"exit status {status}: {last_line(log)}"
-            except subprocess.TimeoutExpired:
-                self._children.end(child)
-                self._errors[item.name] = f"not done after its {item.quota:.0f} s: {last_line(log)}"
-            except OSError as error:
-                self._errors[item.name] = str(error)
-            seconds = time.monotonic() - started
-            say(f"  (prepared {item.name} in {seconds:.0f} s{self._failure(item.name)})")
-            self._done[item.name].set()
-
-    def _failure(self, name: str) -> str:
-        return f": FAILED, see build/test-logs/prepare-{name}.log" if name in self._errors else ""
-
-    def wait(self, name: str) -> str:
-        """Wait for a preparation, showing what it is at; returns why it failed, or nothing."""
-        while not self._done[name].wait(HEARTBEAT_SECONDS):
-            say(f"  waiting for {name}: {self._current}: {last_line(LOGS / f'prepare-{self._current}.log')}")
-        return self._errors.get(name, "")
 
 
 def run_step(tier: Tier, step: Step, deadline: float, children: Children, result: Result) -> None:
     """Run one step until `deadline` (monotonic seconds) and add what came of it to `result`."""
     label = f"{tier.name}-{step.name.replace(' ', '-')}"
-    log, junit = LOGS / f"{label}.log", LOGS / f"{label}.xml"
+    log, junit = processes.LOGS / f"{label}.log", processes.LOGS / f"{label}.xml"
     argv = (*step.argv, f"--junitxml={junit}") if step.pytest else step.argv
     try:
         child = children.start(argv, log)
@@ -286,7 +176,7 @@ def run_step(tier: Tier, step: Step, deadline: float, children: Children, result
                 status = child.returncode
                 break
             beat = time.monotonic() + HEARTBEAT_SECONDS
-            say(f"  {step.name}: {last_line(log)}")
+            say(f"  {tier.name}, {step.name}: {last_line(log)}")
     children.forget(child)
     before = result.failed
     if step.pytest:
@@ -335,19 +225,11 @@ def count_junit(junit: Path, status: int, result: Result) -> None:
         result.notes.append(f"FAILED pytest ended with exit status {status} though no test failed")
 
 
-def tail(log: Path, lines: int = 60) -> None:
-    """Show the end of a failed step's log."""
-    text = log.read_text(errors="replace").splitlines()[-lines:]
-    say(f"  ---- end of {log.relative_to(ROOT)}")
-    for line in text:
-        say(f"  | {line}")
-
-
 def present(step: Step) -> Step | None:
     """Leave out folders that do not exist; None when nothing of a pytest step is left."""
     if not step.pytest:
         return step
-    kept = tuple(part for part in step.argv if not part.startswith("tests/") or (ROOT / part).exists())
+    kept = tuple(part for part in step.argv if not part.startswith("tests/") or (processes.ROOT / part).exists())
     return Step(step.name, kept, pytest=True) if any(part.startswith("tests/") for part in kept) else None
 
 
@@ -376,7 +258,7 @@ def run_tier(tier: Tier, children: Children, preparer: Preparer, extra: tuple[st
         if problem:
             result.failed += 1
             result.notes.append(f"FAILED to prepare {need}: {problem}")
-            tail(LOGS / f"prepare-{need}.log", 30)
+            tail(processes.LOGS / f"prepare-{need}.log", 30)
             return result
     started = time.monotonic()
     for step in steps:
@@ -402,33 +284,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = [tier for tier in TIERS if (tier.name in options.tiers if options.tiers else tier.default)]
     extra = (("--update",) if options.update else ()) + (("-k", options.k) if options.k else ())
 
-    shutil.rmtree(LOGS, ignore_errors=True)
-    LOGS.mkdir(parents=True)
+    shutil.rmtree(processes.LOGS, ignore_errors=True)
+    processes.LOGS.mkdir(parents=True)
     children = Children()
     needed = {need for tier in chosen if not tier.obstacle() for need in tier.needs}
     preparer = Preparer(children, [item for item in PREPARATIONS if item.name in needed])
     started = time.monotonic()
     results: list[Result] = []
+    lanes = [
+        threading.Thread(target=run_lane, args=([tier for tier in chosen if tier.lane == lane], children, preparer, extra, results))
+        for lane in dict.fromkeys(tier.lane for tier in chosen)
+    ]  # fmt: skip
     # A polite `kill` must clean up as Ctrl-C does.
     # Said for SIGINT too: a shell starts its background jobs with it ignored, and Python keeps it so.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         preparer.start()
-        for tier in chosen:
-            say(f"== {tier.name}")
-            result = run_tier(tier, children, preparer, extra)
-            say(
-                f"   {result.passed} passed, {result.failed} failed, {result.skipped} skipped in {result.seconds:.0f} s"
-            )
-            results.append(result)
+        for lane in lanes:
+            lane.start()
+        for lane in lanes:
+            while lane.is_alive():
+                lane.join(JOIN_SECONDS)
     except KeyboardInterrupt:
         say("interrupted: ending what was started (up to two minutes)")
-        children.close()
         return 130
     finally:
+        for number in before:
+            signal.signal(number, signal.SIG_IGN)  # once only: a second one must not stop the undoing
         children.close()
+        preparer.undo()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    results.sort(key=lambda result: [tier.name for tier in chosen].index(result.name))
     return summarise(results, time.monotonic() - started, complete=not options.tiers)
+
+
+def run_lane(
+    tiers: Sequence[Tier], children: Children, preparer: Preparer, extra: tuple[str, ...], results: list[Result]
+) -> None:
+    """Run the tiers of a lane one after another, adding to `results`."""
+    for tier in tiers:
+        say(f"== {tier.name}")
+        result = run_tier(tier, children, preparer, extra)
+        say(
+            f"== {tier.name}: {result.passed} passed, {result.failed} failed, {result.skipped} skipped in {result.seconds:.0f} s"
+        )
+        results.append(result)
 
 
 def summarise(results: Sequence[Result], seconds: float, *, complete: bool) -> int:

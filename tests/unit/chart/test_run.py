@@ -9,21 +9,23 @@ from pathlib import Path
 
 import pytest
 
-from tests import run
+from tests import processes, run
+from tests.preparing import Preparation, Preparer
+from tests.processes import Children
 
 
 @pytest.fixture(autouse=True)
 def _logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "LOGS", tmp_path)
-    monkeypatch.setattr(run, "ROOT", tmp_path)
-    monkeypatch.setattr(run, "GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(processes, "LOGS", tmp_path)
+    monkeypatch.setattr(processes, "ROOT", tmp_path)
+    monkeypatch.setattr(processes, "GRACE_SECONDS", 0.5)
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # the inner pytest starts in half the time
 
 
 @pytest.fixture
-def children() -> Iterator[run.Children]:
-    started = run.Children()
+def children() -> Iterator[Children]:
+    started = Children()
     yield started
     started.close()
 
@@ -43,8 +45,8 @@ def pytest_tier(root: Path, body: str) -> run.Tier:
     return run.Tier("some", 60, (run.Step("pytest", argv, pytest=True),))
 
 
-def go(tier: run.Tier, children: run.Children, *prepared: run.Preparation) -> run.Result:
-    preparer = run.Preparer(children, prepared)
+def go(tier: run.Tier, children: Children, *prepared: Preparation) -> run.Result:
+    preparer = Preparer(children, prepared)
     preparer.start()
     return run.run_tier(tier, children, preparer, ())
 
@@ -53,12 +55,12 @@ def counts(result: run.Result) -> tuple[int, int, int]:
     return (result.passed, result.failed, result.skipped)
 
 
-def test_a_command_is_one_test(children: run.Children) -> None:
+def test_a_command_is_one_test(children: Children) -> None:
     assert counts(go(command_tier("pass"), children)) == (1, 0, 0)
     assert counts(go(command_tier("raise SystemExit(3)"), children)) == (0, 1, 0)
 
 
-def test_pytest_is_counted_with_reasons(tmp_path: Path, children: run.Children) -> None:
+def test_pytest_is_counted_with_reasons(tmp_path: Path, children: Children) -> None:
     body = (
         "import pytest\n"
         "def test_a(): pass\n"
@@ -75,23 +77,23 @@ def test_pytest_is_counted_with_reasons(tmp_path: Path, children: run.Children) 
     assert "skipped 1: no moon" in notes
 
 
-def test_a_pytest_that_cannot_even_collect_fails(tmp_path: Path, children: run.Children) -> None:
+def test_a_pytest_that_cannot_even_collect_fails(tmp_path: Path, children: Children) -> None:
     assert counts(go(pytest_tier(tmp_path, "import nothing_of_that_name"), children))[1] == 1
 
 
-def test_a_pytest_that_dies_fails(tmp_path: Path, children: run.Children) -> None:
+def test_a_pytest_that_dies_fails(tmp_path: Path, children: Children) -> None:
     result = go(pytest_tier(tmp_path, "import os\ndef test_a(): os._exit(0)"), children)
     assert counts(result) == (0, 1, 0)
 
 
-def test_over_the_quota_is_a_failure_and_ends_the_step(children: run.Children) -> None:
+def test_over_the_quota_is_a_failure_and_ends_the_step(children: Children) -> None:
     result = go(command_tier("import time; time.sleep(600)", quota=0.3), children)
     assert result.failed >= 1
     assert any("quota" in note for note in result.notes)
 
 
 def test_no_tests_is_a_skip_and_under_ci_a_failure(
-    tmp_path: Path, children: run.Children, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, children: Children, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tier = pytest_tier(tmp_path, "")
     assert counts(go(tier, children)) == (0, 0, 1)
@@ -99,15 +101,13 @@ def test_no_tests_is_a_skip_and_under_ci_a_failure(
     assert counts(go(tier, children)) == (0, 1, 0)
 
 
-def test_all_skipped_is_a_failure_under_ci(
-    tmp_path: Path, children: run.Children, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_skipped_is_a_failure_under_ci(tmp_path: Path, children: Children, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CI", "true")
     result = go(pytest_tier(tmp_path, "import pytest\ndef test_a(): pytest.skip('no')"), children)
     assert result.failed == 1
 
 
-def test_an_obstacle_is_named(children: run.Children, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_obstacle_is_named(children: Children, monkeypatch: pytest.MonkeyPatch) -> None:
     tier = run.Tier("some", 5, (run.Step("step", python("pass")),), obstacle=lambda: "no root")
     result = go(tier, children)
     assert counts(result) == (0, 0, 1)
@@ -116,23 +116,48 @@ def test_an_obstacle_is_named(children: run.Children, monkeypatch: pytest.Monkey
     assert counts(go(tier, children)) == (0, 1, 0)
 
 
-def test_a_tier_waits_for_what_it_needs(tmp_path: Path, children: run.Children) -> None:
-    made = run.Preparation("made", python("import time; time.sleep(0.2); open('made', 'w').close()"), 30)
+def test_a_tier_waits_for_what_it_needs(tmp_path: Path, children: Children) -> None:
+    made = Preparation("made", python("import time; time.sleep(0.2); open('made', 'w').close()"), 30)
     result = go(command_tier("open('made').close()", needs=("made",)), children, made)
     assert counts(result) == (1, 0, 0)
     assert (tmp_path / "made").exists()
 
 
-def test_what_cannot_be_prepared_fails_the_tier(children: run.Children) -> None:
-    broken = run.Preparation("broken", python("print('no compiler'); raise SystemExit(1)"), 30)
+def test_what_cannot_be_prepared_fails_the_tier(children: Children) -> None:
+    broken = Preparation("broken", python("print('no compiler'); raise SystemExit(1)"), 30)
     result = go(command_tier("pass", needs=("broken",)), children, broken)
     assert counts(result) == (0, 1, 0)
     assert "no compiler" in result.notes[0]
 
 
-def test_a_preparation_has_a_quota_too(children: run.Children) -> None:
-    slow = run.Preparation("slow", python("import time; time.sleep(600)"), 0.3)
+def test_a_preparation_has_a_quota_too(children: Children) -> None:
+    slow = Preparation("slow", python("import time; time.sleep(600)"), 0.3)
     assert counts(go(command_tier("pass", needs=("slow",)), children, slow)) == (0, 1, 0)
+
+
+def test_what_was_made_here_is_undone_and_what_stood_before_is_left(tmp_path: Path, children: Children) -> None:
+    for name, standing in (("ours", "raise SystemExit(1)"), ("theirs", "pass")):
+        made = Preparation(
+            name, python("pass"), 30, standing=python(standing), undo=python(f"open('{name}-undone', 'w').close()")
+        )
+        preparer = Preparer(children, (made,))
+        preparer.start()
+        assert run.run_tier(command_tier("pass", needs=(name,)), children, preparer, ()).passed == 1
+        preparer.undo()
+    assert (tmp_path / "ours-undone").exists()
+    assert not (tmp_path / "theirs-undone").exists()
+
+
+def test_lanes_run_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Each waits for the other's file: one after the other, neither would end in time.
+    wait = "import pathlib, time\nopen('{}', 'w').close()\nwhile not pathlib.Path('{}').exists(): time.sleep(0.02)"
+    tiers = tuple(
+        run.Tier(mine, 20, (run.Step("step", python(wait.format(mine, other))),), lane=mine)
+        for mine, other in (("a", "b"), ("b", "a"))
+    )
+    monkeypatch.setattr(run, "TIERS", tiers)
+    monkeypatch.setattr(processes, "LOGS", tmp_path / "logs")
+    assert run.main([]) == 0
 
 
 def test_nothing_ran_is_no_success(capsys: pytest.CaptureFixture[str]) -> None:
@@ -158,8 +183,9 @@ def test_ctrl_c_leaves_no_child_behind(tmp_path: Path) -> None:
         "open('pids', 'w').write(str(child.pid)); time.sleep(600)\n"
     )
     driver = (
-        "import sys; from pathlib import Path; from tests import run\n"
-        f"run.ROOT = Path({str(tmp_path)!r}); run.LOGS = run.ROOT / 'logs'; run.GRACE_SECONDS = run.TERMINATE_SECONDS = 0.2\n"
+        "import sys; from pathlib import Path; from tests import processes, run\n"
+        f"processes.ROOT = Path({str(tmp_path)!r}); processes.LOGS = processes.ROOT / 'logs'\n"
+        "processes.GRACE_SECONDS = processes.TERMINATE_SECONDS = 0.2\n"
         f"run.TIERS = (run.Tier('some', 600, (run.Step('s', (sys.executable, '-c', {script!r})),)),)\n"
         "sys.exit(run.main([]))\n"
     )

@@ -21,7 +21,7 @@ import pytest
 from cluster import builds, images, processes
 from cluster.paths import State
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or os.environ.get("CLUSTER", "local") != "local", reason="our own node needs root"
