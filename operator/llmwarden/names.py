@@ -64,6 +64,7 @@ DASHBOARD_LABEL: Final = "grafana_dashboard"
 # Objects beside each LLMService, in its namespace: a prefix and the service's name.
 PREFIX_ENGINE: Final = "llmwarden-engine-"  # PodMonitor of the engine itself
 PREFIX_ALERTS: Final = "llmwarden-alerts-"  # PrometheusRule
+PREFIX_ROUTE: Final = "llmwarden-route-"  # AlertmanagerConfig
 PREFIX_DASHBOARD: Final = "llmwarden-dashboard-"  # ConfigMap
 
 # Metrics (Prometheus spelling). The OpenTelemetry names are these with dots.

@@ -68,6 +68,7 @@ def versions(plane: ControlPlane) -> dict[str, str]:
         ("operator", "create", "pods/eviction", "", True),
         ("operator", "delete", "pods", "", False),
         ("operator", "patch", "prometheusrules.monitoring.coreos.com", "", True),
+        ("operator", "patch", "alertmanagerconfigs.monitoring.coreos.com", "", True),
         ("operator", "get", "secrets=llmwarden-ca", NAMESPACE, True),
         ("operator", "get", "secrets=other", NAMESPACE, False),
         ("operator", "get", "secrets", "default", False),

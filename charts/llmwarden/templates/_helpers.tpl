@@ -144,6 +144,7 @@ LLMWARDEN_OTLP_ENDPOINT: {{ $v.tracing.otlpEndpoint | quote }}
 LLMWARDEN_ALLOWED_HOSTS: {{ $v.backends.allowedHosts | toJson | quote }}
 LLMWARDEN_RUNBOOK_BASE_URL: {{ $v.prometheus.runbookBaseUrl | quote }}
 LLMWARDEN_RULE_LABELS: {{ $v.prometheus.ruleLabels | toJson | quote }}
+LLMWARDEN_ALERTMANAGER_CONFIG_LABELS: {{ $v.prometheus.alertmanagerConfigLabels | toJson | quote }}
 LLMWARDEN_MONITOR_LABELS: {{ $v.prometheus.monitorLabels | toJson | quote }}
 LLMWARDEN_DASHBOARD_LABELS: {{ $v.grafana.dashboardLabels | toJson | quote }}
 LLMWARDEN_SHORT_METRIC_NAMES: {{ $v.prometheus.shortMetricNames | quote }}

@@ -24,6 +24,7 @@ Object = dict[str, Any]
 Live = Callable[[str, tuple[str, str]], Object | None]  # kind, (namespace, name) -> compact object of the watch
 ASSUMED_SECONDS: Final = 60.0  # after this the watch is believed whatever it says
 PLURALS: Final[Mapping[str, str]] = {
+    "AlertmanagerConfig": "alertmanagerconfigs",
     "ConfigMap": "configmaps",
     "DaemonSet": "daemonsets",
     "MutatingWebhookConfiguration": "mutatingwebhookconfigurations",

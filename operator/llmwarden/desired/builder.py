@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Final
 
-from llmwarden.desired import dashboard, gpu_exporter, monitors, rules, webhook_configuration
+from llmwarden.desired import dashboard, gpu_exporter, monitors, routes, rules, webhook_configuration
 from llmwarden.desired.manifest import Manifest, stamped
 from llmwarden.desired.params import ClusterParams, Params
 
@@ -11,6 +11,7 @@ SERVICE: Final[tuple[Callable[[Params], Manifest | None], ...]] = (
     monitors.engine,
     rules.rules,
     dashboard.dashboard,
+    routes.alertmanager_config,
 )
 CLUSTER: Final[tuple[Callable[[ClusterParams], Manifest | None], ...]] = (
     monitors.proxies,

@@ -83,6 +83,7 @@ class Capabilities:
 
     pod_monitors: bool = False
     rules: bool = False
+    alertmanager_configs: bool = False
 
 
 @dataclass(frozen=True, slots=True)

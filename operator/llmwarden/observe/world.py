@@ -49,8 +49,15 @@ KINDS: Final[Mapping[str, str]] = {
 }
 NAMESPACE: Final = "Namespace"
 MANAGED: Final = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
+ROUTING: Final = "monitoring.coreos.com/v1alpha1"
 MONITORING: Final = "monitoring.coreos.com/v1"
 COVERED: Final = 0.99  # of an engine's calls; below, some go around the proxies
+BESIDE: Final = (
+    "ConfigMap",
+    "PodMonitor",
+    "PrometheusRule",
+    "AlertmanagerConfig",
+)  # kinds of what stands beside a service
 GONE: Final = frozenset({"Succeeded", "Failed"})
 _VARIABLES: Final = frozenset(
     variable
@@ -100,6 +107,7 @@ class World:
             "ConfigMap": informer("v1", "configmaps"),
             "PodMonitor": informer(MONITORING, "podmonitors"),
             "PrometheusRule": informer(MONITORING, "prometheusrules"),
+            "AlertmanagerConfig": informer(ROUTING, "alertmanagerconfigs"),
             "ServiceAccount": informer("v1", "serviceaccounts", own),
             "MutatingWebhookConfiguration": informer(
                 "admissionregistration.k8s.io/v1", "mutatingwebhookconfigurations"
@@ -148,11 +156,11 @@ class World:
     @property
     def capabilities(self) -> Capabilities:
         """Which optional APIs are there."""
-        monitors, rules = self._owned["PodMonitor"], self._owned["PrometheusRule"]
-        return Capabilities(
-            pod_monitors=monitors.synced.is_set() and not monitors.absent,
-            rules=rules.synced.is_set() and not rules.absent,
-        )
+
+        def there(kind: str) -> bool:
+            return self._owned[kind].synced.is_set() and not self._owned[kind].absent
+
+        return Capabilities(there("PodMonitor"), there("PrometheusRule"), there("AlertmanagerConfig"))
 
     def mark_all(self) -> None:
         """Mark everything dirty."""
@@ -331,7 +339,7 @@ class World:
         """Return all objects beside a service."""
         return [
             item
-            for kind in ("ConfigMap", "PodMonitor", "PrometheusRule")
+            for kind in BESIDE
             for key, item in self._owned[kind].items.items()
             if key[0] == service[0] and item["metadata"].get("labels", {}).get(names.LABEL_SERVICE) == service[1]
         ]

@@ -21,7 +21,7 @@ from llmwarden.settings import Settings
 
 HERE = Path(__file__).parent
 SAMPLES = Path(__file__).parents[3] / "manifests" / "samples"
-ALL = Capabilities(pod_monitors=True, rules=True)
+ALL = Capabilities(pod_monitors=True, rules=True, alertmanager_configs=True)
 
 
 def samples() -> dict[str, dict[str, Any]]:

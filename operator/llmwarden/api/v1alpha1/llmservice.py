@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field
 from llmwarden.api.v1alpha1.common import (
     ATOMIC,
     BUDGET_RULES,
+    SET,
     BackendType,
     BudgetPolicy,
     BudgetScope,
@@ -208,6 +209,45 @@ class PagerDuty(Model):
 
     routing_key_secret_ref: SecretKeyRef
     """A Secret with the integration's routing key (Events API v2)."""
+    url: (
+        Annotated[
+            str,
+            Field(
+                max_length=512,
+                json_schema_extra=rules(
+                    rule("self.matches('^https?://[^ @]+$')", "must be an http or https URL without user information")
+                ),
+            ),
+        ]
+        | None
+    ) = None
+    """Where events go, such as https://events.eu.pagerduty.com/v2/enqueue for accounts in the EU; Alertmanager's own unless set."""
+
+
+class Slack(Model):
+    """Which channel of Slack is told."""
+
+    url_secret_ref: Annotated[SecretKeyRef, Field(alias="urlSecretRef")]
+    """A Secret with the incoming webhook's URL."""
+    channel: Annotated[str, Field(max_length=80)] = ""
+    """The channel; the webhook's own unless set."""
+
+
+class AlertWebhook(Model):
+    """What else is told, by Alertmanager's webhook."""
+
+    url_secret_ref: Annotated[SecretKeyRef, Field(alias="urlSecretRef")]
+    """A Secret with the URL."""
+
+
+class Email(Model):
+    """Who is written to, by Alertmanager's own mail server."""
+
+    to: Annotated[
+        tuple[Annotated[str, Field(max_length=254, pattern="^[^@ ,]+@[^@ ,]+$")], ...],
+        Field(min_length=1, max_length=16, json_schema_extra=SET),
+    ]
+    """Addresses."""
 
 
 class Alerts(Model):
@@ -215,6 +255,12 @@ class Alerts(Model):
 
     pager_duty: PagerDuty | None = None
     """PagerDuty."""
+    slack: Slack | None = None
+    """Slack."""
+    webhook: AlertWebhook | None = None
+    """Any receiver of Alertmanager's webhook."""
+    email: Email | None = None
+    """E-mail."""
 
 
 class Tracing(Model):

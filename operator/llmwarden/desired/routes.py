@@ -1,0 +1,111 @@
+"""The AlertmanagerConfig of an LLMService: who is told of its alerts, and which of them silence others.
+
+The Prometheus Operator adds a matcher on the service's namespace, which every alert carries; the route narrows it to the service. Secrets
+are named, never read: Alertmanager's own operator reads them, in the service's namespace.
+"""
+
+from typing import Any, Final
+
+from llmwarden import names
+from llmwarden.api.v1alpha1.llmservice import Alerts
+from llmwarden.desired.manifest import Manifest, beside
+from llmwarden.desired.params import Params
+
+API_VERSION: Final = "monitoring.coreos.com/v1alpha1"
+# One incident for one alert of one objective or budget: its trigger and its resolve have the same key.
+GROUP_BY: Final = ("alertname", "namespace", names.LABEL_M_SERVICE, "objective", "budget")
+GROUP_WAIT: Final = "15s"
+GROUP_INTERVAL: Final = "1m"
+REPEAT_INTERVAL: Final = "4h"
+# A budget that refuses calls makes errors by itself: its own alert says why, a second page would say less.
+SILENCED_BY_BUDGET: Final = ("LLMErrorRateHigh", "LLMErrorBudgetBurn", "LLMAvailabilityBudgetBurn")
+
+_SEVERITY: Final = '{{ if eq .CommonLabels.severity "critical" }}critical{{ else }}warning{{ end }}'
+_TITLE: Final = "[{{ .Status | toUpper }}] {{ .CommonLabels.alertname }} {{ .CommonLabels.namespace }}/{{ .CommonLabels.llmservice }}"
+_TEXT: Final = (
+    "{{ range .Alerts }}{{ .Annotations.summary }}\n{{ .Annotations.description }}\n"
+    "Runbook: {{ .Annotations.runbook_url }}\n{{ end }}"
+)
+
+
+def alertmanager_config(params: Params) -> Manifest | None:
+    """Build the AlertmanagerConfig; None where nobody is to be told, or there is no such API."""
+    alerts = params.service.spec.alerts
+    if alerts is None or not params.capabilities.alertmanager_configs:
+        return None
+    receiver = _receiver(alerts)
+    if not receiver:
+        return None
+    metadata = params.service.metadata
+    mine = [_equal(names.LABEL_M_SERVICE, metadata.name)]
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "AlertmanagerConfig",
+        "metadata": beside(
+            params.service, names.PREFIX_ROUTE + metadata.name, "route", params.settings.alertmanager_config_labels
+        ),
+        "spec": {
+            "route": {
+                "receiver": "people",
+                "groupBy": list(GROUP_BY),
+                "groupWait": GROUP_WAIT,
+                "groupInterval": GROUP_INTERVAL,
+                "repeatInterval": REPEAT_INTERVAL,
+                "matchers": mine,
+            },
+            "receivers": [{"name": "people", **receiver}],
+            "inhibitRules": [
+                {
+                    "sourceMatch": [*mine, _equal("alertname", "LLMBudgetExceeded"), _equal("severity", "critical")],
+                    "targetMatch": [*mine, _matches("alertname", "|".join(SILENCED_BY_BUDGET))],
+                    "equal": ["namespace", names.LABEL_M_SERVICE],
+                }
+            ],
+        },
+    }
+
+
+def _receiver(alerts: Alerts) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if alerts.pager_duty is not None:
+        config: dict[str, Any] = {
+            "sendResolved": True,
+            "routingKey": alerts.pager_duty.routing_key_secret_ref.dump(),
+            "description": "{{ .CommonAnnotations.summary }}",
+            "severity": _SEVERITY,
+            "client": "LLM Warden",
+            "group": "{{ .CommonLabels.namespace }}",
+            "component": "{{ .CommonLabels.llmservice }}",
+            "class": "{{ .CommonLabels.alertname }}",
+            "details": [
+                {"key": "description", "value": "{{ .CommonAnnotations.description }}"},
+                {"key": "runbook", "value": "{{ .CommonAnnotations.runbook_url }}"},
+                {"key": "dashboard", "value": "{{ .CommonAnnotations.dashboard_url }}"},
+            ],
+        }
+        if alerts.pager_duty.url is not None:
+            config["url"] = alerts.pager_duty.url
+        found["pagerdutyConfigs"] = [config]
+    if alerts.slack is not None:
+        found["slackConfigs"] = [
+            {
+                "sendResolved": True,
+                "apiURL": alerts.slack.url_secret_ref.dump(),
+                **({"channel": alerts.slack.channel} if alerts.slack.channel else {}),
+                "title": _TITLE,
+                "text": _TEXT,
+            }
+        ]
+    if alerts.webhook is not None:
+        found["webhookConfigs"] = [{"sendResolved": True, "urlSecret": alerts.webhook.url_secret_ref.dump()}]
+    if alerts.email is not None:
+        found["emailConfigs"] = [{"sendResolved": True, "to": ", ".join(alerts.email.to)}]
+    return found
+
+
+def _equal(name: str, value: str) -> dict[str, str]:
+    return {"name": name, "value": value, "matchType": "="}
+
+
+def _matches(name: str, value: str) -> dict[str, str]:
+    return {"name": name, "value": value, "matchType": "=~"}
