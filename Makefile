@@ -2,10 +2,10 @@
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
 
-.PHONY: help venv demo demo-down test lint format generate lock soak clean
+.PHONY: help venv demo demo-down test lint format generate lock soak bench-datapath clean
 
 help: ## what there is
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 venv: ## the Python environment, from the lock file
 	@./tools/bootstrap.sh
@@ -37,6 +37,9 @@ lock: ## newest versions that fit into the lock files
 
 soak: venv ## long storms and soaks, by hand
 	@$(PY) -m tests.run soak
+
+bench-datapath: venv ## the proxy beside Go's, Envoy and LiteLLM (BENCH="--rounds 3 --only direct ours go")
+	@$(PY) -m benchmarks.datapath $(BENCH)
 
 clean: ## remove what can be made again
 	@rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache

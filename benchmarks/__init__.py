@@ -1,0 +1,1 @@
+"""Measurements that are made by hand: nothing here runs with the tests."""

@@ -1,0 +1,1 @@
+"""What the proxy costs beside other proxies: `make bench-datapath` (docs/performance.md)."""

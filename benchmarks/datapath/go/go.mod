@@ -1,0 +1,3 @@
+module llmwarden.io/benchmarks/datapath
+
+go 1.25.0
