@@ -1,0 +1,1 @@
+"""How far off the proxy's token estimate is."""
