@@ -134,7 +134,7 @@ TIERS = (
     ),
     Tier("unit", 300, (_tests("tests/unit"),)),
     # Our programs as processes of their own, talking over real sockets.
-    Tier("process", 420, (_tests("tests/proxy", "tests/ledger"),)),
+    Tier("process", 420, (_tests("tests/proxy", "tests/ledger", "tests/money"),)),
     Tier("golden", 240, (_tests("tests/golden"),), needs=("promtool", "helm")),
     Tier(
         "api",

@@ -5,11 +5,15 @@ with the real `openai` client that measures for itself.
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from cluster import target
+from cluster.lifecycle import DEFAULT_NAME, Cluster
+from demo import images, steps
 from demo.kube import Kube, condition
 
 WORKLOADS = "llmwarden-demo:dev"
@@ -163,6 +167,26 @@ class Stage:
         pod = self.kube.pods(self.namespace, f"app={app}")[0]["metadata"]["name"]
         found: dict[str, Any] = self.kube.read_pod(self.namespace, pod, 8080, "/figures")
         return found
+
+
+@contextmanager
+def warden(engine: str = "simulator") -> Iterator[tuple[Kube, images.Images]]:
+    """Yield the chosen cluster with monitoring and LLM Warden in it, and the demo's images.
+
+    One that was running before is used and left running (`python -m tests.run` has one for all tiers); one that is made here is taken down,
+    unless `E2E_KEEP=1`.
+    """
+    chosen = target.chosen(os.environ.get("LLMWARDEN_CLUSTER") or DEFAULT_NAME)
+    ours = isinstance(chosen, target.Local) and not Cluster(chosen.name).healthy()
+    try:
+        kube, made = steps.cluster_with_images(chosen, engine)
+        steps.install_monitoring(kube, made)
+        steps.install_warden(kube)
+        steps.wait_warden(kube)
+        yield kube, made
+    finally:
+        if ours and not os.environ.get("E2E_KEEP"):
+            chosen.down()
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The real vLLM (CPU, random weights) in a pod behind the proxy: our figures are its own."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,9 +9,11 @@ from demo.kube import Kube
 from llmwarden import names
 from tests.e2e.support import Stage, deployment, proxy_of, service
 
-CALLS = 60
-# Long enough for the model's own time to be most of what is measured.
-PROMPT = "Where is my order? I have been waiting for a week and nobody answers. " * 15
+CALLS = 40
+# Long enough for the model's own time to be nearly all of what is measured: 580 tokens.
+PROMPT = "Where is my order? I have been waiting for a week and nobody answers. " * 8
+# What issue 3 asks of the proxy's mean time to first token: the larger of the two.
+SECONDS_OFF, SHARE_OFF = 0.005, 0.10
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def calls(vllm: Stage, name: str, count: int) -> dict[str, Any]:
                 "CONCURRENCY": "1",
                 "CALLS": str(count),
                 "STREAM_PERCENT": "100",
-                "MAX_TOKENS": "16",
+                "MAX_TOKENS": "8",
                 "PROMPT": PROMPT,
             },
         ),
@@ -71,7 +74,9 @@ def calls(vllm: Stage, name: str, count: int) -> dict[str, Any]:
     return vllm.figures(name)
 
 
-def test_tokens_and_requests_are_vllms_own_and_ttft_lies_between_engine_and_client(vllm: Stage) -> None:
+def test_tokens_and_requests_are_vllms_own_and_ttft_agrees(
+    vllm: Stage, record_property: Callable[[str, object], None]
+) -> None:
     kube, ns = vllm.kube, vllm.namespace
     pod = kube.pods(ns, "app=vllm-chat")[0]
     assert proxy_of(pod)
@@ -103,8 +108,10 @@ def test_tokens_and_requests_are_vllms_own_and_ttft_lies_between_engine_and_clie
     engine = theirs("vllm:time_to_first_token_seconds_sum") / theirs("vllm:time_to_first_token_seconds_count")
     seen = float(client["ttftMean"])
     said = f"time to first token: proxy {mine * 1000:.1f} ms, vLLM {engine * 1000:.1f} ms, client {seen * 1000:.1f} ms"
-    # vLLM's own figure begins after its HTTP server and tokeniser and ends before its answer is written: with a model as small as this one
-    # they are as long as the model itself (seen: 18 ms of 39). What holds of any machine is the order: what is on the wire lies between.
+    record_property("ttft", said)  # for build/test-logs
+    # vLLM's own figure begins after its HTTP server and tokeniser and ends before its answer is written: a few milliseconds.
+    assert abs(mine - engine) <= max(SECONDS_OFF, SHARE_OFF * engine), said
+    # On the wire, the proxy lies between the two.
     assert engine <= mine <= seen, said
 
 
