@@ -252,6 +252,8 @@ class MeteredCall:
     def answered(self, status: int, headers: list[Header]) -> bool:
         """Note status and kind of the answer."""
         self.status = status
+        if self.match.head is not None:
+            self.match.head(self.answer, headers)
         framing = None
         for low, _, value in headers:
             if low == b"content-type":

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import uvloop
 
 from llmwarden.errors import InvalidSpecError
@@ -25,8 +26,9 @@ from llmwarden.proxy.gate import Gate
 from llmwarden.proxy.journal import Journal
 from llmwarden.proxy.prices import PriceBook
 from llmwarden.proxy.reporter import Reporter
+from llmwarden.proxy.seam import Service
 from llmwarden.proxy.server import Endpoint
-from llmwarden.proxy.settings import Identity, Settings, parse_origin
+from llmwarden.proxy.settings import Identity, Limits, Route, Settings, parse_origin
 from llmwarden.proxy.spans import Exporter
 from llmwarden.proxy.telemetry import Metrics
 from llmwarden.proxy.upstream import Pool
@@ -68,15 +70,11 @@ class Proxy:
             self.reporter.restore()
         proxies = egress.proxies(os.environ)
         dialects = found()
-        self.endpoints = [
-            Endpoint(
-                route,
-                MeteredService(route, dialects, self.shared),
-                Pool(parse_origin(route.upstream), settings.limits, tls, proxies),
-                settings.limits,
-            )
-            for route in settings.routes
-        ]
+        self.endpoints = []
+        for route in settings.routes:
+            service, limits = _service(route, MeteredService(route, dialects, self.shared), settings.limits)
+            pool = Pool(parse_origin(route.upstream), settings.limits, tls, proxies)
+            self.endpoints.append(Endpoint(route, service, pool, limits))
         self._listening = False
         self._draining = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -147,6 +145,19 @@ class Proxy:
             if self.journal.errors > self._journal_errors:
                 self.metrics.journal_errors.inc(self.journal.errors - self._journal_errors)
                 self._journal_errors = self.journal.errors
+
+
+def _service(route: Route, metered: MeteredService, limits: Limits) -> tuple[Service, Limits]:
+    """A route's service. Calls to Bedrock are signed over their host, and so signed again; their bodies are held whole for it."""
+    if route.backend != "Bedrock":
+        return metered, limits
+    from llmwarden.proxy.aws.service import BODY_BYTES, SignedService  # noqa: PLC0415 - no other route pays for it
+
+    origin = parse_origin(route.upstream)
+    failed = metered.shared.metrics.credential_errors.labels(route.service).inc
+    host = origin.authority if route.mode == "Env" else ""
+    signed = SignedService(metered, host=host, prefix=origin.prefix.encode(), failed=failed)
+    return signed, msgspec.structs.replace(limits, body_bytes=max(limits.body_bytes, BODY_BYTES))
 
 
 def _needs_tls(settings: Settings) -> bool:

@@ -34,7 +34,7 @@ def refusal(status: int, kind: str, message: str) -> Refusal:
 
 
 class SignedService:
-    """`seam.Service`. `host` is the upstream's Host header, `prefix` what comes before every path there."""
+    """`seam.Service`. `host` is the Host header that is sent (the client's own where it is empty), `prefix` what comes before every path."""
 
     def __init__(self, inner: Service, *, host: str, prefix: bytes, failed: Callable[[], None]) -> None:
         self.inner = inner
@@ -116,9 +116,12 @@ class SignedCall:
         drop, lines = self._call.head(request) if self._call is not None else (frozenset[bytes](), [])
         drop |= sigv4.SIGNATURE_HEADERS
         service = self._service
-        gone = drop | HOP_BY_HOP | request.drop | _HOST
+        gone = drop | HOP_BY_HOP | request.drop
+        if service.host:
+            gone |= _HOST
         sent: list[Header] = [item for item in request.headers if item[0] not in gone]
-        sent.append((b"host", b"Host", service.host.encode()))
+        if service.host:
+            sent.append((b"host", b"Host", service.host.encode()))
         try:
             target = service.prefix + origin_form(self._target)
         except BadMessageError:

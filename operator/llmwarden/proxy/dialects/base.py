@@ -6,6 +6,7 @@ untrusted: nothing here may raise on any bytes, and what is kept is bounded.
 """
 
 from bisect import bisect_left
+from collections.abc import Callable
 from enum import Enum
 from typing import Final, Protocol
 
@@ -13,7 +14,7 @@ import msgspec
 
 from llmwarden import names
 from llmwarden.proxy.framing import Framing
-from llmwarden.proxy.seam import Refusal
+from llmwarden.proxy.seam import Header, Refusal
 from llmwarden.wire import Tokens
 
 NAME_LENGTH: Final = 256  # characters of a model's name or an id that are believed
@@ -63,6 +64,7 @@ class Answer(msgspec.Struct):
     id: str = ""
     finish_reasons: list[str] = []
     usage: Tokens | None = None
+    partial: bool = False  # `usage` is not the last word: of an answer that ends here, its output is estimated
     tier: str = ""  # "batch", "flex", "priority" where it is priced otherwise; "" for the ordinary one
     tool_call_ids: list[str] = []
     queue_seconds: float | None = None  # before the engine began, where it says so
@@ -139,6 +141,9 @@ class Match(msgspec.Struct, frozen=True):
     alias: bool = False  # `model` is a deployment's name, not a model's: what answers is what costs
     poll: str = (
         ""  # a question for an answer that was begun earlier under this id; never refused, charged when it is complete
+    )
+    head: Callable[[Answer, list[Header]], None] | None = (
+        None  # reads what an answer's head says, where it says something
     )
 
 
