@@ -85,6 +85,7 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         "_bad",
+        "_begun",
         "_body_paused",
         "_current",
         "_early",
@@ -120,6 +121,7 @@ class ClientConnection(asyncio.Protocol):
         self._queue: deque[Exchange] = deque()
         self._splice: Splice | None = None
         self._in_head = True
+        self._begun = False  # a head has begun, and is not complete
         self._head_bytes = 0
         self._headers: list[Header] = []
         self._target = b""
@@ -273,7 +275,7 @@ class ClientConnection(asyncio.Protocol):
         """A head begins: it has a deadline."""
         if self._synthetic:
             return
-        self._in_head = True
+        self._in_head = self._begun = True
         self._head_bytes = 0
         self._headers = []
         self._target = b""
@@ -298,7 +300,8 @@ class ClientConnection(asyncio.Protocol):
         parser = self._parser
         headers = self._headers
         try:
-            if len(headers) > _HEADERS or sum(len(n) + len(v) for _, n, v in headers) > self.endpoint.limits.head_bytes:
+            size = len(self._target) + sum(len(n) + len(v) for _, n, v in headers)
+            if len(headers) > _HEADERS or size > self.endpoint.limits.head_bytes:
                 raise http1.BadMessageError(431, "the request's head is too large")  # noqa: TRY301 - the parser calls us
             request = Request(
                 method=parser.get_method(),
@@ -312,7 +315,7 @@ class ClientConnection(asyncio.Protocol):
         except http1.BadMessageError as error:
             self._bad = error
             raise
-        self._in_head = False
+        self._in_head = self._begun = False
         exchange = Exchange(self, request)
         self._reading = exchange
         if not parser.should_upgrade():
@@ -387,7 +390,8 @@ class ClientConnection(asyncio.Protocol):
         if self.endpoint.draining:
             self.transport.close()
             return
-        self.deadline = self.endpoint.loop.time() + self.endpoint.limits.idle_seconds
+        limits = self.endpoint.limits
+        self.deadline = self.endpoint.loop.time() + (limits.head_seconds if self._begun else limits.idle_seconds)
 
     def pause_reading(self) -> None:
         """Take nothing more from the client for now."""
