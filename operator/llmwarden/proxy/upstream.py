@@ -220,6 +220,8 @@ class UpstreamConnection(asyncio.Protocol):
         if status < 200 and status != 101:  # noqa: PLR2004 - RFC 9110, 15.2: interim answers
             self._interim = True
             return
+        if self._head_bytes > _MAX_HEAD and sum(len(name) + len(value) for _, name, value in self._headers) > _MAX_HEAD:
+            raise http1.BadMessageError(502, "the answer's head is too large")
         self._head = False
         framing = "close"
         for low, _, value in self._headers:
