@@ -212,6 +212,14 @@ class UsageTotals(msgspec.Struct, frozen=True, rename="camel"):
     uncosted_tokens: int = 0
 
 
+class Rerating(msgspec.Struct, frozen=True):
+    """What a new price changed in a service's history: picodollars more (or less), for so many tokens that had no price."""
+
+    at: dt.datetime
+    picodollars: int
+    tokens: int
+
+
 class ServiceUsage(msgspec.Struct, frozen=True, rename="camel"):
     """Usage of one LLMService. `last24h` and `last_hour` are exact to one bucket."""
 
@@ -222,6 +230,7 @@ class ServiceUsage(msgspec.Struct, frozen=True, rename="camel"):
     budgets: tuple[str, ...] = ()
     reporting_pods: int = 0
     last_reported_at: dt.datetime | None = None
+    rerated: Rerating | None = None  # the last time, in this life of the ledger
 
 
 class ServiceShare(msgspec.Struct, frozen=True):

@@ -104,7 +104,11 @@ async def running(path: Path) -> AsyncIterator[Ledger]:
     clock = FakeClock()
     core = Core(Catalogue(), store.prices(), clock, 5.0)
     core.rebuild(store.sums(), store.last_reports())
-    writer = Writer(store, core.merged)
+
+    async def rebuild() -> None:
+        core.rebuild(store.sums(), store.last_reports())
+
+    writer = Writer(store, core.merged, rebuild)
     registry = prometheus_client.CollectorRegistry()
     registry.register(State(core, lambda: {"LLMService": core.synced}, store.size))
     stop, tokens = asyncio.Event(), Tokens()
@@ -167,6 +171,7 @@ async def test_config_names_services_budgets_and_released_ones(ledger: Ledger) -
         "onLedgerLoss": "Allow",
         "fallbackModel": None,
         "ceiling": None,
+        "leased": config["budgets"][DAILY]["leased"],
     }
 
 
@@ -179,7 +184,6 @@ async def test_a_price_is_handed_out_kept_and_charged_for_good(ledger: Ledger, t
         "output": 400_000,
         "cached_input": 100_000,
         "cache_write": 100_000,
-        "request": 0,
     }
     assert ledger.store.prices().keys() == {("openai", "gpt-4o-mini", price["priceId"])}
     # The price rises; what was counted at the old one keeps it.

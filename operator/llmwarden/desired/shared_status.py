@@ -85,7 +85,7 @@ def price(item: ModelPrice, rivals: tuple[str, ...], now: dt.datetime) -> ModelP
     reason, message = "InEffect", "It applies."
     try:
         if entry is not None and item.spec.models is not None:
-            prices.picodollars(entry)
+            prices.rates(entry)
     except InvalidSpecError as error:
         status, reason, message = "False", "InvalidPrice", f"{error}."
     if entry is None:

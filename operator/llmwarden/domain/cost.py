@@ -1,25 +1,65 @@
 """What tokens cost. Apart from `prices`, so that a sidecar can use it without the custom resources' models."""
 
-from llmwarden.wire import Picodollars, Tokens
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+from llmwarden.wire import Picodollars, PriceVariant, Tokens
+
+ORDINARY: Final = frozenset({"", "auto", "default", "standard"})
+"""Service tiers that mean none: what providers answer for a call at the plain price."""
+
+
+class Rates(msgspec.Struct, frozen=True):
+    """A price whole: the plain one, and what applies instead to long inputs and to service tiers."""
+
+    picodollars: Picodollars
+    variants: tuple[PriceVariant, ...] = ()
+
+    def at(self, context: int, tier: str) -> Picodollars | None:
+        """Return what applies to calls of at least `context` input tokens in a tier; None where the tier has no price."""
+        ordinary = tier in ORDINARY
+        wanted = "" if ordinary else tier
+        best: PriceVariant | None = None
+        for variant in self.variants:
+            if variant.tier == wanted and variant.context <= context and (not best or variant.context > best.context):
+                best = variant
+        if best is not None:
+            return best.picodollars
+        return self.picodollars if ordinary else None
 
 
 def cost(tokens: Tokens, price: Picodollars, *, requests: int) -> int:
-    """Return picodollars.
+    """Return picodollars: each part of the input and of the output at its own price, the plain rest at theirs.
 
-    (input - cached_input - cache_write) * p.input + cached_input * p.cached_input + cache_write * p.cache_write
-    + output * p.output + requests * p.request; reasoning is in output already (operator/ARCHITECTURE.md, "Keys").
-    A report whose parts exceed the whole is charged its parts: the plain rest is never negative.
+    A kind without a price of its own costs what the kind costs that it is a part of (operator/ARCHITECTURE.md, "Keys").
+    A report whose parts exceed the whole is charged its parts: a plain rest is never negative.
     """
-    plain = max(0, tokens.input - tokens.cached_input - tokens.cache_write)
-    return (
-        plain * price.input
+    hour = tokens.cache_write_1h
+    spent = (
+        max(0, tokens.input - tokens.cached_input - tokens.cache_write - tokens.input_audio) * price.input
         + tokens.cached_input * price.cached_input
-        + tokens.cache_write * price.cache_write
-        + tokens.output * price.output
+        + max(0, tokens.cache_write - hour) * price.cache_write
+        + max(0, tokens.output - tokens.reasoning - tokens.output_audio) * price.output
         + requests * price.request
     )
+    for count, own, whole in (
+        (hour, price.cache_write_1h, price.cache_write),
+        (tokens.input_audio, price.input_audio, price.input),
+        (tokens.reasoning, price.reasoning, price.output),
+        (tokens.output_audio, price.output_audio, price.output),
+    ):
+        if count:
+            spent += count * (whole if own is None else own)
+    return spent
 
 
 def counted(tokens: Tokens) -> int:
     """Return what a token budget counts: input (cached included) plus output (reasoning included)."""
     return tokens.input + tokens.output
+
+
+def bounds(prices: Iterable[Rates]) -> tuple[int, ...]:
+    """Return the input sizes, rising, from which some of these prices changes: `Config.context_bounds`."""
+    return tuple(sorted({variant.context for rates in prices for variant in rates.variants if variant.context > 0}))

@@ -4,17 +4,24 @@ Prices are `wire.Picodollars`: whole picodollars per token of each kind, and per
 """
 
 import datetime as dt
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
-from llmwarden.api.v1alpha1.modelprice import ModelPrice, PriceEntry
+import msgspec
+
+from llmwarden.api.v1alpha1.modelprice import KindPrices, ModelPrice, PriceEntry
 from llmwarden.domain import money
-from llmwarden.domain.cost import cost, counted
+from llmwarden.domain.cost import Rates, bounds, cost, counted
 from llmwarden.errors import InvalidSpecError
-from llmwarden.wire import Picodollars
+from llmwarden.wire import Picodollars, PriceVariant
 
 __all__ = [
+    "BATCH",
+    "Rates",
     "Resolved",
+    "bounds",
     "cost",
     "counted",
     "duplicates",
@@ -23,7 +30,11 @@ __all__ = [
     "lookup",
     "next_change",
     "picodollars",
+    "price_id",
+    "rates",
 ]
+
+BATCH: Final = "batch"  # the tier of calls through a provider's batch interface
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +42,13 @@ class Resolved:
     """A price with its name (which changes when the price does) and the instant from which another entry applies."""
 
     price_id: str
-    price: Picodollars
+    rates: Rates
     valid_until: dt.datetime | None = None
+
+    @property
+    def price(self) -> Picodollars:
+        """The price of ordinary calls."""
+        return self.rates.picodollars
 
 
 def entry_at(entries: Iterable[PriceEntry], at: dt.datetime) -> PriceEntry | None:
@@ -47,23 +63,40 @@ def next_change(entries: Iterable[PriceEntry], at: dt.datetime) -> dt.datetime |
 
 
 def picodollars(entry: PriceEntry) -> Picodollars:
-    """Return the prices of an entry for a provider's models.
+    """Return the prices of an entry for ordinary calls of a provider's models.
 
     Cached input and cache writes cost what input does unless set. Raises InvalidSpecError where a price is missing or malformed.
     """
     if entry.input_per_million_tokens is None or entry.output_per_million_tokens is None:
         message = "a price of models needs inputPerMillionTokens and outputPerMillionTokens"
         raise InvalidSpecError(message)
-    plain = money.parse_per_million(entry.input_per_million_tokens)
-    return Picodollars(
-        input=plain,
-        output=money.parse_per_million(entry.output_per_million_tokens),
-        cached_input=plain
-        if (text := entry.cached_input_per_million_tokens) is None
-        else money.parse_per_million(text),
-        cache_write=plain if (text := entry.cache_write_per_million_tokens) is None else money.parse_per_million(text),
-        request=0 if entry.per_request is None else money.parse(entry.per_request),
-    )
+    return _kinds(entry, entry)
+
+
+def rates(entry: PriceEntry) -> Rates:
+    """Return an entry's price whole: ordinary calls, and its variants. Raises InvalidSpecError where one is malformed."""
+    plain = picodollars(entry)
+    variants: dict[tuple[str, int], Picodollars] = {}
+    for variant in entry.variants:
+        key = (variant.tier or "", variant.min_input_tokens or 0)
+        if key == ("", 0) or key in variants:
+            message = "each variant of a price needs a minInputTokens or a tier that no other has"
+            raise InvalidSpecError(message)
+        variants[key] = _kinds(variant, entry)
+    if entry.batch_discount_percent is not None:
+        if any(tier == BATCH for tier, _ in variants):
+            message = "a price has batchDiscountPercent or a variant for the tier batch, not both"
+            raise InvalidSpecError(message)
+        ordinary = {("", 0): plain, **{key: price for key, price in variants.items() if not key[0]}}
+        for (_, context), price in ordinary.items():
+            variants[BATCH, context] = _discounted(price, entry.batch_discount_percent)
+    return Rates(plain, tuple(PriceVariant(context, tier, price) for (tier, context), price in _items(variants)))
+
+
+def price_id(source: str, numbers: Rates) -> str:
+    """Name of a price: where it is from, and a hash of its numbers. The same id always means the same price."""
+    digest = hashlib.sha256(msgspec.json.encode(numbers)).hexdigest()
+    return f"{source}@{digest[:12]}"
 
 
 def lookup(model_prices: Iterable[ModelPrice], backend: str, model: str, at: dt.datetime) -> Resolved | None:
@@ -79,8 +112,9 @@ def lookup(model_prices: Iterable[ModelPrice], backend: str, model: str, at: dt.
         entry = entry_at(spec.prices, at)
         if entry is not None:
             start = entry.from_.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-            price_id = f"ModelPrice:{model_price.metadata.name}:{model}@{start}/{_digest(picodollars(entry))}"
-            return Resolved(price_id, picodollars(entry), next_change(spec.prices, at))
+            found = rates(entry)
+            source = f"ModelPrice:{model_price.metadata.name}:{model}@{start}"
+            return Resolved(price_id(source, found), found, next_change(spec.prices, at))
     return None
 
 
@@ -105,8 +139,43 @@ def gpu_hour_price(model_prices: Iterable[ModelPrice], product: str, at: dt.date
     return None
 
 
-def _digest(price: Picodollars) -> str:
-    # In the id, so that an entry edited in place is another price: usage that was counted under the old one keeps it.
-    return ".".join(
-        f"{value:x}" for value in (price.input, price.cached_input, price.cache_write, price.output, price.request)
+def _items(variants: dict[tuple[str, int], Picodollars]) -> list[tuple[tuple[str, int], Picodollars]]:
+    return [(key, variants[key]) for key in sorted(variants)]
+
+
+def _kinds(own: KindPrices, entry: KindPrices) -> Picodollars:
+    """Prices of `own`; what it leaves out is `entry`'s."""
+
+    def each(name: str) -> int | None:
+        text = getattr(own, name) if getattr(own, name) is not None else getattr(entry, name)
+        return None if text is None else money.parse_per_million(text)
+
+    plain = each("input_per_million_tokens") or 0
+    cached, written = each("cached_input_per_million_tokens"), each("cache_write_per_million_tokens")
+    request = own.per_request if own.per_request is not None else entry.per_request
+    return Picodollars(
+        input=plain,
+        output=each("output_per_million_tokens") or 0,
+        cached_input=plain if cached is None else cached,
+        cache_write=plain if written is None else written,
+        request=0 if request is None else money.parse(request),
+        cache_write_1h=each("cache_write_1h_per_million_tokens"),
+        reasoning=each("reasoning_per_million_tokens"),
+        input_audio=each("input_audio_per_million_tokens"),
+        output_audio=each("output_audio_per_million_tokens"),
     )
+
+
+def _discounted(price: Picodollars, percent: int) -> Picodollars:
+    """Tokens at so many percent less, rounded half to even where that is no whole picodollar; the price of a call stays."""
+
+    def less(value: int) -> int:
+        whole, rest = divmod(value * (100 - percent), 100)
+        return whole + (rest > 50 or (rest == 50 and whole % 2))  # noqa: PLR2004 - half of 100
+
+    reduced = {
+        name: less(value)
+        for name, value in msgspec.structs.asdict(price).items()
+        if value is not None and name != "request"
+    }
+    return msgspec.structs.replace(price, **reduced)

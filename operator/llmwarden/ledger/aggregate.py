@@ -3,8 +3,8 @@
 Budgets and usage are read from here and never scan the database. One event loop uses it: no locks.
 
 A row that has a price's id is rated by that price, for good, where the ledger handed it out for that very provider and
-model. A row without one ("no price was known when it was counted") is rated at its bucket's start by what is known now, and again whenever prices change; while nothing is known
-its tokens are `uncosted`, never $0. Rating is linear in the counters, so what a report adds can be rated by itself.
+model, and where it says what the row's service tier costs. Any other row ("no price was known when it was counted") is rated
+at its bucket's start by what is known now, and again whenever prices change; while nothing is known its tokens are `uncosted`, never $0. Rating is linear in the counters, so what a report adds can be rated by itself.
 
 Memory: about 0.4 KiB per service and bucket in which it was used, for `HORIZON_SECONDS`; older buckets live on in the
 totals only.
@@ -12,8 +12,12 @@ totals only.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from msgspec.structs import astuple
 
 from llmwarden import names, wire
+from llmwarden.domain.cost import ORDINARY, Rates, cost
 from llmwarden.ledger import counts
 from llmwarden.ledger.counts import Counts
 from llmwarden.ledger.store import Delta, Issued, issued_of
@@ -23,9 +27,9 @@ DAY = 86400
 HORIZON_SECONDS = 100 * DAY
 WINDOWS_KEPT = 32  # running sums per service
 
-PriceOf = Callable[[Issued], wire.Picodollars | None]
+PriceOf = Callable[[Issued], Rates | None]
 """The numbers of a price, None where the ledger never handed it out for this provider and model."""
-LatePrice = Callable[[str, str, int], wire.Picodollars | None]
+LatePrice = Callable[[str, str, int], Rates | None]
 """The price of (provider, model) at a time, in seconds since the epoch, as known now."""
 
 
@@ -57,7 +61,7 @@ def total(parts: Iterable[Sums]) -> Sums:
     if not found:
         return NOTHING
     return Sums(
-        Counts(*map(sum, zip(*(part.counts for part in found), strict=True))),
+        Counts(*map(sum, zip(*(astuple(part.counts) for part in found), strict=True))),
         sum(part.picodollars for part in found),
         sum(part.uncosted for part in found),
     )
@@ -65,14 +69,30 @@ def total(parts: Iterable[Sums]) -> Sums:
 
 def rate(count: Counts, price: wire.Picodollars) -> int:
     """Cost in picodollars (ARCHITECTURE.md, Keys)."""
-    plain = count.input - count.cached_input - count.cache_write
-    return (
-        plain * price.input
-        + count.cached_input * price.cached_input
-        + count.cache_write * price.cache_write
-        + count.output * price.output
-        + count.requests * price.request
-    )
+    return cost(count, price, requests=count.requests)
+
+
+class LateKey(NamedTuple):
+    """What counters without a usable price are rated by."""
+
+    provider: str
+    model: str
+    bucket: int
+    context: int
+    tier: str
+
+    @property
+    def title(self) -> str:
+        """The model, with the tier where that is what has no price."""
+        return self.model if self.tier in ORDINARY else f"{self.model} ({self.tier})"
+
+
+@dataclass(frozen=True, slots=True)
+class Rerated:
+    """By how much rating again changed a service's figures: picodollars, and tokens that have a price now (negative: none any more)."""
+
+    picodollars: int = 0
+    tokens: int = 0
 
 
 @dataclass(slots=True)
@@ -93,7 +113,7 @@ class _Late:
 class _Service:
     buckets: dict[int, Sums] = field(default_factory=dict)
     total: Sums = NOTHING
-    late: dict[tuple[str, str, int], _Late] = field(default_factory=dict)  # by provider, model, bucket
+    late: dict[LateKey, _Late] = field(default_factory=dict)
     since: dict[int, Sums] = field(default_factory=dict)  # running sums of the buckets from a time on
 
     def add(self, bucket: int, sums: Sums, *, keep: bool) -> None:
@@ -125,27 +145,28 @@ class Aggregate:
         for delta in deltas:
             service = self._services.setdefault(delta.service, _Service())
             issued = issued_of(delta)
-            price = self._price_of(issued) if issued is not None else None
+            rates = self._price_of(issued) if issued is not None else None
+            price = rates.at(delta.context, delta.tier) if rates is not None else None
             keep = delta.bucket >= oldest
             if price is not None:
                 service.add(delta.bucket, Sums(delta.counts, rate(delta.counts, price)), keep=keep)
                 continue
-            key = (delta.provider, delta.model, delta.bucket)
+            key = LateKey(delta.provider, delta.model, delta.bucket, delta.context, delta.tier)
             known = service.late.get(key)
             if known is None:
                 # The service never had this key: whatever price is found rates all of it.
-                known = _Late(counts.ZERO, self._late_price(*key))
+                known = _Late(counts.ZERO, self._late(key))
             grown = _Late(delta.counts, known.price).sums()
             service.add(delta.bucket, Sums(delta.counts, grown.picodollars, grown.uncosted), keep=keep)
             if keep:
                 service.late[key] = _Late(counts.add(known.counts, delta.counts), known.price)
 
-    def reprice(self) -> set[str]:
-        """Rate again what was reported without a price; returns the services whose figures changed."""
-        changed: set[str] = set()
+    def reprice(self) -> dict[str, Rerated]:
+        """Rate again what was reported without a usable price; returns the services whose figures changed, and by how much."""
+        changed: dict[str, Rerated] = {}
         for name, service in self._services.items():
             for key, late in service.late.items():
-                price = self._late_price(*key)
+                price = self._late(key)
                 if price == late.price:
                     continue
                 before = late.sums()
@@ -154,9 +175,16 @@ class Aggregate:
                 difference = Sums(
                     picodollars=after.picodollars - before.picodollars, uncosted=after.uncosted - before.uncosted
                 )
-                service.add(key[-1], difference, keep=key[-1] in service.buckets)
-                changed.add(name)
+                service.add(key.bucket, difference, keep=key.bucket in service.buckets)
+                so_far = changed.get(name, Rerated())
+                changed[name] = Rerated(
+                    so_far.picodollars + difference.picodollars, so_far.tokens - difference.uncosted
+                )
         return changed
+
+    def _late(self, key: LateKey) -> wire.Picodollars | None:
+        rates = self._late_price(key.provider, key.model, key.bucket)
+        return None if rates is None else rates.at(key.context, key.tier)
 
     def forget(self, now: float) -> None:
         """Drop buckets beyond the horizon; they stay in the totals, rated as they are now."""
@@ -164,7 +192,7 @@ class Aggregate:
         for service in self._services.values():
             for bucket in [bucket for bucket in service.buckets if bucket < oldest]:
                 del service.buckets[bucket]
-            for key in [key for key in service.late if key[-1] < oldest]:
+            for key in [key for key in service.late if key.bucket < oldest]:
                 del service.late[key]
             for start in [start for start in service.since if start < oldest]:
                 del service.since[start]
@@ -200,8 +228,8 @@ class Aggregate:
             return []
         return sorted(
             {
-                model
-                for (_, model, bucket), late in known.late.items()
-                if late.price is None and bucket >= start and late.counts.budgeted_tokens
+                key.title
+                for key, late in known.late.items()
+                if late.price is None and key.bucket >= start and late.counts.budgeted_tokens
             }
         )

@@ -156,16 +156,22 @@ class Api:
         core = self._core
         known = core.view.services.get(f"{namespace}/{service}")
         found, until = core.price(f"{namespace}/{service}", model)
+        window = core.catalogue.window(known.provider, model) if known is not None else 0
         if known is None or found is None:
-            return _json(wire.Price(contract=names.CONTRACT, valid_until=until))
+            return _json(wire.Price(contract=names.CONTRACT, window=window, valid_until=until))
         issued = Issued(known.provider, model, found.price_id)
         if issued not in core.prices and len(core.prices) < MOST_ISSUED:
             # First on the disk, then handed out: a row must always find its price again.
-            await self._writer.record_price(PriceRecord(issued, found.price), int(core.clock().timestamp()))
-            core.remember(issued, found.price)
+            await self._writer.record_price(PriceRecord(issued, found.rates), int(core.clock().timestamp()))
+            core.remember(issued, found.rates)
         return _json(
             wire.Price(
-                contract=names.CONTRACT, price_id=found.price_id, picodollars=found.price, valid_until=found.valid_until
+                contract=names.CONTRACT,
+                price_id=found.price_id,
+                picodollars=found.price,
+                variants=found.rates.variants,
+                window=window,
+                valid_until=found.valid_until,
             )
         )
 
@@ -215,6 +221,7 @@ class Api:
         core = self._core
         self._metrics.rows.inc(len(report.rows))
         self._metrics.backwards.inc(merged.backwards)
+        self._metrics.odd_rows.labels("folded").inc(merged.folded)
         services = {f"{pod.namespace}/{row.service}" for row in report.rows}
         if core.synced:
             # It may just have been deleted; what it used was used all the same.
@@ -230,6 +237,7 @@ class Api:
             accepted=len(report.rows),
             generation=core.generation(pod.namespace) if core.synced else "",
             budgets=core.budget_updates(services),
+            now=core.clock(),
         )
 
     def _may_report(self, namespace: str) -> Callable[[str], bool]:
@@ -321,7 +329,8 @@ def _decode(raw: bytes, kind: type[Body]) -> Body:
 
 def _check(report: wire.Report) -> None:
     """Raise a Refusal unless a report's frame can be meant; its rows are `intake`'s."""
-    if not 0 < len(report.journal) <= LONGEST or report.sequence < 0 or report.sequence >= 2**63:
+    named = 0 < len(report.journal) <= LONGEST and "\0" not in report.journal
+    if not named or report.sequence < 0 or report.sequence >= 2**63:
         raise Refusal(400, "malformed", "journal or sequence is out of range")
     if len(report.rows) > MAX_ROWS:
         raise Refusal(400, "malformed", f"a report has at most {MAX_ROWS} rows")

@@ -15,12 +15,13 @@ import msgspec
 
 from llmwarden import names, wire
 from llmwarden.domain import budgets as policy
-from llmwarden.domain import windows
+from llmwarden.domain import money, windows
+from llmwarden.domain.cost import Rates
 from llmwarden.domain.prices import Resolved
 from llmwarden.errors import InvalidSpecError
 from llmwarden.ledger.aggregate import DAY, Aggregate, Sums
 from llmwarden.ledger.pricing import Catalogue
-from llmwarden.ledger.store import Delta, Issued, Merged
+from llmwarden.ledger.store import Batch, Delta, Issued
 from llmwarden.ledger.view import Service, Shared, View
 
 logger = logging.getLogger(__name__)
@@ -79,11 +80,11 @@ class Core:
     """See the module. `clock` gives the present time, aware, in UTC."""
 
     def __init__(
-        self, catalogue: Catalogue, prices: Mapping[Issued, wire.Picodollars], clock: Clock, report_seconds: float
+        self, catalogue: Catalogue, prices: Mapping[Issued, Rates], clock: Clock, report_seconds: float
     ) -> None:
         """`prices` are those that were handed out in earlier lives."""
         self.catalogue = catalogue
-        self.prices: dict[Issued, wire.Picodollars] = dict(prices)
+        self.prices: dict[Issued, Rates] = dict(prices)
         self.clock = clock
         self.report_seconds = report_seconds
         self.aggregate = Aggregate(self.prices.get, self._late_price)
@@ -91,6 +92,8 @@ class Core:
         self.view = View()
         self.standings: dict[str, Standing] = {}
         self.last_reports: dict[str, int] = {}
+        self.rerated_picodollars = 0  # money that moved in history, up or down, in this life
+        self.rerated: dict[str, wire.Rerating] = {}  # by service, the last time that prices changed its history
         self._seen: set[str] = set()  # every service that was ever there in this life
         self.synced = False  # whether `view` is complete: until then nothing may be called unknown
         self._changed = asyncio.Event()
@@ -102,9 +105,11 @@ class Core:
     # What happens to it -----------------------------------------------------------------------------------------------
 
     def rebuild(self, sums: Iterable[Delta], last_reports: Mapping[str, int]) -> None:
-        """Take everything from the store, at start."""
+        """Take everything from the store: at start, or when other replicas cannot be followed any more."""
+        self.aggregate = Aggregate(self.prices.get, self._late_price)
         self.aggregate.apply(sums, self.clock().timestamp())
         self.last_reports = dict(last_reports)
+        self._judge(list(self.standings), self.clock())
 
     def configure(self, view: View) -> None:
         """Take what the cluster says now."""
@@ -120,15 +125,17 @@ class Core:
             self.catalogue.override(view.prices)
             self._next_start = self.catalogue.next_start(now)
             # Also what was reported before the prices were known.
-            self.aggregate.reprice()
+            self._reprice()
         self.standings = {key: self._stand(shared, now) for key, shared in view.budgets.items()}
         self._moved(everything=True)
 
-    def merged(self, reports: Sequence[tuple[wire.Report, int]], results: Sequence[Merged]) -> None:
-        """Take what reports added to the store."""
+    def merged(self, reports: Sequence[tuple[wire.Report, int]], batch: Batch) -> None:
+        """Take what reports added to the store, and before that what other replicas did."""
         now = self.clock()
-        touched: set[str] = set()
-        for (report, at), result in zip(reports, results, strict=True):
+        self.prices.update(batch.prices)
+        self.aggregate.apply(batch.foreign, now.timestamp())
+        touched = {delta.service for delta in batch.foreign}
+        for (report, at), result in zip(reports, batch.merged, strict=True):
             self.aggregate.apply(result.deltas, now.timestamp())
             touched.update(delta.service for delta in result.deltas)
             for row in report.rows:
@@ -160,9 +167,9 @@ class Core:
             if self.synced:
                 self.aggregate.forget(now.timestamp())
 
-    def remember(self, issued: Issued, price: wire.Picodollars) -> None:
+    def remember(self, issued: Issued, rates: Rates) -> None:
         """Keep a price that the store has recorded, so that its rows can be rated."""
-        self.prices[issued] = price
+        self.prices[issued] = rates
 
     def stop(self) -> None:
         """Wake everyone who waits: the end has come."""
@@ -190,7 +197,8 @@ class Core:
             ]
             keys = sorted({key for _, config in services for key in config.budgets})
             rules = [(key, msgspec.structs.replace(self._budget_config(key), spent=0)) for key in keys]
-            known = hashlib.sha256(msgspec.json.encode((services, rules))).hexdigest()[:16]
+            told = (services, rules, self.catalogue.bounds)
+            known = hashlib.sha256(msgspec.json.encode(told)).hexdigest()[:16]
             self._generations[namespace] = known
         return known
 
@@ -207,6 +215,8 @@ class Core:
                 for name, service in found.items()
             },
             budgets={key: self._budget_config(key) for key in sorted(keys)},
+            now=self.clock(),
+            context_bounds=self.catalogue.bounds,
         )
 
     def budget_updates(self, services: Iterable[str]) -> dict[str, wire.BudgetUpdate]:
@@ -247,9 +257,22 @@ class Core:
 
     # Inside -----------------------------------------------------------------------------------------------------------
 
-    def _late_price(self, provider: str, model: str, at: int) -> wire.Picodollars | None:
+    def _late_price(self, provider: str, model: str, at: int) -> Rates | None:
         found = self.catalogue.resolve(provider, model, dt.datetime.fromtimestamp(at, dt.UTC))
-        return found.price if found else None
+        return found.rates if found else None
+
+    def _reprice(self) -> None:
+        """Rate again by new prices what had none, and say what that changed."""
+        now = self.clock()
+        for service, change in sorted(self.aggregate.reprice().items()):
+            self.rerated[service] = wire.Rerating(at=now, picodollars=change.picodollars, tokens=change.tokens)
+            self.rerated_picodollars += abs(change.picodollars)
+            logger.info(
+                "history of %s is rated again by new prices: %s for %d tokens that had none",
+                service,
+                money.human(change.picodollars),
+                change.tokens,
+            )
 
     def _stand(self, shared: Shared, now: dt.datetime) -> Standing:
         before = self.standings.get(shared.budget.key)
@@ -337,6 +360,7 @@ class Core:
             budgets=known.budgets if known else (),
             reporting_pods=len(self.presence.by_service.get(name, ())),
             last_reported_at=None if last is None else dt.datetime.fromtimestamp(last, dt.UTC),
+            rerated=self.rerated.get(name),
         )
 
     def _budget_usage(self, standing: Standing, now: dt.datetime) -> wire.BudgetUsage:

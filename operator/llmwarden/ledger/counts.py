@@ -1,26 +1,26 @@
-"""The counters of a row, as one tuple: what `store` merges and `aggregate` sums.
+"""The counters of a row: what `store` merges and `aggregate` sums. The token kinds are `wire.Tokens`' fields, nowhere else named.
 
-A row is what one journal says of one (service, provider, model, price, bucket): totals since the journal began, so a
-later report can only be larger. Merging by the maximum of each counter makes duplicates, retries and reordered
+A row is what one journal says of one key (service, provider, model, price, bucket, …): totals since the journal began,
+so a later report can only be larger. Merging by the maximum of each counter makes duplicates, retries and reordered
 reports harmless.
 """
 
-from typing import NamedTuple
+from operator import add as _plus
+from operator import lt, sub
+from typing import Final
+
+import msgspec
+from msgspec.structs import astuple, replace
 
 from llmwarden import wire
 
 
-class Counts(NamedTuple):
-    """Calls and tokens; `cached_input` and `cache_write` are parts of `input`, `reasoning` is a part of `output`."""
+class Counts(wire.Tokens, frozen=True):
+    """Tokens by kind, and calls; kinds are parts of each other as `wire.Tokens` says."""
 
     requests: int = 0
     errors: int = 0
     estimated: int = 0
-    input: int = 0
-    cached_input: int = 0
-    cache_write: int = 0
-    output: int = 0
-    reasoning: int = 0
 
     @property
     def budgeted_tokens(self) -> int:
@@ -30,31 +30,18 @@ class Counts(NamedTuple):
     @property
     def tokens(self) -> wire.Tokens:
         """The token kinds as the wire has them."""
-        return wire.Tokens(
-            input=self.input,
-            cached_input=self.cached_input,
-            cache_write=self.cache_write,
-            output=self.output,
-            reasoning=self.reasoning,
-        )
+        return wire.Tokens(*astuple(self)[:_KINDS])
 
 
-ZERO = Counts()
+FIELDS: Final[tuple[str, ...]] = Counts.__struct_fields__
+"""Names of all counters, in the order of `msgspec.structs.astuple`."""
+_KINDS: Final = len(wire.Tokens.__struct_fields__)
+ZERO: Final = Counts()
 
 
 def of_row(row: wire.Row) -> Counts:
     """Counters of a reported row."""
-    tokens = row.tokens
-    return Counts(
-        row.requests,
-        row.errors,
-        row.estimated,
-        tokens.input,
-        tokens.cached_input,
-        tokens.cache_write,
-        tokens.output,
-        tokens.reasoning,
-    )
+    return Counts(*(*astuple(row.tokens), row.requests, row.errors, row.estimated))
 
 
 def merge(known: Counts, reported: Counts) -> Counts:
@@ -64,20 +51,30 @@ def merge(known: Counts, reported: Counts) -> Counts:
     contradicting ones it could be a row whose parts exceed the whole, and whose cost would be negative: then the whole
     grows. The result is the same in whatever order the reports come, since the parts' maxima only grow.
     """
-    top = Counts(*map(max, known, reported))
-    return top._replace(input=max(top.input, top.cached_input + top.cache_write), output=max(top.output, top.reasoning))
+    top = Counts(*map(max, astuple(known), astuple(reported)))
+    written = max(top.cache_write, top.cache_write_1h)
+    whole = max(top.input, top.cached_input + written + top.input_audio)
+    answered = max(top.output, top.reasoning + top.output_audio)
+    if (written, whole, answered) == (top.cache_write, top.input, top.output):
+        return top
+    return replace(top, cache_write=written, input=whole, output=answered)
 
 
 def add(left: Counts, right: Counts) -> Counts:
     """Sum of each counter."""
-    return Counts(*(a + b for a, b in zip(left, right, strict=True)))
+    return Counts(*map(_plus, astuple(left), astuple(right)))
 
 
 def difference(new: Counts, old: Counts) -> Counts:
     """Return what `new` has more than `old`."""
-    return Counts(*(a - b for a, b in zip(new, old, strict=True)))
+    return Counts(*map(sub, astuple(new), astuple(old)))
 
 
 def went_backwards(known: Counts, reported: Counts) -> bool:
     """Whether any counter of a report is below what the ledger has: an old report, or a proxy that lost its journal."""
-    return any(new < old for old, new in zip(known, reported, strict=True))
+    return any(map(lt, astuple(reported), astuple(known)))
+
+
+def as_dict(counts: Counts) -> dict[str, int]:
+    """Counters by name."""
+    return msgspec.structs.asdict(counts)

@@ -3,6 +3,9 @@
 A proxy sends the same totals until they are taken. A report that is refused for one row (an engine that claims 10^18
 tokens, say) would be refused for ever, and with it all that the pod uses from then on: a way around every budget. So
 what can be given a meaning gets one, and the rest is left out row by row, counted and logged.
+
+How many labels there are is bounded by proxies (each takes so many of a kind, then says "other"), by `compact`, and where spend
+is asked by label: never here. Two labels of one journal that became one here would be merged by maximum, where a sum is meant.
 """
 
 import hashlib
@@ -20,6 +23,8 @@ MAX_COUNT: Final = 2**40
 FUTURE_SECONDS: Final = 86_400  # a bucket that begins later than this would count in every window for a long time
 NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 LONGEST: Final = 256  # characters of a model or provider
+LONGEST_TIER: Final = 32
+LONGEST_LABEL: Final = 64
 LONGEST_PRICE_ID: Final = 1024
 _HASH: Final = 12
 
@@ -46,6 +51,9 @@ def take(report: wire.Report, now: float, known: Callable[[str], bool]) -> tuple
             errors=_count(row.errors),
             estimated=_count(row.estimated),
             tokens=wire.Tokens(*(_count(value) for value in msgspec.structs.astuple(row.tokens))),
+            context=_count(row.context),
+            tier=_short(row.tier, LONGEST_TIER),
+            labels=wire.Labels(*(_short(value, LONGEST_LABEL) for value in msgspec.structs.astuple(row.labels))),
         )
         if fit != row:
             reasons["changed"] += 1
@@ -56,7 +64,7 @@ def take(report: wire.Report, now: float, known: Callable[[str], bool]) -> tuple
 def _fault(row: wire.Row, now: float) -> str | None:
     if not NAME.fullmatch(row.service):
         return "service"
-    if row.price_id is not None and not 0 < len(row.price_id) <= LONGEST_PRICE_ID:
+    if row.price_id is not None and (not 0 < len(row.price_id) <= LONGEST_PRICE_ID or "\0" in row.price_id):
         return "price"
     if row.bucket < 0 or row.bucket % names.BUCKET_SECONDS:
         return "bucket"
@@ -69,9 +77,10 @@ def _count(value: int) -> int:
     return min(max(value, 0), MAX_COUNT)
 
 
-def _short(text: str) -> str:
-    # With a hash: two long names must not become one key, whose maximum would be less than their sum.
-    if len(text) <= LONGEST:
+def _short(text: str, longest: int = LONGEST) -> str:
+    # With a hash: two long names must not become one key, whose maximum would be less than their sum. The same holds for
+    # the one character that PostgreSQL cannot store.
+    if len(text) <= longest and "\0" not in text:
         return text
     digest = hashlib.sha256(text.encode(errors="replace")).hexdigest()[:_HASH]
-    return f"{text[: LONGEST - _HASH - 1]}#{digest}"
+    return f"{text[: longest - _HASH - 1]}#{digest}".replace("\0", "")

@@ -6,6 +6,7 @@ import datetime as dt
 import logging
 import os
 import sys
+from collections.abc import Mapping
 
 import anyio.to_thread
 import prometheus_client
@@ -50,7 +51,7 @@ async def run(settings: Settings, *, port: int, metrics_port: int) -> None:
 
     Raises WardenError where the database or the connection to Kubernetes cannot be opened, OSError where a port is taken.
     """
-    store = await anyio.to_thread.run_sync(Store, settings.database_path)
+    store = await anyio.to_thread.run_sync(Store, settings.database_url or settings.database_path)
     try:
         core = Core(Catalogue(), store.prices(), lambda: dt.datetime.now(dt.UTC), settings.report_seconds)
         core.rebuild(store.sums(), store.last_reports())
@@ -64,7 +65,7 @@ async def _serve(
     settings: Settings, core: Core, store: Store, client: kube.Client, *, port: int, metrics_port: int
 ) -> None:
     stop = serving.stop_on_signals()
-    writer = Writer(store, core.merged)
+    writer = Writer(store, core.merged, lambda: _rebuild(core, store))
     departed = Departed(store.labels(), lambda: core.aggregate.services)
     watch = Watch(client, core.configure, departed)
     certificate = serving.ServingCertificate(client, settings.namespace, names.SECRET_LEDGER_TLS)
@@ -83,18 +84,6 @@ async def _serve(
         core, writer, TokenReviewer(client), metrics, namespace=settings.namespace, ready=ready, stopping=stop
     )
 
-    async def tick() -> None:
-        while True:
-            await asyncio.sleep(1)
-            core.tick()
-            labels = departed.take_unsaved()
-            try:
-                if labels:
-                    await writer.record_labels(labels)
-            except UnavailableError as error:
-                logger.warning("labels of services could not be saved, trying again: %s", error)
-                departed.put_back(labels)
-
     async def end() -> None:
         await stop.wait()
         core.stop()
@@ -105,5 +94,31 @@ async def _serve(
             serving.serve(app, port=port, tls=certificate, stop=stop, grace_seconds=GRACE_SECONDS),
             serving.serve_metrics(ready, port=metrics_port, stop=stop),
         ],
-        background=[watch.run(), certificate.run(), writer.run(), tick(), end()],
+        background=[watch.run(), certificate.run(), writer.run(), _tick(core, store, writer, departed), end()],
     )
+
+
+async def _rebuild(core: Core, store: Store) -> None:
+    # First all of it into memory: sums of which half is old must not be asked.
+    prices, sums, last = await anyio.to_thread.run_sync(
+        lambda: (store.prices(), list(store.sums()), store.last_reports())
+    )
+    core.prices.update(prices)
+    core.rebuild(sums, last)
+
+
+async def _tick(core: Core, store: Store, writer: Writer, departed: Departed) -> None:
+    """Each second: time passes, other replicas are followed, labels are saved."""
+    while True:
+        await asyncio.sleep(1)
+        labels: dict[str, Mapping[str, str]] = {}
+        try:
+            if store.database.postgresql:
+                await writer.follow()
+            labels = dict(departed.take_unsaved())
+            if labels:
+                await writer.record_labels(labels)
+        except UnavailableError as error:
+            logger.warning("the database does not answer, trying again: %s", error)
+            departed.put_back(labels)
+        core.tick()

@@ -4,10 +4,11 @@ Only the ledger imports genai-prices (12 MiB); proxies get resolved numbers. Eve
 picodollars per token from its Decimal. A published price finer than that (a few of OpenRouter's cache writes) is rounded
 half to even, which is logged once; our own ModelPrice cannot say one (its schema allows six decimals per million tokens).
 
-What this version of the table's use leaves out, and says so here:
-- tiered prices (dearer beyond so many input tokens in one call) count at their base tier;
-- cache writes count at the default lifetime's price (Anthropic's one-hour cache is dearer);
-- audio, images, searches and other units that are not tokens of text are not priced;
+Long inputs, service tiers and batches are variants of a price (`wire.PriceVariant`); a tier that has none has no known
+price. genai-prices' tiers begin above a number of input tokens, ours from one on: one more.
+
+What this leaves out, and says so here:
+- audio that was read from a cache counts as cached input; images, searches and units that are not tokens are not priced;
 - GPU-hours (`ModelPrice` with `gpu`) are not turned into a price of tokens: such models are uncosted.
 
 A price's id names its numbers by a hash of them: the same id always means the same price, whatever an object or the
@@ -23,14 +24,14 @@ from decimal import ROUND_HALF_EVEN, Decimal
 from types import MappingProxyType
 from typing import Any, Final
 
-import msgspec
 from genai_prices import data_snapshot
 
 from llmwarden import wire
 from llmwarden.api.v1alpha1 import ModelPrice
 from llmwarden.domain import prices as dated_prices
 from llmwarden.domain import upstream
-from llmwarden.domain.prices import Resolved
+from llmwarden.domain.cost import ORDINARY, Rates
+from llmwarden.domain.prices import Resolved, price_id
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,22 @@ TABLE_PROVIDERS: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 
+# The table's name of each kind's price. Cached input and cache writes cost what input does unless said.
+KINDS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "input": "input_mtok",
+        "output": "output_mtok",
+        "cached_input": "cache_read_mtok",
+        "cache_write": "cache_write_mtok",
+        "cache_write_1h": "cache_write_1h_mtok",
+        "reasoning": "output_reasoning_mtok",
+        "input_audio": "input_audio_mtok",
+        "output_audio": "output_audio_mtok",
+    }
+)
+TIER_KEYS: Final = frozenset({"processing", "service_tier", "speed"})
+"""What the table's request-specific prices hang on that a proxy can see; the value is our name of the tier."""
+
 MODELS_KEPT = 4096  # looked-up models; names come from outside and must not fill the memory
 _PICODOLLARS_PER_DOLLAR_A_MILLION = 10**6
 _PICODOLLARS = 10**12
@@ -75,13 +92,7 @@ def check(model_price: ModelPrice) -> None:
     """Raise InvalidSpecError where one of a ModelPrice's prices is malformed."""
     if model_price.spec.models is not None:
         for entry in model_price.spec.prices:
-            dated_prices.picodollars(entry)
-
-
-def price_id(source: str, numbers: wire.Picodollars) -> str:
-    """Name of a price: where it is from, and a hash of its numbers."""
-    digest = hashlib.sha256(msgspec.json.encode(numbers)).hexdigest()
-    return f"{source}@{digest[:12]}"
+            dated_prices.rates(entry)
 
 
 def _whole(value: Decimal) -> tuple[int, bool]:
@@ -98,6 +109,20 @@ class Catalogue:
         self._providers = {provider.id: provider for provider in data_snapshot.get_snapshot().providers}
         self._models: OrderedDict[tuple[str, str], Any] = OrderedDict()
         self._rounded: set[str] = set()
+        self._table_bounds = frozenset(
+            _from(tier.start)
+            for owner in TABLE_PROVIDERS.values()
+            for model in self._providers[owner].models
+            for prices in _all_prices(model)
+            for value in vars(prices).values()
+            for tier in getattr(value, "tiers", ())
+        )
+        self._bounds = tuple(sorted(self._table_bounds))
+
+    @property
+    def bounds(self) -> tuple[int, ...]:
+        """Input tokens of one call from which some price changes, rising: `Config.context_bounds`."""
+        return self._bounds
 
     @property
     def rounded(self) -> int:
@@ -121,6 +146,14 @@ class Catalogue:
                     model,
                 )
         self._contested = contested
+        own = {
+            variant.min_input_tokens
+            for item in model_prices
+            for entry in item.spec.prices
+            for variant in entry.variants
+            if variant.min_input_tokens
+        }
+        self._bounds = tuple(sorted(self._table_bounds | own))
         self._overrides = {}
         for item in sorted(model_prices, key=lambda item: item.metadata.name):
             if item.spec.provider is not None:
@@ -150,7 +183,7 @@ class Catalogue:
 
     def resolve_until(self, provider: str, model: str, at: dt.datetime) -> tuple[Resolved | None, dt.datetime | None]:
         """Price of a model at a time, and until when that answer holds, which a None may do, too."""
-        table = self._table_model(provider, model.lower())
+        table = self._table_model(provider, _plain_name(model))
         items = self._overrides.get((provider, model), [])
         if not items and table is not None:
             # An alias or a dated name of a model that the platform has priced: the table knows that it is the same.
@@ -162,7 +195,12 @@ class Catalogue:
             changes += _table_changes(table, at)
             found = self._table_price(provider, table, at)
         until = min(changes, default=None)
-        return (None if found is None else Resolved(found.price_id, found.price, until)), until
+        return (None if found is None else Resolved(found.price_id, found.rates, until)), until
+
+    def window(self, provider: str, model: str) -> int:
+        """Return how many tokens a model can read in one call; 0 where the table does not say."""
+        table = self._table_model(provider, _plain_name(model))
+        return 0 if table is None else int(table.context_window or 0)
 
     def _table_model(self, provider: str, model: str) -> Any:
         """Return the public table's model, None where it has none."""
@@ -180,35 +218,93 @@ class Catalogue:
         return found
 
     def _table_price(self, provider: str, table: Any, at: dt.datetime) -> Resolved | None:
-        prices = table.get_prices(at)
-        plain = _base(prices.input_mtok)
-        output = _base(prices.output_mtok)
-        request = _base(prices.requests_kcount)
+        name = f"{provider}:{table.id}"
+        standard = table.get_prices(at)
+        plain = self._numbers(name, standard, 0)
         if plain is None:
             # Priced by the hour, the character or the picture, or by output alone: not by what we count.
             return None
-        cached, written = _base(prices.cache_read_mtok), _base(prices.cache_write_mtok)
-        numbers = {
-            "input": per_token(plain),
+        variants: list[wire.PriceVariant] = []
+        # Tiers are a provider's own: a model that it only hosts (OpenAI's at Azure) may cost something else there.
+        own = any(table is model for model in self._providers[TABLE_PROVIDERS[provider]].models)
+        for tier, prices in [("", standard), *(_tiers(table, at) if own else ())]:
+            for context in sorted({0, *_starts(prices)}):
+                numbers = self._numbers(name, prices, context)
+                if numbers is not None and (tier or context):
+                    variants.append(wire.PriceVariant(context, tier, numbers))
+        rates = Rates(plain, tuple(variants))
+        return Resolved(price_id(f"genai-prices:{TABLE_PROVIDERS[provider]}:{table.id}", rates), rates)
+
+    def _numbers(self, name: str, prices: Any, context: int) -> wire.Picodollars | None:
+        """Prices of calls with at least `context` input tokens; None without a price of input."""
+        found: dict[str, int | None] = {}
+        for kind, field in KINDS.items():
+            value = _value(getattr(prices, field), context)
+            found[kind] = None if value is None else self._exact(name, kind, *per_token(value))
+        plain, output = found["input"], found["output"]
+        if plain is None:
+            return None
+        request = _value(prices.requests_kcount, context)
+        return wire.Picodollars(
+            input=plain,
             # An embedding model has no output, and so no price of it.
-            "output": per_token(Decimal(0) if output is None else output),
-            "cached_input": per_token(plain if cached is None else cached),
-            "cache_write": per_token(plain if written is None else written),
-            "request": per_request(Decimal(0) if request is None else request / 1000),
-        }
-        for kind, (_, inexact) in numbers.items():
-            name = f"{provider}:{table.id}:{kind}"
-            if inexact and name not in self._rounded:
-                self._rounded.add(name)
-                logger.info("the public price of %s is finer than a picodollar a token: rounded half to even", name)
-        price = wire.Picodollars(**{kind: value for kind, (value, _) in numbers.items()})
-        return Resolved(price_id(f"genai-prices:{TABLE_PROVIDERS[provider]}:{table.id}", price), price)
+            output=output or 0,
+            cached_input=plain if (cached := found["cached_input"]) is None else cached,
+            cache_write=plain if (written := found["cache_write"]) is None else written,
+            request=0 if request is None else self._exact(name, "request", *per_request(request / 1000)),
+            cache_write_1h=found["cache_write_1h"],
+            reasoning=found["reasoning"],
+            input_audio=found["input_audio"],
+            output_audio=found["output_audio"],
+        )
+
+    def _exact(self, name: str, kind: str, value: int, inexact: bool) -> int:  # noqa: FBT001 - as `_whole` gives it
+        if inexact and f"{name}:{kind}" not in self._rounded:
+            self._rounded.add(f"{name}:{kind}")
+            logger.info("the public price of %s:%s is finer than a picodollar: rounded half to even", name, kind)
+        return value
 
 
-def _base(price: Any) -> Decimal | None:
-    """Price of the base tier, None where there is none."""
+def _plain_name(model: str) -> str:
+    """A model's name as the table knows it: Bedrock takes the ARN of an inference profile as well."""
+    name = model.lower()
+    return name.rpartition("/")[2] if name.startswith("arn:") else name
+
+
+def _from(start: int) -> int:
+    """The first number of input tokens to which a tier of the table applies: it begins above `start`."""
+    return start + 1
+
+
+def _starts(prices: Any) -> set[int]:
+    return {_from(tier.start) for value in vars(prices).values() for tier in getattr(value, "tiers", ())}
+
+
+def _value(price: Any, context: int) -> Decimal | None:
+    """Price for calls with at least `context` input tokens, None where there is none."""
     value = getattr(price, "base", price)
+    for tier in getattr(price, "tiers", ()):
+        if _from(tier.start) <= context:
+            value = tier.price
     return value if isinstance(value, Decimal) else None
+
+
+def _all_prices(table: Any) -> list[Any]:
+    standard = [table.prices] if not isinstance(table.prices, list) else [each.prices for each in table.prices]
+    return [*standard, *(variant.prices for variant in table.price_variants or ())]
+
+
+def _tiers(table: Any, at: dt.datetime) -> list[tuple[str, Any]]:
+    """The table's service tiers of a model at a time, with their prices."""
+    found: dict[str, Any] = {}
+    for variant in table.price_variants or ():
+        if variant.constraint is not None and not variant.constraint.active(at):
+            continue
+        if len(variant.when) == 1 and (key := next(iter(variant.when))) in TIER_KEYS:
+            tier = str(variant.when[key])
+            if tier not in ORDINARY and tier not in found:
+                found[tier] = table.get_prices(at, dict(variant.when))
+    return list(found.items())
 
 
 def _override(items: Sequence[ModelPrice], model: str, at: dt.datetime) -> Resolved | None:
@@ -220,12 +316,10 @@ def _override(items: Sequence[ModelPrice], model: str, at: dt.datetime) -> Resol
 
 def _table_changes(table: Any, at: dt.datetime) -> list[dt.datetime]:
     """When the public table's price of a model may change next: dates that come, and hours of the day."""
-    if not isinstance(table.prices, list):
-        return []
     at = at.astimezone(dt.UTC)
     changes: list[dt.datetime] = []
-    for conditional in table.prices:
-        constraint = conditional.constraint
+    dated = table.prices if isinstance(table.prices, list) else []
+    for constraint in [each.constraint for each in (*dated, *(table.price_variants or ()))]:
         if constraint is None:
             continue
         if hasattr(constraint, "start_date"):

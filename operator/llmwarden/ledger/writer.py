@@ -6,28 +6,33 @@ load each is committed at once.
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import anyio.to_thread
 
 from llmwarden import wire
 from llmwarden.errors import UnavailableError
-from llmwarden.ledger.store import Merged, PriceRecord, Store
+from llmwarden.ledger.store import Batch, BehindError, Merged, PriceRecord, Store
 
 logger = logging.getLogger(__name__)
 
 MAX_BATCH = 256  # reports in one transaction: bounds how long the first of them waits
 MAX_WAITING = 4096  # reports that wait; more are refused: their proxies send the same totals again anyway
 
-OnMerged = Callable[[Sequence[tuple[wire.Report, int]], Sequence[Merged]], None]
+OnMerged = Callable[[Sequence[tuple[wire.Report, int]], Batch], None]
+OnBehind = Callable[[], Awaitable[None]]
 
 
 class Writer:
-    """See the module. `on_merged` is called in the event loop, in the order of the commits, before anyone is answered."""
+    """See the module. `on_merged` is called in the event loop, in the order of the commits, before anyone is answered.
 
-    def __init__(self, store: Store, on_merged: OnMerged) -> None:
+    `on_behind` reads everything anew, where what other replicas did cannot be followed any more.
+    """
+
+    def __init__(self, store: Store, on_merged: OnMerged, on_behind: OnBehind) -> None:
         self._store = store
         self._on_merged = on_merged
+        self._on_behind = on_behind
         self._waiting: list[tuple[wire.Report, int, asyncio.Future[Merged]]] = []
         self._wake = asyncio.Event()
         self._busy = asyncio.Lock()  # the store takes one call at a time
@@ -64,19 +69,32 @@ class Writer:
         async with self._busy:
             await anyio.to_thread.run_sync(self._store.record_labels, labels)
 
+    async def follow(self) -> None:
+        """Take what other replicas did. Raises UnavailableError."""
+        async with self._busy:
+            self._on_merged((), await self._caught_up(self._store.follow))
+
+    async def _caught_up(self, work: Callable[[], Batch]) -> Batch:
+        try:
+            return await anyio.to_thread.run_sync(work)
+        except BehindError as error:
+            logger.warning("%s", error)
+            await self._on_behind()
+            return await anyio.to_thread.run_sync(work)
+
     async def _write(self, batch: Sequence[tuple[wire.Report, int, asyncio.Future[Merged]]]) -> None:
         reports = [(report, now) for report, now, _ in batch]
         try:
             async with self._busy:
-                merged = await anyio.to_thread.run_sync(self._store.merge, reports)
+                result = await self._caught_up(lambda: self._store.merge(reports))
                 # Under the lock: sums in memory follow the database in its order.
-                self._on_merged(reports, merged)
+                self._on_merged(reports, result)
         except UnavailableError as error:
             logger.warning("%d reports could not be stored and will be sent again: %s", len(batch), error)
             for _, _, done in batch:
                 if not done.done():
                     done.set_exception(error)
             return
-        for (_, _, done), result in zip(batch, merged, strict=True):
+        for (_, _, done), merged in zip(batch, result.merged, strict=True):
             if not done.done():  # its client may have gone
-                done.set_result(result)
+                done.set_result(merged)

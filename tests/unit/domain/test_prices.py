@@ -94,7 +94,7 @@ def test_the_first_by_name_says_where_two_name_a_model() -> None:
     other = price("aaa", provider="OpenAI", models=["gpt-4o-mini"], prices=[entry])
     found = prices.lookup([CONTRACT, other], "OpenAI", "gpt-4o-mini", at("2026-08-01T00:00:00Z"))
     assert found is not None
-    assert found.price_id.startswith("ModelPrice:aaa:gpt-4o-mini@2026-01-01T00:00:00Z/")
+    assert found.price_id.startswith("ModelPrice:aaa:gpt-4o-mini@2026-01-01T00:00:00Z@")
     assert prices.duplicates([CONTRACT, other]) == {"OpenAI/gpt-4o-mini": ("aaa", "contract")}
     assert prices.duplicates([CONTRACT]) == {}
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmwarden import wire
+from llmwarden.domain.cost import Rates
 from llmwarden.ledger import view
 from llmwarden.ledger.core import Core
 from llmwarden.ledger.counts import Counts
-from llmwarden.ledger.store import Delta, Issued, Merged
+from llmwarden.ledger.store import Batch, Delta, Issued, Merged
 
 NOW = dt.datetime(2026, 11, 20, 16, 20, tzinfo=dt.UTC)
 BUCKET = int(NOW.timestamp()) // 900 * 900
@@ -114,7 +115,7 @@ def view_of(
 def spend(core: Core, name: str, picodollars: int, *, namespace: str = "shop", bucket: int = BUCKET) -> None:
     """Let a service spend so much, as a committed report would: one token at that price."""
     price = wire.Picodollars(input=1, output=1, cached_input=1, cache_write=1)
-    core.prices[Issued("openai", "m", "one")] = price
+    core.prices[Issued("openai", "m", "one")] = Rates(price)
     row = wire.Row(
         service=name,
         provider="openai",
@@ -129,4 +130,4 @@ def spend(core: Core, name: str, picodollars: int, *, namespace: str = "shop", b
         contract=1, journal="j", sequence=1, pod=wire.PodRef(namespace, f"{name}-0", f"uid-{name}"), rows=(row,)
     )
     delta = Delta(f"{namespace}/{name}", "openai", "m", "one", bucket, Counts(requests=1, input=picodollars))
-    core.merged([(report, int(core.clock().timestamp()))], [Merged((delta,))])
+    core.merged([(report, int(core.clock().timestamp()))], Batch((Merged((delta,)),)))

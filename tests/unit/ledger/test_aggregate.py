@@ -5,8 +5,9 @@ from hypothesis import strategies as st
 
 from llmwarden import wire
 from llmwarden.domain import prices
+from llmwarden.domain.cost import Rates
 from llmwarden.ledger import aggregate
-from llmwarden.ledger.aggregate import HORIZON_SECONDS, Aggregate
+from llmwarden.ledger.aggregate import HORIZON_SECONDS, Aggregate, Rerated
 from llmwarden.ledger.counts import Counts
 from llmwarden.ledger.store import Delta, Issued
 from tests.unit.ledger.objects import BUCKET
@@ -23,15 +24,15 @@ class Prices:
     """A table that learns."""
 
     def __init__(self) -> None:
-        self.late: wire.Picodollars | None = None
+        self.late: Rates | None = None
 
-    def late_price(self, provider: str, model: str, at: int) -> wire.Picodollars | None:
+    def late_price(self, provider: str, model: str, at: int) -> Rates | None:
         del provider, model, at
         return self.late
 
 
 def make(table: Prices | None = None) -> Aggregate:
-    return Aggregate({Issued("openai", "m", "p"): PRICE}.get, (table or Prices()).late_price)
+    return Aggregate({Issued("openai", "m", "p"): Rates(PRICE)}.get, (table or Prices()).late_price)
 
 
 @given(st.lists(st.tuples(growth(), st.integers(0, 20)), max_size=30), st.integers(0, 20))
@@ -62,14 +63,14 @@ def test_without_a_price_tokens_are_uncosted_until_one_is_known() -> None:
     before = sums.since("shop/bot", BUCKET)
     assert (before.picodollars, before.uncosted) == (0, 110)
     assert sums.uncosted_models("shop/bot", BUCKET) == ["m"]
-    table.late = PRICE
-    assert sums.reprice() == {"shop/bot"}
+    table.late = Rates(PRICE)
+    assert sums.reprice() == {"shop/bot": Rerated(100 * 150_000 + 10 * 600_000 + 7, 110)}
     after = sums.since("shop/bot", BUCKET)
     assert (after.picodollars, after.uncosted) == (100 * 150_000 + 10 * 600_000 + 7, 0)
     assert after == sums.total("shop/bot")
     assert after.counts == before.counts
     assert sums.uncosted_models("shop/bot", BUCKET) == []
-    assert sums.reprice() == set()
+    assert sums.reprice() == {}
 
 
 def test_a_price_id_that_was_never_handed_out_is_no_price() -> None:

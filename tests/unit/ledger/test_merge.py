@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llmwarden import wire
+from llmwarden.domain.cost import Rates
 from llmwarden.errors import UnavailableError
 from llmwarden.ledger import counts
 from llmwarden.ledger.counts import Counts
@@ -38,7 +39,7 @@ def growth(draw: st.DrawFn) -> Counts:
     )
 
 
-anything = st.builds(Counts, *([small] * len(Counts._fields)))
+anything = st.builds(Counts, *([small] * len(counts.FIELDS)))
 
 
 def row(count: Counts, model: str = "m", bucket: int = BUCKET, price_id: str | None = None) -> wire.Row:
@@ -107,7 +108,7 @@ def test_any_delivery_that_has_the_last_report_sums_to_what_was_used(
     chance.shuffle(delivered)
     added = counts.ZERO
     for number, snapshot in enumerate(delivered):
-        for merged in store.merge([(report(row(snapshot), journal=journal, sequence=number), 1)]):
+        for merged in store.merge([(report(row(snapshot), journal=journal, sequence=number), 1)]).merged:
             for delta in merged.deltas:
                 added = counts.add(added, delta.counts)
     assert added == total
@@ -126,7 +127,7 @@ def test_deltas_are_what_the_database_sums_to(store: Store) -> None:
 
 def test_a_total_that_goes_backwards_changes_nothing_and_is_counted(store: Store) -> None:
     store.merge([(report(row(Counts(requests=5, input=50))), 1)])
-    (merged,) = store.merge([(report(row(Counts(requests=4, input=40)), sequence=2), 2)])
+    (merged,) = store.merge([(report(row(Counts(requests=4, input=40)), sequence=2), 2)]).merged
     assert merged.deltas == ()
     assert merged.backwards == 1
 
@@ -137,14 +138,14 @@ def test_two_pods_with_one_journal_name_do_not_mix(store: Store) -> None:
 
 
 def test_one_key_twice_in_a_report_counts_once(store: Store) -> None:
-    (merged,) = store.merge([(report(row(Counts(requests=2)), row(Counts(requests=3))), 1)])
+    (merged,) = store.merge([(report(row(Counts(requests=2)), row(Counts(requests=3))), 1)]).merged
     assert [delta.counts.requests for delta in merged.deltas] == [3]
 
 
 def test_many_buckets_in_one_report(store: Store) -> None:
     rows = [row(Counts(requests=1), bucket=BUCKET - 900 * back) for back in range(1200)]
-    assert len(store.merge([(report(*rows), 1)])[0].deltas) == 1200
-    assert store.merge([(report(*rows, sequence=2), 2)])[0].deltas == ()
+    assert len(store.merge([(report(*rows), 1)]).merged[0].deltas) == 1200
+    assert store.merge([(report(*rows, sequence=2), 2)]).merged[0].deltas == ()
 
 
 def test_what_was_written_is_there_after_reopening(tmp_path: Path) -> None:
@@ -152,36 +153,38 @@ def test_what_was_written_is_there_after_reopening(tmp_path: Path) -> None:
     price = wire.Picodollars(input=150_000, output=600_000, cached_input=75_000, cache_write=150_000)
     first = Store(path)
     first.merge([(report(row(Counts(requests=1, input=7), price_id="p")), 1)])
-    first.record_prices([PriceRecord(ISSUED, price)], 1)
+    first.record_prices([PriceRecord(ISSUED, Rates(price))], 1)
     first.record_labels({"shop/bot": {"team": "support"}})
     first.close()
     second = Store(path)
     assert [delta.counts.input for delta in second.sums()] == [7]
-    assert second.prices() == {ISSUED: price}
+    assert second.prices() == {ISSUED: Rates(price)}
     assert second.labels() == {"shop/bot": {"team": "support"}}
     second.close()
 
 
 def test_a_price_that_was_recorded_stays_as_it_is(store: Store) -> None:
     old = wire.Picodollars(input=1, output=1, cached_input=1, cache_write=1)
-    store.record_prices([PriceRecord(ISSUED, old)], 1)
-    store.record_prices([PriceRecord(ISSUED, wire.Picodollars(input=2, output=2, cached_input=2, cache_write=2))], 2)
-    assert store.prices() == {ISSUED: old}
+    store.record_prices([PriceRecord(ISSUED, Rates(old))], 1)
+    store.record_prices(
+        [PriceRecord(ISSUED, Rates(wire.Picodollars(input=2, output=2, cached_input=2, cache_write=2)))], 2
+    )
+    assert store.prices() == {ISSUED: Rates(old)}
 
 
 def test_one_price_is_remembered_for_each_model_that_it_was_handed_out_for(store: Store) -> None:
     price = wire.Picodollars(input=1, output=1, cached_input=1, cache_write=1)
     dated = ISSUED._replace(model="m-2026-01-01")
-    store.record_prices([PriceRecord(ISSUED, price), PriceRecord(dated, price)], 1)
-    assert store.prices() == {ISSUED: price, dated: price}
+    store.record_prices([PriceRecord(ISSUED, Rates(price)), PriceRecord(dated, Rates(price))], 1)
+    assert store.prices() == {ISSUED: Rates(price), dated: Rates(price)}
 
 
 def test_a_newer_schema_is_refused_with_a_sentence(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite3"
     Store(str(path)).close()
     with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE schema_version SET version = 99")
-    with pytest.raises(SchemaError, match="schema version 99, this ledger knows up to 1: run the newer version"):
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(SchemaError, match="schema 9999, this ledger knows up to 0002: run the newer version"):
         Store(str(path))
 
 

@@ -1,0 +1,110 @@
+"""What goes into the store and comes out of it."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from llmwarden import wire
+from llmwarden.domain.cost import Rates
+from llmwarden.errors import UnavailableError
+from llmwarden.ledger.counts import Counts
+
+
+class BehindError(UnavailableError):
+    """What others committed cannot be followed any more (too much, or an older database): read everything anew."""
+
+
+class Issued(NamedTuple):
+    """A price, and what it was handed out for."""
+
+    provider: str
+    model: str
+    price_id: str
+
+
+class Key(NamedTuple):
+    """What counters are counted by; `price_id` "" is "none was known"."""
+
+    namespace: str
+    service: str
+    provider: str
+    model: str
+    price_id: str
+    context: int
+    tier: str
+    feature: str
+    team: str
+    cohort: str
+
+    def delta(self, bucket: int, counts: Counts) -> "Delta":
+        """As the aggregate takes it."""
+        service = f"{self.namespace}/{self.service}"
+        return Delta(service, self.provider, self.model, self.price_id or None, bucket, counts, self.context, self.tier)
+
+
+def key_of(namespace: str, row: wire.Row) -> Key:
+    """Key of a reported row."""
+    labels = row.labels
+    return Key(
+        namespace,
+        row.service,
+        row.provider,
+        row.model,
+        row.price_id or "",
+        row.context,
+        row.tier,
+        labels.feature,
+        labels.team,
+        labels.cohort,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """By how much one key has grown through a report; `service` is `namespace/name`."""
+
+    service: str
+    provider: str
+    model: str
+    price_id: str | None
+    bucket: int
+    counts: Counts
+    context: int = 0
+    tier: str = ""
+
+
+def issued_of(row: wire.Row | Delta) -> Issued | None:
+    """The price that a row claims; None where it claims none."""
+    return None if row.price_id is None else Issued(row.provider, row.model, row.price_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """What a report changed.
+
+    `backwards`: rows in which some counter was below what was known (nothing is taken back). `folded`: rows left out because
+    their bucket was folded long ago: they are counted. `latest`: no newer report of the journal was there: its leases count.
+    """
+
+    deltas: tuple[Delta, ...]
+    backwards: int = 0
+    folded: int = 0
+    latest: bool = True
+    journal_id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a transaction changed, report by report; `foreign` is what other replicas (or a commit whose answer was lost) had
+    changed before, and `prices` are prices that others handed out. Both come first."""  # noqa: D205, D209 - one sentence each
+
+    merged: tuple[Merged, ...]
+    foreign: tuple[Delta, ...] = ()
+    prices: dict[Issued, Rates] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PriceRecord:
+    """A price to remember, and what it is handed out for."""
+
+    issued: Issued
+    rates: Rates

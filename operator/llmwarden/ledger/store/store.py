@@ -1,0 +1,272 @@
+"""The store's methods: each is one transaction, or one question. See the package for what is kept."""
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import sqlalchemy as sa
+
+from llmwarden import wire
+from llmwarden.domain.cost import Rates
+from llmwarden.errors import UnavailableError, WardenError
+from llmwarden.ledger.counts import FIELDS, Counts
+from llmwarden.ledger.store import leases, schema
+from llmwarden.ledger.store import tables as t
+from llmwarden.ledger.store.engine import Database
+from llmwarden.ledger.store.merge import KeyIds, chunks, merge, place_values
+from llmwarden.ledger.store.model import Batch, BehindError, Delta, Issued, PriceRecord, issued_of
+
+logger = logging.getLogger(__name__)
+
+LOG_KEPT: Final = 4096  # changes that a replica may be behind before it reads everything anew
+_PRUNE_EVERY: Final = 256
+_CHUNK: Final = 10_000  # rows that a long answer of the database is read by
+
+
+class Store:
+    """See the package. Every method blocks, is called by one thread at a time, and raises UnavailableError when the database fails.
+
+    `sums`, `lease_state` and what `queries` asks may run beside the others.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Open or create the SQLite file at a path, or the PostgreSQL database at a `postgresql://` URL; migrate it.
+
+        Raises SchemaError if a newer ledger wrote it, UnavailableError if it cannot be opened or another ledger has it.
+        """
+        self.database = Database(url)
+        self._ids = KeyIds(self.database)
+        self._seen = 0  # the last change that our sums in memory have
+        self._issued: set[Issued] = set()  # prices that are known in memory
+        try:
+            with self._guard(), self.database.writer.begin() as connection:
+                schema.upgrade(connection, self.database.name)
+                self._seen = self._number(connection)
+        except WardenError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Move SQLite's write-ahead log into the database, and let go of it."""
+        if not self.database.postgresql:
+            with suppress(sa.exc.SQLAlchemyError):
+                connection = self.database.writer.raw_connection()
+                connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                connection.close()
+        self.database.close()
+
+    # Reports ----------------------------------------------------------------------------------------------------------
+
+    def merge(self, reports: Sequence[tuple[wire.Report, int]]) -> Batch:
+        """Take reports, each with its time of arrival (seconds since the epoch), in one transaction: all or none.
+
+        Raises BehindError where `sums` must be read anew first; nothing was taken then.
+        """
+        with self._guard():
+            with self.database.writer.begin() as connection:
+                number = self._next(connection)
+                foreign, prices = self._foreign(connection, number)
+                merged, grown = merge(self.database, connection, self._ids, reports)
+                if grown:
+                    values = [{"number": number, **place_values(place, counts)} for place, counts in grown.items()]
+                    connection.execute(sa.insert(t.log), values)
+                prices |= self._unknown_prices(connection, (delta for one in merged for delta in one.deltas))
+                if number % _PRUNE_EVERY == 0:
+                    connection.execute(sa.delete(t.log).where(t.log.c.number <= number - LOG_KEPT))
+            self._ids.committed()
+            self._seen = number
+            self._issued.update(prices)
+            return Batch(tuple(merged), foreign, prices)
+
+    def follow(self) -> Batch:
+        """What other replicas changed since we last looked. Raises BehindError where `sums` must be read anew."""
+        with self._guard():
+            with self.database.writer.begin() as connection:
+                number = self._number(connection)
+                foreign, prices = self._foreign(connection, number + 1)
+            self._seen = number
+            self._issued.update(prices)
+            return Batch((), foreign, prices)
+
+    def sums(self) -> Iterator[Delta]:
+        """Everything, summed over journals and labels: what an aggregate is rebuilt from. From then on changes are followed."""
+        columns = (*_AGGREGATED, t.spend.c.bucket)
+        query = (
+            sa.select(*columns, *(sa.func.sum(t.spend.c[name]) for name in FIELDS))
+            .join_from(t.spend, t.keys)
+            .group_by(*columns)
+        )
+        with self._guard(), self.database.reader.connect() as connection, connection.begin():
+            seen = self._number(connection)  # of the same moment as the sums: one snapshot
+            found = connection.execution_options(yield_per=_CHUNK).execute(query)
+            for namespace, service, provider, model, price_id, context, tier, bucket, *values in found:
+                counts = Counts(*map(int, values))
+                name = f"{namespace}/{service}"
+                yield Delta(name, provider, model, price_id or None, bucket, counts, context, tier)
+            self._seen = seen
+
+    def last_reports(self) -> dict[str, int]:
+        """When each service (`namespace/name`) was last reported, in seconds since the epoch."""
+        query = sa.select(t.services.c.namespace, t.services.c.name, t.services.c.last_reported_at)
+        with self._guard(), self.database.reader.connect() as connection:
+            found = connection.execute(query.where(t.services.c.last_reported_at > 0))
+            return {f"{namespace}/{name}": last for namespace, name, last in found}
+
+    # Leases -----------------------------------------------------------------------------------------------------------
+
+    def grant(self, budgets: Sequence[str], decide: leases.Decide) -> None:
+        """Let `decide` add to balances of these budgets, while nothing else moves; returns once that is on the disk."""
+        with self._guard(), self.database.writer.begin() as connection:
+            number = connection.scalar(sa.select(t.changes.c.number).with_for_update()) or 0
+            foreign, prices = self._foreign(connection, number + 1)
+            ground = leases.Ground(leases.held(connection, budgets), foreign, prices)
+            granted = decide(ground)
+            # It has taken what others did, whatever becomes of this transaction.
+            self._seen = number
+            self._issued.update(prices)
+            leases.add(self.database, connection, granted)
+
+    def lease_state(self) -> list[leases.Holding]:
+        """Every outstanding balance."""
+        with self._guard(), self.database.reader.connect() as connection:
+            return leases.state(connection)
+
+    def release(self, journal_ids: Iterable[int]) -> None:
+        """End the leases of journals whose pods are confirmed dead."""
+        with self._guard(), self.database.writer.begin() as connection:
+            leases.release(connection, journal_ids)
+
+    # Prices and labels ------------------------------------------------------------------------------------------------
+
+    def record_prices(self, records: Iterable[PriceRecord], now: int) -> None:
+        """Remember prices; one that is known already stays as it is (an id names its numbers)."""
+        prices: list[dict[str, object]] = []
+        issued: list[dict[str, object]] = []
+        for record in records:
+            prices.append(
+                {
+                    "price_id": record.issued.price_id,
+                    "picodollars": msgspec.json.encode(record.rates.picodollars).decode(),
+                    "variants": msgspec.json.encode(record.rates.variants).decode(),
+                    "recorded_at": now,
+                }
+            )
+            issued.append(record.issued._asdict())
+        if prices:
+            with self._guard(), self.database.writer.begin() as connection:
+                connection.execute(self.database.insert(t.prices).on_conflict_do_nothing(), prices)
+                connection.execute(self.database.insert(t.issued).on_conflict_do_nothing(), issued)
+
+    def prices(self) -> dict[Issued, Rates]:
+        """Every price that was handed out, by its id and what it was handed out for."""
+        with self._guard(), self.database.reader.connect() as connection:
+            found = _prices(connection, sa.true())
+        self._issued.update(found)
+        return found
+
+    def labels(self) -> dict[str, dict[str, str]]:
+        """Last known labels of every service (`namespace/name`)."""
+        with self._guard(), self.database.reader.connect() as connection:
+            found = connection.execute(sa.select(t.services.c.namespace, t.services.c.name, t.services.c.labels))
+            return {
+                f"{namespace}/{name}": msgspec.json.decode(raw, type=dict[str, str]) for namespace, name, raw in found
+            }
+
+    def record_labels(self, labels: Mapping[str, Mapping[str, str]]) -> None:
+        """Remember the labels of services (`namespace/name`)."""
+        values = []
+        for key, found in labels.items():
+            namespace, _, name = key.partition("/")
+            values.append({"namespace": namespace, "name": name, "labels": msgspec.json.encode(dict(found)).decode()})
+        if values:
+            statement = self.database.insert(t.services)
+            upsert = statement.on_conflict_do_update(
+                index_elements=["namespace", "name"], set_={"labels": statement.excluded["labels"]}
+            )
+            with self._guard(), self.database.writer.begin() as connection:
+                connection.execute(upsert, values)
+
+    def size(self) -> int:
+        """Bytes on the disk, the write-ahead log included; of PostgreSQL what it says."""
+        if self.database.postgresql:
+            with self._guard(), self.database.reader.connect() as connection:
+                return int(connection.scalar(sa.text("SELECT pg_database_size(current_database())")) or 0)
+        total = 0
+        for suffix in ("", "-wal"):
+            with suppress(OSError):
+                total += Path(self.database.path + suffix).stat().st_size
+        return total
+
+    # Inside -----------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        try:
+            yield
+        except (sa.exc.DatabaseError, sa.exc.TimeoutError) as error:
+            cause = getattr(error, "orig", None) or error
+            message = f"the database {self.database.name} failed: {' '.join(str(cause).split())}"
+            raise UnavailableError(message) from error
+
+    def _next(self, connection: sa.Connection) -> int:
+        """Take the next change number: holds off all other transactions that change anything until ours ends."""
+        return int(connection.execute(_NEXT).scalar_one())
+
+    def _number(self, connection: sa.Connection) -> int:
+        return int(connection.scalar(sa.select(t.changes.c.number)) or 0)
+
+    def _foreign(self, connection: sa.Connection, number: int) -> tuple[tuple[Delta, ...], dict[Issued, Rates]]:
+        """What was committed below `number` and is not in our sums: by another replica, or by us when its answer was lost."""
+        if number == self._seen + 1:
+            return (), {}
+        if number <= self._seen or number - self._seen > LOG_KEPT - _PRUNE_EVERY:
+            message = f"changes {self._seen + 1} to {number - 1} of the database cannot be followed: reading all anew"
+            raise BehindError(message)
+        found = connection.execute(
+            sa.select(t.log.c.key_id, t.log.c.bucket, *(t.log.c[name] for name in FIELDS))
+            .where(t.log.c.number > self._seen, t.log.c.number < number)
+            .order_by(t.log.c.number)
+        ).all()
+        keys = self._ids.key(connection, {row[0] for row in found})
+        deltas = tuple(keys[row[0]].delta(row[1], Counts(*row[2:])) for row in found)
+        return deltas, self._unknown_prices(connection, deltas)
+
+    def _unknown_prices(self, connection: sa.Connection, deltas: Iterable[Delta]) -> dict[Issued, Rates]:
+        """Prices that these name and that only another replica knows: it handed them out."""
+        if not self.database.postgresql:
+            return {}
+        wanted = {issued for delta in deltas if (issued := issued_of(delta)) is not None and issued not in self._issued}
+        found: dict[Issued, Rates] = {}
+        for chunk in chunks(sorted({issued.price_id for issued in wanted})):
+            found |= _prices(connection, t.issued.c.price_id.in_(chunk))
+        return {issued: rates for issued, rates in found.items() if issued not in self._issued}
+
+
+def _prices(connection: sa.Connection, which: sa.ColumnElement[bool]) -> dict[Issued, Rates]:
+    query = sa.select(
+        t.issued.c.provider, t.issued.c.model, t.issued.c.price_id, t.prices.c.picodollars, t.prices.c.variants
+    )
+    found: dict[Issued, Rates] = {}
+    for *key, numbers, variants in connection.execute(query.join_from(t.issued, t.prices).where(which)):
+        found[Issued(*key)] = Rates(
+            msgspec.json.decode(numbers, type=wire.Picodollars),
+            msgspec.json.decode(variants, type=tuple[wire.PriceVariant, ...]),
+        )
+    return found
+
+
+_AGGREGATED = (
+    t.keys.c.namespace,
+    t.keys.c.service,
+    t.keys.c.provider,
+    t.keys.c.model,
+    t.keys.c.price_id,
+    t.keys.c.context,
+    t.keys.c.tier,
+)
+_NEXT = (
+    sa.update(t.changes).where(t.changes.c.id == 1).values(number=t.changes.c.number + 1).returning(t.changes.c.number)
+)

@@ -1,0 +1,116 @@
+"""The tables as they are now; how they came to be is in `migrations`. See the package for what each is for."""
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from llmwarden.ledger.counts import FIELDS
+from llmwarden.ledger.store.model import Key
+
+METADATA = sa.MetaData()
+
+changes = sa.Table(
+    "changes",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True),  # always 1
+    sa.Column("number", sa.BigInteger, nullable=False),
+)
+
+journals = sa.Table(
+    "journals",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("journal", sa.Text, nullable=False),
+    sa.Column("pod_uid", sa.Text, nullable=False),
+    sa.Column("namespace", sa.Text, nullable=False),
+    sa.Column("pod_name", sa.Text, nullable=False),
+    sa.Column("sequence", sa.BigInteger, nullable=False),
+    sa.Column("final", sa.Boolean, nullable=False),
+    sa.Column("first_reported_at", sa.BigInteger, nullable=False),  # seconds since the epoch
+    sa.Column("last_reported_at", sa.BigInteger, nullable=False),
+    sa.Column(
+        "folded_before", sa.BigInteger, nullable=False, server_default="0"
+    ),  # older buckets have no rows any more
+    sa.UniqueConstraint("journal", "pod_uid"),
+)
+
+keys = sa.Table(
+    "keys",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True),
+    *(
+        sa.Column(name, sa.BigInteger if kind is int else sa.Text, nullable=False)
+        for name, kind in Key.__annotations__.items()
+    ),
+    sa.UniqueConstraint(*Key._fields),
+)
+
+
+def _counters() -> list[sa.Column[Any]]:
+    return [sa.Column(name, sa.BigInteger, nullable=False) for name in FIELDS]
+
+
+rows = sa.Table(
+    "rows",
+    METADATA,
+    sa.Column("journal_id", sa.Integer, sa.ForeignKey("journals.id"), primary_key=True),
+    sa.Column("bucket", sa.BigInteger, primary_key=True),  # its start, in seconds since the epoch
+    sa.Column("key_id", sa.Integer, sa.ForeignKey("keys.id"), primary_key=True),
+    *_counters(),
+    sqlite_with_rowid=False,
+)
+
+spend = sa.Table(
+    "spend",
+    METADATA,
+    sa.Column("bucket", sa.BigInteger, primary_key=True),  # first: questions are about a span of time
+    sa.Column("key_id", sa.Integer, sa.ForeignKey("keys.id"), primary_key=True),
+    *_counters(),
+    sqlite_with_rowid=False,
+)
+
+log = sa.Table(
+    "log",
+    METADATA,
+    sa.Column("number", sa.BigInteger, primary_key=True),
+    sa.Column("key_id", sa.Integer, primary_key=True),
+    sa.Column("bucket", sa.BigInteger, primary_key=True),
+    *_counters(),
+    sqlite_with_rowid=False,
+)
+
+leases = sa.Table(
+    "leases",
+    METADATA,
+    sa.Column("budget", sa.Text, primary_key=True),
+    sa.Column("journal_id", sa.Integer, sa.ForeignKey("journals.id"), primary_key=True),
+    sa.Column("outstanding", sa.BigInteger, nullable=False),  # in the budget's unit
+    sqlite_with_rowid=False,
+)
+
+prices = sa.Table(
+    "prices",
+    METADATA,
+    sa.Column("price_id", sa.Text, primary_key=True),
+    sa.Column("picodollars", sa.Text, nullable=False),  # JSON of wire.Picodollars
+    sa.Column("recorded_at", sa.BigInteger, nullable=False),
+    sa.Column("variants", sa.Text, nullable=False, server_default="[]"),  # JSON of wire.PriceVariant
+)
+
+issued = sa.Table(
+    "issued",
+    METADATA,
+    sa.Column("provider", sa.Text, primary_key=True),
+    sa.Column("model", sa.Text, primary_key=True),
+    sa.Column("price_id", sa.Text, sa.ForeignKey("prices.price_id"), primary_key=True),
+    sqlite_with_rowid=False,
+)
+
+services = sa.Table(
+    "services",
+    METADATA,
+    sa.Column("namespace", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("labels", sa.Text, nullable=False, server_default="{}"),  # JSON object
+    sa.Column("last_reported_at", sa.BigInteger, nullable=False, server_default="0"),
+)

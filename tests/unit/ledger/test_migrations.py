@@ -1,0 +1,92 @@
+"""Databases of released versions are taken over with all that was counted."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from llmwarden import wire
+from llmwarden.domain.cost import Rates
+from llmwarden.errors import UnavailableError
+from llmwarden.ledger.counts import Counts
+from llmwarden.ledger.store import Issued, Store
+from tests.unit.ledger.objects import BUCKET
+
+# As version 0.1 made it: its statements, word for word.
+VERSION_1 = """
+CREATE TABLE schema_version (version INTEGER NOT NULL);
+INSERT INTO schema_version VALUES (1);
+CREATE TABLE journals (id INTEGER NOT NULL, journal TEXT NOT NULL, pod_uid TEXT NOT NULL, namespace TEXT NOT NULL,
+  pod_name TEXT NOT NULL, sequence BIGINT NOT NULL, final BOOLEAN NOT NULL, first_reported_at BIGINT NOT NULL,
+  last_reported_at BIGINT NOT NULL, PRIMARY KEY (id), UNIQUE (journal, pod_uid));
+CREATE TABLE prices (price_id TEXT NOT NULL, picodollars TEXT NOT NULL, recorded_at BIGINT NOT NULL, PRIMARY KEY (price_id));
+CREATE TABLE services (namespace TEXT NOT NULL, name TEXT NOT NULL, labels TEXT NOT NULL, PRIMARY KEY (namespace, name));
+CREATE TABLE rows (journal_id INTEGER NOT NULL, service TEXT NOT NULL, provider TEXT NOT NULL, model TEXT NOT NULL,
+  price_id TEXT NOT NULL, bucket BIGINT NOT NULL, requests BIGINT NOT NULL, errors BIGINT NOT NULL, estimated BIGINT NOT NULL,
+  input BIGINT NOT NULL, cached_input BIGINT NOT NULL, cache_write BIGINT NOT NULL, output BIGINT NOT NULL,
+  reasoning BIGINT NOT NULL, PRIMARY KEY (journal_id, service, provider, model, price_id, bucket),
+  FOREIGN KEY(journal_id) REFERENCES journals (id)) WITHOUT ROWID;
+CREATE TABLE issued (provider TEXT NOT NULL, model TEXT NOT NULL, price_id TEXT NOT NULL,
+  PRIMARY KEY (provider, model, price_id), FOREIGN KEY(price_id) REFERENCES prices (price_id)) WITHOUT ROWID;
+INSERT INTO journals VALUES (1, 'j', 'u', 'shop', 'bot-0', 7, 0, 100, 200), (2, 'k', 'v', 'shop', 'bot-1', 3, 1, 100, 300);
+INSERT INTO prices VALUES ('p', '{"input":150000,"output":600000,"cached_input":75000,"cache_write":150000,"request":0}', 1);
+INSERT INTO issued VALUES ('openai', 'm', 'p');
+INSERT INTO services VALUES ('shop', 'bot', '{"team":"support"}');
+INSERT INTO rows VALUES (1, 'bot', 'openai', 'm', 'p', BUCKET, 5, 1, 0, 100, 10, 20, 30, 4),
+  (2, 'bot', 'openai', 'm', 'p', BUCKET, 2, 0, 1, 50, 0, 0, 5, 0), (2, 'gone', 'openai', 'x', '', BUCKET - 900, 1, 0, 0, 9, 0, 0, 1, 0);
+"""
+
+
+def version_1(path: Path) -> str:
+    with sqlite3.connect(path) as connection:
+        connection.executescript(VERSION_1.replace("BUCKET", str(BUCKET)))
+    connection.close()
+    return str(path)
+
+
+def test_a_database_of_version_0_1_is_taken_over(tmp_path: Path) -> None:
+    store = Store(version_1(tmp_path / "ledger.sqlite3"))
+    sums = {(delta.service, delta.model): delta for delta in store.sums()}
+    assert sums.keys() == {("shop/bot", "m"), ("shop/gone", "x")}
+    assert sums["shop/bot", "m"].counts == Counts(
+        requests=7, errors=1, estimated=1, input=150, cached_input=10, cache_write=20, output=35, reasoning=4
+    )
+    assert sums["shop/gone", "x"].price_id is None
+    assert store.last_reports() == {"shop/bot": 300, "shop/gone": 300}
+    assert store.labels()["shop/bot"] == {"team": "support"}
+    price = wire.Picodollars(input=150_000, output=600_000, cached_input=75_000, cache_write=150_000)
+    assert store.prices() == {Issued("openai", "m", "p"): Rates(price)}
+    # Its journals go on where they were: the same totals again are nothing new.
+    row = wire.Row(
+        service="bot", provider="openai", model="m", price_id="p", bucket=BUCKET, requests=6, errors=1,
+        tokens=wire.Tokens(input=100, cached_input=10, cache_write=20, output=30, reasoning=4),
+    )  # fmt: skip
+    report = wire.Report(contract=1, journal="j", sequence=8, pod=wire.PodRef("shop", "bot-0", "u"), rows=(row,))
+    (merged,) = store.merge([(report, 400)]).merged
+    assert [delta.counts for delta in merged.deltas] == [Counts(requests=1)]
+    store.close()
+
+
+def test_a_migration_that_was_done_is_not_done_again(tmp_path: Path) -> None:
+    path = version_1(tmp_path / "ledger.sqlite3")
+    for _ in range(2):
+        store = Store(path)
+        assert sum(delta.counts.requests for delta in store.sums()) == 8
+        store.close()
+
+
+def test_a_migration_that_fails_leaves_the_database_as_it_was(tmp_path: Path) -> None:
+    path = version_1(tmp_path / "ledger.sqlite3")
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE leases (x)")  # in the way of one of the last steps
+    connection.close()
+    with pytest.raises(UnavailableError, match="leases"):
+        Store(path)
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT max(version) FROM schema_version").fetchone() == (1,)
+        assert connection.execute("SELECT sum(requests) FROM rows").fetchone() == (8,)
+        connection.execute("DROP TABLE leases")
+    connection.close()
+    store = Store(path)
+    assert sum(delta.counts.requests for delta in store.sums()) == 8
+    store.close()
