@@ -11,6 +11,7 @@ import re
 import select
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from cluster.paths import State
 
 _MARK = "LLMWARDEN_CLUSTER_STATE"
 _COMPONENT = "LLMWARDEN_CLUSTER_COMPONENT"
+_LOOK_SECONDS = 0.005
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ def start(
     state.logs.mkdir(parents=True, exist_ok=True)
     marked = {**os.environ, **(environment or {}), _MARK: str(state.root), _COMPONENT: component}
     with (state.logs / f"{component}.log").open("ab") as log:
-        return subprocess.Popen(
+        daemon = subprocess.Popen(
             [str(word) for word in command],
             env=marked,
             stdin=subprocess.DEVNULL,
@@ -46,6 +48,20 @@ def start(
             start_new_session=True,
             cwd="/",
         )
+    try:
+        # Popen returns when the new program takes the old one's place, a moment before its environment can be read: who looked in
+        # between would take it for dead.
+        while daemon.poll() is None and _component(daemon.pid, _marked(state)) is None:
+            time.sleep(_LOOK_SECONDS)
+    except BaseException:
+        daemon.kill()  # nobody would find it by its mark
+        daemon.wait()
+        raise
+    return daemon
+
+
+def _marked(state: State) -> bytes:
+    return f"{_MARK}={state.root}".encode()
 
 
 def _component(pid: int, mark: bytes) -> str | None:
@@ -69,7 +85,7 @@ def _leads(pid: int) -> bool:
 
 def find(state: State) -> list[Daemon]:
     """Return the cluster's living processes. A zombie has no environment any more, so it does not count."""
-    mark = f"{_MARK}={state.root}".encode()
+    mark = _marked(state)
     numbers = (int(entry) for entry in os.listdir("/proc") if entry.isdecimal())  # noqa: PTH208 - only names
     components = ((number, _component(number, mark)) for number in numbers)
     return [Daemon(number, component, _leads(number)) for number, component in components if component]
@@ -87,7 +103,7 @@ def kill(state: State, components: Iterable[str] | None = None) -> None:
     descriptor that was opened before its mark was read: its number cannot have passed to another one in between.
     """
     wanted = None if components is None else set(components)
-    mark = f"{_MARK}={state.root}".encode()
+    mark = _marked(state)
     # Again until none is found: a process may have forked while the list was made.
     while victims := [each for each in find(state) if wanted is None or each.component in wanted]:
         for victim in victims:
