@@ -174,7 +174,7 @@ async def test_an_answer_that_ends_with_its_connection_is_complete(tmp_path: Pat
         (b"\x16\x03\x01 not for an Env route", b"400"),
     ],
 )
-async def test_what_could_be_smuggled_or_is_malformed_is_refused(
+async def test_fault_25_what_could_be_smuggled_or_is_malformed_is_refused(
     tmp_path: Path, request_bytes: bytes, status: bytes
 ) -> None:
     async with running(tmp_path, echo) as (server, proxy):
@@ -184,7 +184,7 @@ async def test_what_could_be_smuggled_or_is_malformed_is_refused(
         assert not server.requests
 
 
-async def test_slow_heads_and_bodies_are_cut_off(tmp_path: Path) -> None:
+async def test_fault_26_slow_heads_and_bodies_are_cut_off(tmp_path: Path) -> None:
     async with running(tmp_path, echo, limits={"headSeconds": 0.3, "bodySeconds": 0.3, "idleSeconds": 0.3}) as (
         server,
         proxy,
@@ -204,7 +204,7 @@ async def test_slow_heads_and_bodies_are_cut_off(tmp_path: Path) -> None:
         assert not [item for item in server.requests if item.body]
 
 
-async def test_an_upstream_that_is_not_there_is_502_in_the_dialects_shape(tmp_path: Path) -> None:
+async def test_fault_20_an_upstream_that_is_not_there_is_502_in_the_dialects_shape(tmp_path: Path) -> None:
     proxy = Proxy(tmp_path, f"http://127.0.0.1:{free_port()}")
     await proxy.start()
     try:
@@ -218,7 +218,7 @@ async def test_an_upstream_that_is_not_there_is_502_in_the_dialects_shape(tmp_pa
         await proxy.stop()
 
 
-async def test_an_upstream_that_resets_before_its_head_is_502_and_is_not_asked_again(tmp_path: Path) -> None:
+async def test_fault_20_an_upstream_that_resets_before_its_head_is_502_and_is_not_asked_again(tmp_path: Path) -> None:
     async def reset(_: Received, writer: asyncio.StreamWriter) -> None:
         writer.transport.abort()
 
@@ -227,7 +227,7 @@ async def test_an_upstream_that_resets_before_its_head_is_502_and_is_not_asked_a
         assert len(server.requests) == 1
 
 
-async def test_an_upstream_that_hangs_is_504(tmp_path: Path) -> None:
+async def test_fault_21_an_upstream_that_hangs_is_504(tmp_path: Path) -> None:
     async def hang(request: Received, _: asyncio.StreamWriter) -> None:
         await request.reader.read()
 
@@ -238,7 +238,7 @@ async def test_an_upstream_that_hangs_is_504(tmp_path: Path) -> None:
         assert await proxy.metric("llmwarden_requests_in_flight") == 0
 
 
-async def test_a_dead_pooled_connection_is_replaced(tmp_path: Path) -> None:
+async def test_fault_24_a_dead_pooled_connection_is_replaced(tmp_path: Path) -> None:
     async def once(request: Received, writer: asyncio.StreamWriter) -> None:
         await echo(request, writer)
         await writer.drain()
@@ -251,7 +251,7 @@ async def test_a_dead_pooled_connection_is_replaced(tmp_path: Path) -> None:
         assert server.connections == 3
 
 
-async def test_a_client_that_leaves_cancels_the_upstream_and_is_charged_for_what_came(tmp_path: Path) -> None:
+async def test_fault_12_a_client_that_leaves_cancels_the_upstream_and_is_charged_for_what_came(tmp_path: Path) -> None:
     async def endless(_: Received, writer: asyncio.StreamWriter) -> None:
         writer.write(STREAM_HEAD)
         while True:
@@ -271,7 +271,7 @@ async def test_a_client_that_leaves_cancels_the_upstream_and_is_charged_for_what
         assert await proxy.metric("llmwarden_estimated_requests_total") == 1
 
 
-async def test_a_slow_client_pauses_the_upstream(tmp_path: Path) -> None:
+async def test_fault_13_a_slow_client_pauses_the_upstream(tmp_path: Path) -> None:
     sent = 0
 
     async def flood(_: Received, writer: asyncio.StreamWriter) -> None:
@@ -295,7 +295,7 @@ async def test_a_slow_client_pauses_the_upstream(tmp_path: Path) -> None:
         assert sent >= 99
 
 
-async def test_a_truncated_stream_is_seen_as_such(tmp_path: Path) -> None:
+async def test_fault_14_a_truncated_stream_is_seen_as_such(tmp_path: Path) -> None:
     async def truncated(_: Received, writer: asyncio.StreamWriter) -> None:
         writer.write(STREAM_HEAD + chunk(event(chunk_of("m-1", {"content": "a"}))) + b"400\r\ndata: {")
         await writer.drain()
