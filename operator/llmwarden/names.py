@@ -93,6 +93,8 @@ METRIC_BUDGET_LIMIT: Final = "llmwarden_budget_limit"
 RECORD_GOOD: Final = "llmwarden:objective:good_rate5m"
 RECORD_TOTAL: Final = "llmwarden:objective:total_rate5m"
 RECORD_RATIO: Final = "llmwarden:objective:good_ratio"
+RECORD_BAD: Final = "llmwarden:objective:bad_ratio"  # by label `window`, for burn rates
+RECORD_BUDGET_LEFT: Final = "llmwarden:objective:error_budget_left_ratio"  # 1 at first, 0 when used up, below when overspent
 
 # Recorded beside each service: calls that the backend answered, by our count and by the engine's own.
 RECORD_ANSWERED: Final = "llmservice:requests_answered:rate5m"

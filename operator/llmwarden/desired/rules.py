@@ -7,25 +7,20 @@ figure, its description says what to do. A threshold is compared with a bucket's
 from typing import Any, Final
 
 from llmwarden import names
-from llmwarden.desired import promql, vocabulary
+from llmwarden.desired import promql, slo, vocabulary
+from llmwarden.desired.alerting import alert, title
 from llmwarden.desired.manifest import Manifest, beside
 from llmwarden.desired.monitors import API_VERSION
 from llmwarden.desired.params import Params
 from llmwarden.domain import budgets, durations, money
-from llmwarden.domain.objectives import ErrorsObjective, LatencyObjective, SpendObjective
+from llmwarden.domain.objectives import LatencyObjective, SpendObjective
 
-RUNBOOKS: Final = "docs/runbooks"
 WINDOW: Final = "5m"
 SPEND_WINDOW: Final = "15m"
 ERROR_LIMIT: Final = 0.05
 SLOW_LIMIT: Final = 0.05  # more than so many slower than the threshold: the 95th percentile is above it
 FEW_CALLS: Final = 5  # in WINDOW: below that, one slow call would be an alert
 
-_METRICS: Final = {
-    "RequestDuration": names.METRIC_DURATION,
-    "TimeToFirstToken": names.METRIC_TTFT,
-    "TimePerOutputToken": names.METRIC_TPOT,
-}
 _ALERTS: Final = {
     "RequestDuration": ("LLMLatencyHigh", "95th percentile of latency"),
     "TimeToFirstToken": ("LLMTimeToFirstTokenHigh", "95th percentile of the time to first token"),
@@ -43,7 +38,7 @@ def rules(params: Params) -> Manifest | None:
         {"name": f"{group}/vocabulary", "rules": vocabulary.records(params)},
         {"name": f"{group}/alerts", "rules": _alerts(params)},
     ]
-    recorded = _records(params)
+    recorded = slo.records(params)
     if recorded:
         # An interval of its own: an objective over weeks must read sums at even distances, whatever the default is.
         groups.append({"name": f"{group}/objectives", "interval": "30s", "rules": recorded})
@@ -62,54 +57,19 @@ def _alerts(params: Params) -> list[dict[str, Any]]:
             found.append(_latency(params, objective))
         elif isinstance(objective, SpendObjective):
             found.append(_spend(params, objective))
+    found += slo.alerts(params)
     for budget in params.budgets:
         found += _warnings(params, budget)
         found.append(_exceeded(params, budget))
     return found
 
 
-def _alert(
-    params: Params,
-    name: str,
-    expr: str,
-    *,
-    wait: str,
-    severity: str,
-    summary: str,
-    description: str,
-    labels: dict[str, str] | None = None,
-) -> dict[str, Any]:
-    metadata = params.service.metadata
-    rule: dict[str, Any] = {
-        "alert": name,
-        "expr": expr,
-        "labels": {
-            **(labels or {}),
-            "namespace": metadata.namespace,
-            names.LABEL_M_SERVICE: metadata.name,
-            "severity": severity,
-        },
-        "annotations": {
-            "summary": summary,
-            "description": description,
-            "runbook_url": f"{params.settings.runbook_base_url.rstrip('/') or RUNBOOKS}/{name}.md",
-        },
-    }
-    if wait:
-        rule["for"] = wait
-    return rule
-
-
 def _of(params: Params, *more: str) -> str:
     return promql.selector(params.service.metadata.namespace, params.service.metadata.name, *more)
 
 
-def _title(params: Params) -> str:
-    return f"LLMService {params.service.key}"
-
-
 def _latency(params: Params, objective: LatencyObjective) -> dict[str, Any]:
-    metric = _METRICS[objective.indicator]
+    metric = slo.METRICS[objective.indicator]
     name, what = _ALERTS[objective.indicator]
     every = promql.rate(f"{metric}_count", _of(params), WINDOW)
     good = promql.rate(f"{metric}_bucket", _of(params, promql.bound(objective.threshold_seconds)), WINDOW)
@@ -120,14 +80,14 @@ def _latency(params: Params, objective: LatencyObjective) -> dict[str, Any]:
         f"and ({every} * 300 >= {FEW_CALLS})"
     )
     threshold = durations.human(objective.threshold_seconds)
-    return _alert(
+    return alert(
         params,
         name,
         expr,
         wait="5m",
         severity="warning",
         labels={"objective": objective.name},
-        summary=f"{_title(params)}: {what} is {{{{ $value | humanizeDuration }}}}, above {threshold}",
+        summary=f"{title(params)}: {what} is {{{{ $value | humanizeDuration }}}}, above {threshold}",
         description=(
             f"More than 5 % of calls in the last 5 minutes were slower than the objective {objective.name} allows. "
             "Look at the dashboard for the model that became slow, at the engine's queue and cache if you run it yourself, "
@@ -138,13 +98,13 @@ def _latency(params: Params, objective: LatencyObjective) -> dict[str, Any]:
 
 def _errors(params: Params) -> dict[str, Any]:
     every = promql.rate(names.METRIC_REQUESTS, _of(params), WINDOW)
-    return _alert(
+    return alert(
         params,
         "LLMErrorRateHigh",
         f"({promql.error_ratio(_of(params), WINDOW)} > {ERROR_LIMIT})\nand ({every} * 300 >= {FEW_CALLS})",
         wait="5m",
         severity="warning",
-        summary=f"{_title(params)}: {{{{ $value | humanizePercentage }}}} of calls fail",
+        summary=f"{title(params)}: {{{{ $value | humanizePercentage }}}} of calls fail",
         description=(
             "More than 5 % of calls in the last 5 minutes failed. Break llmwarden_requests_total down by error_type and "
             "http_status_code: 401 is a wrong key, 429 a limit of the provider or of a budget, 5xx the backend's own fault."
@@ -154,14 +114,14 @@ def _errors(params: Params) -> dict[str, Any]:
 
 def _spend(params: Params, objective: SpendObjective) -> dict[str, Any]:
     limit = money.to_decimal(objective.picodollars_per_hour)
-    return _alert(
+    return alert(
         params,
         "LLMSpendRateHigh",
         f"{promql.rate(names.METRIC_COST, _of(params), SPEND_WINDOW)} * 3600 > {limit}",
         wait="5m",
         severity="warning",
         labels={"objective": objective.name},
-        summary=f'{_title(params)}: spends ${{{{ printf "%.2f" $value }}}} an hour, above {money.human(objective.picodollars_per_hour)}',
+        summary=f'{title(params)}: spends ${{{{ printf "%.2f" $value }}}} an hour, above {money.human(objective.picodollars_per_hour)}',
         description=(
             f"Spending of the last 15 minutes, by the hour, is above the objective {objective.name}. Look for the model and the pod that "
             "spend, for retries, and for prompts that grew; a budget with action Block would end it by itself."
@@ -182,14 +142,14 @@ def _warnings(params: Params, budget: budgets.Budget) -> list[dict[str, Any]]:
             continue
         ratio = _ratio(params, budget)
         found.append(
-            _alert(
+            alert(
                 params,
                 "LLMBudgetWarning",
                 f"{ratio} >= {percent / 100} < {following / 100}",
                 wait="",
                 severity="warning",
                 labels={**_of_budget(budget), "threshold": str(percent)},
-                summary=f"{_title(params)}: {{{{ $value | humanizePercentage }}}} of {_budget(budget)} is used",
+                summary=f"{title(params)}: {{{{ $value | humanizePercentage }}}} of {_budget(budget)} is used",
                 description=(
                     f"At least {percent} % of the budget's present window is used. When it is used up: {_consequence(budget)} "
                     "kubectl get llm -o wide says when that will be at the present rate."
@@ -200,14 +160,14 @@ def _warnings(params: Params, budget: budgets.Budget) -> list[dict[str, Any]]:
 
 
 def _exceeded(params: Params, budget: budgets.Budget) -> dict[str, Any]:
-    return _alert(
+    return alert(
         params,
         "LLMBudgetExceeded",
         f"{_ratio(params, budget)} >= 1",
         wait="",
         severity="warning" if budget.action == "Alert" else "critical",
         labels=_of_budget(budget),
-        summary=f"{_title(params)}: {_budget(budget)} is used up ({{{{ $value | humanizePercentage }}}})",
+        summary=f"{title(params)}: {_budget(budget)} is used up ({{{{ $value | humanizePercentage }}}})",
         description=(
             f"{_consequence(budget)} The budget opens again when its window ({budget.window}) ends; raise its limit if the "
             "spending is wanted."
@@ -235,36 +195,3 @@ def _consequence(budget: budgets.Budget) -> str:
             return f"Calls are sent to {budget.fallback_model}."
         case "Alert":
             return "Calls go on; this alert is all that happens."
-
-
-def _records(params: Params) -> list[dict[str, Any]]:
-    """Record each objective's share of good calls over its window.
-
-    In two steps: the sums of a 5-minute rate at even distances are cheap over weeks, where an increase over weeks of every bucket is not.
-    """
-    found: list[dict[str, Any]] = []
-    for objective in params.objectives:
-        if isinstance(objective, LatencyObjective):
-            metric = _METRICS[objective.indicator]
-            good = promql.rate(f"{metric}_bucket", _of(params, promql.bound(objective.threshold_seconds)), WINDOW)
-            total = promql.rate(f"{metric}_count", _of(params), WINDOW)
-        elif isinstance(objective, ErrorsObjective):
-            total = promql.rate(names.METRIC_REQUESTS, _of(params), WINDOW)
-            matchers = _of(params, f'{names.LABEL_M_ERROR}=""')
-            good = f"({promql.rate(names.METRIC_REQUESTS, matchers, WINDOW)}) or 0 * ({total})"
-        else:
-            continue
-        labels = {"objective": objective.name}
-        matchers = _of(params, f'objective="{objective.name}"')
-        window = durations.human_whole(objective.window_seconds)
-        found += [
-            {"record": names.RECORD_GOOD, "expr": good, "labels": labels},
-            {"record": names.RECORD_TOTAL, "expr": total, "labels": labels},
-            {
-                "record": names.RECORD_RATIO,
-                "expr": f"sum_over_time({names.RECORD_GOOD}{{{matchers}}}[{window}])\n"
-                f"/ (sum_over_time({names.RECORD_TOTAL}{{{matchers}}}[{window}]) > 0)",
-                "labels": labels,
-            },
-        ]
-    return found

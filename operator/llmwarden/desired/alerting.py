@@ -1,0 +1,54 @@
+"""One alert as a rule: whose it is, how grave, what to read. Used by `rules`, `slo` and `defaults`."""
+
+from typing import Any, Final
+
+from llmwarden import names
+from llmwarden.desired.params import Params
+
+RUNBOOKS: Final = "docs/runbooks"
+Rule = dict[str, Any]
+
+
+def alert(
+    params: Params,
+    name: str,
+    expr: str,
+    *,
+    wait: str,
+    severity: str,
+    summary: str,
+    description: str,
+    labels: dict[str, str] | None = None,
+    keep: str = "",
+) -> Rule:
+    """Build an alerting rule. `wait` is its `for`, `keep` its `keep_firing_for`; both may be empty.
+
+    `summary` carries the figure, in words a person acts on; `description` says what to look at. The service's namespace is a label of
+    every alert: AlertmanagerConfig routes by it.
+    """
+    metadata = params.service.metadata
+    rule: Rule = {
+        "alert": name,
+        "expr": expr,
+        "labels": {
+            **(labels or {}),
+            "namespace": metadata.namespace,
+            names.LABEL_M_SERVICE: metadata.name,
+            "severity": severity,
+        },
+        "annotations": {
+            "summary": summary,
+            "description": description,
+            "runbook_url": f"{params.settings.runbook_base_url.rstrip('/') or RUNBOOKS}/{name}.md",
+        },
+    }
+    if wait:
+        rule["for"] = wait
+    if keep:
+        rule["keep_firing_for"] = keep
+    return rule
+
+
+def title(params: Params) -> str:
+    """Return how a summary names the service."""
+    return f"LLMService {params.service.key}"
