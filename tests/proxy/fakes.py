@@ -274,7 +274,9 @@ class Ledger:
             asked = query["services"].split(",")
             released = wire.ServiceConfig("Released")
             services = {name: self.services.get(name, released) for name in asked}
-            config = wire.Config(names.CONTRACT, self.generation, self.interval, services, self.budgets)
+            config = wire.Config(
+                names.CONTRACT, self.generation, self.interval, services, self.budgets, dt.datetime.now(dt.UTC)
+            )
             writer.write(whole(200, msgspec.json.encode(config)))
         elif url.path == "/v1/price":
             price = self.prices.get(query["model"], wire.Price(names.CONTRACT))
@@ -290,7 +292,9 @@ class Ledger:
                 key: wire.BudgetUpdate(self._spent(budget.unit), "Open", budget.resets_at)
                 for key, budget in self.budgets.items()
             }
-            answer = wire.ReportAnswer(names.CONTRACT, len(report.rows), self.generation, updates)
+            answer = wire.ReportAnswer(
+                names.CONTRACT, len(report.rows), self.generation, updates, now=dt.datetime.now(dt.UTC)
+            )
             writer.write(whole(200, msgspec.json.encode(answer)))
             self.reported.set()
         else:
@@ -364,8 +368,9 @@ class Proxy:
             "LLMWARDEN_POD_NAMESPACE": "shop",
             "LLMWARDEN_POD_NAME": "bot-1",
             "LLMWARDEN_POD_UID": self.uid,
-            "PYTHONPATH": str(ROOT / "operator"),
         }
+        site = environment.pop("TEST_SITE", "")
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (site, str(ROOT / "operator"))))
         self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "llmwarden", "proxy", env=environment, stderr=asyncio.subprocess.PIPE
         )
