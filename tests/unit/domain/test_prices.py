@@ -123,3 +123,85 @@ def test_a_price_without_output_is_a_sentence() -> None:
     )
     with pytest.raises(InvalidSpecError, match="needs inputPerMillionTokens and outputPerMillionTokens"):
         prices.lookup([half], "OpenAI", "m", at("2026-02-01T00:00:00Z"))
+
+
+def variants(**entry: Any) -> prices.Rates:
+    plain = {"from": "2026-01-01T00:00:00Z", "inputPerMillionTokens": "1", "outputPerMillionTokens": "4"}
+    spec = price(provider="OpenAI", models=["m"], prices=[{**plain, **entry}]).spec
+    return prices.rates(spec.prices[0])
+
+
+def test_a_variant_has_its_own_prices_and_the_entry_s_for_the_rest() -> None:
+    rates = variants(
+        cachedInputPerMillionTokens="0.5",
+        variants=[
+            {"minInputTokens": 200_000, "inputPerMillionTokens": "2"},
+            {"tier": "priority", "outputPerMillionTokens": "9"},
+        ],
+    )
+    long, fast = rates.at(200_000, ""), rates.at(999_999, "priority")
+    assert long
+    assert fast
+    assert (long.input, long.cached_input, long.cache_write, long.output) == (2_000_000, 500_000, 2_000_000, 4_000_000)
+    assert (fast.input, fast.output) == (1_000_000, 9_000_000)
+    assert rates.at(199_999, "") == rates.picodollars
+    assert rates.at(0, "flex") is None
+
+
+def test_a_batch_is_cheaper_by_so_many_percent_with_long_inputs_too() -> None:
+    rates = variants(
+        batchDiscountPercent=50, perRequest="0.01", variants=[{"minInputTokens": 10, "inputPerMillionTokens": "3"}]
+    )
+    short, long = rates.at(0, "batch"), rates.at(10, "batch")
+    assert short
+    assert long
+    assert (short.input, short.output, short.request) == (500_000, 2_000_000, 10**10)
+    assert (long.input, long.output) == (1_500_000, 2_000_000)
+
+
+def test_a_discount_of_an_odd_price_is_rounded_half_to_even() -> None:
+    found = variants(inputPerMillionTokens="0.000001", outputPerMillionTokens="0.000003", batchDiscountPercent=50).at(
+        0, "batch"
+    )
+    assert found
+    assert (found.input, found.output) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"variants": [{"inputPerMillionTokens": "2"}]},
+        {"variants": [{"tier": "flex"}, {"tier": "flex"}]},
+        {"variants": [{"tier": "batch"}], "batchDiscountPercent": 50},
+        {"variants": [{"tier": "flex", "inputPerMillionTokens": "-2"}]},
+    ],
+)
+def test_variants_that_contradict_are_refused(entry: dict[str, Any]) -> None:
+    with pytest.raises(InvalidSpecError):
+        variants(**entry)
+
+
+def test_each_part_costs_its_own_price() -> None:
+    rate = Picodollars(
+        input=100,
+        output=400,
+        cached_input=50,
+        cache_write=125,
+        cache_write_1h=200,
+        reasoning=500,
+        input_audio=1000,
+        output_audio=3000,
+    )
+    tokens = Tokens(
+        input=1000,
+        cached_input=300,
+        cache_write=200,
+        cache_write_1h=50,
+        input_audio=10,
+        output=90,
+        reasoning=20,
+        output_audio=30,
+    )
+    assert prices.cost(tokens, rate, requests=0) == (
+        490 * 100 + 300 * 50 + 150 * 125 + 50 * 200 + 10 * 1000 + 40 * 400 + 20 * 500 + 30 * 3000
+    )

@@ -1,5 +1,8 @@
 """Sums in memory: exact, incremental, and rated again when a price is found."""
 
+from dataclasses import replace
+
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -108,3 +111,21 @@ def test_running_sums_are_bounded_and_still_right() -> None:
 @given(growth())
 def test_rating_is_the_formula_of_the_domain(count: Counts) -> None:
     assert aggregate.rate(count, PRICE) == prices.cost(count.tokens, PRICE, requests=count.requests)
+
+
+def test_a_tier_without_a_price_is_uncosted_by_its_name_until_one_is_known() -> None:
+    table = Prices()
+    sums = make(table)
+    sums.apply([replace(delta(Counts(requests=1, input=10)), tier="priority")], BUCKET)
+    assert sums.uncosted_models("shop/bot", BUCKET) == ["m (priority)"]
+    assert sums.total("shop/bot").uncosted == 10
+    table.late = Rates(PRICE, (wire.PriceVariant(0, "priority", msgspec.structs.replace(PRICE, input=300_000)),))
+    assert sums.reprice() == {"shop/bot": Rerated(10 * 300_000 + 7, 10)}
+    assert sums.uncosted_models("shop/bot", BUCKET) == []
+
+
+def test_long_inputs_cost_their_own_price() -> None:
+    long = wire.PriceVariant(200_000, "", msgspec.structs.replace(PRICE, input=300_000))
+    sums = Aggregate({Issued("openai", "m", "p"): Rates(PRICE, (long,))}.get, Prices().late_price)
+    sums.apply([delta(Counts(input=10)), replace(delta(Counts(input=10)), context=200_000)], BUCKET)
+    assert sums.total("shop/bot").picodollars == 10 * 150_000 + 10 * 300_000

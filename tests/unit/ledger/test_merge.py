@@ -68,8 +68,8 @@ def report(*rows: wire.Row, journal: str = "j", sequence: int = 1, uid: str = "u
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store(str(tmp_path / "ledger.sqlite3"))
+def store(database: str) -> Iterator[Store]:
+    opened = Store(database)
     yield opened
     opened.close()
 
@@ -148,8 +148,8 @@ def test_many_buckets_in_one_report(store: Store) -> None:
     assert store.merge([(report(*rows, sequence=2), 2)]).merged[0].deltas == ()
 
 
-def test_what_was_written_is_there_after_reopening(tmp_path: Path) -> None:
-    path = str(tmp_path / "ledger.sqlite3")
+def test_what_was_written_is_there_after_reopening(database: str) -> None:
+    path = database
     price = wire.Picodollars(input=150_000, output=600_000, cached_input=75_000, cache_write=150_000)
     first = Store(path)
     first.merge([(report(row(Counts(requests=1, input=7), price_id="p")), 1)])
@@ -188,10 +188,11 @@ def test_a_newer_schema_is_refused_with_a_sentence(tmp_path: Path) -> None:
         Store(str(path))
 
 
-@pytest.mark.usefixtures("store")
-def test_two_ledgers_cannot_have_one_database(tmp_path: Path) -> None:
+def test_two_ledgers_cannot_have_one_file(tmp_path: Path) -> None:
+    first = Store(str(tmp_path / "ledger.sqlite3"))
     with pytest.raises(UnavailableError, match="another ledger has it open"):
         Store(str(tmp_path / "ledger.sqlite3"))
+    first.close()
 
 
 def test_a_place_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:

@@ -169,3 +169,72 @@ def test_the_lookup_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(10):
         prices.resolve("openai", f"made-up-{number}", NOW)
     assert len(prices._models) == 3
+
+
+def test_long_inputs_and_tiers_are_variants_of_the_public_price() -> None:
+    found = catalogue().resolve("anthropic", "claude-sonnet-4-5", NOW)
+    assert found is not None
+    plain, long, batch = (found.rates.at(*which) for which in ((0, ""), (200_001, ""), (0, "batch")))
+    assert plain
+    assert long
+    assert batch
+    assert (plain.input, plain.cache_write, plain.cache_write_1h) == (3_000_000, 3_750_000, 6_000_000)
+    assert (long.input, long.output) == (6_000_000, 22_500_000)
+    assert (batch.input, batch.output) == (1_500_000, 7_500_000)
+    assert found.rates.at(0, "standard") == plain
+    assert found.rates.at(200_000, "") == plain
+    assert found.rates.at(0, "priority") is None
+
+
+def test_a_tier_costs_what_the_table_says_from_its_date_on() -> None:
+    prices = catalogue()
+    after, before = (
+        prices.resolve_until("openai", "gpt-5", dt.datetime(2026, 10, day, tzinfo=dt.UTC)) for day in (13, 11)
+    )
+    assert after[0]
+    assert before[0]
+    flex = after[0].rates.at(0, "flex")
+    assert flex is not None
+    assert flex.input == 625_000
+    assert before[0].rates.at(0, "flex") is None
+    assert before[1] == dt.datetime(2026, 10, 12, tzinfo=dt.UTC)
+
+
+def test_audio_has_its_own_price() -> None:
+    found = catalogue().resolve("openai", "gpt-4o-realtime-preview", NOW)
+    assert found is not None
+    assert (found.price.input_audio, found.price.output_audio) == (40_000_000, 80_000_000)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "us.anthropic.claude-sonnet-4-20250514-v1:0",
+        "arn:aws:bedrock:us-east-1:123456789012:inference-profile/us.anthropic.claude-sonnet-4-20250514-v1:0",
+        "anthropic.claude-sonnet-4-20250514-v1:0",
+    ],
+)
+def test_bedrocks_names_of_one_model(name: str) -> None:
+    found = catalogue().resolve("aws.bedrock", name, NOW)
+    assert found is not None
+    assert (found.price.input, found.price.output) == (3_000_000, 15_000_000)
+
+
+def test_a_tier_of_openai_is_not_taken_for_one_of_azure() -> None:
+    prices = catalogue()
+    own, hosted = (prices.resolve(provider, "gpt-4o-mini", NOW) for provider in ("openai", "azure.ai.openai"))
+    assert own
+    assert hosted
+    assert own.rates.at(0, "priority") is not None
+    assert hosted.rates.at(0, "priority") is None
+
+
+def test_the_model_s_window_and_the_bounds_are_told() -> None:
+    prices = catalogue()
+    assert prices.window("openai", "gpt-4o-mini-2024-07-18") == 128_000
+    assert prices.window("openai", "no-such-model") == 0
+    assert {200_001, 272_001} <= set(prices.bounds)
+    priced = model_price("own", ["m"], (JANUARY, "1", "2"))
+    priced["spec"]["prices"][0]["variants"] = [{"minInputTokens": 50_000, "inputPerMillionTokens": "3"}]
+    assert 50_000 in catalogue(priced).bounds
+    assert list(catalogue(priced).bounds) == sorted(catalogue(priced).bounds)

@@ -1,0 +1,152 @@
+"""Several ledgers on one PostgreSQL: each has all sums, whoever took the report; grants are decided on exact figures."""
+
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from llmwarden import wire
+from llmwarden.domain.cost import Rates
+from llmwarden.ledger import counts
+from llmwarden.ledger.counts import Counts
+from llmwarden.ledger.store import Batch, BehindError, Delta, Ground, Held, Issued, PriceRecord, Store
+from tests import postgresql
+from tests.unit.ledger.test_merge import report, row
+
+PRICE = Rates(wire.Picodollars(input=2, output=3, cached_input=1, cache_write=2))
+BUDGET = "LLMService/shop/bot/daily"
+
+
+class Replica:
+    """A store and the sum that it would have in memory."""
+
+    def __init__(self, url: str) -> None:
+        self.store = Store(url)
+        self.sum = counts.ZERO
+        self.rebuild()
+
+    def rebuild(self) -> None:
+        self.sum = counts.ZERO
+        self.take(self.store.sums())
+
+    def take(self, deltas: "Iterator[Delta] | tuple[Delta, ...]") -> None:
+        for delta in deltas:
+            self.sum = counts.add(self.sum, delta.counts)
+
+    def done(self, batch: Batch) -> Batch:
+        self.take(batch.foreign)
+        for merged in batch.merged:
+            self.take(merged.deltas)
+        return batch
+
+    def report(self, count: Counts, journal: str = "j", sequence: int = 1, price_id: str | None = None) -> Batch:
+        sent = report(row(count, price_id=price_id), journal=journal, sequence=sequence)
+        return self.done(self.store.merge([(sent, 1)]))
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Replica, Replica]]:
+    url = postgresql.shared().database()
+    first, second = Replica(url), Replica(url)
+    yield first, second
+    first.store.close()
+    second.store.close()
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 3), st.integers(1, 50)), min_size=1, max_size=12))
+def test_every_replica_has_all_sums_wherever_the_reports_went(
+    pair: tuple[Replica, Replica], steps: list[tuple[bool, int, int]]
+) -> None:
+    for at_first, journal, requests in steps:
+        (pair[0] if at_first else pair[1]).report(Counts(requests=requests), journal=f"j{journal}")
+    for replica in pair:
+        replica.done(replica.store.follow())
+    (known,) = pair[0].store.sums()
+    assert pair[0].sum == pair[1].sum == known.counts
+
+
+def test_a_journal_that_moves_to_another_replica_is_merged_with_what_the_first_took(
+    pair: tuple[Replica, Replica],
+) -> None:
+    pair[0].report(Counts(requests=5, input=50))
+    batch = pair[1].report(Counts(requests=7, input=60), sequence=2)
+    assert [delta.counts for delta in batch.foreign] == [Counts(requests=5, input=50)]
+    assert [delta.counts for delta in batch.merged[0].deltas] == [Counts(requests=2, input=10)]
+
+
+def test_a_price_that_another_replica_handed_out_comes_with_the_first_row_that_names_it(
+    pair: tuple[Replica, Replica],
+) -> None:
+    issued = Issued("openai", "m", "p")
+    pair[0].store.record_prices([PriceRecord(issued, PRICE)], 1)
+    assert pair[1].report(Counts(requests=1), price_id="p").prices == {issued: PRICE}
+    assert pair[1].report(Counts(requests=2), price_id="p", sequence=2).prices == {}
+
+
+def test_a_commit_whose_answer_was_lost_is_found_by_the_next(
+    pair: tuple[Replica, Replica], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = pair
+    with monkeypatch.context() as patch:
+        # As if the connection broke between the commit and its answer.
+        patch.setattr(first.store._ids, "committed", lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            first.store.merge([(report(row(Counts(requests=5))), 1)])
+    first.report(Counts(requests=5))
+    assert first.sum == Counts(requests=5)
+
+
+def test_a_replica_that_was_away_too_long_is_told_to_read_everything(pair: tuple[Replica, Replica]) -> None:
+    first, second = pair
+    first.report(Counts(requests=5))
+    with second.store.database.writer.begin() as connection:
+        connection.execute(sa.text("UPDATE changes SET number = number + 10000"))
+    for work in (second.store.follow, lambda: second.store.merge([(report(row(Counts(requests=6))), 1)])):
+        with pytest.raises(BehindError):
+            work()
+    second.rebuild()
+    second.report(Counts(requests=6), sequence=2)
+    assert second.sum == Counts(requests=6)
+
+
+def test_grants_see_what_other_replicas_took_and_gave(pair: tuple[Replica, Replica]) -> None:
+    first, second = pair
+    lease = wire.LeaseUse(BUDGET, 0, 100)
+    sent = report(row(Counts(requests=1, input=10)))
+    batch = first.done(first.store.merge([(msgspec.structs.replace(sent, leases=(lease,)), 1)]))
+    journal = batch.merged[0].journal_id
+    assert batch.merged[0].latest
+    first.store.grant([BUDGET], lambda _: {(BUDGET, journal): 70})
+    seen: list[Ground] = []
+
+    def decide(ground: Ground) -> dict[tuple[str, int], int]:
+        seen.append(ground)
+        return {}
+
+    second.store.grant([BUDGET, "other"], decide)
+    assert seen[0].held == {BUDGET: Held(70, 1), "other": Held()}
+    assert [delta.counts for delta in seen[0].foreign] == [Counts(requests=1, input=10)]
+    # The journal spends 30 of it: what it keeps stands, and an older report changes nothing of that.
+    for sequence, balance in ((3, 40), (2, 70)):
+        use = (wire.LeaseUse(BUDGET, balance),)
+        (merged,) = second.store.merge([(msgspec.structs.replace(sent, sequence=sequence, leases=use), 2)]).merged
+        assert merged.latest is (sequence == 3)
+    (holding,) = first.store.lease_state()
+    assert (holding.outstanding, holding.pod_name, holding.pod_uid) == (40, "bot-0", "u")
+    first.store.release([journal])
+    assert second.store.lease_state() == []
+
+
+def test_a_final_report_ends_the_leases_of_its_journal(database: str) -> None:
+    store = Store(database)
+    sent = report(row(Counts(requests=1)))
+    (merged,) = store.merge([(msgspec.structs.replace(sent, leases=(wire.LeaseUse(BUDGET, 5),)), 1)]).merged
+    assert [holding.outstanding for holding in store.lease_state()] == [5]
+    store.merge([(msgspec.structs.replace(sent, sequence=2, final=True), 1)])
+    assert store.lease_state() == []
+    assert merged.journal_id
+    store.close()
