@@ -9,25 +9,29 @@ Where admission hooks in: `MeteredCall._check` asks the gate, `_decide` acts on 
 tokens around a message); and neither holds where `unbounded` says why not. `admit` may return an awaitable: a call can wait for a lease.
 """
 
+import asyncio
 import posixpath
 import time
+from bisect import bisect_right
 from collections.abc import Awaitable, Callable
 from typing import Final
 from urllib.parse import unquote
 
 import msgspec
 
+from llmwarden import names
 from llmwarden.proxy import settle, spans
+from llmwarden.proxy.clock import LedgerClock
 from llmwarden.proxy.credentials import Credentials
 from llmwarden.proxy.dialects import ordered
 from llmwarden.proxy.dialects.base import Answer, Asked, Dialect, Event, Match, Target
 from llmwarden.proxy.framing import SPLITTERS, Splitter
-from llmwarden.proxy.gate import Allowed, Denied, Gate, NeedsPrice
+from llmwarden.proxy.gate import Allowed, Bound, Denied, Gate, Held, NeedsPrice, Outcome, Short
 from llmwarden.proxy.http1 import BadMessageError, origin_form
-from llmwarden.proxy.journal import Journal
+from llmwarden.proxy.journal import Journal, Key
 from llmwarden.proxy.prices import Known, PriceBook
 from llmwarden.proxy.seam import Decision, Forward, Header, Refusal, Request
-from llmwarden.proxy.settings import Identity, Route, parse_origin
+from llmwarden.proxy.settings import Identity, Limits, Route, parse_origin
 from llmwarden.proxy.telemetry import Metrics
 from llmwarden.wire import Config, ServiceConfig, Tokens
 
@@ -48,10 +52,15 @@ _PATHS: Final = 256  # targets whose meaning is remembered
 _WHOLE_CAP: Final = 16 * 1024 * 1024  # bytes of an answer that are kept to be understood at its end
 _PROGRESS_SECONDS: Final = 1.0  # how often a stream's progress goes into the journal
 _OK: Final = 200
+_LEASE_SECONDS: Final = 2.0  # a call waits for a lease no longer
 
 
 class Shared:
-    """What all routes of a proxy have in common. `ask` asks the ledger for a price and returns when it answered or gave up."""
+    """What all routes of a proxy have in common.
+
+    `ask` asks the ledger for a price and returns when it answered or gave up; `more` asks it for a lease, and returns at the next grant
+    or after so many seconds. Without a ledger both are None.
+    """
 
     def __init__(
         self,
@@ -62,8 +71,11 @@ class Shared:
         journal: Journal,
         metrics: Metrics,
         exporter: spans.Exporter | None,
+        limits: Limits | None = None,
     ) -> None:
         self.identity = identity
+        self.limits = limits or Limits()
+        self.clock = LedgerClock()
         self.config: Config | None = None
         self.gate = gate
         self.prices = book
@@ -72,6 +84,7 @@ class Shared:
         self.exporter = exporter
         self.ask: Callable[[str, str], Awaitable[None]] | None = None
         self.ask_soon: Callable[[str, str], None] | None = None
+        self.more: Callable[[Short, float], Awaitable[None]] | None = None
 
 
 class MeteredService:
@@ -179,6 +192,7 @@ class MeteredCall:
         "budget",
         "config",
         "dialect",
+        "held",
         "match",
         "model",
         "number",
@@ -208,6 +222,7 @@ class MeteredCall:
         self.budget = ""  # that made us change the model, or refused
         self.status = 0
         self.number = 0  # in the journal, while it streams
+        self.held: Held = ()  # of leases
         self._request = request
         self._opaque = False
         self._usage_added = False
@@ -222,7 +237,7 @@ class MeteredCall:
     # seam.Call
 
     def admit(self, body: bytes | None) -> Decision | Awaitable[Decision]:
-        """Read the request, resolve its price, ask the gate; waits only where a budget refuses unpriced models."""
+        """Read the request, resolve its price, ask the gate; waits only where a budget needs a price or a lease that is not there."""
         asked = self.match.api.read_request(body, self.match) if body is not None else None
         self.body_bytes = len(body) if body is not None else self._request.length or 0
         if asked is None:
@@ -234,16 +249,30 @@ class MeteredCall:
             self.model = asked.model
         self.price()  # asks for it when it is not there: by the call's end it is
         outcome = self._check(asked=False)
-        if isinstance(outcome, NeedsPrice):
-            return self._admit_priced(outcome.model, body)
-        return self._decide(outcome, body)
+        if isinstance(outcome, Allowed | Denied):
+            return self._decide(outcome, body)
+        return self._admit_later(outcome, body)
 
-    async def _admit_priced(self, model: str, body: bytes | None) -> Decision:
+    async def _admit_later(self, outcome: NeedsPrice | Short, body: bytes | None) -> Decision:
+        """Ask the ledger for what is missing, and check again; a lease is waited for until a deadline."""
         shared = self.service.shared
-        if shared.ask is not None:
-            await shared.ask(self.service.name, model)
-        outcome = self._check(asked=True)
-        return self._decide(outcome if not isinstance(outcome, NeedsPrice) else Allowed(), body)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _LEASE_SECONDS
+        asked = False
+        found: Outcome = outcome
+        while True:
+            if isinstance(found, NeedsPrice):
+                asked = True
+                if shared.ask is not None:
+                    await shared.ask(self.service.name, found.model)
+                    deadline = loop.time() + _LEASE_SECONDS
+            elif isinstance(found, Short):
+                if shared.more is not None:
+                    await shared.more(found, max(deadline - loop.time(), 0.0))
+            else:
+                return self._decide(found, body)
+            last = shared.more is None or loop.time() >= deadline
+            found = self._check(asked=asked, last=last)
 
     def head(self, request: Request) -> tuple[frozenset[bytes], list[bytes]]:  # noqa: ARG002 - the seam's signature
         """Ask for an answer that can be read, and continue the trace."""
@@ -264,14 +293,8 @@ class MeteredCall:
             self._splitter = SPLITTERS[framing]()
             if status == _OK:
                 self._hides = self._usage_added
-                known = self.price()
-                self.number = self.service.shared.journal.open(
-                    self.service.name,
-                    self.provider(),
-                    self.row_model(),
-                    known.price_id if known is not None else None,
-                    Tokens(input=settle.input_estimate(self)),
-                )
+                read = settle.input_estimate(self)
+                self.number = self.service.shared.journal.open(self.key(self.row_model(), read, ""), Tokens(input=read))
                 self._progress_at = time.perf_counter() + _PROGRESS_SECONDS
         return self._hides
 
@@ -332,6 +355,23 @@ class MeteredCall:
         """The model that is charged: the one that was asked for, as the price was resolved by it."""
         return self.model or self.answer.model
 
+    def key(self, model: str, tokens_in: int, tier: str) -> Key:
+        """What the call counts under, now."""
+        shared = self.service.shared
+        known = self.price()
+        bucket = int(shared.clock()) // names.BUCKET_SECONDS * names.BUCKET_SECONDS
+        bounds = shared.config.context_bounds if shared.config is not None else ()
+        above = bisect_right(bounds, tokens_in)
+        return Key(
+            self.service.name,
+            self.provider(),
+            model,
+            known.price_id if known is not None else None,
+            bucket,
+            bounds[above - 1] if above else 0,
+            tier,
+        )
+
     def price(self) -> Known | None:
         """The price, asked for in the background where it is not known or not fresh."""
         if not self.model:
@@ -346,7 +386,7 @@ class MeteredCall:
 
     def _fresh(self, model: str) -> Known | None:
         generation = self.config.price_generation if self.config is not None else ""
-        return self.service.shared.prices.get(self.service.name, model, generation, time.time())
+        return self.service.shared.prices.get(self.service.name, model, generation, self.service.shared.clock())
 
     def _priced(self, model: str) -> bool | None:
         """Whether a model has a price. That it had none is not believed once prices have changed."""
@@ -358,12 +398,39 @@ class MeteredCall:
 
     # Deciding.
 
-    def _check(self, *, asked: bool) -> Allowed | Denied | NeedsPrice:
+    def _bound(self, model: str) -> Bound:
+        """What the call can use at most, by this model; see the module."""
+        shared, asked = self.service.shared, self.asked
+        known = shared.prices.last(self.service.name, model)
+        window = known.window if known is not None else 0
+        tokens_in, tokens_out = self.body_bytes, 0
+        if asked.unbounded:
+            tokens_in = _capped(shared.limits.unbounded_input_tokens, window)
+            if not tokens_in:
+                return Bound(None, 0, asked.unbounded)
+        if asked.max_tokens is not None:
+            tokens_out = max(asked.max_tokens, 0) * asked.choices
+        elif self.match.api.operation != "embeddings":
+            tokens_out = _capped(shared.limits.unbounded_output_tokens, window) * asked.choices
+            if not tokens_out:
+                return Bound(None, 0, "no max_tokens")
+        return Bound(known.at_most(tokens_in, tokens_out) if known is not None else None, tokens_in + tokens_out)
+
+    def _check(self, *, asked: bool, last: bool = False) -> Outcome:
         service = self.service
-        outcome = service.shared.gate.check(
-            self.config, service.full_name, self.model, priced=self._priced, asked=asked, now=time.time()
+        gate = service.shared.gate
+        outcome = gate.check(
+            self.config,
+            service.full_name,
+            self.model,
+            priced=self._priced,
+            asked=asked,
+            now=service.shared.clock(),
+            bound=self._bound,
+            last=last,
         )
         if self._opaque and isinstance(outcome, Allowed) and outcome.fallback:
+            gate.charge(None, 0, 0, outcome.held)
             return Denied(
                 outcome.budget,
                 "insufficient_quota",
@@ -374,6 +441,7 @@ class MeteredCall:
     def _decide(self, outcome: Allowed | Denied, body: bytes | None) -> Decision:
         if isinstance(outcome, Denied):
             return self._refuse(outcome)
+        self.held = outcome.held
         headers: tuple[tuple[bytes, bytes], ...] = ()
         target = b""
         api = self.match.api
@@ -423,6 +491,11 @@ class MeteredCall:
             self.match.api.whole(self.answer, b"".join(self._whole))
             self._whole.clear()
         settle.settle(self, error, status)
+
+
+def _capped(cap: int, window: int) -> int:
+    """What is reserved where a call says nothing: the model's window, where it is known and smaller than the cap."""
+    return min(cap, window) if window else cap
 
 
 def decode_config(data: bytes) -> Config:

@@ -21,10 +21,11 @@ _FAILING_SECONDS: Final = 2.0  # without an answer after which no call waits for
 
 
 class Bound(msgspec.Struct, frozen=True):
-    """What one call can use at most; `picodollars` is None where its price is not known."""
+    """What one call can use at most; `picodollars` is None where its price is not known. With `unbounded`: why there is no bound."""
 
     picodollars: int | None
     tokens: int
+    unbounded: str = ""
 
 
 Held = tuple[tuple[Budget, int], ...]
@@ -212,6 +213,8 @@ class Gate:
             budget = self._budgets.get(key)
             if budget is None or not budget.config.leased:
                 continue
+            if bound.unbounded:
+                return refusals.unbounded(key, bound.unbounded, name)
             need = bound.tokens if budget.config.unit == "tokens" else bound.picodollars or 0
             free = budget.balance - budget.reserved
             if need > free:

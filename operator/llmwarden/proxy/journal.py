@@ -8,19 +8,36 @@ The file is rewritten as a snapshot when it grows, and after every replay.
 import os
 import uuid
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
+from msgspec.structs import astuple
 
 from llmwarden import names
-from llmwarden.wire import Row, Tokens
+from llmwarden.wire import Labels, Row, Tokens
 
 _NAME: Final = "journal"
 _COMPACT_AT: Final = 4 * 1024 * 1024  # bytes
 # Closed and acknowledged rows are remembered for so long: a clock set back must not begin a row anew, below the ledger's maximum.
 _REMEMBER_SECONDS: Final = 3 * 3600
 
-Key = tuple[str, str, str, str | None, int]  # service, provider, model, price id, bucket
+_LABELS: Final = 200  # sets of labels per bucket: more are counted under OTHER, for headers come from outside
+OTHER: Final = Labels("other", "other", "other")
+
+
+class Key(NamedTuple):
+    """What calls are counted by (wire.Row)."""
+
+    service: str
+    provider: str
+    model: str
+    price_id: str | None
+    bucket: int
+    context: int = 0
+    tier: str = ""
+    feature: str = ""
+    team: str = ""
+    cohort: str = ""
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -41,7 +58,14 @@ class _Totals(msgspec.Struct):
     cache_write: int = 0
     output: int = 0
     reasoning: int = 0
+    cache_write_1h: int = 0
+    input_audio: int = 0
+    output_audio: int = 0
     dirty: bool = True  # not yet acknowledged as it is
+
+    @property
+    def tokens(self) -> Tokens:
+        return Tokens(*astuple(self)[3:-1])
 
 
 class Journal:
@@ -51,6 +75,7 @@ class Journal:
         self._path = directory / _NAME
         self._pod_uid = pod_uid
         self._rows: dict[Key, _Totals] = {}
+        self._labels: dict[int, set[Labels]] = {}  # by bucket
         self._open: dict[int, list[Any]] = {}  # streams under way, by number
         self._number = 0
         self._file: int | None = None
@@ -67,13 +92,23 @@ class Journal:
 
     # Calls.
 
-    def open(self, service: str, provider: str, model: str, price_id: str | None, tokens: Tokens) -> int:
-        """Note a stream under way with what it has used at least; returns its number."""
+    def open(self, key: Key, tokens: Tokens) -> int:
+        """Note a stream under way with what it has used at least; returns its number. The bucket is that of its end."""
         self._number += 1
-        record = ["o", self._number, service, provider, model, price_id, tokens.input, tokens.output]
+        record = ["o", self._number, *key[:4], tokens.input, tokens.output, *key[5:]]
         self._open[self._number] = record
         self._write(record)
         return self._number
+
+    def bounded(self, bucket: int, labels: Labels) -> Labels:
+        """The labels, or OTHER where a bucket has too many already."""
+        known = self._labels.setdefault(bucket, set())
+        if labels in known:
+            return labels
+        if len(known) >= _LABELS:
+            return OTHER
+        known.add(labels)
+        return labels
 
     def progress(self, number: int, output: int) -> None:
         """Note how far a stream is."""
@@ -93,7 +128,7 @@ class Journal:
                 entry.key,
                 int(entry.error),
                 int(entry.estimated),
-                (tokens.input, tokens.cached_input, tokens.cache_write, tokens.output, tokens.reasoning),
+                astuple(tokens),
             )
         )
 
@@ -110,6 +145,9 @@ class Journal:
         totals.cache_write += tokens.cache_write
         totals.output += tokens.output
         totals.reasoning += tokens.reasoning
+        totals.cache_write_1h += tokens.cache_write_1h
+        totals.input_audio += tokens.input_audio
+        totals.output_audio += tokens.output_audio
         totals.dirty = True
 
     # Reports.
@@ -122,19 +160,21 @@ class Journal:
 
     def pending(self, limit: int) -> tuple[Row, ...]:
         """At most `limit` rows that the ledger has not acknowledged as they are, oldest first."""
-        keys = sorted((key for key, totals in self._rows.items() if totals.dirty), key=lambda key: key[4])
+        keys = sorted((key for key, totals in self._rows.items() if totals.dirty), key=lambda key: key.bucket)
         return tuple(_row(key, self._rows[key]) for key in keys[:limit])
 
     def acknowledge(self, rows: tuple[Row, ...], now: float) -> None:
         """Mark what was sent and has not grown since; forget what closed long ago."""
         for row in rows:
-            key = (row.service, row.provider, row.model, row.price_id, row.bucket)
+            key = _key_of(row)
             totals = self._rows.get(key)
             if totals is not None and _row(key, totals) == row:
                 totals.dirty = False
         oldest = now - _REMEMBER_SECONDS
-        for key in [key for key, totals in self._rows.items() if key[4] < oldest and not totals.dirty]:
+        for key in [key for key, totals in self._rows.items() if key.bucket < oldest and not totals.dirty]:
             del self._rows[key]
+        for bucket in [bucket for bucket in self._labels if bucket < oldest]:
+            del self._labels[bucket]
 
     def close(self) -> None:
         """Close the file."""
@@ -160,7 +200,7 @@ class Journal:
 
     def _snapshot(self) -> bytes:
         records: list[object] = [("h", names.CONTRACT, self.id, self._pod_uid, self.sequence)]
-        records += [("r", key, *msgspec.structs.astuple(totals)[:-1]) for key, totals in self._rows.items()]
+        records += [("r", key, *astuple(totals)[:-1]) for key, totals in self._rows.items()]
         records += self._open.values()
         return b"".join(msgspec.json.encode(record) + b"\n" for record in records)
 
@@ -230,9 +270,9 @@ class Journal:
 
     def _settle_orphans(self) -> None:
         """Charge each stream that died with its process once: for what it is known to have used, labelled estimated."""
-        for _, _, service, provider, model, price_id, read, written in self._open.values():
+        for _, _, service, provider, model, price_id, read, written, *more in self._open.values():
             tokens = Tokens(input=read, output=written)
-            key = (service, provider, model, price_id, self._died_in())
+            key = Key(service, provider, model, price_id, self._died_in(), *more)
             self._add(Entry(key, tokens, error=True, estimated=True))
             self.orphans += 1
         self._open.clear()
@@ -243,17 +283,35 @@ class Journal:
 
 
 def _row(key: Key, totals: _Totals) -> Row:
-    service, provider, model, price_id, bucket = key
     return Row(
-        service=service,
-        provider=provider,
-        model=model,
-        price_id=price_id,
-        bucket=bucket,
+        service=key.service,
+        provider=key.provider,
+        model=key.model,
+        price_id=key.price_id,
+        bucket=key.bucket,
         requests=totals.requests,
         errors=totals.errors,
         estimated=totals.estimated,
-        tokens=Tokens(totals.input, totals.cached_input, totals.cache_write, totals.output, totals.reasoning),
+        tokens=totals.tokens,
+        context=key.context,
+        tier=key.tier,
+        labels=Labels(key.feature, key.team, key.cohort),
+    )
+
+
+def _key_of(row: Row) -> Key:
+    labels = row.labels
+    return Key(
+        row.service,
+        row.provider,
+        row.model,
+        row.price_id,
+        row.bucket,
+        row.context,
+        row.tier,
+        labels.feature,
+        labels.team,
+        labels.cohort,
     )
 
 
@@ -266,5 +324,5 @@ def _parse(line: bytes) -> list[Any] | None:
 
 
 def _key(value: list[Any]) -> Key:
-    service, provider, model, price_id, bucket = value
-    return (service, provider, model, price_id, int(bucket))
+    service, provider, model, price_id, bucket, *more = value
+    return Key(service, provider, model, price_id, int(bucket), *more)

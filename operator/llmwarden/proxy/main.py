@@ -62,6 +62,7 @@ class Proxy:
             journal=self.journal,
             metrics=self.metrics,
             exporter=exporter,
+            limits=settings.limits,
         )
         self.reporter: Reporter | None = None
         if settings.ledger is not None:

@@ -1,10 +1,11 @@
-"""What the ledger said that models cost, and what a call costs by it.
+"""What the ledger said that models cost, what a call costs by it, and what it can cost at most.
 
-For metrics, spans and the gate: the ledger's own arithmetic is what was spent.
+For metrics, spans and the gate: the ledger's own arithmetic, which is the same, is what was spent.
 """
 
 import msgspec
 
+from llmwarden.domain.cost import Rates, cost
 from llmwarden.wire import Picodollars, Price, Tokens
 
 _RETRY_SECONDS = 5.0  # after a question that the ledger did not answer
@@ -12,10 +13,25 @@ _ENTRIES = 1000
 
 
 class Known(msgspec.Struct, frozen=True):
-    """A ledger's answer: with `price_id` None, that it knows no price."""
+    """A ledger's answer: with `price_id` None, that it knows no price. `window` is the model's, in tokens, 0 where it is not known."""
 
     price_id: str | None
-    picodollars: Picodollars | None
+    rates: Rates | None
+    window: int = 0
+    # The dearest that a token of input, a token of output and a request can be, whatever the context, the tier and the kind.
+    dearest: tuple[int, int, int] = (0, 0, 0)
+
+    def cost(self, tokens: Tokens, tier: str) -> int | None:
+        """Picodollars of one call; None where no price is known, or none for its tier."""
+        price = self.rates.at(tokens.input, tier) if self.rates is not None else None
+        return cost(tokens, price, requests=1) if price is not None else None
+
+    def at_most(self, tokens_in: int, tokens_out: int) -> int | None:
+        """Picodollars that a call of so many tokens can cost at most; None where no price is known."""
+        if self.rates is None:
+            return None
+        read, written, request = self.dearest
+        return tokens_in * read + tokens_out * written + request
 
 
 class _Slot(msgspec.Struct):
@@ -59,20 +75,25 @@ class PriceBook:
 
     def put(self, service: str, model: str, generation: str, price: Price) -> None:
         """Keep an answer."""
+        rates = None
+        if price.price_id is not None and price.picodollars is not None:
+            rates = Rates(price.picodollars, price.variants)
         self._slots[service, model] = _Slot(
-            known=Known(price.price_id, price.picodollars if price.price_id is not None else None),
+            known=Known(price.price_id, rates, price.window, _dearest(rates)),
             generation=generation,
             valid_until=price.valid_until.timestamp() if price.valid_until is not None else 0.0,
         )
 
 
-def cost(price: Picodollars, tokens: Tokens) -> int:
-    """Picodollars of one call (operator/ARCHITECTURE.md, Keys)."""
-    plain = tokens.input - tokens.cached_input - tokens.cache_write
+def _dearest(rates: Rates | None) -> tuple[int, int, int]:
+    if rates is None:
+        return 0, 0, 0
+    prices: list[Picodollars] = [rates.picodollars, *(variant.picodollars for variant in rates.variants)]
     return (
-        plain * price.input
-        + tokens.cached_input * price.cached_input
-        + tokens.cache_write * price.cache_write
-        + tokens.output * price.output
-        + price.request
+        max(
+            max(price.input, price.cached_input, price.cache_write, price.cache_write_1h or 0, price.input_audio or 0)
+            for price in prices
+        ),
+        max(max(price.output, price.reasoning or 0, price.output_audio or 0) for price in prices),
+        max(price.request for price in prices),
     )

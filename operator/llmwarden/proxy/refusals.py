@@ -66,6 +66,16 @@ def too_little(key: str, budget: Budget, need: int, name: str, now: float) -> De
     )
 
 
+def unbounded(key: str, why: str, name: str) -> Denied:
+    """What the call may cost has no bound, and the proxy is set to refuse such calls."""
+    return Denied(
+        key,
+        "unbounded_request",
+        f"LLM Warden: {_whose(key, name)} admits only calls whose cost has a bound, and this one has none ({why}); "
+        "send max_tokens, or ask the platform team to set a cap for such calls",
+    )
+
+
 def paced(key: str, budget: Budget, spent: int, wait: float, name: str) -> Denied:
     """Too fast: to be tried again."""
     unit = budget.config.unit

@@ -3,11 +3,10 @@
 import time
 from typing import TYPE_CHECKING, Final
 
-from llmwarden import names
-from llmwarden.proxy import prices, record
+from llmwarden.proxy import record
 from llmwarden.proxy.journal import Entry
 from llmwarden.proxy.record import Record
-from llmwarden.wire import Tokens
+from llmwarden.wire import Labels, Tokens
 
 if TYPE_CHECKING:
     from llmwarden.proxy.calls import MeteredCall
@@ -53,18 +52,19 @@ def settle(call: "MeteredCall", error: str, status: int | None) -> None:
     model = finished.model
     if not (tokens.input or tokens.output):
         model = shared.metrics.capped(model)  # a name that nothing was made of may be anything
-    bucket = int(time.time()) // names.BUCKET_SECONDS * names.BUCKET_SECONDS
+    key = call.key(model, tokens.input, finished.tier)
+    labels = shared.journal.bounded(key.bucket, finished.labels)
     shared.journal.add(
         Entry(
-            (finished.service, finished.provider, model, finished.price_id, bucket),
+            key._replace(price_id=finished.price_id, feature=labels.feature, team=labels.team, cohort=labels.cohort),
             tokens,
             error=finished.failed,
             estimated=finished.estimated,
         ),
         call.number,
     )
-    if call.config is not None:
-        shared.gate.charge(call.config, finished.picodollars or 0, tokens.input + tokens.output)
+    shared.gate.charge(call.config, finished.picodollars or 0, tokens.input + tokens.output, call.held)
+    call.held = ()
     metrics = shared.metrics
     if finished.estimated:
         metrics.estimated.labels(finished.service).inc()
@@ -84,10 +84,8 @@ def _record(call: "MeteredCall", error: str, status: int) -> Record:
     asked, answer = call.asked, call.answer
     tokens, estimated = _tokens(call, status, error)
     known = call.price()
-    price = known.picodollars if known is not None else None
-    used = tokens.input or tokens.output
-    picodollars = prices.cost(price, tokens) if price is not None and used else None
-    if picodollars is None and not used:
+    picodollars = known.cost(tokens, answer.tier) if known is not None else None
+    if picodollars is None and not (tokens.input or tokens.output):
         picodollars = 0
     return Record(
         service=call.service.name,
@@ -119,6 +117,7 @@ def _record(call: "MeteredCall", error: str, status: int) -> Record:
         seed=asked.seed,
         conversation=asked.conversation,
         prefixes=asked.prefixes,
+        labels=call.config.labels if call.config is not None else Labels(),
         response_id=answer.id,
         finish_reasons=tuple(answer.finish_reasons),
         tool_call_ids=tuple(answer.tool_call_ids),

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmwarden.proxy.journal import Entry, Journal, Key
-from llmwarden.wire import Tokens
+from llmwarden.proxy.journal import OTHER, Entry, Journal, Key
+from llmwarden.wire import Labels, Tokens
 
-KEY: Key = ("bot", "openai", "m", "p", 900)
+KEY = Key("bot", "openai", "m", "p", 900)
 
 
 def entry(count: int = 1, key: Key = KEY) -> Entry:
@@ -41,9 +41,9 @@ def test_another_pod_begins_anew(tmp_path: Path) -> None:
 
 def test_a_stream_that_died_is_charged_once_and_labelled(tmp_path: Path) -> None:
     first = Journal(tmp_path, "uid")
-    number = first.open("bot", "openai", "m", "p", Tokens(input=5))
+    number = first.open(KEY, Tokens(input=5))
     first.progress(number, 40)
-    done = first.open("bot", "openai", "m", "p", Tokens(input=5))
+    done = first.open(KEY, Tokens(input=5))
     first.add(entry(3), done)
     for _ in range(3):
         again = Journal(tmp_path, "uid")
@@ -111,7 +111,7 @@ def test_a_full_disk_is_counted_and_made_good_when_there_is_room(
 
 def test_only_what_changed_is_pending_and_the_oldest_first(tmp_path: Path) -> None:
     journal = Journal(tmp_path, "uid")
-    late: Key = ("bot", "openai", "m", "p", 1800)
+    late = Key("bot", "openai", "m", "p", 1800)
     journal.add(entry(key=late))
     journal.add(entry())
     sent = journal.pending(10)
@@ -141,3 +141,42 @@ def test_the_file_does_not_grow_for_ever(tmp_path: Path) -> None:
         journal.add(entry())
     assert (tmp_path / "journal").stat().st_size < 5 * 1024 * 1024
     assert Journal(tmp_path, "uid").pending(10)[0].requests == 60_000
+
+
+def test_context_tier_labels_and_all_kinds_survive(tmp_path: Path) -> None:
+    tokens = Tokens(9, 1, 4, 7, 2, 3, 1, 1)
+    key = Key("bot", "anthropic", "m", None, 900, 200_000, "batch", "search", "web", "beta")
+    first = Journal(tmp_path, "uid")
+    first.add(Entry(key, tokens))
+    first.open(key, Tokens(input=5))
+    [row, died] = sorted(Journal(tmp_path, "uid").pending(10), key=lambda row: row.errors)
+    assert (row.tokens, row.context, row.tier, row.labels) == (
+        tokens,
+        200_000,
+        "batch",
+        Labels("search", "web", "beta"),
+    )
+    assert (died.tokens, died.context, died.tier, died.labels) == (Tokens(5), 200_000, "batch", row.labels)
+
+
+def test_a_journal_of_an_older_version_goes_on(tmp_path: Path) -> None:
+    lines = [
+        b'["h",1,"id","uid",4]',
+        b'["r",["bot","openai","m","p",900],3,1,0,10,0,0,20,0]',
+        b'["c",0,["bot","openai","m","p",900],0,0,[1,0,0,2,0]]',
+        b'["o",1,"bot","openai","m","p",5,6]',
+    ]
+    (tmp_path / "journal").write_bytes(b"\n".join(lines) + b"\n")
+    journal = Journal(tmp_path, "uid")
+    assert (journal.id, journal.sequence, journal.skipped, journal.orphans) == ("id", 4, 0, 1)
+    assert sum(row.requests for row in journal.pending(10)) == 5
+    assert sum(row.tokens.output for row in journal.pending(10)) == 28
+
+
+def test_labels_from_outside_are_bounded(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, "uid")
+    found = {journal.bounded(900, Labels(feature=str(number))) for number in range(1000)}
+    assert len(found) == 201
+    assert OTHER in found
+    assert journal.bounded(900, Labels(feature="3")) == Labels(feature="3")
+    assert journal.bounded(1800, Labels(feature="999")) == Labels(feature="999")

@@ -130,7 +130,13 @@ def test_framing_is_checked_without_the_parser_too(headers: list[tuple[bytes, by
 def test_cost_is_exact_and_parts_are_not_paid_twice() -> None:
     price = Picodollars(input=150_000, output=600_000, cached_input=75_000, cache_write=187_500, request=7)
     tokens = Tokens(input=1000, cached_input=400, cache_write=100, output=50, reasoning=20)
-    assert prices.cost(price, tokens) == 500 * 150_000 + 400 * 75_000 + 100 * 187_500 + 50 * 600_000 + 7
+    book = prices.PriceBook()
+    book.put("s", "m", "g", Price(1, "p", price))
+    known = book.last("s", "m")
+    assert known is not None
+    assert known.cost(tokens, "") == 500 * 150_000 + 400 * 75_000 + 100 * 187_500 + 50 * 600_000 + 7
+    assert known.cost(tokens, "priority") is None
+    assert known.at_most(1000, 50) == 1000 * 187_500 + 50 * 600_000 + 7
 
 
 def test_prices_are_kept_until_their_generation_changes() -> None:
