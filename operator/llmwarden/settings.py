@@ -32,6 +32,7 @@ class Settings:
     runbook_base_url: str = ""  # what an alert's runbook_url begins with; empty: the path in this repository
     rule_labels: Mapping[str, str] = field(default_factory=dict)
     monitor_labels: Mapping[str, str] = field(default_factory=dict)
+    grafana_url: str = ""  # where people open dashboards; empty: links begin at Grafana's root
     alertmanager_config_labels: Mapping[str, str] = field(default_factory=dict)
     dashboard_labels: Mapping[str, str] = field(default_factory=lambda: {names.DASHBOARD_LABEL: "1"})
     short_metric_names: bool = False  # record the names that guides use (llm_requests_total, ...) as well
@@ -50,6 +51,7 @@ class Settings:
     dcgm_image: str = "nvcr.io/nvidia/k8s/dcgm-exporter:4.5.3-4.8.2-distroless"
     gpu_node_label: str = "nvidia.com/gpu.present"
     database_path: str = "/data/ledger.sqlite3"
+    pod_detail_days: int = 35  # spend by pod is known for so long
     database_url: str = field(default="", repr=False)  # postgresql://…, with its password; empty: SQLite at database_path
     log_level: str = "INFO"
 

@@ -70,7 +70,7 @@ tolerations:
 {{- if $own.affinity }}
 affinity:
   {{- toYaml $own.affinity | nindent 2 }}
-{{- else if eq .component "webhook" }}
+{{- else if or (eq .component "webhook") (gt (int ($own.replicas | default 1)) 1) }}
 affinity:
   podAntiAffinity:
     preferredDuringSchedulingIgnoredDuringExecution:
@@ -146,6 +146,7 @@ LLMWARDEN_RUNBOOK_BASE_URL: {{ $v.prometheus.runbookBaseUrl | quote }}
 LLMWARDEN_RULE_LABELS: {{ $v.prometheus.ruleLabels | toJson | quote }}
 LLMWARDEN_ALERTMANAGER_CONFIG_LABELS: {{ $v.prometheus.alertmanagerConfigLabels | toJson | quote }}
 LLMWARDEN_MONITOR_LABELS: {{ $v.prometheus.monitorLabels | toJson | quote }}
+LLMWARDEN_GRAFANA_URL: {{ $v.grafana.url | quote }}
 LLMWARDEN_DASHBOARD_LABELS: {{ $v.grafana.dashboardLabels | toJson | quote }}
 LLMWARDEN_SHORT_METRIC_NAMES: {{ $v.prometheus.shortMetricNames | quote }}
 LLMWARDEN_SCRAPE_INTERVAL: {{ $v.prometheus.scrapeInterval | quote }}
@@ -163,5 +164,6 @@ LLMWARDEN_WEBHOOK_TIMEOUT: {{ $v.injection.webhookTimeoutSeconds | quote }}
 LLMWARDEN_DCGM_IMAGE: {{ $v.gpu.dcgmImage | quote }}
 LLMWARDEN_GPU_NODE_LABEL: {{ $v.gpu.nodeLabel | quote }}
 LLMWARDEN_DATABASE_PATH: "/data/ledger.sqlite3"
+LLMWARDEN_POD_DETAIL_DAYS: {{ $v.ledger.podDetailDays | quote }}
 LLMWARDEN_LOG_LEVEL: {{ $v.logLevel | quote }}
 {{- end }}

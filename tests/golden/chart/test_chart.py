@@ -203,8 +203,22 @@ def settings_of(chart: list[dict[str, Any]]) -> dict[str, str]:
 def test_default_values_are_the_codes_defaults() -> None:
     environment = settings_of(rendered())
     variables = {f"LLMWARDEN_{name.upper()}" for name in Settings.__slots__}
-    assert set(environment) == variables - {"LLMWARDEN_NAMESPACE"}
+    assert set(environment) == variables - {"LLMWARDEN_NAMESPACE", "LLMWARDEN_DATABASE_URL"}
     assert load(environment) == Settings(image="llmwarden:0.1.0")
+
+
+def test_a_database_s_url_comes_from_a_secret_and_several_replicas_share_it() -> None:
+    chart = rendered("ledger.postgresql.secretName=accounts", "ledger.replicas=3")
+    (ledger,) = [
+        item for item in chart if item["kind"] == "Deployment" and item["metadata"]["name"] == "llmwarden-ledger"
+    ]
+    pod = ledger["spec"]["template"]["spec"]
+    (url,) = [item for item in pod["containers"][0]["env"] if item["name"] == "LLMWARDEN_DATABASE_URL"]
+    assert url["valueFrom"] == {"secretKeyRef": {"name": "accounts", "key": "url"}}
+    assert ledger["spec"]["replicas"] == 3
+    assert "Recreate" not in str(ledger["spec"]["strategy"])
+    assert [volume["name"] for volume in pod["volumes"]] == ["tmp"]
+    assert not [item for item in chart if item["kind"] == "PersistentVolumeClaim"]
 
 
 def test_values_reach_the_settings() -> None:
@@ -298,6 +312,7 @@ def test_teams_edit_their_own_and_the_platforms_is_read_only() -> None:
         ("prometheus.url=prometheus:9090", "url"),
         ("logLevel=LOUD", "logLevel"),
         ("ledger.persistance.enabled=false", "persistance"),
+        ("ledger.replicas=2", "secretName"),
         ("backends.allowedHosts[0]=https://example.com", "allowedHosts"),
     ],
 )
