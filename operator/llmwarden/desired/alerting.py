@@ -3,6 +3,7 @@
 from typing import Any, Final
 
 from llmwarden import names
+from llmwarden.desired.manifest import dashboard_uid
 from llmwarden.desired.params import Params
 
 RUNBOOKS: Final = "docs/runbooks"
@@ -40,6 +41,7 @@ def alert(
             "summary": summary,
             "description": description,
             "runbook_url": f"{params.settings.runbook_base_url.rstrip('/') or RUNBOOKS}/{name}.md",
+            "dashboard_url": f"{params.settings.grafana_url.rstrip('/')}/d/{dashboard_uid(metadata.namespace, metadata.name)}",
         },
     }
     if wait:

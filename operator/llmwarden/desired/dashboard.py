@@ -1,12 +1,11 @@
 """The Grafana dashboard of an LLMService, as a ConfigMap that Grafana's sidecar loads. The datasource is a variable."""
 
-import hashlib
 import json
 from typing import Any, Final
 
 from llmwarden import names
 from llmwarden.desired import promql
-from llmwarden.desired.manifest import Manifest, beside
+from llmwarden.desired.manifest import Manifest, beside, dashboard_uid
 from llmwarden.desired.params import Params
 
 SCHEMA_VERSION: Final = 39  # of Grafana 10.4 and later
@@ -30,9 +29,8 @@ def dashboard(params: Params) -> Manifest:
 
 
 def _model(namespace: str, name: str) -> dict[str, Any]:
-    digest = hashlib.sha256(f"{namespace}/{name}".encode()).hexdigest()
     return {
-        "uid": f"llmwarden-{digest[:20]}",
+        "uid": dashboard_uid(namespace, name),
         "title": f"LLM service {namespace}/{name}",
         "description": f"LLMService {name} in namespace {namespace}: traffic, latency, tokens, cost and budgets.",
         "tags": ["llmwarden", "llm"],

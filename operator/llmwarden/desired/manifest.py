@@ -51,6 +51,11 @@ def stamped(manifest: Mapping[str, Any]) -> Manifest:
     return {**manifest, "metadata": {**metadata, "annotations": annotations}}
 
 
+def dashboard_uid(namespace: str, name: str) -> str:
+    """Return the UID of a service's dashboard: Grafana allows 40 characters, a namespace and a name may be longer."""
+    return f"llmwarden-{hashlib.sha256(f'{namespace}/{name}'.encode()).hexdigest()[:20]}"
+
+
 def _labels(component: str) -> dict[str, str]:
     return {
         names.LABEL_MANAGED_BY: names.MANAGED_BY,

@@ -7,7 +7,7 @@ figure, its description says what to do. A threshold is compared with a bucket's
 from typing import Any, Final
 
 from llmwarden import names
-from llmwarden.desired import promql, slo, vocabulary
+from llmwarden.desired import defaults, promql, slo, vocabulary
 from llmwarden.desired.alerting import alert, title
 from llmwarden.desired.manifest import Manifest, beside
 from llmwarden.desired.monitors import API_VERSION
@@ -17,7 +17,6 @@ from llmwarden.domain.objectives import LatencyObjective, SpendObjective
 
 WINDOW: Final = "5m"
 SPEND_WINDOW: Final = "15m"
-ERROR_LIMIT: Final = 0.05
 SLOW_LIMIT: Final = 0.05  # more than so many slower than the threshold: the 95th percentile is above it
 FEW_CALLS: Final = 5  # in WINDOW: below that, one slow call would be an alert
 
@@ -51,7 +50,7 @@ def rules(params: Params) -> Manifest | None:
 
 
 def _alerts(params: Params) -> list[dict[str, Any]]:
-    found = [_errors(params)]
+    found = defaults.alerts(params)
     for objective in params.objectives:
         if isinstance(objective, LatencyObjective):
             found.append(_latency(params, objective))
@@ -92,22 +91,6 @@ def _latency(params: Params, objective: LatencyObjective) -> dict[str, Any]:
             f"More than 5 % of calls in the last 5 minutes were slower than the objective {objective.name} allows. "
             "Look at the dashboard for the model that became slow, at the engine's queue and cache if you run it yourself, "
             "and at the provider's status if you do not."
-        ),
-    )
-
-
-def _errors(params: Params) -> dict[str, Any]:
-    every = promql.rate(names.METRIC_REQUESTS, _of(params), WINDOW)
-    return alert(
-        params,
-        "LLMErrorRateHigh",
-        f"({promql.error_ratio(_of(params), WINDOW)} > {ERROR_LIMIT})\nand ({every} * 300 >= {FEW_CALLS})",
-        wait="5m",
-        severity="warning",
-        summary=f"{title(params)}: {{{{ $value | humanizePercentage }}}} of calls fail",
-        description=(
-            "More than 5 % of calls in the last 5 minutes failed. Break llmwarden_requests_total down by error_type and "
-            "http_status_code: 401 is a wrong key, 429 a limit of the provider or of a budget, 5xx the backend's own fault."
         ),
     )
 

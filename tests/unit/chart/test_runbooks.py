@@ -9,10 +9,18 @@ RUNBOOKS = ROOT / "docs" / "runbooks"
 KINDS = {"LLMService", "LLMBudget"}
 
 
+MODULES = ("rules", "slo", "defaults")  # of llmwarden.desired: where alerts are made
+
+
 def alerts() -> set[str]:
-    tree = ast.parse((ROOT / "operator" / "llmwarden" / "desired" / "rules.py").read_text())
-    words = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    return {word for word in words if re.fullmatch(r"LLM[A-Z][A-Za-z]+", word)} - KINDS
+    words = set()
+    for module in MODULES:
+        file = ROOT / "operator" / "llmwarden" / "desired" / f"{module}.py"
+        tree = ast.parse(file.read_text())
+        words |= {
+            node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        }
+    return {word for word in words if re.fullmatch(r"LLM[A-Z][A-Za-z0-9]+", word)} - KINDS
 
 
 def test_alerts_and_runbooks_are_the_same() -> None:

@@ -250,8 +250,28 @@ class Email(Model):
     """Addresses."""
 
 
+OptionalAlert = Literal[
+    "LLMLatencyP95High",
+    "LLMLatencyP99High",
+    "LLMErrorRateHigh",
+    "LLMSpendHigh",
+    "LLMNoTraffic",
+    "LLMProxyDown",
+    "LLMKVCacheFull",
+    "LLMEngineQueueGrowing",
+    "LLMGPUMemoryHigh",
+    "LLMGPUXid",
+    "LLMGPUHot",
+]
+
+
 class Alerts(Model):
-    """Who is told of this service's alerts, besides Alertmanager's own routes."""
+    """Which of the default alerts this service has, and who is told of its alerts besides Alertmanager's own routes."""
+
+    disable: Annotated[tuple[OptionalAlert, ...], Field(max_length=16, json_schema_extra=SET)] = ()
+    """Default alerts that it does without."""
+    enable: Annotated[tuple[OptionalAlert, ...], Field(max_length=16, json_schema_extra=SET)] = ()
+    """Alerts that are off unless named here: LLMLatencyP99High."""
 
     pager_duty: PagerDuty | None = None
     """PagerDuty."""

@@ -1,0 +1,158 @@
+"""Every default alert on a real `promtool test rules`: it fires, it does not, it clears; and each can be switched."""
+
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from llmwarden.api.v1alpha1 import LLMService, parse
+from llmwarden.api.v1alpha1.llmservice import OptionalAlert
+from llmwarden.desired.defaults import BUILDERS, OFF
+from llmwarden.desired.params import Params
+from llmwarden.desired.rules import rules
+from llmwarden.desired.snapshot import Capabilities
+from llmwarden.domain import objectives
+from llmwarden.settings import Settings
+from tests.golden.alerts.promtool import Case, check
+
+WHOSE = 'namespace="models",llmservice="chat",pod="a"'
+UP = 'up{namespace="models",pod="a",job="llmwarden-system/llmwarden-proxies"}'
+IN_FLIGHT = f"llmwarden_requests_in_flight{{{WHOSE}}}"
+OK = f'llmwarden_requests_total{{{WHOSE},http_status_code="200",error_type=""}}'
+FAILED = f'llmwarden_requests_total{{{WHOSE},http_status_code="500",error_type="500"}}'
+COST = f"llmwarden_cost_usd_total{{{WHOSE}}}"
+DURATION = "gen_ai_client_operation_duration_seconds"
+GPU = 'namespace="models",pod="a",container="engine",gpu="0",UUID="GPU-1"'
+OTHER_GPU = 'namespace="models",pod="stranger",container="x",gpu="1",UUID="GPU-2"'
+
+
+def rule(**alerts: Any) -> dict[str, Any]:
+    service = parse(
+        LLMService,
+        {
+            "metadata": {"name": "chat", "namespace": "models", "uid": "u", "generation": 1},
+            "spec": {
+                "backend": {"type": "VLLM"},
+                "workload": {"selector": {"matchLabels": {"app": "chat"}}, "interception": {"port": {"name": "http"}}},
+                "gpu": {"exporter": "Auto"},
+                "alerts": alerts,
+            },
+        },
+    )
+    made = rules(Params(service, Settings(), Capabilities(rules=True), objectives.of_service(service)))
+    assert made is not None
+    return made
+
+
+def fired(severity: str = "warning", **more: str) -> dict[str, str]:
+    return {"namespace": "models", "llmservice": "chat", "severity": severity, **more}
+
+
+def durations(fast: int, slow: int, minutes: int) -> dict[str, str]:
+    """Calls a minute below a second, and of 15 s."""
+    return {
+        f'{DURATION}_bucket{{{WHOSE},le="1.0"}}': f"0+{fast}x{minutes}",
+        f'{DURATION}_bucket{{{WHOSE},le="12.8"}}': f"0+{fast}x{minutes}",
+        f'{DURATION}_bucket{{{WHOSE},le="20.48"}}': f"0+{fast + slow}x{minutes}",
+        f'{DURATION}_bucket{{{WHOSE},le="+Inf"}}': f"0+{fast + slow}x{minutes}",
+        OK: f"0+{fast + slow}x{minutes}",
+    }
+
+
+GPU_LABELS = {"pod": "a", "container": "engine", "gpu": "0", "UUID": "GPU-1"}
+CASES: dict[OptionalAlert, list[tuple[dict[str, str], dict[str, list[dict[str, str]]]]]] = {
+    "LLMLatencyP95High": [
+        (durations(90, 10, 30), {"1m": [], "15m": [fired()]}),
+        (durations(99, 1, 30), {"15m": []}),
+    ],
+    "LLMLatencyP99High": [
+        (durations(90, 10, 30), {"15m": [fired()]}),
+        (durations(100, 0, 30), {"15m": []}),
+    ],
+    "LLMErrorRateHigh": [
+        ({OK: "0+90x60", FAILED: "0+10x20 200+0x40"}, {"4m": [], "15m": [fired()], "40m": []}),
+        ({OK: "0+97x60", FAILED: "0+3x60"}, {"15m": []}),
+        ({FAILED: "0+10x60"}, {"15m": [fired()]}),
+        # A single failed call in five minutes is nobody's alarm.
+        ({FAILED: "0x5 1x50"}, {"7m": [], "15m": []}),
+    ],
+    "LLMSpendHigh": [
+        ({COST: "0+1x60"}, {"3m": [], "30m": [fired()]}),
+        ({COST: "0+0.5x60"}, {"30m": []}),
+    ],
+    "LLMNoTraffic": [
+        (
+            {IN_FLIGHT: "0x400", OK: "0+10x120 1200x280"},
+            {"150m": [], "240m": [fired()]},
+        ),
+        ({IN_FLIGHT: "0x400", OK: "0+10x400"}, {"240m": []}),
+        # Without pods it is no riddle.
+        ({OK: "0+10x120 1200x280"}, {"240m": []}),
+    ],
+    "LLMProxyDown": [
+        ({IN_FLIGHT: "0x10 _x40", UP: "1x10 0x20 1x20"}, {"12m": [], "20m": [fired()], "40m": []}),
+        ({IN_FLIGHT: "0x40", UP: "1x40"}, {"20m": []}),
+        # Another service's proxy.
+        ({IN_FLIGHT.replace('"chat"', '"other"'): "0x10 _x40", UP: "1x10 0x40"}, {"20m": []}),
+    ],
+    "LLMKVCacheFull": [
+        ({f"vllm:kv_cache_usage_perc{{{WHOSE}}}": "0.95x20 0.5x20"}, {"3m": [], "10m": [fired()], "30m": []}),
+        ({f"ray_vllm_kv_cache_usage_perc{{{WHOSE}}}": "0.95x20"}, {"10m": [fired()]}),
+        ({f"vllm:gpu_cache_usage_perc{{{WHOSE}}}": "0.89x20"}, {"10m": []}),
+    ],
+    "LLMEngineQueueGrowing": [
+        ({f"vllm:num_requests_waiting{{{WHOSE}}}": "0+1x40 40-2x19 0x40"}, {"10m": [], "30m": [fired()], "70m": []}),
+        ({f"vllm:num_requests_waiting{{{WHOSE}}}": "7x60"}, {"40m": []}),
+    ],
+    "LLMGPUMemoryHigh": [
+        (
+            {
+                IN_FLIGHT: "0x40",
+                f"DCGM_FI_DEV_FB_USED{{{GPU}}}": "78000x30 40000x10",
+                f"DCGM_FI_DEV_FB_FREE{{{GPU}}}": "2000x30 40000x10",
+                f"DCGM_FI_DEV_FB_USED{{{OTHER_GPU}}}": "80000x40",
+                f"DCGM_FI_DEV_FB_FREE{{{OTHER_GPU}}}": "0x40",
+            },
+            {"5m": [], "20m": [fired(**GPU_LABELS)], "40m": []},
+        ),
+    ],
+    "LLMGPUXid": [
+        (
+            {IN_FLIGHT: "0x40", f"DCGM_FI_DEV_XID_ERRORS{{{GPU}}}": "0x10 79x10 0x20"},
+            {"5m": [], "12m": [fired("critical", **GPU_LABELS)], "30m": []},
+        ),
+    ],
+    "LLMGPUHot": [
+        (
+            {IN_FLIGHT: "0x40", f"DCGM_FI_DEV_GPU_TEMP{{{GPU}}}": "70x10 90x10 70x20"},
+            {"12m": [], "18m": [fired(**GPU_LABELS)], "30m": []},
+        ),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "series", "fires"),
+    [(name, series, fires) for name, cases in CASES.items() for series, fires in cases],
+    ids=[f"{name}-{number}" for name, cases in CASES.items() for number, _ in enumerate(cases)],
+)
+def test_it_fires_and_clears_and_is_silent_otherwise(
+    name: OptionalAlert, series: dict[str, str], fires: dict[str, list[dict[str, str]]], tmp_path: Path
+) -> None:
+    made = rule(enable=[name]) if name in OFF else rule()
+    assert not check(made, Case(name, series, fires), tmp_path)
+
+
+def test_every_default_has_its_cases() -> None:
+    assert set(CASES) == set(BUILDERS) == set(get_args(OptionalAlert))
+
+
+def names_of(made: dict[str, Any]) -> set[str]:
+    return {item["alert"] for group in made["spec"]["groups"] for item in group["rules"] if "alert" in item}
+
+
+def test_each_can_be_switched() -> None:
+    assert names_of(rule()) == set(BUILDERS) - OFF
+    assert names_of(rule(disable=["LLMGPUHot", "LLMNoTraffic"])) == set(BUILDERS) - OFF - {"LLMGPUHot", "LLMNoTraffic"}
+    assert names_of(rule(enable=["LLMLatencyP99High"])) == set(BUILDERS)
+    assert names_of(rule(enable=["LLMLatencyP99High"], disable=["LLMLatencyP99High"])) == set(BUILDERS) - OFF
