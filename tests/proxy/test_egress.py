@@ -155,13 +155,22 @@ async def test_what_is_no_proxy_is_said_and_the_application_starts(tmp_path: Pat
         assert "geheim" not in log
 
 
-async def test_a_pods_own_authorities_are_trusted_beside_the_images(tmp_path: Path) -> None:
+async def test_a_pods_own_authorities_are_trusted_beside_the_images_once_they_are_there(tmp_path: Path) -> None:
     async with tls_server(tmp_path, "localhost") as (server, bundle):
-        url = f"https://localhost:{server.port}"
-        for ca_file, status in ((bundle, b"200"), (tmp_path / "missing.pem", b"502")):
-            answer, log = await one(tmp_path, url, contract={"caFile": str(ca_file)})
-            assert answer.startswith(b"HTTP/1.1 " + status), answer
-            assert ("cannot be read" in log) == (status == b"502")
+        late = tmp_path / "late.pem"
+        proxy = Proxy(tmp_path, f"https://localhost:{server.port}", contract={"caFile": str(late)})
+        await proxy.start()
+        try:
+            answer = await talk(proxy.port, post(CHAT))
+            assert answer.startswith(b"HTTP/1.1 502 "), answer
+            assert b'"code":"upstream_tls"' in answer
+            assert "late.pem cannot be read yet" in "".join(proxy.log)
+            late.write_bytes(bundle.read_bytes())
+            async with asyncio.timeout(5):
+                while not (await talk(proxy.port, post(CHAT))).startswith(b"HTTP/1.1 200 "):
+                    await asyncio.sleep(0.1)
+        finally:
+            await proxy.stop()
 
 
 @pytest.mark.skipif(not HAS_IPV6, reason="this machine has no IPv6")

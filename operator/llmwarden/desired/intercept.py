@@ -310,7 +310,7 @@ def _bypass_proxies(container: Container) -> None:
         entry = _entry(container, variable) or {}
         if "valueFrom" in entry:
             # Its value cannot be read, but Kubernetes can expand it: keep it under another name.
-            kept = f"LLMWARDEN_APP_{variable}"
+            kept = f"{names.KEPT_PREFIX}{variable}"
             env = container["env"]
             env[env.index(entry)] = {**entry, "name": kept}
             env.append({"name": variable, "value": ",".join((f"$({kept})", *NOT_PROXIED))})

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from llmwarden import names
 from llmwarden.api.v1alpha1 import LLMService
+from llmwarden.desired.egress import Egress, egress
 from llmwarden.desired.intercept import (
     Known,
     Ports,
@@ -97,8 +98,10 @@ def inject(
     spec = changed["spec"]
     init = [item for item in spec.get("initContainers") or [] if item.get("name") != names.PROXY_CONTAINER]
     # First in the list: the application's own init containers may call, too.
-    contract = _contract(routes, admin, settings, ca_pem)
-    spec["initContainers"] = [_container(routes, port_names, contract, _resources(changed, settings), settings), *init]
+    out = egress(app_containers(changed)) if any(route.mode == "Env" for route in routes) else Egress()
+    contract = _contract(routes, admin, settings, ca_pem, out)
+    container = _container(routes, port_names, contract, _resources(changed, settings), settings, out=out)
+    spec["initContainers"] = [container, *init]
     theirs = [item for item in spec.get("volumes") or [] if item.get("name") not in names.VOLUMES]
     spec["volumes"] = [*theirs, *_volumes(routes)]
     metadata = changed.setdefault("metadata", {})
@@ -136,6 +139,8 @@ def _container(
     contract: Mapping[str, Any],
     resources: Mapping[str, Any],
     settings: Settings,
+    *,
+    out: Egress,
 ) -> dict[str, Any]:
     routes = list(routes)
     admin = contract["adminPort"]
@@ -152,6 +157,7 @@ def _container(
     ]
     if any(_has_key(route) for route in routes):
         mounts.append({"name": names.VOLUME_CREDENTIALS, "mountPath": names.CREDENTIALS_DIR, "readOnly": True})
+    mounts += out.mounts
     return {
         "name": names.PROXY_CONTAINER,
         "image": settings.image,
@@ -165,6 +171,7 @@ def _container(
             _field("LLMWARDEN_POD_NAME", "metadata.name"),
             _field("LLMWARDEN_POD_UID", "metadata.uid"),
             _field("LLMWARDEN_NODE_NAME", "spec.nodeName"),
+            *out.env,
         ],
         "ports": ports,
         "resources": resources,
@@ -207,7 +214,7 @@ def _resources(pod: Mapping[str, Any], settings: Settings) -> dict[str, dict[str
     return {"requests": requests, "limits": limits}
 
 
-def _contract(routes: Iterable[Route], admin: int, settings: Settings, ca_pem: str) -> dict[str, Any]:
+def _contract(routes: Iterable[Route], admin: int, settings: Settings, ca_pem: str, out: Egress) -> dict[str, Any]:
     """Give the sidecar contract of ARCHITECTURE.md."""
     contract: dict[str, Any] = {
         "contract": names.CONTRACT,
@@ -218,6 +225,8 @@ def _contract(routes: Iterable[Route], admin: int, settings: Settings, ca_pem: s
     }
     if settings.otlp_endpoint:
         contract["otlpEndpoint"] = settings.otlp_endpoint
+    if out.ca_file:
+        contract["caFile"] = out.ca_file
     return contract
 
 

@@ -6,8 +6,10 @@ import contextlib
 import ipaddress
 import logging
 import socket
+import ssl
 from collections import deque
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
@@ -109,6 +111,30 @@ def _ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return ipaddress.ip_address(text)
     except ValueError:
         return None
+
+
+class Authorities:
+    """A bundle of the pod's own that a context trusts beside the image's; it may come late, and change."""
+
+    def __init__(self, path: str, tls: ssl.SSLContext) -> None:
+        self._path = Path(path)
+        self._tls = tls
+        self._stamp: tuple[int, int] | None = None
+        self._complained = False
+
+    def refresh(self) -> None:
+        """Trust what the file holds now: an init container may write it only after we have started. What it held stays trusted."""
+        try:
+            status = self._path.stat()
+            stamp = (status.st_mtime_ns, status.st_ino)
+            if stamp != self._stamp:
+                self._tls.load_verify_locations(self._path)
+                self._stamp = stamp
+        except OSError as error:  # ssl.SSLError is one
+            # The upstream may be known without it; where it is not, each call says so.
+            if not self._complained:
+                self._complained = True
+                _LOG.warning("the authorities in %s cannot be read yet: %s", self._path, error)
 
 
 async def connect(origin: Origin, proxy: HttpProxy | None, *, tunnel: bool) -> socket.socket:

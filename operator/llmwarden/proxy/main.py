@@ -50,7 +50,10 @@ class Proxy:
         self.metrics = Metrics(settings.routes, settings.limits.models)
         self.journal = Journal(directory, identity.uid)
         self._journal_errors = 0
-        tls = _tls(settings) if _needs_tls(settings) else None
+        tls = _tls() if _needs_tls(settings) else None
+        self._authorities = egress.Authorities(settings.ca_file, tls) if tls is not None and settings.ca_file else None
+        if self._authorities is not None:
+            self._authorities.refresh()
         exporter = None
         if settings.otlp_endpoint:
             exporter = Exporter(identity, Client(settings.otlp_endpoint, tls), self.metrics.spans_dropped.inc)
@@ -138,11 +141,13 @@ class Proxy:
         self.admin.close()
 
     async def _sweep(self) -> None:
-        """Deadlines, and the journal's errors into their metric."""
+        """Deadlines, the journal's errors into their metric, a bundle that has changed."""
         while True:
             await asyncio.sleep(_SWEEP_SECONDS)
             for endpoint in self.endpoints:
                 endpoint.sweep()
+            if self._authorities is not None:
+                self._authorities.refresh()
             if self.journal.errors > self._journal_errors:
                 self.metrics.journal_errors.inc(self.journal.errors - self._journal_errors)
                 self._journal_errors = self.journal.errors
@@ -168,16 +173,10 @@ def _needs_tls(settings: Settings) -> bool:
     return any(url.startswith("https:") for url in urls)
 
 
-def _tls(settings: Settings) -> ssl.SSLContext:
-    """The authorities of the image (or of SSL_CERT_FILE), and those that the pod brings."""
+def _tls() -> ssl.SSLContext:
+    """The authorities of the image, or of SSL_CERT_FILE."""
     tls = ssl.create_default_context()
     tls.set_alpn_protocols(["http/1.1"])
-    if settings.ca_file:
-        try:
-            tls.load_verify_locations(settings.ca_file)
-        except OSError as error:  # ssl.SSLError is one
-            # The upstream may be known without it; where it is not, each call says so.
-            _LOG.warning("the authorities in %s cannot be read: %s", settings.ca_file, error)
     return tls
 
 
