@@ -108,7 +108,7 @@ async def running(path: Path) -> AsyncIterator[Ledger]:
     async def rebuild() -> None:
         core.rebuild(store.sums(), store.last_reports())
 
-    writer = Writer(store, core.merged, rebuild)
+    writer = Writer(store, core.merged, rebuild, core.desk)
     registry = prometheus_client.CollectorRegistry()
     registry.register(State(core, lambda: {"LLMService": core.synced}, store.size))
     stop, tokens = asyncio.Event(), Tokens()

@@ -214,10 +214,11 @@ class Api:
         if not auth.is_pod(caller, pod.namespace, pod.name, pod.uid):
             raise Refusal(403, "forbidden", "the token is not bound to the pod that the report names")
         report, odd = intake.take(report, now, self._may_report(pod.namespace))
+        report = self._core.desk.take(report, lambda key: self._core.holds_for(key, pod.namespace))
         for reason, count in odd.items():
             logger.warning("report of pod %s/%s: %d rows were odd (%s)", pod.namespace, pod.name, count, reason)
             self._metrics.odd_rows.labels(reason).inc(count)
-        merged = await self._writer.report(report, int(now))
+        merged, leases = await self._writer.report(report, int(now))
         core = self._core
         self._metrics.rows.inc(len(report.rows))
         self._metrics.backwards.inc(merged.backwards)
@@ -237,7 +238,9 @@ class Api:
             accepted=len(report.rows),
             generation=core.generation(pod.namespace) if core.synced else "",
             budgets=core.budget_updates(services),
+            leases=leases,
             now=core.clock(),
+            report_interval_seconds=core.interval(services),
         )
 
     def _may_report(self, namespace: str) -> Callable[[str], bool]:

@@ -15,10 +15,11 @@ import msgspec
 
 from llmwarden import names, wire
 from llmwarden.domain import budgets as policy
-from llmwarden.domain import money, windows
+from llmwarden.domain import leases, money, windows
 from llmwarden.domain.cost import Rates
 from llmwarden.domain.prices import Resolved
 from llmwarden.errors import InvalidSpecError
+from llmwarden.ledger import leases as lending
 from llmwarden.ledger.aggregate import DAY, Aggregate, Sums
 from llmwarden.ledger.pricing import Catalogue
 from llmwarden.ledger.store import Batch, Delta, Issued
@@ -95,6 +96,9 @@ class Core:
         self.rerated_picodollars = 0  # money that moved in history, up or down, in this life
         self.rerated: dict[str, wire.Rerating] = {}  # by service, the last time that prices changed its history
         self._seen: set[str] = set()  # every service that was ever there in this life
+        self.desk = lending.Desk(self.room, lambda: clock().timestamp())
+        self._spends: dict[str, list[str]] = {}  # by service, also one that is gone, the budgets it spends from
+        self._namespaces: dict[str, set[str]] = {}  # by budget, where it holds
         self.synced = False  # whether `view` is complete: until then nothing may be called unknown
         self._changed = asyncio.Event()
         self._generations: dict[str, str] = {}
@@ -127,6 +131,14 @@ class Core:
             # Also what was reported before the prices were known.
             self._reprice()
         self.standings = {key: self._stand(shared, now) for key, shared in view.budgets.items()}
+        self._spends = {}
+        for key, shared in view.budgets.items():
+            for member in shared.members:
+                self._spends.setdefault(member, []).append(key)
+        self._namespaces = {
+            key: {member.partition("/")[0] for member in shared.members if member in view.services}
+            for key, shared in view.budgets.items()
+        }
         self._moved(everything=True)
 
     def merged(self, reports: Sequence[tuple[wire.Report, int]], batch: Batch) -> None:
@@ -144,15 +156,7 @@ class Core:
             self.presence.seen(
                 {f"{report.pod.namespace}/{row.service}" for row in report.rows}, report.pod.uid, now.timestamp()
             )
-        self._judge(
-            {
-                key
-                for service in touched
-                if service in self.view.services
-                for key in self.view.services[service].budgets
-            },
-            now,
-        )
+        self._judge({key for service in touched for key in self._spends.get(service, ())}, now)
 
     def tick(self) -> None:
         """Let time pass: windows roll over, dated prices begin, silent pods are forgotten. Call it every second."""
@@ -164,6 +168,7 @@ class Core:
         if not 0 <= self._next_sweep - now.timestamp() <= REPORTING_SECONDS:
             self._next_sweep = now.timestamp() + REPORTING_SECONDS / 3
             self.presence.forget(now.timestamp())
+            self.desk.forget()
             if self.synced:
                 self.aggregate.forget(now.timestamp())
 
@@ -227,6 +232,28 @@ class Core:
             for key in sorted(keys)
             if (standing := self.standings.get(key))
         }
+
+    def room(self, key: str) -> tuple[policy.Budget, int] | None:
+        """Return a budget and what is spent of it in the window that holds now; None where there is none."""
+        standing = self.standings.get(key)
+        if standing is None:
+            return None
+        now = self.clock()
+        if not _within(standing.span, now):
+            self._judge([key], now)
+            standing = self.standings[key]
+        return standing.shared.budget, standing.spent
+
+    def holds_for(self, key: str, namespace: str) -> bool:
+        """Whether a budget holds for some service of a namespace: whether its pods may have a lease of it."""
+        return namespace in self._namespaces.get(key, ())
+
+    def interval(self, services: Iterable[str]) -> float:
+        """Seconds until a pod of these services (`namespace/name`) reports again: by how many report, and how near a budget is."""
+        keys = {key for name in services if (service := self.view.services.get(name)) for key in service.budgets}
+        return leases.interval(
+            pods=len(self.presence.by_pod), base=self.report_seconds, near_end=not self.desk.near.isdisjoint(keys)
+        )
 
     def knows(self, service: str) -> bool:
         """Whether a service (`namespace/name`) is there, was there, or has spent anything: whether it may be reported."""
@@ -346,6 +373,7 @@ class Core:
             on_ledger_loss=budget.on_ledger_loss,
             fallback_model=budget.fallback_model,
             ceiling=budget.ceiling,
+            leased=lending.is_leased(budget),
         )
 
     def _service_usage(self, name: str, now: dt.datetime) -> wire.ServiceUsage:

@@ -65,7 +65,7 @@ async def _serve(
     settings: Settings, core: Core, store: Store, client: kube.Client, *, port: int, metrics_port: int
 ) -> None:
     stop = serving.stop_on_signals()
-    writer = Writer(store, core.merged, lambda: _rebuild(core, store))
+    writer = Writer(store, core.merged, lambda: _rebuild(core, store), core.desk)
     departed = Departed(store.labels(), lambda: core.aggregate.services)
     watch = Watch(client, core.configure, departed)
     certificate = serving.ServingCertificate(client, settings.namespace, names.SECRET_LEDGER_TLS)

@@ -19,7 +19,7 @@ Tables
 Costs are not stored: they are counters times prices, both of which never change once written (but for growing counters).
 """
 
-from llmwarden.ledger.store.leases import Ground, Held, Holding
+from llmwarden.ledger.store.leases import Ground, Held, Holding, Silent
 from llmwarden.ledger.store.model import Batch, BehindError, Delta, Issued, Merged, PriceRecord, issued_of
 from llmwarden.ledger.store.schema import SchemaError
 from llmwarden.ledger.store.store import Store
@@ -35,6 +35,7 @@ __all__ = [
     "Merged",
     "PriceRecord",
     "SchemaError",
+    "Silent",
     "Store",
     "issued_of",
 ]

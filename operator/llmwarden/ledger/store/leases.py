@@ -10,8 +10,8 @@ Two steps keep a budget exact, each one transaction under the lock of the change
    Only when `grant` has returned is a grant on the disk and may be told.
 Between the two steps, or when an answer is lost, less is granted than could be: never more.
 
-`Store.lease_state()` lists every balance with its journal and pod, for what is to be done about pods that died;
-`Store.release(journal_ids)` ends the leases of journals whose pod is confirmed dead.
+`Store.lease_state()` lists every balance with its journal and pod; `Store.silent(...)` lists journals that neither ended nor
+report any more, and `Store.release(journal_ids)` ends those, and their leases, whose pod is confirmed dead.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -54,6 +54,17 @@ class Holding:
     pod_uid: str
     last_reported_at: int
     final: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Silent:
+    """A journal that has not ended but does not report any more; `services` are those that it has reported."""
+
+    journal_id: int
+    namespace: str
+    pod_name: str
+    pod_uid: str
+    services: tuple[str, ...]
 
 
 Granted = Mapping[tuple[str, int], int]
@@ -112,8 +123,38 @@ def state(connection: sa.Connection) -> list[Holding]:
     return [Holding(*row) for row in connection.execute(query)]
 
 
-def release(connection: sa.Connection, journal_ids: Iterable[int]) -> None:
-    """End all leases of these journals."""
+def silent(connection: sa.Connection, after: int, before: int, most: int) -> list[Silent]:
+    """At most so many journals that have not ended and whose last report came after one time and before another, oldest first."""
+    journals = t.journals.c
+    query = (
+        sa.select(journals.id, journals.namespace, journals.pod_name, journals.pod_uid)
+        .where(sa.not_(journals.final), journals.last_reported_at > after, journals.last_reported_at < before)
+        .order_by(journals.last_reported_at)
+        .limit(most)
+    )
+    found = connection.execute(query).all()
+    services: dict[int, list[str]] = {}
+    spent = (
+        sa.select(t.rows.c.journal_id, t.keys.c.service)
+        .join_from(t.rows, t.keys)
+        .where(t.rows.c.journal_id.in_([row[0] for row in found]))
+        .distinct()
+    )
+    for journal_id, service in connection.execute(spent) if found else ():
+        services.setdefault(journal_id, []).append(service)
+    return [Silent(*row, tuple(sorted(services.get(row[0], ())))) for row in found]
+
+
+def release(connection: sa.Connection, journal_ids: Iterable[int]) -> list[int]:
+    """End these journals and all their leases; returns those that had not ended."""
     wanted = sorted(set(journal_ids))
-    if wanted:
-        connection.execute(sa.delete(t.leases).where(t.leases.c.journal_id.in_(wanted)))
+    if not wanted:
+        return []
+    connection.execute(sa.delete(t.leases).where(t.leases.c.journal_id.in_(wanted)))
+    ended = (
+        sa.update(t.journals)
+        .where(t.journals.c.id.in_(wanted), sa.not_(t.journals.c.final))
+        .values(final=True)
+        .returning(t.journals.c.id)
+    )
+    return sorted(connection.execute(ended).scalars())

@@ -134,10 +134,15 @@ class Store:
         with self._guard(), self.database.reader.connect() as connection:
             return leases.state(connection)
 
-    def release(self, journal_ids: Iterable[int]) -> None:
-        """End the leases of journals whose pods are confirmed dead."""
+    def silent(self, after: int, before: int, most: int) -> list[leases.Silent]:
+        """Journals that have not ended and last reported between these times (seconds since the epoch), oldest first."""
+        with self._guard(), self.database.reader.connect() as connection:
+            return leases.silent(connection, after, before, most)
+
+    def release(self, journal_ids: Iterable[int]) -> list[int]:
+        """End journals whose pods are confirmed dead, and their leases; returns those that had not ended."""
         with self._guard(), self.database.writer.begin() as connection:
-            leases.release(connection, journal_ids)
+            return leases.release(connection, journal_ids)
 
     # Prices and labels ------------------------------------------------------------------------------------------------
 
