@@ -5,6 +5,7 @@ import logging
 import random
 import ssl
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlencode
@@ -14,6 +15,7 @@ import msgspec
 from llmwarden import names
 from llmwarden.proxy.calls import Shared, decode_config
 from llmwarden.proxy.client import Answer, Client, ClientError
+from llmwarden.proxy.gate import Short
 from llmwarden.proxy.settings import Ledger
 from llmwarden.wire import Config, ErrorAnswer, PodRef, Price, Report, ReportAnswer
 
@@ -27,6 +29,7 @@ _MAX_BACKOFF: Final = 30.0
 _MIN_POLL_SECONDS: Final = 0.2  # between two polls, whatever the ledger says
 _FIRST_SECONDS: Final = 1.0  # until the first report
 _MIN_RESET_SECONDS: Final = 1.0  # between two looks at a window that has ended
+_AGAIN_SECONDS: Final = 0.25  # until a lease is asked for again, where the ledger does not say
 _ROWS: Final = 500  # of one report
 _CONFIG: Final = "config.json"
 _OK: Final = 200
@@ -49,7 +52,11 @@ class Reporter:
         self._interval = 5.0
         self._reported_at = 0.0  # monotonic
         self._complained = ""
+        self._soon = asyncio.Event()  # a call waits for a lease
+        self._again = 0.0  # seconds until that may be asked for again
+        self._granted: set[asyncio.Future[None]] = set()
         shared.ask = self.ask
+        shared.more = self.more
         shared.ask_soon = self.ask_soon
 
     def restore(self) -> None:
@@ -104,7 +111,12 @@ class Reporter:
     def _apply(self, config: Config) -> None:
         self._shared.config = config
         self._shared.gate.configure(config)
-        self._interval = max(config.report_interval_seconds, 0.1)
+        self._set_interval(config.report_interval_seconds)
+        if config.now is not None:
+            self._shared.clock.told(config.now.timestamp())
+
+    def _set_interval(self, seconds: float) -> None:
+        self._interval = self._shared.gate.interval = max(seconds, 0.1)
 
     def _save(self, data: bytes) -> None:
         fresh = self._saved.with_suffix(".new")
@@ -118,7 +130,9 @@ class Reporter:
 
     def ask_soon(self, service: str, model: str) -> None:
         """Ask for a price in the background, unless that is under way or was tried just now."""
-        if (service, model) not in self._asking and self._shared.prices.should_ask(service, model, time.time()):
+        if (service, model) not in self._asking and self._shared.prices.should_ask(
+            service, model, self._shared.clock()
+        ):
             self._start(service, model)
 
     async def ask(self, service: str, model: str) -> None:
@@ -151,15 +165,37 @@ class Reporter:
         else:
             self._shared.prices.put(service, model, generation, price)
 
+    # Leases.
+
+    async def more(self, short: Short, seconds: float) -> None:
+        """Ask for a lease now; returns at the next answer, or after so many seconds."""
+        gate = self._shared.gate
+        gate.waits(short)
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._granted.add(waiter)
+        self._soon.set()
+        try:
+            await asyncio.wait([waiter], timeout=seconds)
+        finally:
+            self._granted.discard(waiter)
+            gate.waited(short)
+
+    def _wake(self) -> None:
+        for waiter in self._granted:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._granted.clear()
+
     # Reports.
 
     async def report(self) -> None:
         """Report what has changed at every interval, and a heartbeat at least every minute."""
         failures = 0
         while True:
-            await asyncio.sleep(self._pause(failures))
+            await self._rest(failures)
             if not self._due():
                 continue
+            self._soon.clear()
             try:
                 await self._send(final=False)
             except ClientError as error:
@@ -168,13 +204,23 @@ class Reporter:
             else:
                 failures = 0
 
+    async def _rest(self, failures: int) -> None:
+        """Wait for the next report: until its time, or until a call waits for a lease."""
+        pause = self._pause(failures)
+        # While the ledger does not answer, waiting calls do not make it be asked more often.
+        least = min(pause, self._again if not failures else pause)
+        await asyncio.sleep(least)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pause - least):
+                await self._soon.wait()
+
     def _pause(self, failures: int) -> float:
         """Seconds until the next look: sooner when a budget's window ends before."""
         if not self._reported_at and not failures:
             return min(self._interval, _FIRST_SECONDS)  # what a former process left may be waiting
         if failures:
             return max(self._interval, _backoff(failures))
-        reset = self._shared.gate.next_reset(time.time())
+        reset = self._shared.gate.next_reset(self._shared.clock())
         return self._interval if reset is None else min(self._interval, max(reset, _MIN_RESET_SECONDS))
 
     async def finish(self) -> None:
@@ -190,7 +236,8 @@ class Reporter:
         return (
             bool(self._shared.journal.pending(1))
             or time.monotonic() - self._reported_at >= _HEARTBEAT_SECONDS
-            or self._shared.gate.next_reset(time.time()) == 0
+            or self._shared.gate.has_business()
+            or self._shared.gate.next_reset(self._shared.clock()) == 0
         )
 
     async def _send(self, *, final: bool) -> None:
@@ -207,6 +254,8 @@ class Reporter:
                 pod=PodRef(namespace=identity.namespace, name=identity.pod, uid=identity.uid),
                 rows=rows,
                 final=final and last,
+                # With the last rows only: a balance says what remains without all that is used.
+                leases=gate.leases(self._shared.clock(), final=final) if last else (),
             )
             answer = await self._report_client.request(
                 "POST",
@@ -220,14 +269,28 @@ class Reporter:
                 accepted = msgspec.json.decode(answer.body, type=ReportAnswer)
             except msgspec.DecodeError as error:
                 raise _unreadable(error) from error
-            now = time.time()
-            journal.acknowledge(rows, now)
+            self._take(accepted)
+            journal.acknowledge(rows, self._shared.clock())
             gate.acknowledge(told, accepted.budgets)
             self._reported_at = time.monotonic()
-            self._shared.metrics.last_report.set(now)
+            self._shared.metrics.last_report.set(time.time())
             self._answered()
             if last:
                 return
+
+    def _take(self, answer: ReportAnswer) -> None:
+        """The ledger's clock, the next interval, and what it grants: one report is on its way at a time, so this answers the latest."""
+        shared = self._shared
+        if answer.now is not None:
+            shared.clock.told(answer.now.timestamp())
+        if answer.report_interval_seconds is not None:
+            self._set_interval(answer.report_interval_seconds)
+        shared.gate.granted(answer.leases, shared.clock())
+        later = [grant.retry_seconds for grant in answer.leases if grant.retry_seconds]
+        self._again = min(later) if later else 0.0
+        self._wake()
+        if self._again and shared.gate.has_business():
+            self._soon.set()
 
     # Both.
 
@@ -249,7 +312,7 @@ class Reporter:
     def _failed(self, error: ClientError) -> None:
         self._shared.metrics.ledger_errors.labels(error.reason).inc()
         if not self._shared.gate.failing_since:
-            self._shared.gate.failing_since = time.time()
+            self._shared.gate.failing_since = self._shared.clock()
         text = str(error)
         if text != self._complained:  # once, not at every try
             self._complained = text
