@@ -285,7 +285,8 @@ class Ledger:
             report = msgspec.json.decode(request.body, type=wire.Report)
             self.reports.append(report)
             for row in report.rows:
-                key = (report.journal, row.service, row.provider, row.model, row.price_id, row.bucket)
+                what = (row.service, row.provider, row.model, row.price_id, row.bucket)
+                key = (report.journal, *what, row.context, row.tier, row.labels)
                 if key not in self.rows or row.requests >= self.rows[key].requests:
                     self.rows[key] = row
             updates = {
