@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from llmwarden.proxy import http1
 from llmwarden.proxy.egress import TunnelError
-from llmwarden.proxy.seam import Call, Decision, Forward, Header, Refusal, Request
+from llmwarden.proxy.http1 import AnswerHead
+from llmwarden.proxy.seam import Call, Decision, Forward, Refusal, Request
 from llmwarden.proxy.upstream import UpstreamConnection
 
 if TYPE_CHECKING:
@@ -275,39 +276,34 @@ class Exchange:
 
     # From the upstream's side (upstream.Receiver).
 
-    def response_head(self, status: int, reason: bytes, headers: list[Header], framing: str) -> bool:
+    def response_head(self, head: AnswerHead) -> bool:
         """Send the head on."""
         request = self.request
-        changes = self._call.answered(status, headers) if self._call is not None else False
-        bodiless = framing == "none" or request.method == b"HEAD"
-        drop = http1.HOP_BY_HOP
-        for low, _, value in headers:
-            if low == b"connection":
-                drop |= http1.tokens(value) - http1.HOP_BY_HOP - _LENGTH
-        if not bodiless and (framing != "length" or changes):
+        changes = self._call.answered(head.status, head.headers) if self._call is not None else False
+        bodiless = head.framing == "none" or request.method == b"HEAD"
+        drop = http1.HOP_BY_HOP if not head.drop else http1.HOP_BY_HOP | head.drop
+        if not bodiless and (changes or head.framing != "length"):
             drop |= _LENGTH
             self._chunked = not request.old
             self._close = request.old
         self._close = self._close or not request.keep or self.connection.endpoint.draining
         self._out.append(
-            http1.response_head(
-                status,
-                reason,
-                headers,
-                drop=drop,
-                extra=self._answer_headers,
-                chunked=self._chunked,
-                close=self._close,
-            )
+            http1.response_head(head, drop=drop, extra=self._answer_headers, chunked=self._chunked, close=self._close)
         )
         self._head_sent = True
         return not bodiless
 
-    def response_body(self, data: bytes) -> None:
+    def response_body(self, data: bytes, framed: bytes | None) -> None:
         """Send a piece on, as the meter lets it go."""
         if self._call is not None:
-            data = self._call.feed(data)
-        self._add(data)
+            fed = self._call.feed(data)
+            if fed is not data:
+                self._add(fed)
+                return
+        if framed is not None and self._chunked:
+            self._out.append(framed)
+        else:
+            self._add(data)
 
     def _add(self, data: bytes) -> None:
         if data:
@@ -368,13 +364,13 @@ class Exchange:
             call.fail(error, status)
         self._answer(status, self.connection.endpoint.service.error_body(status, error, message), ())
 
-    def switched(self, reason: bytes, headers: list[Header], rest: bytes) -> None:
+    def switched(self, head: AnswerHead, rest: bytes) -> None:
         """The upstream agreed to another protocol: from here on, bytes."""
         self._leave()
         upstream, self.upstream = self.upstream, None
-        out = [b"HTTP/1.1 101 ", reason, b"\r\n"]
-        for _, name, value in headers:
-            out += (name, b": ", value, b"\r\n")
+        out = [b"HTTP/1.1 101 ", head.reason, b"\r\n"]
+        for line in head.lines:
+            out += (line, b"\r\n")
         out += (b"\r\n", rest)
         self.connection.write(b"".join(out))
         if upstream is not None:

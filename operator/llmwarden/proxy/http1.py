@@ -1,8 +1,15 @@
-"""HTTP/1.1 framing that both sides share: which headers travel, and how heads are written."""
+"""HTTP/1.1 that both sides share: how heads are read and written, which headers travel, how chunks are framed.
 
-from collections.abc import Iterable
+Strict, in plain Python, and faster than a parser in C that calls back for each header: lines of heads repeat from message to message, so
+what a line means is remembered by its bytes. What cannot be remembered (a length, a date) costs a microsecond.
+"""
+
+import re
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
-from typing import Final
+from typing import Final, TypeVar
+
+import msgspec
 
 from llmwarden.proxy.seam import Header, Request
 
@@ -25,9 +32,39 @@ _KEPT: Final = frozenset(
 )
 _FRAMING: Final = frozenset({b"content-length", b"expect"})
 _HOST: Final = frozenset({b"host"})
+# Header lines that never come twice, or that nobody should keep.
+_FORGOTTEN: Final = frozenset(
+    {
+        *(b"content-length", b"date", b"traceparent", b"tracestate", b"idempotency-key", b"x-request-id", b"request-id", b"cf-ray"),
+        *(b"authorization", b"proxy-authorization", b"api-key", b"x-api-key", b"x-goog-api-key", b"cookie", b"set-cookie"),
+        *(b"x-amz-security-token", b"x-amz-date", b"x-amz-content-sha256"),
+    }
+)  # fmt: skip
+# Of requests: what `check_request` looks at.
+_CHECKED: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"upgrade", b"expect"})
+_TOKEN: Final = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"  # RFC 9110, 5.6.2
+_VALUE: Final = bytes({*range(0x20, 0x7F), 0x09, *range(0x80, 0x100)})  # RFC 9110, 5.5, obs-text among it
+_TARGET: Final = bytes({*range(0x21, 0x7F), *range(0x80, 0x100)})
+_HEX: Final = b"0123456789abcdefABCDEF"
+# RFC 9110 and the registry of methods; what else comes is noise, or another protocol.
+_METHODS: Final = frozenset(
+    b"GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH QUERY COPY LOCK MKCOL MOVE PROPFIND PROPPATCH SEARCH UNLOCK REPORT PURGE".split()
+)
+_REMEMBERED: Final = 1024
+_REMEMBERED_BYTES: Final = 256  # a longer line is read each time
+_LINE: Final = 4096  # bytes of a chunk's size line, or of a trailer
+_TRAILERS: Final = 16 * 1024
+_MOST_HEADERS: Final = 200
+_DIGITS: Final = 18  # of a length
+_HEX_DIGITS: Final = 15
+_STATUS: Final = re.compile(rb"[1-9][0-9]{2}")
+_NEVER_DROPPED: Final = HOP_BY_HOP | {b"content-length"}
 LAST_CHUNK: Final = b"0\r\n\r\n"
 REASONS: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
 NO_BODY: Final = frozenset({204, 304})
+
+
+T = TypeVar("T")
 
 
 class BadMessageError(Exception):
@@ -39,24 +76,93 @@ class BadMessageError(Exception):
         self.message = message
 
 
+class Memory(dict[bytes, T]):
+    """What byte strings mean, computed when first asked for; a bounded number of them, all forgotten when it is reached."""
+
+    def __init__(self, learn: Callable[[bytes], T]) -> None:
+        super().__init__()
+        self._learn = learn
+
+    def __missing__(self, key: bytes) -> T:
+        value = self._learn(key)
+        if len(key) <= _REMEMBERED_BYTES:
+            if len(self) >= _REMEMBERED:
+                self.clear()
+            self[key] = value
+        return value
+
+
 def tokens(value: bytes) -> frozenset[bytes]:
     """Lower-case tokens of a Connection or Upgrade header."""
     return frozenset(item.strip().lower() for item in value.split(b",") if item.strip())
 
 
-def check_request(request: Request) -> None:  # noqa: C901, PLR0912 - one pass over the headers, once per request
-    """Fill in framing and connection handling from the headers; raises BadMessageError for what could be smuggled.
+def _read_field(line: bytes) -> Header:
+    name, colon, value = line.partition(b":")
+    if not colon or not name or name.translate(None, _TOKEN) or value.translate(None, _VALUE):
+        raise BadMessageError(400, "a malformed header")
+    return name.lower(), name, value.strip(b" \t")
 
-    The parser is strict already (obs-fold, both framings, bad lengths); this holds the same without it.
-    """
+
+_fields: Final = Memory(_read_field)
+
+
+def fields(lines: list[bytes]) -> list[Header]:
+    """Header lines, read. Raises BadMessageError: for a folded line too, whose name would begin with a space."""
+    known = _fields.get
+    return [known(line) or _learn(line) for line in lines]
+
+
+def _learn(line: bytes) -> Header:
+    header = _read_field(line)
+    if header[0] not in _FORGOTTEN:
+        _fields[line]
+    return header
+
+
+def _read_request_line(line: bytes) -> tuple[bytes, bytes, bool]:
+    parts = line.split(b" ")
+    if len(parts) != 3:  # noqa: PLR2004 - method, target, version
+        raise BadMessageError(400, "a malformed request line")
+    method, target, version = parts
+    if method not in _METHODS or not target or target.translate(None, _TARGET):
+        raise BadMessageError(400, "a malformed request line")
+    if version not in {b"HTTP/1.1", b"HTTP/1.0"}:
+        raise BadMessageError(400, "not HTTP/1.1")
+    if method != b"CONNECT":
+        origin_form(target)
+    return method, target, version == b"HTTP/1.0"
+
+
+_request_lines: Final = Memory(_read_request_line)
+
+
+def read_request(head: bytes, started: float) -> Request:
+    """A request's head, without its empty line, checked. Raises BadMessageError."""
+    lines = head.split(b"\r\n")
+    method, target, old = _request_lines[lines[0]]
+    del lines[0]
+    if len(lines) > _MOST_HEADERS:
+        raise BadMessageError(431, "the request has too many headers")
+    request = Request(method=method, target=target, headers=fields(lines), started=started, old=old, lines=lines)
+    check_request(request)
+    return request
+
+
+def check_request(request: Request) -> None:  # noqa: C901, PLR0912 - one pass over the headers, once per request
+    """Fill in framing and connection handling from the headers; raises BadMessageError for what could be smuggled."""
     hosts = 0
     connection: frozenset[bytes] = frozenset()
     upgrade = b""
-    for low, _, value in request.headers:
+    for header in request.headers:
+        low = header[0]
+        if low not in _CHECKED:
+            continue
+        value = header[2]
         if low == b"host":
             hosts += 1
         elif low == b"content-length":
-            if request.length is not None or not value.isdigit():
+            if request.length is not None or not value.isdigit() or len(value) > _DIGITS:
                 raise BadMessageError(400, "bad Content-Length")
             request.length = int(value)
         elif low == b"transfer-encoding":
@@ -64,10 +170,10 @@ def check_request(request: Request) -> None:  # noqa: C901, PLR0912 - one pass o
                 raise BadMessageError(400, "bad Transfer-Encoding")
             request.chunked = True
         elif low == b"connection":
-            connection |= tokens(value)
+            connection |= _connections[value]
         elif low == b"upgrade":
             upgrade = value.strip().lower()
-        elif low == b"expect":
+        else:
             if value.strip().lower() != b"100-continue":
                 raise BadMessageError(417, "unknown expectation")
             request.expects = not request.old
@@ -85,6 +191,68 @@ def check_request(request: Request) -> None:  # noqa: C901, PLR0912 - one pass o
         request.keep = False
 
 
+class AnswerHead(msgspec.Struct, gc=False):
+    """An answer's head. `framing` is "length", "chunked", "close" (its connection's end) or "none"; `drop` is what `Connection` names."""
+
+    status: int
+    reason: bytes
+    headers: list[Header]
+    lines: list[bytes]
+    framing: str = "close"
+    length: int = 0
+    keep: bool = True
+    drop: frozenset[bytes] = frozenset()
+
+
+def _read_status_line(line: bytes) -> tuple[int, bytes, bool]:
+    version, _, rest = line.partition(b" ")
+    code, _, reason = rest.partition(b" ")
+    if version not in {b"HTTP/1.1", b"HTTP/1.0"} or not _STATUS.fullmatch(code) or reason.translate(None, _VALUE):
+        raise BadMessageError(502, "not an HTTP/1.1 answer")
+    return int(code), reason, version == b"HTTP/1.0"
+
+
+_status_lines: Final = Memory(_read_status_line)
+
+
+def read_answer(head: bytes) -> AnswerHead:
+    """An answer's head, without its empty line. Raises BadMessageError."""
+    lines = head.split(b"\r\n")
+    status, reason, old = _status_lines[lines[0]]
+    del lines[0]
+    headers = fields(lines)
+    answer = AnswerHead(status, reason, headers, lines, keep=not old)
+    lengths: set[bytes] = set()
+    for header in headers:
+        low = header[0]
+        if low == b"content-length":
+            lengths.add(header[2])
+        elif low == b"transfer-encoding":
+            answer.framing = "chunked" if header[2].lower().endswith(b"chunked") else "close"
+            lengths.add(b"")  # with a length beside it, this is the last answer on its connection
+        elif low == b"connection":
+            answer.drop |= _connections[header[2]] - _NEVER_DROPPED
+            if b"close" in _connections[header[2]]:
+                answer.keep = False
+    if lengths:
+        _measure(answer, lengths)
+    if status in NO_BODY:
+        answer.framing = "none"
+    return answer
+
+
+def _measure(answer: AnswerHead, lengths: set[bytes]) -> None:
+    if b"" in lengths:
+        if len(lengths) > 1:
+            answer.keep = False
+        return
+    value = lengths.pop()
+    if lengths or not value.isdigit() or len(value) > _DIGITS:
+        raise BadMessageError(502, "bad Content-Length")
+    answer.length = int(value)
+    answer.framing = "length"
+
+
 def request_head(
     request: Request,
     *,
@@ -96,25 +264,26 @@ def request_head(
     upgrade: bool = False,
 ) -> bytes:
     """The head for the upstream. `host` replaces the client's Host when not empty; `body`, when not None, sets the length."""
-    out = [request.method, b" ", prefix, origin_form(request.target), b" HTTP/1.1\r\n"]
+    key = (drop, request.drop, not host)
+    gone = _dropped.get(key)
+    if gone is None:
+        gone = drop | HOP_BY_HOP | request.drop | _FRAMING | (_HOST if host else frozenset())
+        if len(_dropped) < _REMEMBERED:
+            _dropped[key] = gone
+    out = [b"%b %b%b HTTP/1.1" % (request.method, prefix, origin_form(request.target))]
     if host:
-        out += (b"Host: ", host, b"\r\n")
-        drop |= _HOST
-    drop = drop | HOP_BY_HOP | request.drop | _FRAMING
-    for low, name, value in request.headers:
-        if low not in drop:
-            out += (name, b": ", value, b"\r\n")
+        out.append(b"Host: " + host)
+    own = request.lines or [name + b": " + value for _, name, value in request.headers]
+    out += [line for line, header in zip(own, request.headers, strict=True) if header[0] not in gone]
     if upgrade:
-        out += (b"Connection: Upgrade\r\nUpgrade: ", request.upgrade, b"\r\n")
-    out += lines
+        out.append(b"Connection: Upgrade\r\nUpgrade: " + request.upgrade)
     if body is not None:
-        out.append(b"Content-Length: %d\r\n" % len(body))
+        out.append(b"Content-Length: %d" % len(body))
     elif request.chunked:
-        out.append(b"Transfer-Encoding: chunked\r\n")
+        out.append(b"Transfer-Encoding: chunked")
     elif request.length is not None:
-        out.append(b"Content-Length: %d\r\n" % request.length)
-    out.append(b"\r\n")
-    return b"".join(out)
+        out.append(b"Content-Length: %d" % request.length)
+    return b"%b\r\n%b\r\n" % (b"\r\n".join(out), b"".join(lines))
 
 
 def origin_form(target: bytes) -> bytes:
@@ -129,28 +298,19 @@ def origin_form(target: bytes) -> bytes:
 
 
 def response_head(
-    status: int,
-    reason: bytes,
-    headers: Iterable[Header],
-    *,
-    drop: frozenset[bytes],
-    extra: Iterable[tuple[bytes, bytes]],
-    chunked: bool,
-    close: bool,
+    head: AnswerHead, *, drop: frozenset[bytes], extra: Iterable[tuple[bytes, bytes]], chunked: bool, close: bool
 ) -> bytes:
     """The head for the client: the upstream's headers as they are, less what is of its connection."""
-    out = [b"HTTP/1.1 %d " % status, reason, b"\r\n"]
-    for low, name, value in headers:
-        if low not in drop:
-            out += (name, b": ", value, b"\r\n")
+    out = [b"HTTP/1.1 %d %b" % (head.status, head.reason)]
+    out += [line for line, header in zip(head.lines, head.headers, strict=True) if header[0] not in drop]
     for name, value in extra:
-        out += (name, b": ", value, b"\r\n")
+        out.append(name + b": " + value)
     if chunked:
-        out.append(b"Transfer-Encoding: chunked\r\n")
+        out.append(b"Transfer-Encoding: chunked")
     if close:
-        out.append(b"Connection: close\r\n")
+        out.append(b"Connection: close")
     out.append(b"\r\n")
-    return b"".join(out)
+    return b"\r\n".join(out)
 
 
 def own_response(
@@ -172,3 +332,92 @@ def own_response(
 def chunk(data: bytes) -> bytes:
     """One chunk of a chunked body; `data` is not empty."""
     return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+class Chunks:
+    """Takes chunks apart (RFC 9112, 7.1), whatever pieces they come in; extensions and trailers are dropped."""
+
+    __slots__ = ("_left", "_line", "_state", "_trailers", "ended", "plain")
+
+    def __init__(self) -> None:
+        self._state = _SIZE
+        self._left = 0  # bytes of the chunk that are still to come
+        self._line = b""  # of a line that is not complete
+        self._trailers = 0
+        self.ended = False
+        self.plain = False  # what was last fed holds whole chunks, and nothing else: it can go on as it is
+
+    def feed(self, data: bytes) -> tuple[bytes, int]:
+        """The content that has come, and how far the data was read: all of it, or to the end of the body. Raises BadMessageError."""
+        at, size = 0, len(data)
+        pieces: list[bytes] = []
+        if self._state == _SIZE and not self._line:
+            # Mostly what comes are whole chunks.
+            while at < size:
+                end = data.find(b"\r\n", at, at + 10)
+                if end < 0:
+                    break
+                left = _sizes.get(data[at:end])
+                if not left:
+                    break
+                end += 2
+                after = end + left
+                if data[after : after + 2] != b"\r\n":
+                    break
+                pieces.append(data[end:after])
+                at = after + 2
+        self.plain = at == size
+        while at < size and not self.ended:
+            at = self._step(data, at, pieces)
+        return (pieces[0] if len(pieces) == 1 else b"".join(pieces)), at
+
+    def _step(self, data: bytes, at: int, pieces: list[bytes]) -> int:
+        state = self._state
+        if state == _CONTENT:
+            piece = data[at : at + self._left]
+            pieces.append(piece)
+            self._left -= len(piece)
+            if not self._left:
+                self._state = _END
+            return at + len(piece)
+        end = data.find(b"\n", at) + 1
+        line = self._line + data[at : end or len(data)]
+        if len(line) > _LINE:
+            raise BadMessageError(400, "a malformed chunk")
+        if not end:
+            self._line = line
+            return len(data)
+        self._line = b""
+        if not line.endswith(b"\r\n"):
+            raise BadMessageError(400, "a malformed chunk")
+        self._read(line[:-2])
+        return end
+
+    def _read(self, line: bytes) -> None:
+        if self._state == _SIZE:
+            self._left = _sizes[line.partition(b";")[0]]
+            self._state = _CONTENT if self._left else _TRAILER
+        elif self._state == _END:
+            if line:
+                raise BadMessageError(400, "a malformed chunk")
+            self._state = _SIZE
+        elif line:
+            self._trailers += len(line)
+            if self._trailers > _TRAILERS:
+                raise BadMessageError(400, "too many trailers")
+        else:
+            self.ended = True
+
+
+_SIZE, _CONTENT, _END, _TRAILER = range(4)
+
+
+def _read_size(digits: bytes) -> int:
+    if not digits or len(digits) > _HEX_DIGITS or digits.translate(None, _HEX):
+        raise BadMessageError(400, "a malformed chunk")
+    return int(digits, 16)
+
+
+_sizes: Final = Memory(_read_size)
+_connections: Final = Memory(tokens)
+_dropped: Final[dict[tuple[frozenset[bytes], frozenset[bytes], bool], frozenset[bytes]]] = {}

@@ -27,6 +27,7 @@ class Request(msgspec.Struct):
     expects: bool = False
     upgrade: bytes = b""
     drop: frozenset[bytes] = frozenset()  # what its Connection header names
+    lines: list[bytes] = []  # the headers as they came, one for one; empty where they were made here
 
 
 class Forward(msgspec.Struct, frozen=True):
@@ -68,6 +69,9 @@ class Call(Protocol):
 
     def fail(self, error: str, status: int | None = None) -> bytes:
         """Settle a call that broke; `status` is what we answered, if we did. Returns what was still held."""
+
+    def error_body(self, status: int, code: str, message: str) -> bytes:
+        """An error of our own in the shape of the call's dialect."""
 
 
 class Service(Protocol):

@@ -7,19 +7,17 @@ import time
 from collections import deque
 from typing import Final, cast
 
-import httptools
-
 from llmwarden.proxy import http1
 from llmwarden.proxy.exchange import Exchange
+from llmwarden.proxy.http1 import AnswerHead, Chunks
 from llmwarden.proxy.listen import listeners
-from llmwarden.proxy.seam import Header, Request, Service
+from llmwarden.proxy.seam import Request, Service
 from llmwarden.proxy.settings import Limits, Route, parse_origin
 from llmwarden.proxy.upstream import Pool, UpstreamConnection
 
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n"  # RFC 9113, 3.4
 _TLS_HANDSHAKE: Final = 0x16  # RFC 8446, 5.1
 _LINGER_SECONDS: Final = 2.0  # for a client that was refused to read why and close
-_HEADERS: Final = 200  # of one request
 _CODES: Final = {
     400: "bad_request",
     405: "method_not_allowed",
@@ -87,21 +85,18 @@ class ClientConnection(asyncio.Protocol):
         "_bad",
         "_begun",
         "_body_paused",
+        "_chunks",
         "_current",
         "_early",
-        "_head_bytes",
-        "_headers",
-        "_in_head",
-        "_parser",
+        "_left",
         "_queue",
         "_read_paused",
         "_reading",
+        "_rest",
         "_sniffed",
         "_splice",
         "_started",
         "_stopped",
-        "_synthetic",
-        "_target",
         "_writing_paused",
         "deadline",
         "endpoint",
@@ -112,7 +107,6 @@ class ClientConnection(asyncio.Protocol):
         self.endpoint = endpoint
         self.transport: asyncio.Transport = cast("asyncio.Transport", None)  # until connection_made
         self.deadline = math.inf
-        self._parser = httptools.HttpRequestParser(self)
         self._sniffed: bytes | None = b""  # the first bytes, until it is known what they are
         self._early = b""  # what a client sent before its upgrade was answered
         self._bad: http1.BadMessageError | None = None
@@ -120,14 +114,12 @@ class ClientConnection(asyncio.Protocol):
         self._reading: Exchange | None = None  # whose body is being read
         self._queue: deque[Exchange] = deque()
         self._splice: Splice | None = None
-        self._in_head = True
-        self._begun = False  # a head has begun, and is not complete
-        self._head_bytes = 0
-        self._headers: list[Header] = []
-        self._target = b""
+        self._rest = b""  # of a head that is not complete
+        self._begun = False  # there is such a head
+        self._left = 0  # bytes of a body that are still to come
+        self._chunks: Chunks | None = None
         self._started = 0.0
         self._stopped = False  # nothing more is read from this client
-        self._synthetic = False
         self._read_paused = False
         self._body_paused = False
         self._writing_paused = False
@@ -173,16 +165,11 @@ class ClientConnection(asyncio.Protocol):
             data = self._sniff(self._sniffed + data)
             if not data:
                 return
-        if self._in_head:
-            self._head_bytes += len(data)
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._upgraded(data[upgrade.args[0] :])
-        except httptools.HttpParserError:
-            self._malformed()
-        if self._in_head and self._head_bytes > self.endpoint.limits.head_bytes:
-            self._refuse(http1.BadMessageError(431, "the request's head is too large"))
+            while data and not self._stopped:
+                data = self._take_head(data) if self._reading is None else self._take_body(data)
+        except http1.BadMessageError as error:
+            self._refuse(error)
 
     def pause_writing(self) -> None:
         """The client is slow: stop reading its answer."""
@@ -231,96 +218,92 @@ class ClientConnection(asyncio.Protocol):
         self._splice.client_data(self._early)
         self._early = b""
 
-    def _upgraded(self, rest: bytes) -> None:
-        """After a request that asks for another protocol: a websocket waits for the answer, the rest is a plain request.
+    # Heads and bodies. Each returns what it has not read.
 
-        Java's HTTP client asks for h2c with every request; ignoring that is what RFC 9110, 7.8 allows.
-        """
-        exchange = self._reading
-        if exchange is None or self._bad is not None:
-            return
-        request = exchange.request
-        if request.method == b"CONNECT":
-            self._reading = None
-            self._current = None
-            self._refuse(http1.BadMessageError(405, "CONNECT is not proxied"))
-            return
-        if request.upgrade == b"websocket" and not request.chunked and not request.length:
-            self._early = rest  # kept for the splice
-            self._stopped = True
-            self._reading = None
-            request.keep = False  # whatever the answer: what follows is not for our parser
-            self.pause_reading()
-            self._begin(exchange)
-            exchange.body_end()
-            return
-        request.upgrade = b""
-        self._parser = httptools.HttpRequestParser(self)
-        self._synthetic = True
-        framing = b"transfer-encoding: chunked" if request.chunked else b"content-length: %d" % (request.length or 0)
-        self._begin(exchange)
-        try:
-            self._parser.feed_data(b"POST / HTTP/1.1\r\nhost: h\r\n%b\r\n\r\n" % framing)
-            self._synthetic = False
-            if rest:
-                self._parser.feed_data(rest)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._upgraded(rest[upgrade.args[0] :])
-        except httptools.HttpParserError:
-            self._malformed()
+    def _take_head(self, data: bytes) -> bytes:
+        if not self._begun:
+            data = data.lstrip(b"\r\n")  # RFC 9112, 2.2
+            if not data:
+                return b""
+            self._begin_head()
+        end = data.find(b"\r\n\r\n")
+        if end < 0 or self._rest:
+            data = self._rest + data
+            end = data.find(b"\r\n\r\n", max(len(self._rest) - 3, 0))
+        if (end if end >= 0 else len(data)) > self.endpoint.limits.head_bytes:
+            raise http1.BadMessageError(431, "the request's head is too large")
+        if end < 0:
+            if b"\n\n" in data or not data[:1].isupper():  # it will never be one
+                raise http1.BadMessageError(400, "the request is malformed")
+            self._rest = data
+            return b""
+        self._rest = b""
+        self._begun = False
+        self._begin_body(http1.read_request(data[:end], self._started), data[end + 4 :])
+        return data[end + 4 :]
 
-    # What the parser calls.
-
-    def on_message_begin(self) -> None:
-        """A head begins: it has a deadline."""
-        if self._synthetic:
-            return
-        self._in_head = self._begun = True
-        self._head_bytes = 0
-        self._headers = []
-        self._target = b""
+    def _begin_head(self) -> None:
+        self._begun = True
         self._started = time.perf_counter()
         if self._current is None:
             self.deadline = self.endpoint.loop.time() + self.endpoint.limits.head_seconds
 
-    def on_url(self, url: bytes) -> None:
-        """Gather the target, which may come in pieces."""
-        if not self._synthetic:
-            self._target += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Gather a header; trailers are dropped."""
-        if self._in_head and not self._synthetic:
-            self._headers.append((name.lower(), name, value))
-
-    def on_headers_complete(self) -> None:
-        """Check the head and begin an exchange."""
-        if self._synthetic:
-            return
-        parser = self._parser
-        headers = self._headers
-        try:
-            size = len(self._target) + sum(len(n) + len(v) for _, n, v in headers)
-            if len(headers) > _HEADERS or size > self.endpoint.limits.head_bytes:
-                raise http1.BadMessageError(431, "the request's head is too large")  # noqa: TRY301 - the parser calls us
-            request = Request(
-                method=parser.get_method(),
-                target=self._target,
-                headers=headers,
-                started=self._started,
-                old=parser.get_http_version() != "1.1",
-            )
-            http1.check_request(request)
-            http1.origin_form(request.target) if request.method != b"CONNECT" else b""
-        except http1.BadMessageError as error:
-            self._bad = error
-            raise
-        self._in_head = self._begun = False
+    def _begin_body(self, request: Request, rest: bytes) -> None:
+        """A head is complete; `rest` is what came after it."""
+        if request.method == b"CONNECT":
+            raise http1.BadMessageError(405, "CONNECT is not proxied")
         exchange = Exchange(self, request)
+        if request.upgrade:
+            if request.upgrade == b"websocket" and not request.chunked and not request.length:
+                self._await_upgrade(exchange, rest)
+                return
+            request.upgrade = b""  # Java asks for h2c with every request; ignoring that is what RFC 9110, 7.8 allows
         self._reading = exchange
-        if not parser.should_upgrade():
-            request.upgrade = b""
-            self._begin(exchange)
+        self._left = request.length or 0
+        self._chunks = Chunks() if request.chunked else None
+        self._begin(exchange)
+        if not self._left and self._chunks is None:
+            self._complete(exchange)
+
+    def _take_body(self, data: bytes) -> bytes:
+        reading = self._reading
+        if reading is None:
+            return data
+        self._expect_body()
+        if self._chunks is not None:
+            content, end = self._chunks.feed(data)
+            if content:
+                reading.body(content)
+            if self._chunks.ended:
+                self._complete(reading)
+            return data[end:]
+        left = self._left
+        if len(data) < left:
+            self._left = left - len(data)
+            reading.body(data)
+            return b""
+        self._left = 0
+        reading.body(data if len(data) == left else data[:left])
+        self._complete(reading)
+        return data[left:]
+
+    def _complete(self, reading: Exchange) -> None:
+        """The request is all here."""
+        if self._reading is not reading:
+            return  # the connection was closed over it
+        self._reading = None
+        if not reading.request.keep:
+            self._stopped = True  # what follows "Connection: close" is not a request
+        reading.body_end()
+
+    def _await_upgrade(self, exchange: Exchange, rest: bytes) -> None:
+        """What follows such a request is for the other protocol, if the upstream agrees to it."""
+        self._early = rest  # kept for the splice
+        self._stopped = True
+        exchange.request.keep = False  # whatever the answer: what follows is not for us to read
+        self.pause_reading()
+        self._begin(exchange)
+        exchange.body_end()
 
     def _begin(self, exchange: Exchange) -> None:
         if self._current is None:
@@ -330,24 +313,6 @@ class ClientConnection(asyncio.Protocol):
         elif exchange is not self._current:
             self._queue.append(exchange)
             self.pause_reading()
-
-    def on_body(self, data: bytes) -> None:
-        """Hand a piece on."""
-        if self._reading is not None:
-            self._expect_body()
-            self._reading.body(data)
-
-    def on_message_complete(self) -> None:
-        """The request is complete; an upgrade is decided in `_upgraded`."""
-        reading = self._reading
-        self._in_head = True
-        self._head_bytes = 0
-        if reading is None or reading.request.upgrade or (reading is not self._current and reading not in self._queue):
-            return
-        self._reading = None
-        if not reading.request.keep:
-            self._stopped = True  # what follows "Connection: close" is not a request
-        reading.body_end()
 
     # What an exchange calls.
 
@@ -448,9 +413,6 @@ class ClientConnection(asyncio.Protocol):
         self._refuse(http1.BadMessageError(503, "too many connections"))
 
     # Refusals of what is not a request.
-
-    def _malformed(self) -> None:
-        self._refuse(self._bad or http1.BadMessageError(400, "the request is malformed"))
 
     def _refuse(self, error: http1.BadMessageError) -> None:
         if self._stopped and self._bad is not None:
@@ -555,17 +517,17 @@ class Splice:
         """The upstream has caught up."""
         self._client.resume_reading()
 
-    def response_head(self, status: int, reason: bytes, headers: list[Header], framing: str) -> bool:  # noqa: ARG002
+    def response_head(self, head: AnswerHead) -> bool:  # noqa: ARG002 - Receiver's signature
         """Never: a splice's bytes are not parsed."""
         return True
 
-    def response_body(self, data: bytes) -> None:
+    def response_body(self, data: bytes, framed: bytes | None) -> None:
         """Never: the same."""
 
     def response_end(self, *, reusable: bool) -> None:
         """Never: the same."""
 
-    def switched(self, reason: bytes, headers: list[Header], rest: bytes) -> None:
+    def switched(self, head: AnswerHead, rest: bytes) -> None:
         """Never: the same."""
 
     def flush(self) -> None:

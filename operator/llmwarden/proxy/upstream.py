@@ -5,30 +5,29 @@ import ssl
 from collections import deque
 from typing import Final, Protocol, cast
 
-import httptools
-
 from llmwarden.proxy import egress, http1
 from llmwarden.proxy.egress import Proxies
-from llmwarden.proxy.seam import Header
+from llmwarden.proxy.http1 import AnswerHead, BadMessageError, Chunks
 from llmwarden.proxy.settings import Limits, Origin
 
 _MAX_IDLE: Final = 256  # idle connections kept per route
+_SWITCHING: Final = 101
 _MAX_HEAD: Final = 256 * 1024  # bytes of an answer's head; providers send long policy headers
 
 
 class Receiver(Protocol):
     """Who gets an answer: an exchange, or one end of a splice."""
 
-    def response_head(self, status: int, reason: bytes, headers: list[Header], framing: str) -> bool:
+    def response_head(self, head: AnswerHead) -> bool:
         """Note the head; False when no body follows whatever it says (an answer to HEAD)."""
 
-    def response_body(self, data: bytes) -> None:
-        """Note a piece of the body."""
+    def response_body(self, data: bytes, framed: bytes | None) -> None:
+        """Note a piece of the body; `framed` is the same as whole chunks, where it came as such."""
 
     def response_end(self, *, reusable: bool) -> None:
         """Note that the answer is complete."""
 
-    def switched(self, reason: bytes, headers: list[Header], rest: bytes) -> None:
+    def switched(self, head: AnswerHead, rest: bytes) -> None:
         """The upstream answered 101; `rest` is what came after its head."""
 
     def flush(self) -> None:
@@ -54,18 +53,12 @@ class UpstreamConnection(asyncio.Protocol):
     """One connection: idle in its pool, or owned by one receiver."""
 
     __slots__ = (
-        "_close_delimited",
+        "_chunks",
         "_ended",
-        "_excess",
         "_head",
-        "_head_bytes",
-        "_headers",
-        "_interim",
-        "_keep",
-        "_parser",
+        "_left",
         "_pool",
-        "_reason",
-        "_started",
+        "_rest",
         "idle_since",
         "lost",
         "received",
@@ -82,20 +75,11 @@ class UpstreamConnection(asyncio.Protocol):
         self.lost = False
         self.received = False
         self.idle_since = 0.0
-        self._parser = httptools.HttpResponseParser(self)
-        self._reset()
-
-    def _reset(self) -> None:
-        self._headers: list[Header] = []
-        self._reason = b""
-        self._head = True
-        self._head_bytes = 0
-        self._started = False
+        self._head: AnswerHead | None = None  # of the answer that is coming
+        self._rest = b""  # of a head that is not complete
+        self._left = 0  # bytes of a body with a length that are still to come
+        self._chunks: Chunks | None = None
         self._ended = False
-        self._excess = False
-        self._interim = False
-        self._keep = True
-        self._close_delimited = False
 
     # What an exchange calls.
 
@@ -103,7 +87,9 @@ class UpstreamConnection(asyncio.Protocol):
         """Give the connection to a receiver for one answer."""
         self.receiver = receiver
         self.received = False
-        self._reset()
+        self._head = None
+        self._rest = b""
+        self._ended = False
 
     def write(self, data: bytes) -> None:
         """Send; buffered by the transport, which calls `pause_sending` when that is much."""
@@ -137,26 +123,74 @@ class UpstreamConnection(asyncio.Protocol):
         if self.splicing:
             receiver.raw(data)
             return
-        if self._head:
-            self._head_bytes += len(data)
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self.splicing = True
-            receiver.switched(self._reason, self._headers, data[upgrade.args[0] :])
-            return
-        except httptools.HttpParserError:
-            if not self._ended:
-                self._fail("upstream_protocol")
-                return
-            self._excess = True
-        if self._ended:
-            receiver.response_end(reusable=self._keep and not self._excess)
-            return
-        if self._head and self._head_bytes > _MAX_HEAD:
+            excess = self._take(data)
+        except BadMessageError:
             self._fail("upstream_protocol")
             return
-        receiver.flush()
+        if self._ended:
+            head = self._head
+            receiver.response_end(reusable=head is not None and head.keep and not excess)
+        elif not self.splicing:
+            receiver.flush()
+
+    def _take(self, data: bytes) -> bytes:
+        """Read what has come; returns what is left over when the answer has ended. Raises BadMessageError."""
+        while self._head is None:
+            data = self._rest + data
+            end = data.find(b"\r\n\r\n")
+            if (end if end >= 0 else len(data)) > _MAX_HEAD:
+                raise BadMessageError(502, "the answer's head is too large")
+            if end < 0:
+                self._rest = data
+                return b""
+            head = http1.read_answer(data[:end])
+            data = data[end + 4 :]
+            self._rest = b""
+            receiver = self.receiver
+            if receiver is None:
+                return b""
+            if head.status == _SWITCHING:
+                self.splicing = True
+                receiver.switched(head, data)
+                return b""
+            if head.status >= 200:  # noqa: PLR2004 - RFC 9110, 15.2: those below are interim answers
+                self._begin(receiver, head)
+        return self._body(data) if data and not self._ended else data
+
+    def _begin(self, receiver: Receiver, head: AnswerHead) -> None:
+        self._head = head
+        if head.framing == "close":
+            head.keep = False
+        elif head.framing == "chunked":
+            self._chunks = Chunks()
+        elif head.framing == "length":
+            self._left = head.length
+        body = receiver.response_head(head)
+        self._ended = not body or (head.framing == "length" and not head.length)
+
+    def _body(self, data: bytes) -> bytes:
+        receiver = self.receiver
+        head = self._head
+        if receiver is None or head is None:
+            return b""
+        framing = head.framing
+        if framing == "chunked" and self._chunks is not None:
+            chunks = self._chunks
+            content, end = chunks.feed(data)
+            if content:
+                receiver.response_body(content, data if chunks.plain else None)
+            self._ended = chunks.ended
+            return data[end:] if end < len(data) else b""
+        if framing == "length":
+            if len(data) >= self._left:
+                self._ended = True
+                data, rest = data[: self._left], data[self._left :]
+                receiver.response_body(data, None)
+                return rest
+            self._left -= len(data)
+        receiver.response_body(data, None)
+        return b""
 
     def _fail(self, error: str) -> None:
         receiver = self.receiver
@@ -179,7 +213,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._pool.forget(self)
         elif self.splicing:
             receiver.upstream_lost("upstream_closed", received=True)
-        elif exc is None and self._close_delimited:
+        elif exc is None and self._head is not None and self._head.framing == "close":
             receiver.response_end(reusable=False)
         else:
             receiver.upstream_lost("upstream_closed", received=self.received)
@@ -193,73 +227,6 @@ class UpstreamConnection(asyncio.Protocol):
         """The pressure is gone."""
         if self.receiver is not None:
             self.receiver.resume_sending()
-
-    # What the parser calls.
-
-    def on_message_begin(self) -> None:
-        """One answer per request: a second one is somebody's trick."""
-        if self._ended:
-            self._excess = True
-        self._headers = []
-        self._reason = b""
-
-    def on_status(self, reason: bytes) -> None:
-        """Gather the reason, which may come in pieces."""
-        self._reason += reason
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Gather a header; trailers are dropped."""
-        if self._head:
-            self._headers.append((name.lower(), name, value))
-
-    def on_headers_complete(self) -> None:  # noqa: C901 - one pass over the headers
-        """Hand the head over, unless it is an interim answer's."""
-        if self._ended:
-            return
-        status = self._parser.get_status_code()
-        if status < 200 and status != 101:  # noqa: PLR2004 - RFC 9110, 15.2: interim answers
-            self._interim = True
-            return
-        if self._head_bytes > _MAX_HEAD and sum(len(name) + len(value) for _, name, value in self._headers) > _MAX_HEAD:
-            raise http1.BadMessageError(502, "the answer's head is too large")
-        self._head = False
-        framing = "close"
-        for low, _, value in self._headers:
-            if low == b"transfer-encoding":
-                framing = "chunked"
-            elif low == b"content-length" and framing == "close":
-                framing = "length"
-            elif low == b"connection" and b"close" in http1.tokens(value):
-                self._keep = False
-        if self._parser.get_http_version() != "1.1":
-            self._keep = False
-        receiver = self.receiver
-        if receiver is None or status == 101:  # noqa: PLR2004 - switching protocols: `data_received` goes on
-            return
-        if status in http1.NO_BODY:
-            framing = "none"
-        body = receiver.response_head(status, self._reason, self._headers, framing)
-        if not body:
-            # The parser now waits for a body that will not come.
-            self._ended = True
-            self._parser = httptools.HttpResponseParser(self)
-        elif framing == "close":
-            self._close_delimited = True
-            self._keep = False
-
-    def on_body(self, data: bytes) -> None:
-        """Hand a piece over."""
-        if self._ended:
-            self._excess = True
-        elif self.receiver is not None:
-            self.receiver.response_body(data)
-
-    def on_message_complete(self) -> None:
-        """Note the end; acted upon when the parser is done with its input."""
-        if self._interim:
-            self._interim = False
-        elif not self._head:
-            self._ended = True
 
 
 class Pool:
