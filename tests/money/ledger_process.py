@@ -1,0 +1,95 @@
+"""The ledger as a process of its own, without a cluster: everything is production's but what Kubernetes would say.
+
+`python -m tests.money.ledger_process PORT DATABASE OBJECTS`: OBJECTS is a JSON file with the LLMServices, budgets and prices, read
+again when it changes (in place of the informers); a bearer token is a pod's UID, or "operator" (in place of TokenReview).
+Plain HTTP on loopback. Stopped by SIGTERM, or killed.
+"""
+
+import asyncio
+import datetime as dt
+import json
+import sys
+from pathlib import Path
+
+import prometheus_client
+import uvloop
+
+from llmwarden import names, serving
+from llmwarden.ledger.app import create_app
+from llmwarden.ledger.auth import Caller
+from llmwarden.ledger.core import Core
+from llmwarden.ledger.metrics import Metrics
+from llmwarden.ledger.pricing import Catalogue
+from llmwarden.ledger.store import Store
+from llmwarden.ledger.writer import Writer
+from tests.unit.ledger.objects import view_of
+
+REPORT_SECONDS = 1.0
+
+
+class Nobody:
+    """Nobody but the operator asks here what was spent."""
+
+    async def may_list(self, caller: Caller, namespace: str) -> bool:  # noqa: ARG002 - the interface
+        return False
+
+
+class Tokens:
+    """Every token is a pod's UID; all pods are called bot-1, as tests/proxy/fakes.py has it."""
+
+    async def caller(self, token: str) -> Caller | None:
+        if token == "operator":
+            return Caller(names.DEFAULT_NAMESPACE, names.OPERATOR)
+        return Caller("shop", "default", "bot-1", token)
+
+
+async def run(port: int, database: str, objects: Path) -> None:
+    store = Store(database)
+    core = Core(Catalogue(), store.prices(), lambda: dt.datetime.now(dt.UTC), REPORT_SECONDS)
+    core.rebuild(store.sums(), store.last_reports())
+
+    async def rebuild() -> None:
+        core.rebuild(list(store.sums()), store.last_reports())
+
+    writer = Writer(store, core.merged, rebuild, core.desk)
+    stop = serving.stop_on_signals()
+    app = create_app(
+        core,
+        writer,
+        Tokens(),
+        Metrics(prometheus_client.CollectorRegistry()),
+        namespace=names.DEFAULT_NAMESPACE,
+        ready=lambda: None,
+        stopping=stop,
+    )
+
+    def read() -> bytes:
+        return objects.read_bytes()
+
+    async def watch() -> None:
+        seen = b""
+        while True:
+            found = read()
+            if found != seen:
+                seen = found
+                core.configure(view_of(*json.loads(found)))
+            if store.database.postgresql:
+                await writer.follow()
+            core.tick()
+            await asyncio.sleep(0.1)
+
+    async def end() -> None:
+        await stop.wait()
+        core.stop()
+
+    sock = serving.listen("127.0.0.1", port)
+    await serving.until_stopped(
+        stop,
+        servers=[serving.serve(app, sock=sock, stop=stop, grace_seconds=2)],
+        background=[watch(), writer.run(), end()],
+    )
+    store.close()
+
+
+if __name__ == "__main__":
+    uvloop.run(run(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])))

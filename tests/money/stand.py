@@ -1,0 +1,239 @@
+"""A stand for money: a ledger process, proxy processes, and a provider that counts what it served.
+
+The provider is a fake that speaks OpenAI's protocol (tests/proxy/fakes.py); nothing else is.
+"""
+
+import asyncio
+import json
+import signal
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+import msgspec
+
+from llmwarden import wire
+from tests.proxy.fakes import Proxy, Received, Server, free_port, whole
+from tests.unit.ledger.objects import model_price, service
+
+ROOT = Path(__file__).parents[2]
+KEY = "LLMService/shop/bot/hard"
+INPUT, OUTPUT = 1_000_000, 2_000_000  # picodollars a token: a dollar and two a million
+
+
+class Provider:
+    """Answers each call with the usage that the request asks for in `user`: "INPUT/OUTPUT"; counts calls by model."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.02
+        self.asked: Counter[str] = Counter()
+        self.served: Counter[str] = Counter()
+        self.tokens: Counter[str] = Counter()
+        self.under_way = self.most = 0
+        self.server = Server(self._answer)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.port}"
+
+    async def _answer(self, request: Received, writer: asyncio.StreamWriter) -> None:
+        body = json.loads(request.body)
+        model = body["model"]
+        read, written = (int(part) for part in body["user"].split("/"))
+        self.asked[model] += 1
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        try:
+            await asyncio.sleep(self.seconds)
+        finally:
+            self.under_way -= 1
+        answer = {
+            "id": "chatcmpl-1",
+            "object": "chat.completion",
+            "model": model,
+            "choices": [{"index": 0, "message": {"role": "assistant", "content": "x"}, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written},
+        }
+        self.served[model] += 1
+        self.tokens["input"] += read
+        self.tokens["output"] += written
+        writer.write(whole(200, json.dumps(answer).encode()))
+        await writer.drain()
+
+
+class LedgerProcess:
+    """See tests/money/ledger_process.py. `database` is a path, or PostgreSQL's URL."""
+
+    def __init__(self, directory: Path, database: str | None = None) -> None:
+        self.port = free_port()
+        self.objects = directory / "objects.json"
+        self.database = database or str(directory / "ledger.sqlite3")
+        self.log = directory / "ledger.log"
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def say(self, *objects: Mapping[str, Any]) -> None:
+        """Say what the cluster holds from now on."""
+        fresh = self.objects.with_suffix(".new")
+        fresh.write_text(json.dumps(objects))
+        fresh.replace(self.objects)
+
+    async def start(self) -> None:
+        with self.log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "tests.money.ledger_process",
+                str(self.port),
+                self.database,
+                str(self.objects),
+                cwd=ROOT,
+                env={"PATH": "/usr/bin:/bin", "PYTHONPATH": f"{ROOT}/operator:{ROOT}"},
+                stderr=log,
+                stdout=log,
+            )
+        async with asyncio.timeout(60), httpx.AsyncClient() as client:
+            while True:
+                assert self._process.returncode is None, self.log.read_text()
+                try:
+                    if (await client.get(f"{self.url}/livez")).status_code == httpx.codes.OK:
+                        return
+                except httpx.TransportError:
+                    await asyncio.sleep(0.05)
+
+    async def kill(self) -> None:
+        """SIGKILL, at once."""
+        await self.end(signal.SIGKILL)
+
+    async def end(self, number: signal.Signals = signal.SIGTERM) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(number)
+            await self._process.wait()
+
+    async def usage(self) -> wire.Usage:
+        async with httpx.AsyncClient(timeout=20) as client:
+            while True:
+                try:
+                    answer = await client.get(
+                        f"{self.url}/v1/usage?contract=1", headers={"Authorization": "Bearer operator"}
+                    )
+                except httpx.TransportError:
+                    await asyncio.sleep(0.1)
+                    continue
+                if answer.status_code == httpx.codes.OK:
+                    return msgspec.json.decode(answer.content, type=wire.Usage)
+                await asyncio.sleep(0.1)
+
+    async def spent(self, key: str = KEY) -> int:
+        return (await self.usage()).budgets[key].spent
+
+
+class Pod(Proxy):
+    """A proxy process of its own pod, which reports to a LedgerProcess."""
+
+    def __init__(self, directory: Path, upstream: str, ledger: LedgerProcess, number: int) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        super().__init__(directory, upstream)
+        self.uid = f"pod-{number}"
+        self._ledger_process = ledger
+
+    def contract(self) -> dict[str, Any]:
+        token = self.directory / "token"
+        token.write_text(self.uid)
+        return {**super().contract(), "ledger": {"url": self._ledger_process.url, "tokenFile": str(token)}}
+
+
+class Stand:
+    """All of it. `async with Stand(directory, pods=10) as stand`."""
+
+    def __init__(self, directory: Path, *, pods: int, database: str | None = None, budget: Mapping[str, Any]) -> None:
+        self.directory = directory
+        self.provider = Provider()
+        self.ledger = LedgerProcess(directory, database)
+        self.say(budget)
+        self._pods = pods
+        self.pods: list[Pod] = []
+        self.client = httpx.AsyncClient(
+            timeout=60, limits=httpx.Limits(max_connections=2000, max_keepalive_connections=0)
+        )
+
+    def say(self, *budgets: Mapping[str, Any], models: Iterable[str] = ("m",)) -> None:
+        """Say the service's budgets, and the models that have a price."""
+        prices = model_price("contract", [*models], ("2026-01-01T00:00:00Z", "1.00", "2.00"))
+        self.ledger.say(service(budgets=budgets), prices)
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.provider.server.start()
+            await self.ledger.start()
+            self.pods = [
+                Pod(self.directory / f"pod-{number}", self.provider.url, self.ledger, number)
+                for number in range(self._pods)
+            ]
+            await asyncio.gather(*(pod.start() for pod in self.pods))
+            await asyncio.gather(*(self.follows(pod) for pod in self.pods))
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.client.aclose()
+        await asyncio.gather(*(pod.stop() for pod in self.pods))
+        await self.ledger.end()
+        await self.provider.server.stop()
+
+    async def follows(self, pod: Pod) -> None:
+        """Wait until a proxy has its configuration."""
+        saved = pod.journal / "config.json"
+        async with asyncio.timeout(30):
+            while not saved.exists():
+                await asyncio.sleep(0.02)
+
+    async def call(
+        self, pod: Pod, *, read: int = 10, written: int = 10, model: str = "m", **more: Any
+    ) -> httpx.Response:
+        """One call of so many tokens."""
+        body = {"model": model, "messages": [{"role": "user", "content": "hi"}], "user": f"{read}/{written}", **more}
+        return await self.client.post(f"http://127.0.0.1:{pod.port}/v1/chat/completions", json=body)
+
+    async def settled(self, seconds: float = 20.0) -> int:
+        """What the ledger says was spent, once it has said the same for two reports' time."""
+        last, since = -1, 0.0
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(seconds):
+            while True:
+                spent = await self.ledger.spent()
+                if spent != last:
+                    last, since = spent, loop.time()
+                elif loop.time() - since > 2.5:
+                    return spent
+                await asyncio.sleep(0.1)
+
+
+def cost(read: int, written: int) -> int:
+    """Picodollars of a call, by the stand's prices."""
+    return read * INPUT + written * OUTPUT
+
+
+def dollars(picodollars: int) -> str:
+    """As a budget's limit is written; whole millionths."""
+    whole_, rest = divmod(picodollars // 10**6, 10**6)
+    return f"{whole_}.{rest:06d}"
+
+
+def hard(limit: int, **more: Any) -> dict[str, Any]:
+    """A budget that blocks, in picodollars."""
+    return {
+        "name": "hard",
+        "limit": {"amount": dollars(limit)},
+        "window": {"calendar": "Day"},
+        "onExceeded": {"action": "Block"},
+        **more,
+    }
