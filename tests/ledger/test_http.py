@@ -20,6 +20,7 @@ from llmwarden.ledger.auth import Caller
 from llmwarden.ledger.core import Core
 from llmwarden.ledger.metrics import Metrics, State
 from llmwarden.ledger.pricing import Catalogue
+from llmwarden.ledger.query_api import SpendApi
 from llmwarden.ledger.store import Store
 from llmwarden.ledger.writer import Writer
 from tests.unit.ledger.objects import BUCKET, FakeClock, budget, model_price, service, view_of
@@ -33,6 +34,8 @@ CALLERS = {
     "web-pod": Caller("web", "default", "bot-0", "w"),
     "unbound": Caller("shop", "default"),
     "operator": Caller("llmwarden-system", "llmwarden-operator"),
+    "shop-viewer": Caller("shop", "viewer"),
+    "all-viewer": Caller("all", "viewer"),
     "false-operator": Caller("shop", "llmwarden-operator"),
 }
 
@@ -47,6 +50,16 @@ class Tokens:
             message = "POST /apis/authentication.k8s.io/v1/tokenreviews: the API server did not answer"
             raise UnavailableError(message)
         return CALLERS.get(token)
+
+
+class Rights:
+    """Access by namespace, as RBAC would say it."""
+
+    async def may_list(self, caller: Caller, namespace: str) -> bool:
+        return caller.account == "viewer" and namespace in {
+            caller.namespace,
+            *({""} if caller.namespace == "all" else ()),
+        }
 
 
 @dataclass
@@ -120,6 +133,7 @@ async def running(path: Path) -> AsyncIterator[Ledger]:
         namespace="llmwarden-system",
         ready=lambda: None if core.synced else "not yet read: LLMService",
         stopping=stop,
+        questions=SpendApi(core, store, tokens, Rights(), namespace="llmwarden-system"),
     )
     sock = serving.listen("127.0.0.1", 0)
     server = asyncio.create_task(serving.serve(app, sock=sock, stop=stop, grace_seconds=2))

@@ -17,10 +17,12 @@ from starlette.routing import Route
 
 from llmwarden import names, wire
 from llmwarden.errors import UnavailableError
-from llmwarden.ledger import auth, intake
+from llmwarden.ledger import answers, auth, intake
+from llmwarden.ledger.answers import Refusal
 from llmwarden.ledger.auth import Authenticator, Caller
 from llmwarden.ledger.core import Core
 from llmwarden.ledger.metrics import Metrics
+from llmwarden.ledger.query_api import SpendApi
 from llmwarden.ledger.store import Issued, PriceRecord, issued_of
 from llmwarden.ledger.writer import Writer
 
@@ -30,22 +32,12 @@ MAX_BODY: Final = 1024 * 1024  # bytes
 MAX_WAIT: Final = 60.0  # seconds of a long poll
 MAX_SERVICES: Final = 64  # in one request: a pod has a few
 MAX_ROWS: Final = 10_000
-RETRY_SECONDS: Final = 2
 # Models come from outside, and some names in the public table are patterns. Beyond so many, rows are rated as if without
 # an id: by the price at their bucket's start, which is the same but for an edit in between.
 MOST_ISSUED: Final = 100_000
 LONGEST: Final = 256  # characters of a model in a question, or of a journal's name
 
-_encoder = msgspec.json.Encoder()
 Body = TypeVar("Body")
-
-
-class Refusal(Exception):  # noqa: N818 - an answer, not a fault
-    """A request that is not served: status, code and a sentence; `retry` seconds where it is worth it."""
-
-    def __init__(self, status: int, code: str, message: str, retry: int | None = None) -> None:
-        super().__init__(message)
-        self.status, self.code, self.message, self.retry = status, code, message, retry
 
 
 def create_app(
@@ -57,9 +49,21 @@ def create_app(
     namespace: str,
     ready: Callable[[], str | None],
     stopping: asyncio.Event,
+    questions: SpendApi | None = None,
 ) -> Starlette:
-    """Make the ASGI app. `namespace` is our own (whose operator may read all); `stopping` ends long polls at once."""
+    """Make the ASGI app. `namespace` is our own (whose operator may read all); `stopping` ends long polls at once.
+
+    `questions` answers what people ask; without it there is the proxies' contract alone.
+    """
     api = Api(core, writer, authenticator, metrics, namespace=namespace, stopping=stopping)
+    asked = (
+        [
+            Route("/v1/spend", api.guard(questions.spend), methods=["GET"]),
+            Route("/openapi.json", api.guard(questions.openapi), methods=["GET"]),
+        ]
+        if questions is not None
+        else []
+    )
 
     async def livez(_: Request) -> Response:
         return Response("ok\n", media_type="text/plain")
@@ -74,10 +78,11 @@ def create_app(
             Route("/v1/price", api.guard(api.price), methods=["GET"]),
             Route("/v1/report", api.guard(api.report), methods=["POST"]),
             Route("/v1/usage", api.guard(api.usage), methods=["GET"]),
+            *asked,
             Route("/livez", livez, methods=["GET"]),
             Route("/readyz", readyz, methods=["GET"]),
         ],
-        exception_handlers={404: _not_found, 405: _not_found},
+        exception_handlers={404: answers.not_found, 405: answers.not_found},
     )
 
 
@@ -112,10 +117,10 @@ class Api:
             try:
                 response = await handler(request)
             except Refusal as refusal:
-                response = _refuse(refusal)
+                response = answers.refuse(refusal)
             except UnavailableError as error:
                 logger.warning("%s cannot be served now: %s", path, error)
-                response = _refuse(Refusal(503, "unavailable", str(error), RETRY_SECONDS))
+                response = answers.refuse(Refusal(503, "unavailable", str(error), answers.RETRY_SECONDS))
             except ClientDisconnect:
                 response = Response(status_code=400)  # nobody reads it
             self._metrics.answered(path, response.status_code)
@@ -137,7 +142,7 @@ class Api:
                 self._core.presence.seen(asked, caller.pod_uid, self._core.clock().timestamp())
             current = self._core.generation(namespace)
             if current != known:
-                return _json(self._core.config(namespace, services))
+                return answers.as_json(self._core.config(namespace, services))
             left = deadline - asyncio.get_running_loop().time()
             if left <= 0 or self._stopping.is_set():
                 return Response(status_code=304)
@@ -158,13 +163,13 @@ class Api:
         found, until = core.price(f"{namespace}/{service}", model)
         window = core.catalogue.window(known.provider, model) if known is not None else 0
         if known is None or found is None:
-            return _json(wire.Price(contract=names.CONTRACT, window=window, valid_until=until))
+            return answers.as_json(wire.Price(contract=names.CONTRACT, window=window, valid_until=until))
         issued = Issued(known.provider, model, found.price_id)
         if issued not in core.prices and len(core.prices) < MOST_ISSUED:
             # First on the disk, then handed out: a row must always find its price again.
             await self._writer.record_price(PriceRecord(issued, found.rates), int(core.clock().timestamp()))
             core.remember(issued, found.rates)
-        return _json(
+        return answers.as_json(
             wire.Price(
                 contract=names.CONTRACT,
                 price_id=found.price_id,
@@ -187,7 +192,7 @@ class Api:
                 self._metrics.reports.labels("unavailable").inc()
                 raise
             self._metrics.reports.labels("accepted").inc()
-            return _json(answer)
+            return answers.as_json(answer)
 
     async def usage(self, request: Request) -> Response:
         """GET /v1/usage."""
@@ -196,7 +201,7 @@ class Api:
         if not auth.is_operator(caller, self._namespace):
             raise Refusal(403, "forbidden", f"only the service account {names.OPERATOR} may read all usage")
         self._require_sync()
-        return _json(await self._core.usage())
+        return answers.as_json(await self._core.usage())
 
     # Inside -----------------------------------------------------------------------------------------------------------
 
@@ -270,7 +275,7 @@ class Api:
     def _require_sync(self) -> None:
         if not self._core.synced:
             message = "the ledger has not yet read the cluster's LLMServices"
-            raise Refusal(503, "not_synced", message, RETRY_SECONDS)
+            raise Refusal(503, "not_synced", message, answers.RETRY_SECONDS)
 
 
 class _Versioned(msgspec.Struct):
@@ -337,20 +342,3 @@ def _check(report: wire.Report) -> None:
         raise Refusal(400, "malformed", "journal or sequence is out of range")
     if len(report.rows) > MAX_ROWS:
         raise Refusal(400, "malformed", f"a report has at most {MAX_ROWS} rows")
-
-
-def _json(value: msgspec.Struct) -> Response:
-    return Response(_encoder.encode(value), media_type="application/json")
-
-
-def _refuse(refusal: Refusal) -> Response:
-    body = wire.ErrorAnswer(wire.ErrorDetail(refusal.code, refusal.message))
-    headers = {"Retry-After": str(refusal.retry)} if refusal.retry is not None else {}
-    if refusal.status == 401:  # noqa: PLR2004 - HTTP
-        headers["WWW-Authenticate"] = "Bearer"
-    return Response(_encoder.encode(body), refusal.status, headers, media_type="application/json")
-
-
-async def _not_found(request: Request, error: Exception) -> Response:
-    status = getattr(error, "status_code", 404)
-    return _refuse(Refusal(status, "not_found", f"there is no {request.method} {request.url.path[:200]}"))

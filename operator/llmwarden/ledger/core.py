@@ -88,7 +88,7 @@ class Core:
         self.prices: dict[Issued, Rates] = dict(prices)
         self.clock = clock
         self.report_seconds = report_seconds
-        self.aggregate = Aggregate(self.prices.get, self._late_price)
+        self.aggregate = Aggregate(self.prices.get, self.late_price)
         self.presence = Presence()
         self.view = View()
         self.standings: dict[str, Standing] = {}
@@ -110,7 +110,7 @@ class Core:
 
     def rebuild(self, sums: Iterable[Delta], last_reports: Mapping[str, int]) -> None:
         """Take everything from the store: at start, or when other replicas cannot be followed any more."""
-        self.aggregate = Aggregate(self.prices.get, self._late_price)
+        self.aggregate = Aggregate(self.prices.get, self.late_price)
         self.aggregate.apply(sums, self.clock().timestamp())
         self.last_reports = dict(last_reports)
         self._judge(list(self.standings), self.clock())
@@ -284,7 +284,8 @@ class Core:
 
     # Inside -----------------------------------------------------------------------------------------------------------
 
-    def _late_price(self, provider: str, model: str, at: int) -> Rates | None:
+    def late_price(self, provider: str, model: str, at: int) -> Rates | None:
+        """Price of what had none when it was counted, at a time in seconds since the epoch, as known now."""
         found = self.catalogue.resolve(provider, model, dt.datetime.fromtimestamp(at, dt.UTC))
         return found.rates if found else None
 

@@ -14,12 +14,14 @@ import uvloop
 
 from llmwarden import kube, names, serving
 from llmwarden.errors import UnavailableError, WardenError
+from llmwarden.ledger.access import Reviewer
 from llmwarden.ledger.app import create_app
 from llmwarden.ledger.auth import TokenReviewer
 from llmwarden.ledger.core import Core
 from llmwarden.ledger.departed import Departed
 from llmwarden.ledger.metrics import Metrics, State
 from llmwarden.ledger.pricing import Catalogue
+from llmwarden.ledger.query_api import SpendApi
 from llmwarden.ledger.store import Store
 from llmwarden.ledger.watch import Watch
 from llmwarden.ledger.writer import Writer
@@ -80,8 +82,16 @@ async def _serve(
             return "the cluster's resources are being put together"
         return None if certificate.ready.is_set() else f"no certificate yet in Secret {names.SECRET_LEDGER_TLS}"
 
+    tokens = TokenReviewer(client)
     app = create_app(
-        core, writer, TokenReviewer(client), metrics, namespace=settings.namespace, ready=ready, stopping=stop
+        core,
+        writer,
+        tokens,
+        metrics,
+        namespace=settings.namespace,
+        ready=ready,
+        stopping=stop,
+        questions=SpendApi(core, store, tokens, Reviewer(client), namespace=settings.namespace),
     )
 
     async def end() -> None:

@@ -7,14 +7,14 @@ must honour our labels: `namespace` is the service's, not the ledger's.
 from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from llmwarden import names
 from llmwarden.ledger.core import Core
 
 REPORT_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
-PATHS = frozenset({"/v1/config", "/v1/price", "/v1/report", "/v1/usage"})
+PATHS = frozenset({"/v1/config", "/v1/price", "/v1/report", "/v1/usage", "/v1/spend", "/openapi.json"})
 
 
 class Metrics:
@@ -86,6 +86,11 @@ class State:
             namespace, _, service = name.partition("/")
             uncosted.add_metric([namespace, service], core.aggregate.total(name).uncosted)
         yield uncosted
+        yield CounterMetricFamily(
+            "llmwarden_ledger_rerated_usd",
+            "US dollars by which new prices changed what had been counted without one, up or down.",
+            value=core.rerated_picodollars / names.PICODOLLARS,
+        )
         synced = GaugeMetricFamily(
             "llmwarden_ledger_informer_synced", "Whether a watched kind has been read (1).", labels=["kind"]
         )

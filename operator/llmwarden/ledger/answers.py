@@ -1,0 +1,41 @@
+"""Answers of the ledger in the contract's shape: values as JSON, refusals with a code and a sentence."""
+
+from typing import Final
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from llmwarden import wire
+
+RETRY_SECONDS: Final = 2
+
+_encoder = msgspec.json.Encoder()
+
+
+class Refusal(Exception):  # noqa: N818 - an answer, not a fault
+    """A request that is not served: status, code and a sentence; `retry` seconds where it is worth it."""
+
+    def __init__(self, status: int, code: str, message: str, retry: int | None = None) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message, self.retry = status, code, message, retry
+
+
+def as_json(value: msgspec.Struct) -> Response:
+    """Answer with a value."""
+    return Response(_encoder.encode(value), media_type="application/json")
+
+
+def refuse(refusal: Refusal) -> Response:
+    """Answer with a refusal."""
+    body = wire.ErrorAnswer(wire.ErrorDetail(refusal.code, refusal.message))
+    headers = {"Retry-After": str(refusal.retry)} if refusal.retry is not None else {}
+    if refusal.status == 401:  # noqa: PLR2004 - HTTP
+        headers["WWW-Authenticate"] = "Bearer"
+    return Response(_encoder.encode(body), refusal.status, headers, media_type="application/json")
+
+
+async def not_found(request: Request, error: Exception) -> Response:
+    """Answer for a path, or a method of it, that is not there."""
+    status = getattr(error, "status_code", 404)
+    return refuse(Refusal(status, "not_found", f"there is no {request.method} {request.url.path[:200]}"))

@@ -1,0 +1,237 @@
+"""`GET /v1/spend`: what was spent, for people and programs; `GET /openapi.json` describes it, made from the answer's types."""
+
+import datetime as dt
+import re
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
+
+import anyio.to_thread
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from llmwarden import __version__, names, wire
+from llmwarden.domain.cost import Rates
+from llmwarden.ledger import answers, auth, intake, spend
+from llmwarden.ledger.access import HEADER, Access
+from llmwarden.ledger.answers import Refusal
+from llmwarden.ledger.auth import Authenticator, Caller
+from llmwarden.ledger.core import Core
+from llmwarden.ledger.spend import DIMENSIONS, By, Spend
+from llmwarden.ledger.store import queries
+from llmwarden.ledger.store.engine import Database
+
+MOST_DAYS: Final = 400
+MOST_DIMENSIONS: Final = 4
+MOST_ROWS: Final = 10_000
+_AGO: Final = re.compile(r"([1-9][0-9]{0,4})(m|h|d|w)", re.ASCII)
+_UNITS: Final = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+
+
+class Stored(Protocol):
+    """What this needs of the store."""
+
+    database: Database
+
+
+class SpendApi:
+    """Answers what was spent to who may know it: the operator all, others by what they may list in the API server."""
+
+    def __init__(
+        self, core: Core, store: Stored, authenticator: Authenticator, access: Access, *, namespace: str
+    ) -> None:
+        """`namespace` is our own, whose operator may read all."""
+        self._core = core
+        self._database = store.database
+        self._authenticator = authenticator
+        self._access = access
+        self._namespace = namespace
+
+    async def spend(self, request: Request) -> Response:
+        """GET /v1/spend."""
+        query = request.query_params
+        start, end = self._span(query.get("from", "24h"), query.get("to", ""))
+        by = _dimensions(query.get("by", "service"))
+        form = query.get("format", "json")
+        if form not in {"json", "csv"}:
+            raise Refusal(400, "malformed", "give format=json or format=csv")
+        namespace, _, service = query.get("service", "").rpartition("/")
+        namespace = query.get("namespace", namespace)
+        for name in (namespace, service):
+            if name and not intake.NAME.fullmatch(name):
+                raise Refusal(400, "malformed", "give service=NAMESPACE/NAME and namespace=NAMESPACE as they are named")
+        await self._authorise(await self._caller(request), namespace)
+        if not self._core.synced:
+            message = "the ledger has not yet read the cluster's prices"
+            raise Refusal(503, "not_synced", message, answers.RETRY_SECONDS)
+        found = await self._read(start, end, by, namespace, service)
+        if form == "csv":
+            return Response(spend.as_csv(found), media_type="text/csv; charset=utf-8")
+        return answers.as_json(found)
+
+    async def openapi(self, request: Request) -> Response:
+        """GET /openapi.json."""
+        del request
+        return Response(msgspec.json.encode(description()), media_type="application/json")
+
+    async def _read(self, start: float, end: float, by: Sequence[By], namespace: str, service: str) -> Spend:
+        span = queries.bucket_range(start, end)
+        step = 3600 if "hour" in by else 86_400 if "day" in by else 0
+        try:
+            sums = await anyio.to_thread.run_sync(
+                lambda: queries.read(
+                    self._database,
+                    *span,
+                    step,
+                    namespaces=[namespace] if namespace else None,
+                    service=service,
+                    pods="pod" in by,
+                )
+            )
+        except queries.TooLargeError as error:
+            raise Refusal(413, "too_large", str(error)) from error
+        found = await spend.summarise(sums, by, span=span, rates_of=self._core.prices.get, late=self._late)
+        if len(found.rows) > MOST_ROWS:
+            message = (
+                f"the answer has more than {MOST_ROWS} rows: ask by less, for a shorter time, or for one namespace"
+            )
+            raise Refusal(413, "too_large", message)
+        return found
+
+    def _late(self, provider: str, model: str, at: int) -> Rates | None:
+        return self._core.late_price(provider, model, at)
+
+    async def _caller(self, request: Request) -> Caller:
+        token = request.headers.get(HEADER, "").strip()
+        if not token:
+            scheme, _, token = request.headers.get("authorization", "").partition(" ")
+            token = token.strip() if scheme.lower() == "bearer" else ""
+        caller = await self._authenticator.caller(token) if token else None
+        if caller is None:
+            message = (
+                f"send a service account's token with the audience {names.TOKEN_AUDIENCE}, as bearer or in {HEADER}"
+            )
+            raise Refusal(401, "unauthenticated", message)
+        return caller
+
+    async def _authorise(self, caller: Caller, namespace: str) -> None:
+        if auth.is_operator(caller, self._namespace) or await self._access.may_list(caller, namespace):
+            return
+        account = f"{caller.namespace}:{caller.account}"
+        where = f"in namespace {namespace}" if namespace else "in all namespaces"
+        binding = (
+            f"kubectl create rolebinding llmwarden-view --clusterrole=llmwarden-view --serviceaccount={account} -n {namespace}"
+            if namespace
+            else f"kubectl create clusterrolebinding llmwarden-view --clusterrole=llmwarden-view --serviceaccount={account}"
+        )
+        message = f"service account {account} may not list llmservices {where}, and so not see their spend; to allow it: {binding}"
+        raise Refusal(403, "forbidden", message)
+
+    def _span(self, start: str, end: str) -> tuple[float, float]:
+        now = self._core.clock()
+        last = _instant(end, "to", now) if end else now
+        first = _instant(start, "from", now)
+        if not first < last:
+            raise Refusal(400, "malformed", "from must be before to")
+        if last - first > dt.timedelta(days=MOST_DAYS):
+            raise Refusal(400, "malformed", f"ask for at most {MOST_DAYS} days at a time")
+        return first.timestamp(), last.timestamp()
+
+
+def _instant(text: str, name: str, now: dt.datetime) -> dt.datetime:
+    ago = _AGO.fullmatch(text)
+    if ago is not None:
+        return now - dt.timedelta(seconds=int(ago[1]) * _UNITS[ago[2]])
+    try:
+        found = dt.datetime.fromisoformat(text)
+    except ValueError:
+        found = None
+    if found is None or not 2000 <= found.year <= 9000:  # noqa: PLR2004 - what a calendar of use has
+        raise Refusal(
+            400,
+            "malformed",
+            f"{name} is {text[:40]!r}; write an instant such as 2026-11-20T00:00:00Z, or how long ago: 90m, 24h, 7d, 4w",
+        )
+    return found if found.tzinfo else found.replace(tzinfo=dt.UTC)
+
+
+def _dimensions(text: str) -> tuple[By, ...]:
+    asked = [part for part in text.split(",") if part]
+    by = tuple(dimension for part in asked for dimension in DIMENSIONS if dimension == part)
+    if not asked or len(by) != len(asked) or len(set(by)) != len(by) or len(by) > MOST_DIMENSIONS:
+        message = f"give by=A,B: 1 to {MOST_DIMENSIONS} different ones of {', '.join(DIMENSIONS)}"
+        raise Refusal(400, "malformed", message)
+    return by
+
+
+def description() -> dict[str, Any]:
+    """OpenAPI 3.1 of what people and programs may ask."""
+    (answer, error), components = msgspec.json.schema_components(
+        [Spend, wire.ErrorAnswer], ref_template="#/components/schemas/{name}"
+    )
+
+    def parameter(name: str, about: str, schema: dict[str, Any]) -> dict[str, Any]:
+        return {"name": name, "in": "query", "required": False, "description": about, "schema": schema}
+
+    refusals = {"400": "The question is malformed.", "401": "No token, or no good one.", "403": "Not yours to see.", "413": "The answer is too large.", "503": "It cannot be known now."}  # fmt: skip
+    time = {"type": "string", "examples": ["24h", "7d", "2026-11-20T00:00:00Z"]}
+    get = {
+        "operationId": "getSpend",
+        "summary": "What was spent, by service, model, token kind, label, pod, hour or day.",
+        "parameters": [
+            parameter(
+                "from", "An instant, or how long ago; rounded down to a quarter of an hour.", {**time, "default": "24h"}
+            ),
+            parameter("to", "An instant, or how long ago; rounded up to a quarter of an hour. Now, unless set.", time),
+            {
+                **parameter(
+                    "by",
+                    "What rows are of, in this order.",
+                    {
+                        "type": "array",
+                        "items": {"type": "string", "enum": [*DIMENSIONS]},
+                        "minItems": 1,
+                        "maxItems": MOST_DIMENSIONS,
+                        "uniqueItems": True,
+                        "default": ["service"],
+                    },
+                ),
+                "style": "form",
+                "explode": False,
+            },
+            parameter(
+                "namespace", "Only this namespace; unset, all, which the caller must be allowed.", {"type": "string"}
+            ),
+            parameter("service", "Only this service, as NAMESPACE/NAME.", {"type": "string"}),
+            parameter(
+                "format", "How the answer is written.", {"type": "string", "enum": ["json", "csv"], "default": "json"}
+            ),
+        ],
+        "responses": {
+            "200": {
+                "description": "The spend.",
+                "content": {"application/json": {"schema": answer}, "text/csv": {"schema": {"type": "string"}}},
+            },
+            **{
+                status: {"description": about, "content": {"application/json": {"schema": error}}}
+                for status, about in refusals.items()
+            },
+        },
+    }
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "LLM Warden's ledger",
+            "version": __version__,
+            "description": "Exact usage and money of LLM services. Money is whole picodollars (1e-12 US dollars).",
+        },
+        "paths": {"/v1/spend": {"get": get}},
+        "components": {
+            "schemas": components,
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "header": {"type": "apiKey", "in": "header", "name": HEADER},
+            },
+        },
+        "security": [{"bearer": []}, {"header": []}],
+    }
