@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from llmwarden import names
 from llmwarden.api.v1alpha1 import LLMService
+from llmwarden.desired import aws
 from llmwarden.desired.sdk import CLIENTS, DUMMY_KEY, BaseUrl, Clients, split_base_url
 from llmwarden.desired.selection import Finding
 from llmwarden.domain import upstream as upstreams
@@ -102,8 +103,6 @@ def intercept_env(
     """
     name, backend = service.metadata.name, service.spec.backend
     clients = CLIENTS[backend.type]
-    if clients is None:
-        return None, [_finding_unsupported(service)]
     rival = next((taken[variable] for variable, _ in clients.base_urls if variable in taken), None)
     if rival is not None:
         variables = ", ".join(variable for variable, _ in clients.base_urls if taken.get(variable) == rival)
@@ -121,9 +120,14 @@ def intercept_env(
         own, refused = _own_upstream(containers, clients, service, settings, previous)
         findings += refused
         upstream = own or given
+        if not upstream and backend.type == "Bedrock":
+            upstream = aws.upstream(containers)
     if not upstream:
         message = f"nothing says where calls go: {backend.type} has no address of its own"
-        findings.append(Finding(name, "NoUpstream", message, "set backend.url", blocking=True))
+        remedy = "set backend.url"
+        if backend.type == "Bedrock":
+            remedy += ", or AWS_REGION in the pod template"
+        findings.append(Finding(name, "NoUpstream", message, remedy, blocking=True))
         return None, findings
 
     port = ports.take(names.ENV_PORT_BASE, previous.port if previous and previous.mode == "Env" else None)
@@ -138,16 +142,6 @@ def intercept_env(
         return None, findings
     taken.update({variable: name for variable, _ in clients.base_urls})
     return Route(service, "Env", LOOPBACK, port, upstream), findings
-
-
-def _finding_unsupported(service: LLMService) -> Finding:
-    kind = service.spec.backend.type
-    message = (
-        f"calls to {kind} are signed over the host they are sent to, which this version of the proxy cannot do again"
-    )
-    return Finding(
-        service.metadata.name, "NotCarried", message, f"remove the LLMService until {kind} is supported", blocking=True
-    )
 
 
 def _own_upstream(

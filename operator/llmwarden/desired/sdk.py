@@ -30,7 +30,7 @@ class Clients:
 
 _OPENAI: Final = Clients((("OPENAI_BASE_URL", "/v1"), ("OPENAI_API_BASE", "/v1")), ("OPENAI_API_KEY",))
 
-CLIENTS: Final[dict[BackendType, Clients | None]] = {
+CLIENTS: Final[dict[BackendType, Clients]] = {
     "OpenAI": _OPENAI,
     "OpenAICompatible": _OPENAI,
     "VLLM": _OPENAI,
@@ -47,9 +47,15 @@ CLIENTS: Final[dict[BackendType, Clients | None]] = {
     ),
     "Gemini": Clients((("GOOGLE_GEMINI_BASE_URL", ""), ("GEMINI_API_BASE", "")), ("GEMINI_API_KEY", "GOOGLE_API_KEY")),
     "Ollama": Clients((("OLLAMA_HOST", ""), ("OLLAMA_API_BASE", ""))),
-    # A Bedrock call is signed over its Host header: until the proxy signs again, to carry it is to break it. Its
-    # variables would be AWS_ENDPOINT_URL_BEDROCK_RUNTIME, ANTHROPIC_BEDROCK_BASE_URL and AWS_BEDROCK_RUNTIME_ENDPOINT.
-    "Bedrock": None,
+    # boto3 and its kin, Anthropic's own client, litellm. Calls are signed over the host they are sent to: the proxy signs again.
+    "Bedrock": Clients(
+        (
+            ("AWS_ENDPOINT_URL_BEDROCK_RUNTIME", ""),
+            ("ANTHROPIC_BEDROCK_BASE_URL", ""),
+            ("AWS_BEDROCK_RUNTIME_ENDPOINT", ""),
+        ),
+        ("AWS_BEARER_TOKEN_BEDROCK",),
+    ),
 }
 
 

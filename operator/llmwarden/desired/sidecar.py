@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from llmwarden import names
 from llmwarden.api.v1alpha1 import LLMService
+from llmwarden.desired import aws
 from llmwarden.desired.egress import Egress, egress
 from llmwarden.desired.intercept import (
     Known,
@@ -101,6 +102,7 @@ def inject(
     out = egress(app_containers(changed)) if any(route.mode == "Env" for route in routes) else Egress()
     contract = _contract(routes, admin, settings, ca_pem, out)
     container = _container(routes, port_names, contract, _resources(changed, settings), settings, out=out)
+    noticed += _sign(container, routes, app_containers(changed))
     spec["initContainers"] = [container, *init]
     theirs = [item for item in spec.get("volumes") or [] if item.get("name") not in names.VOLUMES]
     spec["volumes"] = [*theirs, *_volumes(routes)]
@@ -194,6 +196,18 @@ def _container(
         "terminationMessagePolicy": "FallbackToLogsOnError",  # the operator can say why it did not start
         "volumeMounts": mounts,
     }
+
+
+def _sign(container: dict[str, Any], routes: Iterable[Route], apps: Iterable[dict[str, Any]]) -> tuple[Finding, ...]:
+    """Give the proxy's container the application's AWS credentials, where it signs calls with them."""
+    signed = [route for route in routes if route.service.spec.backend.type == "Bedrock" and not _has_key(route)]
+    if not signed:
+        return ()
+    found = aws.credentials(signed[0].service.metadata.name, apps)
+    container["env"] += found.env
+    paths = {mount["mountPath"] for mount in container["volumeMounts"]}
+    container["volumeMounts"] += [mount for mount in found.mounts if mount["mountPath"] not in paths]
+    return found.findings
 
 
 def _resources(pod: Mapping[str, Any], settings: Settings) -> dict[str, dict[str, str]]:
