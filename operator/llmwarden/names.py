@@ -61,6 +61,7 @@ SECRET_WEBHOOK_TLS: Final = "llmwarden-webhook-tls"  # noqa: S105 - a Secret's n
 SECRET_LEDGER_TLS: Final = "llmwarden-ledger-tls"  # noqa: S105 - a Secret's name
 POD_MONITOR_PROXIES: Final = "llmwarden-proxies"
 POD_MONITOR_COMPONENTS: Final = "llmwarden-components"
+DASHBOARD_OVERVIEW: Final = "llmwarden-dashboard-overview"
 DASHBOARD_LABEL: Final = "grafana_dashboard"
 
 # Objects beside each LLMService, in its namespace: a prefix and the service's name.
@@ -73,6 +74,13 @@ PREFIX_DASHBOARD: Final = "llmwarden-dashboard-"  # ConfigMap
 METRIC_DURATION: Final = "gen_ai_client_operation_duration_seconds"
 METRIC_TTFT: Final = "gen_ai_server_time_to_first_token_seconds"
 METRIC_TPOT: Final = "gen_ai_server_time_per_output_token_seconds"
+METRIC_CHUNK_TIME: Final = "gen_ai_client_operation_time_per_output_chunk_seconds"
+METRIC_OUTPUT_RATE: Final = "llmwarden_output_tokens_per_second"
+METRIC_QUEUE: Final = "llmwarden_upstream_queue_seconds"
+METRIC_CONTEXT: Final = "llmwarden_context_used_ratio"
+METRIC_RETRIED: Final = "llmwarden_retried_requests_total"
+METRIC_LIMIT_REMAINING: Final = "llmwarden_upstream_rate_limit_remaining"
+METRIC_LIMIT_RESET: Final = "llmwarden_upstream_rate_limit_reset_timestamp_seconds"
 METRIC_TOKENS: Final = "gen_ai_client_token_usage_tokens_total"
 METRIC_REQUESTS: Final = "llmwarden_requests_total"
 METRIC_COST: Final = "llmwarden_cost_usd_total"
@@ -96,7 +104,9 @@ RECORD_GOOD: Final = "llmwarden:objective:good_rate5m"
 RECORD_TOTAL: Final = "llmwarden:objective:total_rate5m"
 RECORD_RATIO: Final = "llmwarden:objective:good_ratio"
 RECORD_BAD: Final = "llmwarden:objective:bad_ratio"  # by label `window`, for burn rates
-RECORD_BUDGET_LEFT: Final = "llmwarden:objective:error_budget_left_ratio"  # 1 at first, 0 when used up, below when overspent
+RECORD_BUDGET_LEFT: Final = (
+    "llmwarden:objective:error_budget_left_ratio"  # 1 at first, 0 when used up, below when overspent
+)
 
 # Recorded beside each service: calls that the backend answered, by our count and by the engine's own.
 RECORD_ANSWERED: Final = "llmservice:requests_answered:rate5m"
@@ -125,6 +135,28 @@ TPOT_BOUNDS: Final = (
     0.001, 0.002, 0.004, 0.006, 0.008, 0.01, 0.0125, 0.016, 0.02, 0.025, 0.032, 0.04, 0.05, 0.064, 0.075, 0.1, 0.125, 0.15, 0.2, 0.25,
     0.3, 0.4, 0.5, 0.75, 1.0, 2.5,
 )  # fmt: skip
+
+OUTPUT_RATE_BOUNDS: Final = (
+    1.0,
+    2.0,
+    5.0,
+    10.0,
+    15.0,
+    20.0,
+    30.0,
+    40.0,
+    50.0,
+    75.0,
+    100.0,
+    150.0,
+    200.0,
+    300.0,
+    500.0,
+    1000.0,
+    2000.0,
+)
+QUEUE_BOUNDS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+CONTEXT_BOUNDS: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0)
 
 CONTRACT: Final = 1  # version of the sidecar and ledger contracts
 BUCKET_SECONDS: Final = 900

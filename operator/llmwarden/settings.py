@@ -33,6 +33,9 @@ class Settings:
     rule_labels: Mapping[str, str] = field(default_factory=dict)
     monitor_labels: Mapping[str, str] = field(default_factory=dict)
     grafana_url: str = ""  # where people open dashboards; empty: links begin at Grafana's root
+    grafana_delivery: str = "ConfigMap"  # or GrafanaDashboard (the Grafana Operator's)
+    grafana_folder: str = "LLM Warden"
+    grafana_instance_labels: Mapping[str, str] = field(default_factory=lambda: {"dashboards": "grafana"})
     alertmanager_config_labels: Mapping[str, str] = field(default_factory=dict)
     dashboard_labels: Mapping[str, str] = field(default_factory=lambda: {names.DASHBOARD_LABEL: "1"})
     short_metric_names: bool = False  # record the names that guides use (llm_requests_total, ...) as well
@@ -52,7 +55,9 @@ class Settings:
     gpu_node_label: str = "nvidia.com/gpu.present"
     database_path: str = "/data/ledger.sqlite3"
     pod_detail_days: int = 35  # spend by pod is known for so long
-    database_url: str = field(default="", repr=False)  # postgresql://…, with its password; empty: SQLite at database_path
+    database_url: str = field(
+        default="", repr=False
+    )  # postgresql://…, with its password; empty: SQLite at database_path
     log_level: str = "INFO"
 
     @property

@@ -147,6 +147,9 @@ LLMWARDEN_RULE_LABELS: {{ $v.prometheus.ruleLabels | toJson | quote }}
 LLMWARDEN_ALERTMANAGER_CONFIG_LABELS: {{ $v.prometheus.alertmanagerConfigLabels | toJson | quote }}
 LLMWARDEN_MONITOR_LABELS: {{ $v.prometheus.monitorLabels | toJson | quote }}
 LLMWARDEN_GRAFANA_URL: {{ $v.grafana.url | quote }}
+LLMWARDEN_GRAFANA_DELIVERY: {{ $v.grafana.delivery | quote }}
+LLMWARDEN_GRAFANA_FOLDER: {{ $v.grafana.folder | quote }}
+LLMWARDEN_GRAFANA_INSTANCE_LABELS: {{ $v.grafana.instanceLabels | toJson | quote }}
 LLMWARDEN_DASHBOARD_LABELS: {{ $v.grafana.dashboardLabels | toJson | quote }}
 LLMWARDEN_SHORT_METRIC_NAMES: {{ $v.prometheus.shortMetricNames | quote }}
 LLMWARDEN_SCRAPE_INTERVAL: {{ $v.prometheus.scrapeInterval | quote }}

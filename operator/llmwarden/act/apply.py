@@ -26,6 +26,7 @@ ASSUMED_SECONDS: Final = 60.0  # after this the watch is believed whatever it sa
 PLURALS: Final[Mapping[str, str]] = {
     "AlertmanagerConfig": "alertmanagerconfigs",
     "ConfigMap": "configmaps",
+    "GrafanaDashboard": "grafanadashboards",
     "DaemonSet": "daemonsets",
     "MutatingWebhookConfiguration": "mutatingwebhookconfigurations",
     "PodMonitor": "podmonitors",

@@ -3,20 +3,22 @@
 from collections.abc import Callable
 from typing import Final
 
-from llmwarden.desired import dashboard, gpu_exporter, monitors, routes, rules, webhook_configuration
+from llmwarden.desired import gpu_exporter, monitors, routes, rules, webhook_configuration
+from llmwarden.desired.dashboards import delivery
 from llmwarden.desired.manifest import Manifest, stamped
 from llmwarden.desired.params import ClusterParams, Params
 
 SERVICE: Final[tuple[Callable[[Params], Manifest | None], ...]] = (
     monitors.engine,
     rules.rules,
-    dashboard.dashboard,
+    delivery.of_service,
     routes.alertmanager_config,
 )
 CLUSTER: Final[tuple[Callable[[ClusterParams], Manifest | None], ...]] = (
     monitors.proxies,
     monitors.components,
     webhook_configuration.webhook_configuration,
+    delivery.of_cluster,
     gpu_exporter.service_account,
     gpu_exporter.daemon_set,
     gpu_exporter.pod_monitor,

@@ -84,6 +84,7 @@ class Capabilities:
     pod_monitors: bool = False
     rules: bool = False
     alertmanager_configs: bool = False
+    grafana_dashboards: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from llmwarden import names, wire
 from llmwarden.api.v1alpha1 import ClusterLLMBudget, LLMBudget, LLMService, ModelPrice, parse
 from llmwarden.desired import diff, pods
 from llmwarden.desired import status as statuses
+from llmwarden.desired.dashboards.delivery import GRAFANA
 from llmwarden.desired.monitors import TRITON_METRICS_PORT
 from llmwarden.desired.sdk import CLIENTS
 from llmwarden.desired.sidecar import renamed_port, services_upstream
@@ -57,6 +58,7 @@ BESIDE: Final = (
     "PodMonitor",
     "PrometheusRule",
     "AlertmanagerConfig",
+    "GrafanaDashboard",
 )  # kinds of what stands beside a service
 GONE: Final = frozenset({"Succeeded", "Failed"})
 _VARIABLES: Final = frozenset(
@@ -108,6 +110,7 @@ class World:
             "PodMonitor": informer(MONITORING, "podmonitors"),
             "PrometheusRule": informer(MONITORING, "prometheusrules"),
             "AlertmanagerConfig": informer(ROUTING, "alertmanagerconfigs"),
+            "GrafanaDashboard": informer(GRAFANA, "grafanadashboards"),
             "ServiceAccount": informer("v1", "serviceaccounts", own),
             "MutatingWebhookConfiguration": informer(
                 "admissionregistration.k8s.io/v1", "mutatingwebhookconfigurations"
@@ -160,7 +163,12 @@ class World:
         def there(kind: str) -> bool:
             return self._owned[kind].synced.is_set() and not self._owned[kind].absent
 
-        return Capabilities(there("PodMonitor"), there("PrometheusRule"), there("AlertmanagerConfig"))
+        return Capabilities(
+            pod_monitors=there("PodMonitor"),
+            rules=there("PrometheusRule"),
+            alertmanager_configs=there("AlertmanagerConfig"),
+            grafana_dashboards=there("GrafanaDashboard"),
+        )
 
     def mark_all(self) -> None:
         """Mark everything dirty."""

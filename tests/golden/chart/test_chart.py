@@ -290,7 +290,10 @@ def test_nobody_writes_what_git_or_users_own(chart: list[dict[str, Any]]) -> Non
 
 def test_only_the_operator_writes_anything_but_reviews(chart: list[dict[str, Any]]) -> None:
     for _, name, rule in rules(chart):
-        if name in {"llmwarden-webhook", "llmwarden-ledger"} and rule["resources"] != ["tokenreviews"]:
+        if name in {"llmwarden-webhook", "llmwarden-ledger"} and rule["resources"] not in (
+            ["tokenreviews"],
+            ["subjectaccessreviews"],
+        ):
             assert set(rule["verbs"]) <= {"get", "list", "watch"}
 
 
@@ -338,6 +341,7 @@ def test_the_operator_may_read_nothing_that_it_does_not_use(chart: list[dict[str
             "podmonitors",
             "prometheusrules",
             "alertmanagerconfigs",
+            "grafanadashboards",
             "mutatingwebhookconfigurations",
             "customresourcedefinitions",
         ),

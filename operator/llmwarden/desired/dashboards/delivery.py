@@ -1,0 +1,69 @@
+"""How a dashboard gets to Grafana: a ConfigMap that its sidecar loads, or a GrafanaDashboard of the Grafana Operator, as the settings say."""
+
+import json
+from typing import Any, Final
+
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+from llmwarden import names
+from llmwarden.desired.dashboards import overview, service
+from llmwarden.desired.manifest import Manifest, beside, ours
+from llmwarden.desired.params import ClusterParams, Params
+from llmwarden.settings import Settings
+
+GRAFANA: Final = "grafana.integreatly.org/v1beta1"
+FOLDER_ANNOTATION: Final = "grafana_folder"  # what the sidecar of Grafana's chart looks for
+
+
+def of_service(params: Params) -> Manifest | None:
+    """Build the dashboard beside an LLMService."""
+    metadata = params.service.metadata
+    placed = beside(
+        params.service, names.PREFIX_DASHBOARD + metadata.name, "dashboard", params.settings.dashboard_labels
+    )
+    # The key becomes a file's name beside those of all other namespaces.
+    file = f"llmwarden-{metadata.namespace}-{metadata.name}.json"
+    return _deliver(placed, file, service.build(params), params.settings, params.capabilities.grafana_dashboards)
+
+
+def of_cluster(params: ClusterParams) -> Manifest | None:
+    """Build the dashboard over all services, in our own namespace."""
+    placed = ours(names.DASHBOARD_OVERVIEW, "dashboard", params.settings.namespace, params.settings.dashboard_labels)
+    return _deliver(
+        placed, "llmwarden-overview.json", overview.build(), params.settings, params.capabilities.grafana_dashboards
+    )
+
+
+def to_json(dashboard: Dashboard) -> str:
+    """Return a dashboard as Grafana reads it."""
+    return json.dumps(dashboard, cls=JSONEncoder, indent=1, sort_keys=True)
+
+
+def _deliver(
+    metadata: dict[str, Any],
+    file: str,
+    dashboard: Dashboard,
+    settings: Settings,
+    operator: bool,  # noqa: FBT001 - a capability
+) -> Manifest | None:
+    text = to_json(dashboard)
+    folder = settings.grafana_folder
+    if settings.grafana_delivery == "GrafanaDashboard":
+        if not operator:
+            return None
+        return {
+            "apiVersion": GRAFANA,
+            "kind": "GrafanaDashboard",
+            "metadata": metadata,
+            "spec": {
+                "instanceSelector": {"matchLabels": dict(settings.grafana_instance_labels)},
+                # A Grafana of another namespace may show it: that is the platform's own choice of labels.
+                "allowCrossNamespaceImport": True,
+                "folder": folder,
+                "json": text,
+            },
+        }
+    if folder:
+        metadata = {**metadata, "annotations": {FOLDER_ANNOTATION: folder}}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {file: text}}

@@ -1,0 +1,429 @@
+"""The dashboard of one LLMService: one screen that answers "slow because of what" and "dear because of what".
+
+Sections: health at a glance, latency, tokens and cost, errors, the engine and its GPUs beside the traffic that causes it, the proxy itself. (Agents
+and quality get their rows with their issues.) Counters that exist only once something has happened are joined to a zero that is always there.
+"""
+
+from typing import Final
+
+from grafana_foundation_sdk.builders import dashboard as builders
+from grafana_foundation_sdk.models import dashboard as models
+
+from llmwarden import names
+from llmwarden.desired import promql, vocabulary
+from llmwarden.desired.dashboards.panels import (
+    HALF,
+    INTERVAL,
+    PanelBuilder,
+    bars,
+    figure,
+    finish,
+    graph,
+    heat,
+    row,
+    source_variable,
+)
+from llmwarden.desired.manifest import dashboard_uid
+from llmwarden.desired.params import Params
+
+KIND: Final = names.LABEL_M_TOKEN_TYPE
+MODEL: Final = names.LABEL_M_RESPONSE_MODEL
+TAGS: Final = ["llmwarden", "llm"]
+
+
+def build(params: Params) -> models.Dashboard:
+    """Build the dashboard."""
+    metadata = params.service.metadata
+    of = promql.selector(metadata.namespace, metadata.name)
+    made = (
+        builders.Dashboard(f"LLM service {metadata.namespace}/{metadata.name}")
+        .uid(dashboard_uid(metadata.namespace, metadata.name))
+        .description(
+            f"LLMService {metadata.name} in namespace {metadata.namespace}: traffic, latency, tokens, cost and budgets."
+        )
+        .tags(TAGS)
+        .readonly()
+        .tooltip(models.DashboardCursorSync.CROSSHAIR)
+        .refresh("30s")
+        .time("now-3h", "now")
+        .timezone("")
+        .with_variable(source_variable())
+        .link(
+            builders.DashboardLink("All LLM services")
+            .type(models.DashboardLinkType.DASHBOARDS)
+            .tags([*TAGS, "overview"])
+            .keep_time(keep_time=True)
+        )
+    )
+    sections: list[tuple[str, list[PanelBuilder]]] = [
+        ("Health", _health(params, of)),
+        ("Latency", _latency(of)),
+        ("Tokens and cost", _money(of)),
+        ("Errors", _errors(of)),
+    ]
+    engine = vocabulary.engine_of(params)
+    if engine is not None:
+        sections.append((f"Engine ({engine.type})", _engine(of, set(engine.metrics))))
+    if params.service.spec.gpu is not None and params.service.spec.gpu.exporter != "None":
+        sections.append(("GPUs", _gpus(metadata.namespace, of)))
+    sections.append(("The proxy itself", _proxy(of, metadata.namespace)))
+    for title, panels in sections:
+        made = made.with_row(row(title))
+        for panel in panels:
+            made = made.with_panel(panel)
+    return finish(made)
+
+
+def _always(of: str, by: str = "") -> str:
+    """Zero, as long as the service has a proxy: what a counter is that nothing has counted in yet."""
+    inner = f"sum({names.METRIC_IN_FLIGHT}{{{of}}})"
+    return f"0 * {inner}" if not by else f'label_replace(0 * {inner}, "{by}", "none", "", "")'
+
+
+def _rate(metric: str, of: str, by: str) -> str:
+    return f"sum by ({by}) (rate({metric}{{{of}}}[{INTERVAL}])) or {_always(of, by)}"
+
+
+def _day(metric: str, of: str) -> str:
+    return f"sum(increase({metric}{{{of}}}[24h])) or {_always(of)}"
+
+
+def _health(params: Params, of: str) -> list[PanelBuilder]:
+    found = [
+        figure(
+            "Requests a minute",
+            "Calls that came in, over five minutes.",
+            "reqpm",
+            f"60 * llmservice:requests:rate5m{{{of}}}",
+        ),
+        figure(
+            "Calls that fail",
+            "Share of calls that failed, over five minutes.",
+            "percentunit",
+            f"llmservice:errors:ratio5m{{{of}}} or {_always(of)}",
+            limits=(0.01, 0.05),
+        ),
+        figure(
+            "First token, p95",
+            "95 % of streams have their first token of content within.",
+            "s",
+            f"llmservice:ttft_seconds:p95_5m{{{of}}}",
+        ),
+        figure(
+            "Answer, p95",
+            "95 % of calls are answered within.",
+            "s",
+            f"llmservice:request_duration_seconds:p95_5m{{{of}}}",
+            limits=(5, 10),
+        ),
+        figure(
+            "Cost, 24 hours",
+            "By the proxies' prices; the exact sum is in the LLMService's status.",
+            "currencyUSD",
+            _day(names.METRIC_COST, of),
+        ),
+        figure(
+            "Alerts that fire",
+            "Of this service.",
+            "short",
+            f'count(ALERTS{{{of},alertstate="firing"}}) or {_always(of)}',
+            limits=(1, 2),
+        ),
+        bars(
+            "Budgets used",
+            "Share of each budget that is spent in its present window; shared budgets count all their services.",
+            "percentunit",
+            (
+                f"max by (kind, budget) ({names.METRIC_BUDGET_USED}{{{of}}}) or {_always(of, 'budget')}",
+                "{{kind}} {{budget}}",
+            ),
+            limits=(0.8, 1.0),
+        ),
+    ]
+    if params.objectives:
+        found += [
+            bars(
+                "Error budget left",
+                "Of each objective, over its window: 100 % at first, 0 % used up.",
+                "percentunit",
+                (f"clamp_min({names.RECORD_BUDGET_LEFT}{{{of}}}, 0) or {_always(of, 'objective')}", "{{objective}}"),
+                limits=(0.5, 0.2),
+            ),
+            graph(
+                "Bad calls by objective and window",
+                "Share of calls that miss an objective. A page follows where a short and a long window burn the error budget together.",
+                "percentunit",
+                (f"{names.RECORD_BAD}{{{of}}} or {_always(of, 'objective')}", "{{objective}} {{window}}"),
+            ),
+        ]
+    return found
+
+
+def _latency(of: str) -> list[PanelBuilder]:
+    def quantiles(metric: str) -> tuple[tuple[str, str], ...]:
+        return tuple((promql.quantile(q, metric, of, INTERVAL), name) for name, q in vocabulary.QUANTILES.items())
+
+    return [
+        graph(
+            "Time to first token",
+            "From a streamed call's arrival to its first token of content.",
+            "s",
+            *quantiles(names.METRIC_TTFT),
+            exemplars=True,
+        ),
+        graph(
+            "Time per output token",
+            "Between the tokens of an answer.",
+            "s",
+            *quantiles(names.METRIC_TPOT),
+            exemplars=True,
+        ),
+        graph(
+            "Answer",
+            "From a call's arrival to the end of its answer.",
+            "s",
+            *quantiles(names.METRIC_DURATION),
+            exemplars=True,
+        ),
+        heat(
+            "Time to first token, all calls",
+            "Where streamed calls are; points are traces of single calls.",
+            "s",
+            names.METRIC_TTFT,
+            of,
+        ),
+        heat(
+            "Answer, all calls", "Where calls are; points are traces of single calls.", "s", names.METRIC_DURATION, of
+        ),
+    ]
+
+
+def _money(of: str) -> list[PanelBuilder]:
+    cost, calls = (
+        f"sum(rate({names.METRIC_COST}{{{of}}}[{INTERVAL}]))",
+        f"sum(rate({names.METRIC_REQUESTS}{{{of}}}[{INTERVAL}]))",
+    )
+    output = f'{of},{KIND}="output"'
+    return [
+        graph(
+            "Tokens a second, by kind",
+            "cached_input and cache_write are parts of input, reasoning is a part of output.",
+            "short",
+            (_rate(names.METRIC_TOKENS, of, KIND), f"{{{{{KIND}}}}}"),
+        ),
+        graph(
+            "Output tokens a second, by model",
+            "Of the model that answered.",
+            "short",
+            (
+                _rate(names.METRIC_TOKENS, output, MODEL).replace(_always(output, MODEL), _always(of, MODEL)),
+                f"{{{{{MODEL}}}}}",
+            ),
+        ),
+        graph(
+            "Cost an hour, by model",
+            "By the proxies' prices.",
+            "currencyUSD",
+            (
+                f"3600 * (sum by ({MODEL}) (rate({names.METRIC_COST}{{{of}}}[{INTERVAL}]))) or {_always(of, MODEL)}",
+                f"{{{{{MODEL}}}}}",
+            ),
+            stacked=True,
+        ),
+        graph(
+            "Cost of a call",
+            "Cost by calls: longer prompts, longer answers and dearer models show here.",
+            "currencyUSD",
+            (f"({cost} or {_always(of)}) / ({calls} > 0) or {_always(of)}", "$ a call"),
+        ),
+        graph(
+            "Effective price of a million tokens",
+            "Cost by all tokens, cached ones included.",
+            "currencyUSD",
+            (
+                f'1e6 * ({cost} or {_always(of)}) / (sum(rate({names.METRIC_TOKENS}{{{of},{KIND}=~"input|output"}}[{INTERVAL}])) > 0) or {_always(of)}',
+                "$ a million",
+            ),
+        ),
+        figure(
+            "Uncosted tokens, 24 hours",
+            "Of models whose price is unknown: they are in no cost. The platform team sets it with a ModelPrice.",
+            "short",
+            _day(names.METRIC_UNCOSTED, of),
+            limits=(1, 1000),
+            span=SPAN_UNCOSTED,
+        ),
+    ]
+
+
+SPAN_UNCOSTED: Final = 8
+
+
+def _errors(of: str) -> list[PanelBuilder]:
+    failed = f'{of},{names.LABEL_M_ERROR}!=""'
+    return [
+        graph(
+            "Calls a minute, by status",
+            "By the status that the client got; an error event under 200 is an error, but keeps its status.",
+            "reqpm",
+            (
+                f"60 * (sum by ({names.LABEL_M_STATUS}) (rate({names.METRIC_REQUESTS}{{{of}}}[{INTERVAL}])))",
+                f"{{{{{names.LABEL_M_STATUS}}}}}",
+            ),
+        ),
+        graph(
+            "Failed calls a minute, by error",
+            "429 is a limit of the provider; insufficient_quota one of our budgets.",
+            "reqpm",
+            (
+                f"60 * (sum by ({names.LABEL_M_ERROR}) (rate({names.METRIC_REQUESTS}{{{failed}}}[{INTERVAL}]))) or {_always(of, names.LABEL_M_ERROR)}",
+                f"{{{{{names.LABEL_M_ERROR}}}}}",
+            ),
+        ),
+        graph(
+            "Refused by budgets, and unmeasured",
+            "Calls a minute that a budget refused, by budget; and what passed without being understood, by reason.",
+            "reqpm",
+            (
+                f"60 * (sum by (budget) (rate({names.METRIC_REFUSED}{{{of}}}[{INTERVAL}]))) or {_always(of, 'budget')}",
+                "refused: {{budget}}",
+            ),
+            (
+                f"60 * (sum by (reason) (rate({names.METRIC_UNMEASURED}{{{of}}}[{INTERVAL}]))) or {_always(of, 'reason')}",
+                "unmeasured: {{reason}}",
+            ),
+        ),
+    ]
+
+
+def _engine(of: str, metrics: set[str]) -> list[PanelBuilder]:
+    found: list[PanelBuilder] = [
+        graph(
+            "Requests in the engine",
+            "What it works on, and what waits in its queue.",
+            "short",
+            (f"llmservice:engine_requests_running{{{of}}}", "running"),
+            (f"llmservice:engine_requests_waiting{{{of}}}", "waiting"),
+        )
+    ]
+    if "cache_used" in metrics:
+        found.append(
+            graph(
+                "KV cache",
+                "Share of the key-value cache in use; above 90 % requests are preempted or wait.",
+                "percentunit",
+                (f"llmservice:engine_kv_cache_used:ratio{{{of}}}", "used"),
+            )
+        )
+    if "prefix_hits" in metrics:
+        found.append(
+            graph(
+                "Prefix cache",
+                "Share of looked-up tokens that the prefix cache had.",
+                "percentunit",
+                (f"llmservice:engine_prefix_cache_hit:ratio5m{{{of}}} or {_always(of)}", "hits"),
+            )
+        )
+    if "prompt_tokens" in metrics:
+        found.append(
+            graph(
+                "Engine's tokens a second",
+                "By the engine's own count, calls that go around the proxy included.",
+                "short",
+                (f"llmservice:engine_prompt_tokens:rate5m{{{of}}}", "prompt"),
+                (f"llmservice:engine_generation_tokens:rate5m{{{of}}}", "generation"),
+            )
+        )
+    phases = [key for key in ("queue", "prefill", "decode") if key in metrics]
+    if phases:
+        found.append(
+            graph(
+                "Where the time goes, p95",
+                "In the engine: waiting in its queue, reading the prompt, writing the answer.",
+                "s",
+                *((f"llmservice:engine_{key}_seconds:p95_5m{{{of}}}", key) for key in phases),
+            )
+        )
+    if "preemptions" in metrics:
+        found.append(
+            graph(
+                "Preemptions a minute",
+                "Requests that lost their place in the KV cache and are computed again.",
+                "short",
+                (f"60 * llmservice:engine_preemptions:rate5m{{{of}}} or {_always(of)}", "preemptions"),
+            )
+        )
+    return found
+
+
+def _gpus(namespace: str, of: str) -> list[PanelBuilder]:
+    pods = f"on (namespace, pod) group_left () max by (namespace, pod) ({names.METRIC_IN_FLIGHT}{{{of}}} * 0 + 1)"
+
+    def gpu(metric: str, *, scale: str = "") -> str:
+        return f'max by (pod, gpu, GPU_I_ID) ({scale}{metric}{{namespace="{namespace}"}} * {pods})'
+
+    used, free = "DCGM_FI_DEV_FB_USED", "DCGM_FI_DEV_FB_FREE"
+    legend = "{{pod}} GPU {{gpu}} {{GPU_I_ID}}"
+    return [
+        graph(
+            "Utilisation",
+            "Share of time in which a kernel ran, by device and pod.",
+            "percent",
+            (gpu("DCGM_FI_DEV_GPU_UTIL"), legend),
+        ),
+        graph(
+            "Memory",
+            "Share of the device's memory in use.",
+            "percentunit",
+            (f"{gpu(used)} / ({gpu(used)} + {gpu(free)})", legend),
+        ),
+        graph("Power", "Watts that the device draws.", "watt", (gpu("DCGM_FI_DEV_POWER_USAGE"), legend)),
+        graph(
+            "Temperature",
+            "Near its limit a device slows its clocks.",
+            "celsius",
+            (gpu("DCGM_FI_DEV_GPU_TEMP"), legend),
+            span=HALF,
+        ),
+        graph(
+            "XID errors",
+            "The number of the last error that the driver reported; 0 is none.",
+            "short",
+            (gpu("DCGM_FI_DEV_XID_ERRORS"), legend),
+            span=HALF,
+        ),
+    ]
+
+
+def _proxy(of: str, namespace: str) -> list[PanelBuilder]:
+    pods = f"on (namespace, pod) max by (namespace, pod) ({names.METRIC_IN_FLIGHT}{{{of}}} * 0 + 1)"
+    return [
+        graph(
+            "Calls under way",
+            "In each proxy.",
+            "short",
+            (f"sum by (pod) ({names.METRIC_IN_FLIGHT}{{{of}}})", "{{pod}}"),
+        ),
+        graph(
+            "Since the last report",
+            "Seconds since the ledger took a proxy's report; a report comes at least every minute.",
+            "s",
+            (
+                f'time() - max by (namespace, pod) ({names.METRIC_LAST_REPORT}{{namespace="{namespace}"}} and {pods})',
+                "{{pod}}",
+            ),
+        ),
+        graph(
+            "Lost or late",
+            "Spans that were dropped, journal writes that failed, questions that the ledger did not answer; a minute.",
+            "short",
+            *(
+                (f'60 * sum(rate({metric}{{namespace="{namespace}"}}[{INTERVAL}]) and {pods}) or {_always(of)}', legend)
+                for metric, legend in (
+                    (names.METRIC_SPANS_DROPPED, "spans dropped"),
+                    (names.METRIC_JOURNAL_ERRORS, "journal"),
+                    (names.METRIC_LEDGER_ERRORS, "ledger"),
+                )
+            ),
+        ),
+    ]

@@ -1,0 +1,146 @@
+"""What holds of every dashboard: Grafana's own types read it, every panel explains itself, every query parses."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+from image import packages
+from llmwarden.api.v1alpha1 import LLMService, parse
+from llmwarden.desired.builder import build, build_cluster
+from llmwarden.desired.dashboards import overview, service
+from llmwarden.desired.dashboards.delivery import to_json
+from llmwarden.desired.params import ClusterParams, Params
+from llmwarden.desired.snapshot import Capabilities
+from llmwarden.domain import objectives
+from llmwarden.settings import Settings
+
+SAMPLES = Path(__file__).parents[3] / "manifests" / "samples"
+DEPRECATED = {"graph", "singlestat", "table-old", "piechart-old", "grafana-worldmap-panel", "heatmap-old"}
+NAMES = ("support-bot", "chat", "chat-gpu", "tgi", "llama", "triton", "overview")
+
+
+def params(name: str, settings: Settings | None = None, capabilities: Capabilities | None = None) -> Params:
+    if name in {"support-bot", "chat"}:
+        items = [item for path in SAMPLES.glob("*.yaml") for item in yaml.safe_load_all(path.read_text()) if item]
+        item = next(item for item in items if item["kind"] == "LLMService" and item["metadata"]["name"] == name)
+    else:
+        kinds = {"chat-gpu": "VLLM", "tgi": "TGI", "llama": "LlamaCpp", "triton": "TensorRTLLM"}
+        spec: dict[str, Any] = {
+            "backend": {"type": kinds[name]},
+            "workload": {"selector": {"matchLabels": {"app": name}}, "interception": {"port": {"name": "http"}}},
+            "gpu": {"exporter": "Auto"},
+        }
+        item = {"metadata": {"name": name, "namespace": "models"}, "spec": spec}
+    item["metadata"] |= {"uid": "u", "generation": 1}
+    made = parse(LLMService, item)
+    return Params(made, settings or Settings(), capabilities or Capabilities(), objectives.of_service(made))
+
+
+def model(name: str) -> dict[str, Any]:
+    built = overview.build() if name == "overview" else service.build(params(name))
+    found: dict[str, Any] = json.loads(to_json(built))
+    return found
+
+
+def panels(found: dict[str, Any]) -> list[dict[str, Any]]:
+    return [panel for panel in found["panels"] if panel["type"] != "row"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_grafanas_own_types_read_it(name: str) -> None:
+    found = model(name)
+    again = json.loads(to_json(Dashboard.from_json(found)))
+    assert again == found
+    assert not {panel["type"] for panel in found["panels"]} & DEPRECATED
+    variables = {item["name"]: item for item in found["templating"]["list"]}
+    assert variables["datasource"]["type"] == "datasource"
+    assert variables["datasource"]["query"] == "prometheus"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_panel_explains_itself(name: str) -> None:
+    found = model(name)
+    ids = [panel["id"] for panel in found["panels"]]
+    assert len(ids) == len(set(ids)), "two panels with one id"
+    titles = [panel["title"] for panel in panels(found)]
+    assert len(titles) == len(set(titles)), "two panels with one title"
+    for panel in panels(found):
+        assert panel["description"].endswith("."), panel["title"]
+        assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
+        assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+        assert panel["targets"], panel["title"]
+        for target in panel["targets"]:
+            assert target["datasource"]["uid"] == "${datasource}"
+    boxes = [panel["gridPos"] for panel in found["panels"]]
+    assert all(box["x"] + box["w"] <= 24 for box in boxes)
+    for index, one in enumerate(boxes):
+        for other in boxes[index + 1 :]:
+            apart = (
+                one["x"] + one["w"] <= other["x"]
+                or other["x"] + other["w"] <= one["x"]
+                or one["y"] + one["h"] <= other["y"]
+                or other["y"] + other["h"] <= one["y"]
+            )
+            assert apart, (one, other)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_query_parses(name: str, tmp_path: Path) -> None:
+    queries = [target["expr"] for panel in panels(model(name)) for target in panel["targets"]]
+    assert queries
+    rules = [
+        {"record": f"query:{index}", "expr": re.sub(r"\$__rate_interval", "5m", query).replace("$namespace", ".*")}
+        for index, query in enumerate(queries)
+    ]
+    file = tmp_path / "queries.yaml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": rules}]}), encoding="utf-8")
+    done = subprocess.run(
+        [packages.promtool_path(), "check", "rules", "--lint=none", str(file)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_a_service_does_not_have_has_no_row() -> None:
+    def rows(name: str) -> list[str]:
+        return [panel["title"] for panel in model(name)["panels"] if panel["type"] == "row"]
+
+    assert rows("support-bot") == ["Health", "Latency", "Tokens and cost", "Errors", "The proxy itself"]
+    assert rows("chat-gpu") == [
+        "Health",
+        "Latency",
+        "Tokens and cost",
+        "Errors",
+        "Engine (VLLM)",
+        "GPUs",
+        "The proxy itself",
+    ]
+    assert "KV cache" not in [panel["title"] for panel in panels(model("tgi"))]
+
+
+def test_delivered_as_the_settings_say() -> None:
+    def kinds(settings: Settings, capabilities: Capabilities) -> dict[str, dict[str, Any]]:
+        found = build(params("chat", settings, capabilities))
+        found += build_cluster(ClusterParams((), settings, capabilities))
+        return {item["metadata"]["name"]: item for item in found if "dashboard" in item["metadata"]["name"]}
+
+    plain = kinds(Settings(), Capabilities(grafana_dashboards=True))
+    assert {item["kind"] for item in plain.values()} == {"ConfigMap"}
+    assert set(plain) == {"llmwarden-dashboard-chat", "llmwarden-dashboard-overview"}
+    assert all(item["metadata"]["annotations"]["grafana_folder"] == "LLM Warden" for item in plain.values())
+    by_operator = kinds(Settings(grafana_delivery="GrafanaDashboard"), Capabilities(grafana_dashboards=True))
+    assert {item["kind"] for item in by_operator.values()} == {"GrafanaDashboard"}
+    for item in by_operator.values():
+        assert item["spec"]["folder"] == "LLM Warden"
+        assert item["spec"]["instanceSelector"] == {"matchLabels": {"dashboards": "grafana"}}
+        assert json.loads(item["spec"]["json"])["uid"].startswith("llmwarden-")
+    # The Grafana Operator is not there (yet): nothing is written, nothing fails.
+    assert kinds(Settings(grafana_delivery="GrafanaDashboard"), Capabilities()) == {}
