@@ -76,6 +76,7 @@ class Answer(msgspec.Struct):
     error: str = ""
     malformed: int = 0
     done: bool = False  # the last event came: the call can be settled before it goes on
+    text: bytes = b""  # the last event's, a JSON string, where nothing else in that event means anything
     deferred: str = ""  # the id under which this answer's usage can be asked for later (a background response)
 
     def content(self, size: int, now: float) -> None:
@@ -89,6 +90,15 @@ class Answer(msgspec.Struct):
         self.last_content = now
         self.pieces += 1
         self.content_bytes += size
+
+    def texts(self, count: int, size: int, now: float) -> None:
+        """Note pieces of text that came at once; `size` without their quotes."""
+        self.content(size + 2 * count, now)
+        if count > 1:
+            if not self.gaps:
+                self.gaps = [0] * _GAPS
+            self.gaps[0] += count - 1
+            self.pieces += count - 1
 
     def tool_call(self, name: str) -> None:
         """Note a tool call's id."""

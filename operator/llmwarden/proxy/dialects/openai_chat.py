@@ -175,6 +175,7 @@ class Chat(openai_shared.Endpoint):
 
     def event(self, answer: Answer, payload: bytes, now: float) -> Event:  # noqa: C901 - one pass over the event, once per chunk
         """Note content, usage, finish reasons, errors."""
+        answer.text = b""
         if payload == _DONE:
             answer.done = True
             return Event.KEEP
@@ -192,6 +193,12 @@ class Chat(openai_shared.Endpoint):
             if size:
                 answer.content(size, now)
                 if delta is not None:
+                    if size == len(text := bytes(delta.content)) and len(message.choices or ()) == 1:
+                        answer.text = (
+                            text
+                            if not (choice.finish_reason or message.error or message.usage or message.x_groq)
+                            else b""
+                        )
                     _note_tool_calls(answer, delta)
             if choice.finish_reason:
                 answer.finish_reasons.append(choice.finish_reason[:NAME_LENGTH])

@@ -22,6 +22,11 @@ class Splitter:
         self._scanned = 0
         self._skipping = False  # inside an event that is larger than the cap
 
+    @property
+    def held(self) -> bool:
+        """Whether there is the beginning of an event."""
+        return bool(self._carry) or self._skipping
+
     def feed(self, data: bytes) -> list[tuple[bytes, bytes | None]]:
         """Events with their blank line, each with its payload: None for a comment, and for pieces of one that is too large."""
         carry = self._carry

@@ -1,0 +1,79 @@
+"""Events that differ from the one before in their text only, which most events of a stream do: recognised without decoding them.
+
+Two JSON objects that have the same bytes before and after one string, and a plain string (no quote, no escape, no control character) in
+its place, mean the same but for that string. So the event that was decoded says what the others mean, and they need only be compared.
+"""
+
+import re
+from typing import Final
+
+_TEXT: Final = re.compile(rb'[^"\\\x00-\x1f]+')
+_FILLER: Final = b'"obfuscation":"'  # OpenAI's padding, as random as the text
+
+
+class Shape:
+    """What surrounds the text. `kept` is what of the rest goes on to a client that did not ask for usage."""
+
+    __slots__ = ("_filler", "_kept", "_prefix", "_same", "_start", "_suffix", "_tail")
+
+    def __init__(self, prefix: bytes, suffix: bytes, tail: bytes, kept: bytes) -> None:
+        self._prefix = prefix
+        self._start = len(prefix)
+        self._suffix = suffix
+        self._filler = bool(tail)
+        self._tail = tail
+        self._kept = kept
+        self._same = kept == suffix
+
+    def take(self, data: bytes) -> tuple[int, int, int, bytes]:
+        """Whole events of this shape at the beginning: how many, their texts' bytes, where they end, and what goes on of them."""
+        prefix, start, suffix, kept, same = self._prefix, self._start, self._suffix, self._kept, self._same
+        at = count = size = 0
+        end = len(data)
+        out: list[bytes] = []
+        while at < end and data.startswith(prefix, at):
+            found = _TEXT.match(data, at + start)
+            if found is None:
+                break
+            stop = found.end()
+            if not data.startswith(suffix, stop):
+                break
+            after = stop + len(suffix)
+            if self._filler:
+                filler = _TEXT.match(data, after)
+                if filler is None or not data.startswith(self._tail, filler.end()):
+                    break
+                after = filler.end() + len(self._tail)
+            if not same:
+                out += (data[at:stop], kept, data[stop + len(suffix) : after])
+            count += 1
+            size += stop - at - start
+            at = after
+        return count, size, at, data[:at] if same else b"".join(out)
+
+
+def learn(event: bytes, text: bytes, kept: bytes) -> Shape | None:
+    """The shape of a whole event with this text (a JSON string with its quotes, found as the value of "content"); None where it has none.
+
+    `kept` is the event as it goes on to the client.
+    """
+    inner = text[1:-1]
+    if not _TEXT.fullmatch(inner):
+        return None
+    key = b'"content":' + text
+    at = event.find(key)
+    if at < 0 or event.find(b'"content":', at + 1) >= 0 or event.find(b'"content":') != at:
+        return None  # not beyond doubt which of them it is
+    start = at + len(key) - len(inner) - 1
+    prefix, rest = event[:start], event[start + len(inner) :]
+    if not kept.startswith(prefix + inner):
+        return None
+    kept = kept[len(prefix) + len(inner) :]
+    filler = rest.find(_FILLER)
+    if filler < 0:
+        return Shape(prefix, rest, b"", kept)
+    filler += len(_FILLER)
+    found = _TEXT.match(rest, filler)
+    if found is None or not kept.endswith(rest[filler:]):
+        return None
+    return Shape(prefix, rest[:filler], rest[found.end() :], kept[: len(kept) - len(rest) + filler])
