@@ -18,9 +18,10 @@ from typing import Final
 from urllib.parse import unquote
 
 import msgspec
+from prometheus_client import Gauge
 
 from llmwarden import names
-from llmwarden.proxy import settle, spans
+from llmwarden.proxy import estimate, settle, signals, spans
 from llmwarden.proxy.clock import LedgerClock
 from llmwarden.proxy.credentials import Credentials
 from llmwarden.proxy.dialects import ordered
@@ -33,7 +34,7 @@ from llmwarden.proxy.prices import Known, PriceBook
 from llmwarden.proxy.seam import Decision, Forward, Header, Refusal, Request
 from llmwarden.proxy.settings import Identity, Limits, Route, parse_origin
 from llmwarden.proxy.telemetry import Metrics
-from llmwarden.wire import Config, ServiceConfig, Tokens
+from llmwarden.wire import Config, Labels, ServiceConfig, Tokens
 
 # Until the ledger has said how a service's provider is called: the same names (domain/upstream.py); others are the type in lower case.
 _PROVIDERS: Final = {
@@ -47,11 +48,16 @@ _PROVIDERS: Final = {
     "LlamaCpp": "llama_cpp",
     "OpenAICompatible": "openai_compatible",
 }
-_REPLACED: Final = frozenset({b"accept-encoding", b"traceparent"})
+_REPLACED: Final = signals.LABEL_HEADERS | {b"accept-encoding", b"traceparent"}
+_QUEUE_HEADER: Final = b"x-queue-time"  # TGI, in milliseconds
+_DEFERRED: Final = 1000  # answers under way in the background that are remembered
+_ALIASES: Final = 256  # deployments whose model is known
 _PATHS: Final = 256  # targets whose meaning is remembered
 _WHOLE_CAP: Final = 16 * 1024 * 1024  # bytes of an answer that are kept to be understood at its end
 _PROGRESS_SECONDS: Final = 1.0  # how often a stream's progress goes into the journal
 _OK: Final = 200
+_NO_LABELS: Final = Labels()
+_NO_PROMPT: Final = estimate.Prompt()
 _LEASE_SECONDS: Final = 2.0  # a call waits for a lease no longer
 
 
@@ -84,6 +90,8 @@ class Shared:
         self.exporter = exporter
         self.ask: Callable[[str, str], Awaitable[None]] | None = None
         self.ask_soon: Callable[[str, str], None] | None = None
+        self.labels = signals.LabelBook()
+        self.retries = signals.Retries()
         self.more: Callable[[Short, float], Awaitable[None]] | None = None
 
 
@@ -105,6 +113,9 @@ class MeteredService:
             route.credential_file, route.backend, metrics.credential_errors.labels(route.service).inc
         )
         self._found: dict[bytes, tuple[Match, Dialect] | None] = {}
+        self._limits: dict[tuple[str, str, bool], Gauge] = {}
+        self.deferred: dict[str, Deferred] = {}
+        self.aliases: dict[str, str] = {}  # the model that answers under a deployment's name
 
     def open(self, request: Request) -> "MeteredCall | None":
         """A call when the request goes to an endpoint that some dialect knows."""
@@ -116,7 +127,7 @@ class MeteredService:
             reason = "upgrade"
         else:
             found = self._find(request)
-            if found is not None and not found[0].poll:
+            if found is not None and (not found[0].poll or found[0].poll in self.deferred):
                 self.in_flight.inc()
                 return MeteredCall(self, request, *found, service)
             reason = "path" if request.method == b"POST" else "method"
@@ -132,12 +143,38 @@ class MeteredService:
         self.shared.metrics.limited.labels(self.name, reason).inc()
 
     def credentials(self) -> tuple[frozenset[bytes], bytes]:
-        """The provider's key, when we hold it."""
-        return self._credentials.headers()
+        """The provider's key, when we hold it; headers that are for us go no further."""
+        drop, line = self._credentials.headers()
+        return drop | signals.LABEL_HEADERS, line
 
     def error_body(self, status: int, code: str, message: str) -> bytes:
         """An error of ours, in the backend's own shape, that says whose it is."""
         return self.dialects[0].error_body(status, code, f"LLM Warden: {message}")
+
+    def defer(self, name: str, call: "MeteredCall") -> None:
+        """Remember a call whose usage is told by a later answer."""
+        if len(self.deferred) >= _DEFERRED:
+            del self.deferred[next(iter(self.deferred))]
+            self.spliced("background")
+        self.deferred[name] = Deferred(call.model, call.asked, call.labels)
+
+    def alias(self, deployment: str, model: str) -> None:
+        """Remember which model answers under a name."""
+        if deployment in self.aliases or len(self.aliases) < _ALIASES:
+            self.aliases[deployment] = model
+
+    def limit(self, model: str, limit: signals.Limit, value: bytes) -> None:
+        """Show what the upstream says of a rate limit."""
+        number = signals.limit_value(limit, value, time.time())
+        if number is None:
+            return
+        metrics = self.shared.metrics
+        key = (metrics.capped(model), limit.what, limit.reset)
+        gauge = self._limits.get(key)
+        if gauge is None:
+            family = metrics.limit_reset if limit.reset else metrics.limit_remaining
+            gauge = self._limits[key] = family.labels(self.name, *key[:2])
+        gauge.set(number)
 
     def _find(self, request: Request) -> tuple[Match, Dialect] | None:
         post = request.method == b"POST"
@@ -172,10 +209,19 @@ def normalise(target: bytes) -> str:
     return posixpath.normpath("/" + unquote(path.decode("latin-1")).lstrip("/"))
 
 
+class Deferred(msgspec.Struct, frozen=True):
+    """A call that was answered before it was done."""
+
+    model: str
+    asked: Asked
+    labels: Labels
+
+
 class MeteredCall:
     """`seam.Call`: one measured request. The configuration is that of its beginning, whatever comes meanwhile."""
 
     __slots__ = (
+        "_heads",
         "_hides",
         "_opaque",
         "_progress_at",
@@ -189,13 +235,18 @@ class MeteredCall:
         "answer",
         "asked",
         "body_bytes",
+        "body_key",
         "budget",
         "config",
         "dialect",
         "held",
+        "labels",
         "match",
         "model",
         "number",
+        "output_estimate",
+        "prompt",
+        "retry",
         "service",
         "started",
         "status",
@@ -210,14 +261,16 @@ class MeteredCall:
         self.dialect = dialect
         self.config = config
         self.started = request.started
-        traceparent = b""
-        for low, _, value in request.headers:
-            if low == b"traceparent":
-                traceparent = value
-        self.trace = spans.begin(traceparent, config.sample_percent if config is not None else 100.0)
+        self._heads = heads = signals.read(request.headers)
+        self.trace = spans.begin(heads.get(b"traceparent", b""), config.sample_percent if config is not None else 100.0)
+        self.labels = service.shared.labels.of(heads, config.labels if config is not None else _NO_LABELS)
+        self.retry = ""
         self.asked = Asked()
         self.answer = Answer()
         self.body_bytes = 0
+        self.body_key = 0
+        self.prompt = _NO_PROMPT
+        self.output_estimate: int | None = None  # of a whole answer without usage
         self.model = ""  # as sent upstream
         self.budget = ""  # that made us change the model, or refused
         self.status = 0
@@ -238,8 +291,12 @@ class MeteredCall:
 
     def admit(self, body: bytes | None) -> Decision | Awaitable[Decision]:
         """Read the request, resolve its price, ask the gate; waits only where a budget needs a price or a lease that is not there."""
+        if self.match.poll:
+            return self._poll()
         asked = self.match.api.read_request(body, self.match) if body is not None else None
         self.body_bytes = len(body) if body is not None else self._request.length or 0
+        self.body_key = signals.body_key(self._request.target, body or b"")
+        self.retry = self.service.shared.retries.seen(self._heads, self.body_key, self.started)
         if asked is None:
             self._opaque = True
             self.model = self.asked.model = self.match.model
@@ -247,6 +304,7 @@ class MeteredCall:
         else:
             self.asked = asked
             self.model = asked.model
+            self.prompt = estimate.prompt(body or b"", asked.input_bytes)
         self.price()  # asks for it when it is not there: by the call's end it is
         outcome = self._check(asked=False)
         if isinstance(outcome, Allowed | Denied):
@@ -274,6 +332,13 @@ class MeteredCall:
             last = shared.more is None or loop.time() >= deadline
             found = self._check(asked=asked, last=last)
 
+    def _poll(self) -> Decision:
+        """A question for an answer that was admitted when it was begun."""
+        begun = self.service.deferred.get(self.match.poll)
+        if begun is not None:
+            self.model, self.asked, self.labels = begun.model, begun.asked, begun.labels
+        return Forward()
+
     def head(self, request: Request) -> tuple[frozenset[bytes], list[bytes]]:  # noqa: ARG002 - the seam's signature
         """Ask for an answer that can be read, and continue the trace."""
         return _REPLACED, [b"Accept-Encoding: identity\r\ntraceparent: ", self.trace.header(), b"\r\n"]
@@ -287,13 +352,17 @@ class MeteredCall:
         for low, _, value in headers:
             if low == b"content-type":
                 framing = self.match.api.framing(value.lower(), self.asked)
-            elif low == b"content-encoding" and value.strip().lower() not in {b"", b"identity"}:
-                self._unread = True
+            elif low == b"content-encoding":
+                self._unread = value.strip().lower() not in {b"", b"identity"}
+            elif (limit := signals.RATE_LIMITS.get(low)) is not None:
+                self.service.limit(self.model, limit, value)
+            elif low == _QUEUE_HEADER and value.isdigit():
+                self.answer.queue_seconds = int(value[:9]) / 1000
         if framing is not None and not self._unread:
             self._splitter = SPLITTERS[framing]()
-            if status == _OK:
+            if status == _OK and not self.match.poll:
                 self._hides = self._usage_added
-                read = settle.input_estimate(self)
+                read = settle.rough_input(self)
                 self.number = self.service.shared.journal.open(self.key(self.row_model(), read, ""), Tokens(input=read))
                 self._progress_at = time.perf_counter() + _PROGRESS_SECONDS
         return self._hides
@@ -334,6 +403,10 @@ class MeteredCall:
         self._settle(error, status)
         return held
 
+    def error_body(self, status: int, code: str, message: str) -> bytes:
+        """An error of ours, in the dialect's shape, that says whose it is."""
+        return self.dialect.error_body(status, code, f"LLM Warden: {message}")
+
     def _keep(self, data: bytes) -> None:
         """Keep an answer that is read at its end."""
         if self._unread:
@@ -352,7 +425,12 @@ class MeteredCall:
         return (self.config.provider if self.config is not None else "") or self.service.fallback_provider
 
     def row_model(self) -> str:
-        """The model that is charged: the one that was asked for, as the price was resolved by it."""
+        """The model that is charged: the one that was asked for, as the price was resolved by it.
+
+        A deployment's name is no model's: unless it has a price of its own, what answers under it is charged.
+        """
+        if self.match.alias and not self._has_price(self.model):
+            return self.answer.model or self.service.aliases.get(self.model) or self.model
         return self.model or self.answer.model
 
     def key(self, model: str, tokens_in: int, tier: str) -> Key:
@@ -376,13 +454,28 @@ class MeteredCall:
         """The price, asked for in the background where it is not known or not fresh."""
         if not self.model:
             return None
-        known = self._fresh(self.model)
+        if self.match.alias:
+            self._known(self.model)
+        return self._known(self.row_model())
+
+    def _known(self, model: str) -> Known | None:
+        known = self._fresh(model)
         if known is None:
             shared = self.service.shared
             if shared.ask_soon is not None:
-                shared.ask_soon(self.service.name, self.model)
-            known = shared.prices.last(self.service.name, self.model)
+                shared.ask_soon(self.service.name, model)
+            known = shared.prices.last(self.service.name, model)
         return known
+
+    def _has_price(self, model: str) -> bool:
+        known = self._fresh(model) or self.service.shared.prices.last(self.service.name, model)
+        return known is not None and known.price_id is not None
+
+    def _priced_as(self, model: str) -> str:
+        """The model by whose price another one is judged beforehand: what answers under a deployment's name, once it is known."""
+        if self.match.alias and not self._has_price(model):
+            return self.service.aliases.get(model, model)
+        return model
 
     def _fresh(self, model: str) -> Known | None:
         generation = self.config.price_generation if self.config is not None else ""
@@ -390,6 +483,7 @@ class MeteredCall:
 
     def _priced(self, model: str) -> bool | None:
         """Whether a model has a price. That it had none is not believed once prices have changed."""
+        model = self._priced_as(model)
         known = self._fresh(model)
         if known is not None:
             return known.price_id is not None
@@ -401,7 +495,7 @@ class MeteredCall:
     def _bound(self, model: str) -> Bound:
         """What the call can use at most, by this model; see the module."""
         shared, asked = self.service.shared, self.asked
-        known = shared.prices.last(self.service.name, model)
+        known = shared.prices.last(self.service.name, self._priced_as(model))
         window = known.window if known is not None else 0
         tokens_in, tokens_out = self.body_bytes, 0
         if asked.unbounded:
@@ -487,9 +581,21 @@ class MeteredCall:
             return
         self._settled = True
         self.service.in_flight.dec()
+        answer = self.answer
         if self._whole and not error:
-            self.match.api.whole(self.answer, b"".join(self._whole))
+            body = b"".join(self._whole)
             self._whole.clear()
+            self.match.api.whole(answer, body)
+            if answer.usage is None and not answer.error:
+                self.output_estimate = estimate.prompt(body, answer.content_bytes).tokens()
+        if self.match.alias and answer.model:
+            self.service.alias(self.model, answer.model)
+        deferred = self.service.deferred
+        if self.match.poll:
+            if answer.usage is None or answer.deferred or deferred.pop(self.match.poll, None) is None:
+                return  # not done yet, or charged by another question
+        elif answer.deferred and answer.usage is None:
+            self.service.defer(answer.deferred, self)
         settle.settle(self, error, status)
 
 

@@ -3,10 +3,12 @@
 import time
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from llmwarden.proxy import record
 from llmwarden.proxy.journal import Entry
 from llmwarden.proxy.record import Record
-from llmwarden.wire import Labels, Tokens
+from llmwarden.wire import Tokens
 
 if TYPE_CHECKING:
     from llmwarden.proxy.calls import MeteredCall
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 _ERROR: Final = 400  # HTTP statuses from here on are errors
 _GONE: Final = 499  # nginx's number for a client that went away
 _BYTES_PER_TOKEN: Final = 4  # OpenAI's rule of thumb for English; used only where no usage came, and labelled so
+_FEW: Final = 2
 
 
 def refuse(call: "MeteredCall", code: str, status: int) -> None:
@@ -32,12 +35,18 @@ def refuse(call: "MeteredCall", code: str, status: int) -> None:
         model=call.model,
         stream=call.asked.stream,
         max_tokens=call.asked.max_tokens,
+        conversation=call.asked.conversation,
+        prefixes=call.asked.prefixes,
+        labels=call.labels,
+        retry=call.retry,
         budget=call.budget,
         refused=True,
     )
     metrics = shared.metrics
+    if refused.retry:
+        metrics.retried.labels(refused.service, refused.retry).inc()
     metrics.refused.labels(refused.service, refused.budget).inc()
-    metrics.series(refused.service, refused.provider, refused.operation, refused.asked_model, "").refused(code)
+    metrics.series(refused.service, refused.provider, refused.operation, refused.asked_model, "").refused(code, status)
     _emit(call, refused)
 
 
@@ -66,6 +75,10 @@ def settle(call: "MeteredCall", error: str, status: int | None) -> None:
     shared.gate.charge(call.config, finished.picodollars or 0, tokens.input + tokens.output, call.held)
     call.held = ()
     metrics = shared.metrics
+    if finished.retry:
+        metrics.retried.labels(finished.service, finished.retry).inc()
+    if finished.error:
+        shared.retries.failed(call.body_key, time.perf_counter())
     if finished.estimated:
         metrics.estimated.labels(finished.service).inc()
     if finished.malformed:
@@ -87,6 +100,9 @@ def _record(call: "MeteredCall", error: str, status: int) -> Record:
     picodollars = known.cost(tokens, answer.tier) if known is not None else None
     if picodollars is None and not (tokens.input or tokens.output):
         picodollars = 0
+    duration = time.perf_counter() - call.started
+    first_token = answer.first_content - call.started if answer.pieces else None
+    used = tokens.input + tokens.output
     return Record(
         service=call.service.name,
         provider=call.provider(),
@@ -95,7 +111,7 @@ def _record(call: "MeteredCall", error: str, status: int) -> Record:
         ended=time.time_ns(),
         status=status,
         error=error,
-        duration=time.perf_counter() - call.started,
+        duration=duration,
         asked_model=asked.model,
         model=call.row_model(),
         answered_model=answer.model,
@@ -104,10 +120,12 @@ def _record(call: "MeteredCall", error: str, status: int) -> Record:
         tier=answer.tier,
         price_id=known.price_id if known is not None else None,
         picodollars=picodollars,
-        first_token=answer.first_content - call.started if answer.pieces else None,
+        context_share=used / known.window if used and known is not None and known.window else None,
+        first_token=first_token,
         per_token=_per_token(call, tokens),
         gaps=tuple(answer.gaps),
         gaps_sum=answer.last_content - answer.first_content,
+        tokens_per_second=_rate(tokens, duration - (first_token or 0.0)),
         queue_seconds=answer.queue_seconds,
         stream=asked.stream,
         choices=asked.choices,
@@ -117,11 +135,13 @@ def _record(call: "MeteredCall", error: str, status: int) -> Record:
         seed=asked.seed,
         conversation=asked.conversation,
         prefixes=asked.prefixes,
-        labels=call.config.labels if call.config is not None else Labels(),
+        labels=call.labels,
+        retry=call.retry,
         response_id=answer.id,
         finish_reasons=tuple(answer.finish_reasons),
         tool_call_ids=tuple(answer.tool_call_ids),
         malformed=answer.malformed,
+        deferred=bool(answer.deferred),
         budget=call.budget,
     )
 
@@ -129,17 +149,31 @@ def _record(call: "MeteredCall", error: str, status: int) -> Record:
 def _tokens(call: "MeteredCall", status: int, error: str) -> tuple[Tokens, bool]:
     """What to charge, and whether it is an estimate: only for what was produced, or answered without usage."""
     answer = call.answer
-    if answer.usage is not None:
-        return answer.usage, False
-    if status >= _ERROR or (error and not answer.pieces):
+    usage = answer.usage
+    if usage is not None and not answer.partial:
+        return usage, False
+    if usage is not None:
+        return msgspec.structs.replace(usage, output=max(usage.output, _output(call))), True
+    if status >= _ERROR or (error and not answer.pieces) or answer.deferred:
         return Tokens(), False
-    output = answer.pieces or -(-answer.content_bytes // _BYTES_PER_TOKEN)
-    return Tokens(input=input_estimate(call), output=output), True
+    output = call.output_estimate if call.output_estimate is not None else _output(call)
+    return Tokens(input=call.prompt.tokens(), output=output), True
 
 
-def input_estimate(call: "MeteredCall") -> int:
-    """Tokens of a request's text, near enough."""
+def _output(call: "MeteredCall") -> int:
+    """Tokens of a stream's content so far: one per piece at least, but some servers send several in one. Each piece has two quotes."""
+    answer = call.answer
+    return max(answer.pieces, (answer.content_bytes - 2 * answer.pieces) // _BYTES_PER_TOKEN)
+
+
+def rough_input(call: "MeteredCall") -> int:
+    """Tokens of a request's text, roughly and cheaply."""
     return -(-call.asked.input_bytes // _BYTES_PER_TOKEN)
+
+
+def _rate(tokens: Tokens, seconds: float) -> float | None:
+    """Output tokens per second; None for too few to tell."""
+    return tokens.output / seconds if tokens.output >= _FEW and seconds > 0 else None
 
 
 def _per_token(call: "MeteredCall", tokens: Tokens) -> float | None:

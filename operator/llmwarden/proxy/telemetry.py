@@ -14,6 +14,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from llmwarden import names
 from llmwarden.proxy.record import Record
 from llmwarden.proxy.settings import Route
+from llmwarden.wire import Tokens
 
 OTHER: Final = "other"
 _ERRORS: Final = 50  # distinct error types per series
@@ -31,7 +32,22 @@ _KINDS: Final = ("input", "cached_input", "cache_write", "output", "reasoning")
 class Series:
     """Children of one combination of labels."""
 
-    __slots__ = ("_cost", "_durations", "_labels", "_metrics", "_requests", "_tokens", "_tpot", "_ttft", "_uncosted")
+    __slots__ = (
+        "_context",
+        "_cost",
+        "_durations",
+        "_gaps",
+        "_labels",
+        "_metrics",
+        "_queue",
+        "_rare",
+        "_rate",
+        "_requests",
+        "_tokens",
+        "_tpot",
+        "_ttft",
+        "_uncosted",
+    )
 
     def __init__(self, metrics: "Metrics", labels: tuple[str, ...]) -> None:
         self._metrics = metrics
@@ -39,17 +55,23 @@ class Series:
         self._durations: dict[str, Histogram] = {}
         self._requests: dict[tuple[int, str], Counter] = {}
         self._tokens: list[Counter] = [metrics.tokens.labels(*labels, kind) for kind in _KINDS]
+        self._rare: dict[str, Counter] = {}
+        # Made when first needed: most series never have all of them.
         self._ttft: Histogram | None = None
         self._tpot: Histogram | None = None
+        self._gaps: Histogram | None = None
+        self._rate: Histogram | None = None
+        self._queue: Histogram | None = None
+        self._context: Histogram | None = None
         self._cost: Counter = metrics.cost.labels(*labels)
         # From the first call on: nothing uncosted is known then, and a panel or a rule must be able to say so.
         self._uncosted: Counter = metrics.uncosted.labels(*labels)
 
-    def refused(self, error: str) -> None:
+    def refused(self, error: str, status: int) -> None:
         """Count a call that a budget refused: it has no duration of its own."""
-        self._request(429, error).inc()
+        self._request(status, error).inc()
 
-    def record(self, call: Record) -> None:  # noqa: C901 - a flat list of metrics
+    def record(self, call: Record) -> None:  # noqa: C901, PLR0912 - a flat list of metrics
         """Count a finished call."""
         exemplar = {"trace_id": call.trace.trace_id} if call.trace.sampled else None
         error = call.error
@@ -68,16 +90,47 @@ class Series:
             if self._tpot is None:
                 self._tpot = self._metrics.tpot.labels(*self._labels)
             self._tpot.observe(call.per_token)
+        if call.gaps:
+            if self._gaps is None:
+                self._gaps = self._metrics.gaps.labels(*self._labels)
+            add(self._gaps, call.gaps, call.gaps_sum)
+        self._seldom(call)
         tokens = call.tokens
         counts = (tokens.input, tokens.cached_input, tokens.cache_write, tokens.output, tokens.reasoning)
         for counter, count in zip(self._tokens, counts, strict=True):
             if count:
                 counter.inc(count)
+        if tokens.cache_write_1h or tokens.input_audio or tokens.output_audio:
+            self._count_rare(tokens)
         if call.picodollars is not None:
             if call.picodollars > 0:
                 self._cost.inc(call.picodollars / names.PICODOLLARS)
         elif tokens.input or tokens.output:
             self._uncosted.inc(tokens.input + tokens.output)
+
+    def _seldom(self, call: Record) -> None:
+        """What not every call has."""
+        if call.tokens_per_second is not None:
+            if self._rate is None:
+                self._rate = self._metrics.rate.labels(*self._labels)
+            self._rate.observe(call.tokens_per_second)
+        if call.context_share is not None:
+            if self._context is None:
+                self._context = self._metrics.context.labels(*self._labels)
+            self._context.observe(call.context_share)
+        if call.queue_seconds is not None:
+            if self._queue is None:
+                self._queue = self._metrics.queue.labels(*self._labels)
+            self._queue.observe(call.queue_seconds)
+
+    def _count_rare(self, tokens: Tokens) -> None:
+        for kind in ("cache_write_1h", "input_audio", "output_audio"):
+            count = getattr(tokens, kind)
+            if count:
+                counter = self._rare.get(kind)
+                if counter is None:
+                    counter = self._rare[kind] = self._metrics.tokens.labels(*self._labels, kind)
+                counter.inc(count)
 
     def _request(self, status: int, error: str) -> Counter:
         counter = self._requests.get((status, error))
@@ -85,6 +138,14 @@ class Series:
             counter = self._metrics.requests.labels(*self._labels, str(status), error)
             self._requests[status, error] = counter
         return counter
+
+
+def add(histogram: Histogram, counts: Iterable[int], total: float) -> None:
+    """Add observations that were counted by bucket; what `observe` does, once for many."""
+    for bucket, count in zip(histogram._buckets, counts, strict=True):  # noqa: SLF001 - the library has no way to add counts
+        if count:
+            bucket.inc(count)
+    histogram._sum.inc(total)  # noqa: SLF001 - the same
 
 
 class Metrics:
@@ -119,6 +180,47 @@ class Metrics:
             _CALL_LABELS,
             names.TPOT_BOUNDS,
             [bound for item in thresholds for bound in item.tpot],
+        )
+        self.gaps = self._histogram(
+            names.METRIC_CHUNK_TIME,
+            "Time between two pieces of a stream's content",
+            _CALL_LABELS,
+            names.TPOT_BOUNDS,
+            (),
+        )
+        self.rate = self._histogram(
+            names.METRIC_OUTPUT_RATE,
+            "Output tokens per second: of a stream from its first content on, of a whole answer over all its time",
+            _CALL_LABELS,
+            names.OUTPUT_RATE_BOUNDS,
+            (),
+        )
+        self.queue = self._histogram(
+            names.METRIC_QUEUE,
+            "Time in the upstream's queue, where its answer says so",
+            _CALL_LABELS,
+            names.QUEUE_BOUNDS,
+            (),
+        )
+        self.context = self._histogram(
+            names.METRIC_CONTEXT,
+            "Share of the model's context window that a call's input and output took, where the window is known",
+            _CALL_LABELS,
+            names.CONTEXT_BOUNDS,
+            (),
+        )
+        self.retried = self._counter(
+            names.METRIC_RETRIED, "Calls that were seen to be retries, by what showed it", (*service, "by")
+        )
+        limit = (*service, names.LABEL_M_REQUEST_MODEL, "limit")
+        self.limit_remaining = Gauge(
+            names.METRIC_LIMIT_REMAINING,
+            "What the upstream's last answer left of a rate limit",
+            limit,
+            registry=self.registry,
+        )
+        self.limit_reset = Gauge(
+            names.METRIC_LIMIT_RESET, "When a rate limit of the upstream is whole again", limit, registry=self.registry
         )
         self.tokens = self._counter(
             names.METRIC_TOKENS,

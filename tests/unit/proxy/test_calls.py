@@ -69,7 +69,7 @@ def test_a_backend_that_might_refuse_it_is_not_asked_for_usage(tmp_path: Path, b
     assert stream(call, [data]) == data
     [row] = rows(metered)
     assert row.estimated == 1
-    assert row.tokens.output == 2  # two events with content
+    assert row.tokens.output == 12  # of 50 bytes of content in two events
     assert row.tokens.input == 5  # the text, and what a message costs by itself
     assert value(metered, "llmwarden_estimated_requests_total") == 1
 

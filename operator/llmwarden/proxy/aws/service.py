@@ -158,6 +158,11 @@ class SignedCall:
         """The answer broke."""
         return self._call.fail(error, status) if self._call is not None else b""
 
+    def error_body(self, status: int, code: str, message: str) -> bytes:
+        """An error of ours, as the measured call's dialect words it."""
+        inner = self._call if self._call is not None else self._service
+        return inner.error_body(status, code, message)
+
 
 def _said_hash(headers: list[Header]) -> bytes | None:
     for low, _, value in headers:
