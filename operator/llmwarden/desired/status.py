@@ -41,6 +41,7 @@ def build(
         latency=_latency(figures) if fresh else old.latency,
         errors=api.ErrorsStatus(rate_percent=_percent(figures.error_ratio)) if fresh else old.errors,
         throughput=_throughput(figures) if fresh else old.throughput,
+        objectives=_objectives(snapshot, old),
         engine=_engine(snapshot, old),
         workload=_workload(snapshot, old),
         enforcement=_enforcement(snapshot, held),
@@ -408,6 +409,28 @@ def _meets_objectives(snapshot: Snapshot) -> Verdict:
         unknown = [result.sentence for result in results if result.met is None]
         return "Unknown", "NotMeasured", f"{'; '.join(unknown)}."
     return "True", "Met", "Every objective is met."
+
+
+def _objectives(snapshot: Snapshot, old: api.LLMServiceStatus) -> tuple[api.ObjectiveStatus, ...]:
+    try:
+        wanted = objectives.of_service(snapshot.service)
+    except InvalidSpecError:
+        return ()
+    if not snapshot.prometheus.fresh and snapshot.prometheus.configured:
+        names = {objective.name for objective in wanted}
+        return tuple(item for item in old.objectives if item.name in names)
+    results = objectives.evaluate(wanted, _readings(snapshot, wanted))
+    states: dict[bool | None, Literal["Met", "Missed", "Unknown"]] = {True: "Met", False: "Missed", None: "Unknown"}
+    return tuple(
+        api.ObjectiveStatus(
+            name=result.name,
+            state=states[result.met],
+            measured=result.measured,
+            target=result.target,
+            error_budget_left_percent=result.budget_left_percent,
+        )
+        for result in results
+    )
 
 
 def _readings(snapshot: Snapshot, wanted: tuple[objectives.Objective, ...]) -> dict[str, objectives.Reading]:

@@ -1,5 +1,6 @@
 """Service level objectives: what a spec asks for, the histogram bounds that it needs, and whether it is met."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -68,11 +69,18 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Whether one objective is met; None is unknown. `sentence` says by what figures."""
+    """Whether one objective is met; None is unknown. `sentence` says by what figures.
+
+    `measured` and `target` are decimals in percent of calls, or in US dollars an hour; `budget_left_percent` is whole percent of the share of
+    calls that may be bad, rounded down, below zero where it is overspent, at least -10000.
+    """
 
     name: str
     met: bool | None
     sentence: str
+    measured: str | None = None
+    target: str | None = None
+    budget_left_percent: int | None = None
 
 
 def of_service(service: llmservice.LLMService) -> tuple[Objective, ...]:
@@ -111,6 +119,8 @@ def _evaluate(objective: Objective, reading: Reading) -> Result:
             objective.name,
             spent <= objective.picodollars_per_hour,
             f"{objective.name}: {money.human(spent)} spent in the last hour, of {money.human(objective.picodollars_per_hour)}",
+            measured=money.to_decimal(spent),
+            target=money.to_decimal(objective.picodollars_per_hour),
         )
     good = reading.good_percent
     if good is None:
@@ -125,7 +135,15 @@ def _evaluate(objective: Objective, reading: Reading) -> Result:
         objective.name,
         good >= objective.target_percent,
         f"{objective.name}: {shown:f} % {what}, of {objective.target_percent:f} % over {durations.human_whole(objective.window_seconds)}",
+        measured=f"{shown:f}",
+        target=f"{objective.target_percent:f}",
+        budget_left_percent=_budget_left(good, objective.target_percent),
     )
+
+
+def _budget_left(good: Decimal, target: Decimal) -> int:
+    left = 100 - (100 - good) * 100 / (100 - target)
+    return max(math.floor(left), -10000)
 
 
 def _objective(objective: llmservice.Objective) -> Objective:

@@ -105,3 +105,14 @@ def test_unknown_is_neither_met_nor_missed() -> None:
 def test_an_objective_that_can_never_work_is_a_sentence(wrong: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InvalidSpecError, match=f"objective .*: .*{sentence}"):
         objectives.of_service(service(wrong))
+
+
+@pytest.mark.parametrize(
+    ("good", "left"),
+    [("100", 100), ("99.5", 50), ("99", 0), ("98.999", -1), ("90", -900), ("0", -9900)],
+)
+def test_an_error_budget_is_what_is_left_of_the_calls_that_may_be_bad(good: str, left: int) -> None:
+    wanted = objectives.of_service(service({"name": "errors", "errors": {}, "targetPercent": "99", "window": "28d"}))
+    (result,) = objectives.evaluate(wanted, {"errors": Reading(good_percent=Decimal(good))})
+    assert result.budget_left_percent == left
+    assert result.target == "99"

@@ -474,6 +474,21 @@ class BudgetStatus(Model):
     """When it will be used up at the present rate; absent where that is not in the present window."""
 
 
+class ObjectiveStatus(Model):
+    """One objective, over its window."""
+
+    name: Short
+    """Its name."""
+    state: Literal["Met", "Missed", "Unknown"]
+    """Whether it is met."""
+    measured: Short | None = None
+    """The share of good calls in percent, or what was spent in the last hour in US dollars; decimal."""
+    target: Short | None = None
+    """What it must be, likewise."""
+    error_budget_left_percent: Annotated[int, Field(ge=-10000, le=100)] | None = None
+    """What is left of the share of calls that may be bad, in whole percent rounded down; below zero where it is overspent."""
+
+
 class UnmeteredPod(Model):
     """A selected pod whose calls are not measured."""
 
@@ -561,6 +576,10 @@ class LLMServiceStatus(Model):
         tuple[BudgetStatus, ...], Field(max_length=64, json_schema_extra=list_map("scope", "name")), first(64)
     ] = ()
     """Every budget that applies, shared ones included."""
+    objectives: Annotated[
+        tuple[ObjectiveStatus, ...], Field(max_length=16, json_schema_extra=list_map("name")), first(16)
+    ] = ()
+    """Each objective, and what is left of its error budget."""
     workload: WorkloadStatus | None = None
     """The selected pods."""
     enforcement: Literal["Enforced", "Advisory", "None"] | None = None

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, ConfigDict, Field
 
 from llmwarden.api.v1alpha1.common import (
+    ATOMIC,
     SET,
     BackendType,
     Conditions,
@@ -81,7 +82,8 @@ class PriceEntry(KindPrices):
         tuple[PriceVariant, ...],
         Field(
             max_length=16,
-            json_schema_extra=rules(
+            json_schema_extra=ATOMIC
+            | rules(
                 rule(
                     "self.all(v, self.exists_one(o, (has(o.tier) ? o.tier : '') == (has(v.tier) ? v.tier : '') && "
                     "(has(o.minInputTokens) ? o.minInputTokens : 0) == (has(v.minInputTokens) ? v.minInputTokens : 0)))",
