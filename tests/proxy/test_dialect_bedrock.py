@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import datetime as dt
 import json
+import ssl
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from botocore.config import Config
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError, EventStreamError
 
-from llmwarden import wire
+from llmwarden import pki, wire
 from tests.proxy.bedrock import SECRET, Bedrock, Identity, error, recorded, streamed
 from tests.proxy.fakes import BUDGET, PICO, Ledger, Proxy, Received, Server, accounted, post, running, talk
 
@@ -352,6 +354,43 @@ async def test_a_web_identity_is_used_and_renewed(tmp_path: Path) -> None:
             assert cloud.refused == 0
             assert all("x-amz-security-token" in request.headers for request in server.requests)
             await _shows_nothing_of(proxy, ["sEcReT", "tOkEn", "ASIAEXAMPLE", SECRET, KEY, "service-account-token"])
+    finally:
+        await sts.stop()
+
+
+async def test_an_authority_that_the_application_brought_holds_for_sts_too(tmp_path: Path) -> None:
+    cloud = Bedrock()
+    identity = Identity(cloud)
+    now = dt.datetime.now(dt.UTC)
+    ca = pki.make_ca(now)
+    leaf = pki.make_leaf(ca, ["localhost"], now)
+    pair, bundle, token = tmp_path / "sts.pem", tmp_path / "ca.pem", tmp_path / "web-token"
+    pair.write_text(leaf.certificate + leaf.key)
+    bundle.write_text(ca.certificate)
+    token.write_text("service-account-token")
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(pair)
+    sts = Server(identity)
+    await sts.start(tls)
+    environ = {
+        **NOWHERE,
+        "AWS_WEB_IDENTITY_TOKEN_FILE": str(token),
+        "AWS_ROLE_ARN": "arn:aws:iam::123456789012:role/bot",
+        "AWS_REGION": "eu-central-1",
+        "AWS_ENDPOINT_URL_STS": f"https://localhost:{sts.port}",
+    }
+    try:
+        async with bedrock(tmp_path, environ, contract={"caFile": str(bundle)}) as (_, server, proxy):
+            server.handler = cloud
+            await ask(proxy, lambda api: api.converse(modelId=NOVA, messages=MESSAGES))
+            assert cloud.refused == 0
+        async with bedrock(tmp_path, environ) as (_, _, proxy):
+            with pytest.raises(ClientError, match="SSLError"):
+                await ask(
+                    proxy,
+                    lambda api: api.converse(modelId=NOVA, messages=MESSAGES),
+                    retries={"total_max_attempts": 1},
+                )
     finally:
         await sts.stop()
 

@@ -76,7 +76,9 @@ class Proxy:
         dialects = found()
         self.endpoints = []
         for route in settings.routes:
-            service, limits = _service(route, MeteredService(route, dialects, self.shared), settings.limits)
+            service, limits = _service(
+                route, MeteredService(route, dialects, self.shared), settings.limits, settings.ca_file
+            )
             pool = Pool(parse_origin(route.upstream), settings.limits, tls, proxies)
             self.endpoints.append(Endpoint(route, service, pool, limits))
         self._listening = False
@@ -153,16 +155,18 @@ class Proxy:
                 self._journal_errors = self.journal.errors
 
 
-def _service(route: Route, metered: MeteredService, limits: Limits) -> tuple[Service, Limits]:
+def _service(route: Route, metered: MeteredService, limits: Limits, ca_file: str | None) -> tuple[Service, Limits]:
     """A route's service. Calls to Bedrock are signed over their host, and so signed again; their bodies are held whole for it."""
     if route.backend != "Bedrock":
         return metered, limits
-    from llmwarden.proxy.aws.service import BODY_BYTES, SignedService  # noqa: PLC0415 - no other route pays for it
+    from llmwarden.proxy.aws.keyring import Keyring  # noqa: PLC0415 - no other route pays for it
+    from llmwarden.proxy.aws.service import BODY_BYTES, SignedService  # noqa: PLC0415 - the same
 
     origin = parse_origin(route.upstream)
     failed = metered.shared.metrics.credential_errors.labels(route.service).inc
     host = origin.authority if route.mode == "Env" else ""
-    signed = SignedService(metered, host=host, prefix=origin.prefix.encode(), failed=failed)
+    ring = Keyring(failed, ca_file)
+    signed = SignedService(metered, ring, host=host, prefix=origin.prefix.encode())
     return signed, msgspec.structs.replace(limits, body_bytes=max(limits.body_bytes, BODY_BYTES))
 
 

@@ -5,11 +5,14 @@ would stand still, and 27 MiB that the proxy would keep for ever. Here it is pai
 """
 
 import json
+import os
 import sys
+from pathlib import Path
 from typing import Any, Final
 
 # Where the image has botocore: beside what the other processes import, not among it. Elsewhere it is found as any library.
 LIBRARIES: Final = "/opt/llmwarden/bedrock"
+CA_FILE: Final = "LLMWARDEN_CA_FILE"  # a variable: PEM to be trusted beside botocore's own authorities
 
 
 def resolve() -> dict[str, Any]:
@@ -20,10 +23,17 @@ def resolve() -> dict[str, Any]:
     if LIBRARIES not in sys.path:
         sys.path.insert(0, LIBRARIES)
     try:
-        import botocore.session  # noqa: PLC0415 - the point of this process
+        import botocore.httpsession  # noqa: PLC0415 - the point of this process
+        import botocore.session  # noqa: PLC0415 - the same
     except ImportError:
         return {"error": "botocore is not installed"}
     try:
+        if os.environ.get(CA_FILE):
+            # One file of both, in memory: the root file system is read-only.
+            file = os.memfd_create("authorities")
+            for path in (botocore.httpsession.get_cert_path(True), os.environ[CA_FILE]):  # noqa: FBT003 - botocore's signature
+                os.write(file, Path(path).read_bytes() + b"\n")
+            os.environ["AWS_CA_BUNDLE"] = f"/proc/self/fd/{file}"
         credentials = botocore.session.get_session().get_credentials()
         if credentials is None:
             return {"error": "none"}

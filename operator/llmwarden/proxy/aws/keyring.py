@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from llmwarden import names
+from llmwarden.proxy.aws.child import CA_FILE
 from llmwarden.proxy.aws.sigv4 import Keys
 
 _LOG: Final = logging.getLogger("llmwarden.proxy")
@@ -43,10 +44,11 @@ class NoKeysError(Exception):
 
 
 class Keyring:
-    """One pod's credentials. `failed` counts attempts that failed."""
+    """One pod's credentials. `failed` counts attempts that failed; `ca_file` is trusted beside the usual authorities."""
 
-    def __init__(self, failed: Callable[[], None]) -> None:
+    def __init__(self, failed: Callable[[], None], ca_file: str | None = None) -> None:
         self._failed = failed
+        self._ca_file = ca_file
         self._keys: Keys | None = None
         self._expires: float | None = None
         self._task: asyncio.Task[None] | None = None
@@ -90,7 +92,7 @@ class Keyring:
 
     async def _renew(self) -> None:
         try:
-            resolved = await _ask()
+            resolved = await _ask(self._ca_file)
         finally:
             self._task = None
         if not resolved.error:
@@ -113,8 +115,10 @@ class Keyring:
         _LOG.warning("%s", message)
 
 
-async def _ask() -> _Resolved:
+async def _ask(ca_file: str | None) -> _Resolved:
     environment = {name: value for name, value in os.environ.items() if name != names.PROXY_ENV}
+    if ca_file:
+        environment[CA_FILE] = ca_file
     try:
         process = await asyncio.create_subprocess_exec(
             *_CHILD,

@@ -7,7 +7,7 @@ A signature covers the body's hash, so every signed request is held until it is 
 import datetime as dt
 import hashlib
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import Final
 
 import msgspec
@@ -36,11 +36,11 @@ def refusal(status: int, kind: str, message: str) -> Refusal:
 class SignedService:
     """`seam.Service`. `host` is the Host header that is sent (the client's own where it is empty), `prefix` what comes before every path."""
 
-    def __init__(self, inner: Service, *, host: str, prefix: bytes, failed: Callable[[], None]) -> None:
+    def __init__(self, inner: Service, ring: Keyring, *, host: str, prefix: bytes) -> None:
         self.inner = inner
         self.host = host
         self.prefix = prefix
-        self.ring = Keyring(failed)
+        self.ring = ring
         self.signer = Signer()
         # These go straight through.
         self.spliced = inner.spliced
