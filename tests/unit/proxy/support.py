@@ -3,6 +3,8 @@
 import time
 from pathlib import Path
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from llmwarden import wire
 from llmwarden.proxy.calls import MeteredCall, MeteredService, Shared
 from llmwarden.proxy.dialects import found
@@ -47,7 +49,8 @@ def rows(metered: MeteredService) -> tuple[wire.Row, ...]:
 
 def value(metered: MeteredService, name: str, **labels: str) -> float:
     total = 0.0
-    for family in metered.shared.metrics.registry.collect():
+    text = metered.shared.metrics.expose("text/plain")[1].decode()
+    for family in text_string_to_metric_families(text):
         for sample in family.samples:
             if sample.name == name and labels.items() <= sample.labels.items():
                 total += sample.value
