@@ -138,10 +138,11 @@ class Client:
         *,
         body: object = None,
         content_type: str = JSON,
+        more_headers: Mapping[str, str] | None = None,
         limits: aiohttp.ClientTimeout,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send a request and hand out the answer, which is released at the end; raises for a status of 400 and more."""
-        headers = {"Accept": JSON, "Content-Type": content_type, "User-Agent": self._agent}
+        headers = {"Accept": JSON, "Content-Type": content_type, "User-Agent": self._agent, **(more_headers or {})}
         what = f"{method} {path}"
         try:
             await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, None)
@@ -169,10 +170,14 @@ class Client:
         query: Mapping[str, str] | None = None,
         body: object = None,
         content_type: str = JSON,
+        *,
+        headers: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
-        """Send one request; returns the JSON object of the answer."""
+        """Send one request, with `headers` beside our own; returns the JSON object of the answer."""
         limits = aiohttp.ClientTimeout(total=self._timeout)
-        async with self._send(method, path, query, body=body, content_type=content_type, limits=limits) as response:
+        async with self._send(
+            method, path, query, body=body, content_type=content_type, more_headers=headers, limits=limits
+        ) as response:
             raw = await response.read()
         try:
             answer = msgspec.json.decode(raw)

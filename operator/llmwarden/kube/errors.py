@@ -47,7 +47,9 @@ def error_of(what: str, status: int, body: bytes, headers: Mapping[str, str]) ->
     `what` is the request in words, such as `GET /api/v1/pods`.
     """
     answer = _status_object(body)
-    message = f"{what}: {answer.get('message') or body[:300].decode(errors='replace').strip() or 'no reason given'} ({status})"
+    inner = answer.get("error")  # as a Service's own answers have it that come through the API server's proxy
+    told = answer.get("message") or (inner.get("message") if isinstance(inner, dict) else None)
+    message = f"{what}: {told or body[:300].decode(errors='replace').strip() or 'no reason given'} ({status})"
     details = answer.get("details")
     details = details if isinstance(details, dict) else {}
     if status == _NOT_FOUND:

@@ -244,6 +244,14 @@ class Core:
             standing = self.standings[key]
         return standing.shared.budget, standing.spent
 
+    def shown_state(self, standing: Standing) -> wire.BudgetState:
+        """The state for people: used up also where what is left is too little for the calls that come.
+
+        Proxies are told the other one: a smaller call may still fit.
+        """
+        dry = self.desk.dry(standing.shared.budget.key, standing.start)
+        return "Exceeded" if dry else standing.state
+
     def holds_for(self, key: str, namespace: str) -> bool:
         """Whether a budget holds for some service of a namespace: whether its pods may have a lease of it."""
         return namespace in self._namespaces.get(key, ())
@@ -417,7 +425,7 @@ class Core:
             unit=budget.unit,
             limit=budget.limit,
             spent=standing.spent,
-            state=standing.state,
+            state=self.shown_state(standing),
             action=budget.action,
             window_start=standing.span.start,
             resets_at=standing.span.end,

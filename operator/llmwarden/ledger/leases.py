@@ -15,6 +15,7 @@ from llmwarden.domain.budgets import Budget
 from llmwarden.ledger.store import Held
 
 CLAIM_SECONDS = 60.0  # a journal that wanted nothing for so long claims no share
+DRY_SECONDS = 900.0  # a budget that refused calls for what was left counts as used up for so long
 RECALL_LEAST = 1  # a balance above this is worth being asked back
 
 Room = Callable[[str], tuple[Budget, int] | None]
@@ -54,6 +55,8 @@ class Desk:
         self._room = room
         self._now = now
         self._claims: dict[str, _Claims] = {}
+        self._lacked: dict[str, int] = {}  # what the last call needed that waited for a budget, if nobody held what it lacked
+        self._dry: dict[str, tuple[float, int]] = {}  # by budget: when a call last found too little, and of what limit
         self.near: set[str] = set()  # budgets near their end: their proxies report at short intervals
 
     def take(self, report: wire.Report, allowed: Callable[[str], bool]) -> wire.Report:
@@ -97,10 +100,16 @@ class Desk:
             )
             out[key] = out.get(key, 0) + grant.granted
             claims = self._claims.setdefault(key, _Claims())
+            if grant.hungry and (not grant.retry_seconds or hard(budget) - spent < one.use.needed):
+                self._dry[key] = (now, hard(budget))
             if grant.hungry:
                 claims.hungry[one.journal_id] = now + policy.HUNGRY_SECONDS
             else:
                 claims.hungry.pop(one.journal_id, None)
+            if one.use.needed and grant.granted:
+                self._lacked.pop(key, None)
+            elif one.use.needed and not grant.retry_seconds:
+                self._lacked[key] = one.use.needed + max(one.use.balance, 0)
             grants[key, one.journal_id] = grant
         for key, outstanding in out.items():
             found = self._room(key)
@@ -109,6 +118,13 @@ class Desk:
                 (self.near.add if near else self.near.discard)(key)
         return grants
 
+    def used_up(self, key: str) -> bool:
+        """Whether a budget is at its end: calls are refused, though by less than one call not all of it may be spent."""
+        found = self._room(key)
+        if found is None:
+            return False
+        return policy.used_up(limit=hard(found[0]), spent=found[1], lacked=self._lacked.get(key, 0))
+
     def recalls(self, one: Asked) -> bool:
         """Whether what lies idle with this journal should come back: calls of others wait."""
         claims = self._claims.get(one.use.budget)
@@ -116,6 +132,12 @@ class Desk:
             return False
         now = self._now()
         return any(journal != one.journal_id and now < until for journal, until in claims.hungry.items())
+
+    def dry(self, key: str, since: float) -> bool:
+        """Whether calls find too little left: lately, within the window that began at `since`, and of the present limit."""
+        at, limit = self._dry.get(key, (0.0, 0))
+        found = self._room(key)
+        return found is not None and at >= since and 0 <= self._now() - at < DRY_SECONDS and limit >= hard(found[0])
 
     def leased(self, key: str) -> bool:
         """Whether a budget is there and leased."""
@@ -132,7 +154,9 @@ class Desk:
                 del claims.hungry[journal]
             if not claims.wanted or self._room(key) is None:
                 del self._claims[key]
+        self._dry = {key: dry for key, dry in self._dry.items() if self._room(key) is not None}
         self.near = {key for key in self.near if self._room(key) is not None}
+        self._lacked = {key: lacked for key, lacked in self._lacked.items() if self._room(key) is not None}
 
     def _claimants(self, key: str) -> int:
         claims = self._claims.get(key)

@@ -17,12 +17,12 @@ from llmwarden.ledger.access import HEADER, Access
 from llmwarden.ledger.answers import Refusal
 from llmwarden.ledger.auth import Authenticator, Caller
 from llmwarden.ledger.core import Core
-from llmwarden.ledger.spend import DIMENSIONS, By, Spend
+from llmwarden.ledger.spent import DIMENSIONS, By, Spend, as_csv
 from llmwarden.ledger.store import queries
 from llmwarden.ledger.store.engine import Database
 
 MOST_DAYS: Final = 400
-MOST_DIMENSIONS: Final = 4
+MOST_DIMENSIONS: Final = 5
 MOST_ROWS: Final = 10_000
 _AGO: Final = re.compile(r"([1-9][0-9]{0,4})(m|h|d|w)", re.ASCII)
 _UNITS: Final = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
@@ -66,7 +66,7 @@ class SpendApi:
             raise Refusal(503, "not_synced", message, answers.RETRY_SECONDS)
         found = await self._read(start, end, by, namespace, service)
         if form == "csv":
-            return Response(spend.as_csv(found), media_type="text/csv; charset=utf-8")
+            return Response(as_csv(found), media_type="text/csv; charset=utf-8")
         return answers.as_json(found)
 
     async def openapi(self, request: Request) -> Response:

@@ -1,15 +1,13 @@
-"""What was spent, by whatever is asked: sums of the database, rated and put together. The answer's types are the API's.
+"""What was spent, by whatever is asked: sums of the database, rated and put together.
 
 Costs are what budgets count: by the price that was handed out, or by what is known now for what had none.
 """
 
 import asyncio
-import csv
 import datetime as dt
-import io
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, Literal, get_args
+from typing import Final
 
 import msgspec
 
@@ -18,49 +16,16 @@ from llmwarden.domain import money
 from llmwarden.domain.cost import Rates, cost
 from llmwarden.ledger import counts
 from llmwarden.ledger.counts import Counts
+from llmwarden.ledger.spent import By, Spend, SpendRow
 from llmwarden.ledger.store import Issued
 from llmwarden.ledger.store.queries import Sum
 
-By = Literal[
-    "service", "provider", "model", "tier", "kind", "label.feature", "label.team", "label.cohort", "pod", "hour", "day"
-]
-DIMENSIONS: Final[tuple[By, ...]] = get_args(By)
 OTHER: Final = "other"
 MOST_LABELS: Final = 200  # of one label and service; the smaller ones together are "other"
 YIELD_EVERY: Final = 1000  # sums that are rated before others may run
 
 RatesOf = Callable[[Issued], Rates | None]
 LateRates = Callable[[str, str, int], Rates | None]
-
-
-class SpendRow(msgspec.Struct, frozen=True, rename="camel"):
-    """What one combination of the dimensions that were asked for used and cost.
-
-    `by` has a value for each dimension: a service as namespace/name, an hour or day as the instant at which it begins. Money is
-    exact: `picodollars` (1e-12 US dollars) and the same in decimal `usd`. `uncostedTokens` have no known price: they are not in it.
-    By kind, `tokens` has one kind, without its parts that have rows of their own, and `requests` are in the kind `request`.
-    """
-
-    by: dict[str, str]
-    requests: int
-    errors: int
-    tokens: wire.Tokens
-    picodollars: int
-    usd: str
-    uncosted_tokens: int = 0
-
-
-class Spend(msgspec.Struct, frozen=True, rename="camel"):
-    """Answer of GET /v1/spend: dearest first, or in the order of time where time is asked for. `total` is of all rows.
-
-    `from` and `to` are bounds of whole quarters of an hour; the last may still grow.
-    """
-
-    start: dt.datetime = msgspec.field(name="from")
-    end: dt.datetime = msgspec.field(name="to")
-    by: tuple[By, ...]
-    rows: tuple[SpendRow, ...]
-    total: SpendRow
 
 
 class Figures(msgspec.Struct):
@@ -106,25 +71,6 @@ async def summarise(
         _row(dict(zip(by, place, strict=True)), figures) for place, figures in sorted(groups.items(), key=order)
     )
     return Spend(start=start, end=end, by=tuple(by), rows=rows, total=_row({}, total))
-
-
-def as_csv(spend: Spend) -> str:
-    """The rows as CSV with a header line; the total is not in it: sums are the reader's to make."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    kinds = wire.Tokens.__struct_fields__
-    writer.writerow([*spend.by, "usd", "requests", "errors", *kinds, "uncosted_tokens"])
-    for row in spend.rows:
-        dimensions = [_safe(row.by[dimension]) for dimension in spend.by]
-        writer.writerow(
-            [*dimensions, row.usd, row.requests, row.errors, *msgspec.structs.astuple(row.tokens), row.uncosted_tokens]
-        )
-    return text.getvalue()
-
-
-def _safe(text: str) -> str:
-    # Models and labels come from outside: a spreadsheet must not run one as a formula.
-    return f"'{text}" if text[:1] in {"=", "+", "-", "@", "\t", "\r"} else text
 
 
 def _price(

@@ -1,0 +1,91 @@
+"""How `kubectl llm` reaches the ledger: through the API server, with a token that is good for the ledger only.
+
+See `ledger/access.py` for why. No port-forward, and nothing but RBAC: `get` on the ledger's services/proxy (the chart gives it
+to all who are authenticated), and `create` on the serviceaccounts/token of an account that may list LLMServices.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import yaml
+
+from llmwarden import kube, names
+from llmwarden.errors import ForbiddenError, InvalidSpecError, NotFoundError, NotInstalledError, UnavailableError
+from llmwarden.ledger.spent import Spend
+
+HEADER: Final = "X-LLMWarden-Token"
+VIEWER: Final = "llmwarden-viewer"
+TOKEN_SECONDS: Final = 600  # the shortest that the API server gives
+
+
+def default_namespace(kubeconfig: str | None, context: str | None) -> str:
+    """Namespace of the context in use, as kubectl takes it; "default" where none is said."""
+    given = kubeconfig or os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
+    contexts: dict[str, str] = {}
+    current = context or ""
+    for path in given.split(os.pathsep):
+        try:
+            found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError):
+            continue  # the connection says what is wrong with it
+        if isinstance(found, dict):
+            current = current or str(found.get("current-context") or "")
+            for item in found.get("contexts") or ():
+                contexts.setdefault(item.get("name", ""), (item.get("context") or {}).get("namespace") or "default")
+    return contexts.get(current, "default")
+
+
+def accounts(given: str, namespace: str, system: str) -> list[tuple[str, str]]:
+    """Service accounts (namespace, name) whose token may be tried, in this order.
+
+    Raises InvalidSpecError where what was given is not NAMESPACE/NAME or NAME.
+    """
+    if given:
+        owner, _, name = given.rpartition("/")
+        if not name or "/" in owner:
+            message = f"--service-account {given!r} is not NAMESPACE/NAME"
+            raise InvalidSpecError(message)
+        return [(owner or namespace or system, name)]
+    return [(system, VIEWER), *([(namespace, "default")] if namespace else [])]
+
+
+async def token(client: kube.Client, candidates: list[tuple[str, str]]) -> str:
+    """Make a token for the first of these accounts that we may make one for. Raises ForbiddenError with what to do."""
+    refused: list[str] = []
+    for namespace, name in candidates:
+        body = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "spec": {"audiences": [names.TOKEN_AUDIENCE], "expirationSeconds": TOKEN_SECONDS},
+        }
+        try:
+            answer = await client.request(
+                "POST", f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token", None, body
+            )
+        except (ForbiddenError, NotFoundError):
+            refused.append(f"{namespace}/{name}")
+            continue
+        return str(answer["status"]["token"])
+    message = (
+        f"you may not make a token for {' or '.join(refused)} (or it does not exist): ask for the right to create "
+        "serviceaccounts/token there, or name another account with --service-account NAMESPACE/NAME"
+    )
+    raise ForbiddenError(message)
+
+
+async def spend(client: kube.Client, system: str, credential: str, query: Mapping[str, str]) -> Spend:
+    """Ask the ledger in namespace `system`. Raises WardenError with a sentence."""
+    path = f"/api/v1/namespaces/{system}/services/https:{names.LEDGER}:https/proxy/v1/spend"
+    try:
+        answer: dict[str, Any] = await client.request("GET", path, query, headers={HEADER: credential})
+    except (NotFoundError, NotInstalledError) as error:
+        message = f"there is no ledger in namespace {system}; say where it is with --ledger-namespace ({error})"
+        raise NotFoundError(message) from error
+    try:
+        return msgspec.convert(answer, Spend, strict=False)
+    except msgspec.ValidationError as error:
+        message = f"the ledger's answer is not understood, it may be of another version: {error}"
+        raise UnavailableError(message) from error

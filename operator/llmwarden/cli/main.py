@@ -1,0 +1,121 @@
+"""`kubectl-llm`: on the PATH, kubectl runs it as `kubectl llm`. Exit status 1 with a sentence where something does not work."""
+
+import argparse
+import asyncio
+import datetime as dt
+import re
+import sys
+from collections.abc import Sequence
+from typing import Final, cast
+
+import msgspec
+from rich.console import Console
+
+from llmwarden import __version__, kube, names
+from llmwarden.cli import ask, cost
+from llmwarden.errors import WardenError
+from llmwarden.ledger.spent import DIMENSIONS, By, as_csv
+
+_SINCE: Final = re.compile(r"([1-9][0-9]{0,4})(m|h|d|w)", re.ASCII)
+_UNITS: Final = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        asyncio.run(_cost(options))
+    except WardenError as error:
+        sys.stderr.write(f"kubectl llm: {error}\n")
+        return 1
+    except (KeyboardInterrupt, BrokenPipeError):
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="kubectl llm", description="What LLM services use and cost.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    found = commands.add_parser("cost", help="what was spent", description="Show what was spent, dearest first.")
+    where = found.add_mutually_exclusive_group()
+    where.add_argument("-n", "--namespace", help="of the services; the context's unless given")
+    where.add_argument("-A", "--all-namespaces", action="store_true", help="of all namespaces")
+    found.add_argument("service", nargs="?", default="", help="name of one LLMService")
+    found.add_argument(
+        "--by",
+        type=_dimensions,
+        default=("service", "model"),
+        help=f"what lines are of, such as service,model: up to four of {', '.join(DIMENSIONS)}",
+    )
+    found.add_argument(
+        "--since", type=_since, default="24h", help="how long ago it begins: 90m, 24h, 7d, 4w (%(default)s)"
+    )
+    found.add_argument("-o", "--output", choices=["table", "json", "csv"], default="table")
+    found.add_argument("--kubeconfig", help="file to connect with")
+    found.add_argument("--context", help="context in it")
+    found.add_argument(
+        "--ledger-namespace", default=names.DEFAULT_NAMESPACE, help="where LLM Warden runs (%(default)s)"
+    )
+    found.add_argument(
+        "--service-account",
+        default="",
+        metavar="NAMESPACE/NAME",
+        help="whose rights to ask with, which may list LLMServices; you need the right to make tokens for it",
+    )
+    return parser
+
+
+async def _cost(options: argparse.Namespace) -> None:
+    by = cast("tuple[By, ...]", options.by)
+    namespace = options.namespace or ask.default_namespace(options.kubeconfig, options.context)
+    if options.all_namespaces:
+        namespace = ""
+    asked = by if options.output != "table" else cost.with_time(by, _span(options.since))
+    query = {"by": ",".join(asked), "from": options.since}
+    if namespace:
+        query["namespace"] = namespace
+    if options.service:
+        query["service"] = f"{namespace}/{options.service}" if namespace else options.service
+    system = options.ledger_namespace
+    async with await kube.connect(options.kubeconfig, options.context) as client:
+        credential = await ask.token(client, ask.accounts(options.service_account, namespace, system))
+        spend = await ask.spend(client, system, credential, query)
+    if options.output == "json":
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(spend), indent=2).decode() + "\n")
+    elif options.output == "csv":
+        sys.stdout.write(as_csv(spend))
+    else:
+        # Into a file or a pipe nothing is folded.
+        console = Console(width=None if sys.stdout.isatty() else 240)
+        place = f"namespace {namespace}" if namespace else "all namespaces"
+        if not spend.rows:
+            console.print(f"Nothing was spent in {place} since {spend.start:%Y-%m-%d %H:%M} UTC.")
+            return
+        console.print(cost.table(spend, by))
+        console.print(f"[dim]{place}, {spend.start:%Y-%m-%d %H:%M} to {spend.end:%Y-%m-%d %H:%M} UTC[/dim]")
+
+
+def _dimensions(text: str) -> tuple[str, ...]:
+    found = tuple(text.split(","))
+    unknown = [name for name in found if name not in DIMENSIONS]
+    if unknown or len(set(found)) != len(found) or len(found) > 4:  # noqa: PLR2004 - the ledger's five, less the time
+        message = f"{text!r} is not one to four different ones of {', '.join(DIMENSIONS)}"
+        raise argparse.ArgumentTypeError(message)
+    return found
+
+
+def _since(text: str) -> str:
+    if not _SINCE.fullmatch(text):
+        message = f"{text!r} is no time; write 90m, 24h, 7d or 4w"
+        raise argparse.ArgumentTypeError(message)
+    return text
+
+
+def _span(text: str) -> dt.timedelta:
+    found = _SINCE.fullmatch(text)
+    return dt.timedelta(**{_UNITS[found[2]]: int(found[1])}) if found else dt.timedelta(days=1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""What `GET /v1/spend` answers: the types, and their CSV. Light: `kubectl llm` reads them, too."""
+
+import csv
+import datetime as dt
+import io
+from typing import Final, Literal, get_args
+
+import msgspec
+
+from llmwarden import wire
+
+By = Literal[
+    "service", "provider", "model", "tier", "kind", "label.feature", "label.team", "label.cohort", "pod", "hour", "day"
+]
+DIMENSIONS: Final[tuple[By, ...]] = get_args(By)
+
+
+class SpendRow(msgspec.Struct, frozen=True, rename="camel"):
+    """What one combination of the dimensions that were asked for used and cost.
+
+    `by` has a value for each dimension: a service as namespace/name, an hour or day as the instant at which it begins. Money is
+    exact: `picodollars` (1e-12 US dollars) and the same in decimal `usd`. `uncostedTokens` have no known price: they are not in it.
+    By kind, `tokens` has one kind, without its parts that have rows of their own, and `requests` are in the kind `request`.
+    """
+
+    by: dict[str, str]
+    requests: int
+    errors: int
+    tokens: wire.Tokens
+    picodollars: int
+    usd: str
+    uncosted_tokens: int = 0
+
+
+class Spend(msgspec.Struct, frozen=True, rename="camel"):
+    """Answer of GET /v1/spend: dearest first, or in the order of time where time is asked for. `total` is of all rows.
+
+    `from` and `to` are bounds of whole quarters of an hour; the last may still grow.
+    """
+
+    start: dt.datetime = msgspec.field(name="from")
+    end: dt.datetime = msgspec.field(name="to")
+    by: tuple[By, ...]
+    rows: tuple[SpendRow, ...]
+    total: SpendRow
+
+
+def as_csv(spend: Spend) -> str:
+    """The rows as CSV with a header line; the total is not in it: sums are the reader's to make."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    kinds = wire.Tokens.__struct_fields__
+    writer.writerow([*spend.by, "usd", "requests", "errors", *kinds, "uncosted_tokens"])
+    for row in spend.rows:
+        dimensions = [_safe(row.by[dimension]) for dimension in spend.by]
+        writer.writerow(
+            [*dimensions, row.usd, row.requests, row.errors, *msgspec.structs.astuple(row.tokens), row.uncosted_tokens]
+        )
+    return text.getvalue()
+
+
+def _safe(text: str) -> str:
+    # Models and labels come from outside: a spreadsheet must not run one as a formula.
+    return f"'{text}" if text[:1] in {"=", "+", "-", "@", "\t", "\r"} else text

@@ -1,0 +1,135 @@
+"""`kubectl-llm` as a process against a real ledger. The API server between them is a stand-in that speaks its two answers as
+recorded: TokenRequest, and the proxy of a Service, which drops Authorization."""
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest_asyncio
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from llmwarden import serving
+from tests.ledger.test_http import Ledger, row, running
+from tests.unit.ledger.objects import service, view_of
+
+MINTABLE = {"llmwarden-system/llmwarden-viewer": "all-viewer", "shop/viewer": "shop-viewer", "shop/default": "unbound"}
+
+
+def status(code: int, reason: str, message: str) -> Response:
+    body = {
+        "kind": "Status",
+        "apiVersion": "v1",
+        "status": "Failure",
+        "message": message,
+        "reason": reason,
+        "code": code,
+    }
+    if code == 404:
+        body["details"] = {"name": "x"}
+    return JSONResponse(body, code)
+
+
+@asynccontextmanager
+async def api_server(ledger: Ledger, mintable: dict[str, str]) -> AsyncIterator[str]:
+    async def mint(request: Request) -> Response:
+        name = f"{request.path_params['namespace']}/{request.path_params['name']}"
+        assert (await request.json())["spec"]["audiences"] == ["llmwarden-ledger"]
+        if name not in mintable:
+            return status(403, "Forbidden", f'serviceaccounts "{name}" is forbidden')
+        return JSONResponse({"kind": "TokenRequest", "status": {"token": mintable[name]}}, 201)
+
+    async def proxy(request: Request) -> Response:
+        if request.path_params["namespace"] != "llmwarden-system":
+            return status(404, "NotFound", 'services "llmwarden-ledger" not found')
+        headers = {key: value for key, value in request.headers.items() if key not in {"authorization", "host"}}
+        async with httpx.AsyncClient() as client:
+            path = request.path_params["path"]
+            answer = await client.get(f"{ledger.url}/{path}", params=dict(request.query_params), headers=headers)
+        return Response(answer.content, answer.status_code, {"content-type": answer.headers["content-type"]})
+
+    app = Starlette(
+        routes=[
+            Route("/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token", mint, methods=["POST"]),
+            Route("/api/v1/namespaces/{namespace}/services/https:llmwarden-ledger:https/proxy/{path:path}", proxy),
+        ]
+    )
+    stop = asyncio.Event()
+    sock = serving.listen("127.0.0.1", 0)
+    server = asyncio.create_task(serving.serve(app, sock=sock, stop=stop, grace_seconds=1))
+    yield f"http://127.0.0.1:{sock.getsockname()[1]}"
+    stop.set()
+    await server
+
+
+@pytest_asyncio.fixture
+async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
+    async with running(tmp_path) as made:
+        made.core.configure(view_of(service(), service("bot", "web")))
+        await made.report(row(labels={"team": "red"}))
+        await made.report(row(model="gpt-4o"), token="web-pod", pod={"namespace": "web", "name": "bot-0", "uid": "w"})
+        # The clock of the tests stands still: "24h" of the real one would be another day.
+        yield made
+
+
+async def kubectl_llm(
+    ledger: Ledger, tmp_path: Path, *arguments: str, mintable: dict[str, str] | None = None
+) -> tuple[int, str, str]:
+    async with api_server(ledger, MINTABLE if mintable is None else mintable) as url:
+        config: dict[str, Any] = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "c",
+            "clusters": [{"name": "c", "cluster": {"server": url}}],
+            "users": [{"name": "u", "user": {"token": "of-the-cluster"}}],
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u", "namespace": "shop"}}],
+        }
+        path = tmp_path / "kubeconfig"
+        path.write_text(json.dumps(config))
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "llmwarden.cli.main", "cost", "--kubeconfig", str(path), *arguments,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        out, err = await asyncio.wait_for(process.communicate(), 60)
+    return process.returncode or 0, out.decode(), err.decode()
+
+
+async def test_the_table_is_of_the_context_s_namespace(ledger: Ledger, tmp_path: Path) -> None:
+    code, out, err = await kubectl_llm(ledger, tmp_path)
+    assert (code, err) == (0, "")
+    assert "shop/bot" in out
+    assert "gpt-4o-mini" in out
+    assert "$0.21" in out
+    assert "web/bot" not in out
+
+
+async def test_all_namespaces_as_json_and_csv(ledger: Ledger, tmp_path: Path) -> None:
+    code, out, _ = await kubectl_llm(ledger, tmp_path, "-A", "-o", "json", "--by", "service")
+    assert code == 0
+    assert [found["by"]["service"] for found in json.loads(out)["rows"]] == ["web/bot", "shop/bot"]
+    code, out, _ = await kubectl_llm(ledger, tmp_path, "-A", "-o", "csv", "--by", "label.team")
+    assert out.splitlines()[0].startswith("label.team,usd,requests")
+    assert [line.split(",")[0] for line in out.splitlines()[1:]] == ["", "red"]
+
+
+async def test_a_team_member_sees_the_team_s_and_is_told_why_not_the_rest(ledger: Ledger, tmp_path: Path) -> None:
+    mine = {"shop/viewer": "shop-viewer", "shop/default": "unbound"}
+    code, out, _ = await kubectl_llm(ledger, tmp_path, "--service-account", "shop/viewer", mintable=mine)
+    assert code == 0
+    assert "shop/bot" in out
+    code, _, err = await kubectl_llm(ledger, tmp_path, "-A", mintable=mine)
+    assert code == 1
+    assert "--service-account" in err
+    code, _, err = await kubectl_llm(ledger, tmp_path, mintable=mine)
+    assert code == 1
+    assert "kubectl create rolebinding" in err
+    code, _, err = await kubectl_llm(ledger, tmp_path, "--ledger-namespace", "elsewhere", "--service-account", "shop/viewer", mintable=mine)  # fmt: skip
+    assert code == 1
+    assert "--ledger-namespace" in err
