@@ -18,19 +18,20 @@ from typing import Final
 from urllib.parse import unquote
 
 import msgspec
-from prometheus_client import Gauge
 
 from llmwarden import names
 from llmwarden.proxy import estimate, settle, signals, spans
 from llmwarden.proxy.clock import LedgerClock
 from llmwarden.proxy.credentials import Credentials
-from llmwarden.proxy.dialects import ordered
+from llmwarden.proxy.dialects import ordered, shape
 from llmwarden.proxy.dialects.base import Answer, Asked, Dialect, Event, Match, Target
-from llmwarden.proxy.framing import SPLITTERS, Splitter
+from llmwarden.proxy.dialects.shape import Shape
+from llmwarden.proxy.framing import SPLITTERS, Piece, Splitter, sse
 from llmwarden.proxy.gate import Allowed, Bound, Denied, Gate, Held, NeedsPrice, Outcome, Short
 from llmwarden.proxy.http1 import BadMessageError, origin_form
 from llmwarden.proxy.journal import Journal, Key
 from llmwarden.proxy.prices import Known, PriceBook
+from llmwarden.proxy.registry import Value
 from llmwarden.proxy.seam import Decision, Forward, Header, Refusal, Request
 from llmwarden.proxy.settings import Identity, Limits, Route, parse_origin
 from llmwarden.proxy.telemetry import Metrics
@@ -55,6 +56,7 @@ _ALIASES: Final = 256  # deployments whose model is known
 _PATHS: Final = 256  # targets whose meaning is remembered
 _WHOLE_CAP: Final = 16 * 1024 * 1024  # bytes of an answer that are kept to be understood at its end
 _PROGRESS_SECONDS: Final = 1.0  # how often a stream's progress goes into the journal
+_LESSONS: Final = 8  # events of a stream in a row by which its shape is guessed before that is given up
 _OK: Final = 200
 _NO_LABELS: Final = Labels()
 _NO_PROMPT: Final = estimate.Prompt()
@@ -113,7 +115,7 @@ class MeteredService:
             route.credential_file, route.backend, metrics.credential_errors.labels(route.service).inc
         )
         self._found: dict[bytes, tuple[Match, Dialect] | None] = {}
-        self._limits: dict[tuple[str, str, bool], Gauge] = {}
+        self._limits: dict[tuple[str, str, bool], Value] = {}
         self.deferred: dict[str, Deferred] = {}
         self.aliases: dict[str, str] = {}  # the model that answers under a deployment's name
 
@@ -223,11 +225,14 @@ class MeteredCall:
     __slots__ = (
         "_heads",
         "_hides",
+        "_lessons",
         "_opaque",
         "_progress_at",
         "_request",
         "_settled",
+        "_shape",
         "_splitter",
+        "_sse",
         "_unread",
         "_usage_added",
         "_whole",
@@ -282,6 +287,9 @@ class MeteredCall:
         self._hides = False
         self._unread = False  # the answer is compressed, or too large
         self._splitter: Splitter | None = None
+        self._sse: sse.Splitter | None = None  # the same, where it is one
+        self._shape: Shape | None = None  # of the stream's events, once one of them showed it
+        self._lessons = _LESSONS
         self._whole: list[bytes] = []
         self._whole_size = 0
         self._progress_at = 0.0
@@ -360,6 +368,7 @@ class MeteredCall:
                 self.answer.queue_seconds = int(value[:9]) / 1000
         if framing is not None and not self._unread:
             self._splitter = SPLITTERS[framing]()
+            self._sse = self._splitter if isinstance(self._splitter, sse.Splitter) else None
             if status == _OK and not self.match.poll:
                 self._hides = self._usage_added
                 read = settle.rough_input(self)
@@ -375,21 +384,44 @@ class MeteredCall:
             return data
         now = time.perf_counter()
         answer = self.answer
-        api = self.match.api
         out: list[bytes] = []
-        for raw, payload in splitter.feed(data):
-            kind = api.event(answer, payload, now) if payload is not None else Event.KEEP
-            if self._hides:
-                if kind is Event.KEEP:
-                    out.append(raw)
-                elif kind is Event.STRIP:
-                    out.append(api.strip(raw))
+        rest = data
+        if self._shape is not None and self._sse is not None and not self._sse.held:
+            count, size, end, kept = self._shape.take(data)
+            if count:
+                answer.texts(count, size, now)
+                out.append(kept)
+                rest = data[end:]
+                self._lessons = _LESSONS
+        if rest:
+            self._understand(splitter.feed(rest), now, out)
         if answer.done:
             self._settle("", None)
         elif now >= self._progress_at and self.number:
             self._progress_at = now + _PROGRESS_SECONDS
             self.service.shared.journal.progress(self.number, answer.pieces)
         return b"".join(out) if self._hides else data
+
+    def _understand(self, events: list[Piece], now: float, out: list[bytes]) -> None:
+        """Read events one by one; `out` gets what goes on of them."""
+        answer = self.answer
+        api = self.match.api
+        hides = self._hides
+        for raw, payload in events:
+            if self._shape is not None:
+                count, size, end, kept = self._shape.take(raw)
+                if count and end == len(raw):
+                    answer.texts(count, size, now)
+                    out.append(kept)
+                    continue
+            kind = api.event(answer, payload, now) if payload is not None else Event.KEEP
+            kept = raw
+            if hides and kind is not Event.KEEP:
+                kept = api.strip(raw) if kind is Event.STRIP else b""
+            out.append(kept)
+            if answer.text and self._lessons and self._sse is not None:
+                self._lessons -= 1
+                self._shape = shape.learn(raw, answer.text, kept)
 
     def end(self) -> bytes:
         """Settle the call."""
@@ -501,14 +533,15 @@ class MeteredCall:
         if asked.unbounded:
             tokens_in = _capped(shared.limits.unbounded_input_tokens, window)
             if not tokens_in:
-                return Bound(None, 0, asked.unbounded)
+                return Bound(None, 0, unbounded=asked.unbounded)
         if asked.max_tokens is not None:
             tokens_out = max(asked.max_tokens, 0) * asked.choices
         elif self.match.api.operation != "embeddings":
             tokens_out = _capped(shared.limits.unbounded_output_tokens, window) * asked.choices
             if not tokens_out:
-                return Bound(None, 0, "no max_tokens")
-        return Bound(known.at_most(tokens_in, tokens_out) if known is not None else None, tokens_in + tokens_out)
+                return Bound(None, 0, unbounded="no max_tokens")
+        picodollars = known.at_most(tokens_in, tokens_out) if known is not None else None
+        return Bound(picodollars, tokens_in + tokens_out, capped=bool(asked.unbounded) or asked.max_tokens is None)
 
     def _check(self, *, asked: bool, last: bool = False) -> Outcome:
         service = self.service

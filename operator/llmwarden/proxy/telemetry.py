@@ -7,12 +7,10 @@ Models are capped: names come from outside, and each would be a series for ever.
 from collections.abc import Iterable
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
-from prometheus_client.openmetrics import exposition as openmetrics
-
 from llmwarden import names
+from llmwarden.proxy import registry
 from llmwarden.proxy.record import Record
+from llmwarden.proxy.registry import Counter, Distribution, Gauge, Histogram, Registry, Value
 from llmwarden.proxy.settings import Route
 from llmwarden.wire import Tokens
 
@@ -52,20 +50,20 @@ class Series:
     def __init__(self, metrics: "Metrics", labels: tuple[str, ...]) -> None:
         self._metrics = metrics
         self._labels = labels
-        self._durations: dict[str, Histogram] = {}
-        self._requests: dict[tuple[int, str], Counter] = {}
-        self._tokens: list[Counter] = [metrics.tokens.labels(*labels, kind) for kind in _KINDS]
-        self._rare: dict[str, Counter] = {}
+        self._durations: dict[str, Distribution] = {}
+        self._requests: dict[tuple[int, str], Value] = {}
+        self._tokens: list[Value] = [metrics.tokens.labels(*labels, kind) for kind in _KINDS]
+        self._rare: dict[str, Value] = {}
         # Made when first needed: most series never have all of them.
-        self._ttft: Histogram | None = None
-        self._tpot: Histogram | None = None
-        self._gaps: Histogram | None = None
-        self._rate: Histogram | None = None
-        self._queue: Histogram | None = None
-        self._context: Histogram | None = None
-        self._cost: Counter = metrics.cost.labels(*labels)
+        self._ttft: Distribution | None = None
+        self._tpot: Distribution | None = None
+        self._gaps: Distribution | None = None
+        self._rate: Distribution | None = None
+        self._queue: Distribution | None = None
+        self._context: Distribution | None = None
+        self._cost: Value = metrics.cost.labels(*labels)
         # From the first call on: nothing uncosted is known then, and a panel or a rule must be able to say so.
-        self._uncosted: Counter = metrics.uncosted.labels(*labels)
+        self._uncosted: Value = metrics.uncosted.labels(*labels)
 
     def refused(self, error: str, status: int) -> None:
         """Count a call that a budget refused: it has no duration of its own."""
@@ -73,7 +71,7 @@ class Series:
 
     def record(self, call: Record) -> None:  # noqa: C901, PLR0912 - a flat list of metrics
         """Count a finished call."""
-        exemplar = {"trace_id": call.trace.trace_id} if call.trace.sampled else None
+        exemplar = call.trace.trace_id if call.trace.sampled else ""
         error = call.error
         duration = self._durations.get(error)
         if duration is None:
@@ -93,7 +91,7 @@ class Series:
         if call.gaps:
             if self._gaps is None:
                 self._gaps = self._metrics.gaps.labels(*self._labels)
-            add(self._gaps, call.gaps, call.gaps_sum)
+            self._gaps.add(call.gaps, call.gaps_sum)
         self._seldom(call)
         tokens = call.tokens
         counts = (tokens.input, tokens.cached_input, tokens.cache_write, tokens.output, tokens.reasoning)
@@ -132,7 +130,7 @@ class Series:
                     counter = self._rare[kind] = self._metrics.tokens.labels(*self._labels, kind)
                 counter.inc(count)
 
-    def _request(self, status: int, error: str) -> Counter:
+    def _request(self, status: int, error: str) -> Value:
         counter = self._requests.get((status, error))
         if counter is None:
             counter = self._metrics.requests.labels(*self._labels, str(status), error)
@@ -140,20 +138,11 @@ class Series:
         return counter
 
 
-def add(histogram: Histogram, counts: Iterable[int], total: float) -> None:
-    """Add observations that were counted by bucket; what `observe` does, once for many."""
-    for bucket, count in zip(histogram._buckets, counts, strict=True):  # noqa: SLF001 - the library has no way to add counts
-        if count:
-            bucket.inc(count)
-    histogram._sum.inc(total)  # noqa: SLF001 - the same
-
-
 class Metrics:
     """All metrics of one proxy, in a registry of their own."""
 
     def __init__(self, routes: Iterable[Route], models: int) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]
-        self.registry = CollectorRegistry()
+        self.registry = Registry()
         self._cap = models
         self._models: set[str] = set()
         self._series: dict[tuple[str, ...], Series] = {}
@@ -214,13 +203,10 @@ class Metrics:
         )
         limit = (*service, names.LABEL_M_REQUEST_MODEL, "limit")
         self.limit_remaining = Gauge(
-            names.METRIC_LIMIT_REMAINING,
-            "What the upstream's last answer left of a rate limit",
-            limit,
-            registry=self.registry,
+            self.registry, names.METRIC_LIMIT_REMAINING, "What the upstream's last answer left of a rate limit", limit
         )
         self.limit_reset = Gauge(
-            names.METRIC_LIMIT_RESET, "When a rate limit of the upstream is whole again", limit, registry=self.registry
+            self.registry, names.METRIC_LIMIT_RESET, "When a rate limit of the upstream is whole again", limit
         )
         self.tokens = self._counter(
             names.METRIC_TOKENS,
@@ -249,14 +235,14 @@ class Metrics:
         self.malformed = self._counter(
             names.METRIC_MALFORMED_EVENTS, "Events and answers that were not understood; their bytes pass", service
         )
-        self.in_flight = Gauge(names.METRIC_IN_FLIGHT, "Measured calls under way", service, registry=self.registry)
+        self.in_flight = Gauge(self.registry, names.METRIC_IN_FLIGHT, "Measured calls under way", service)
         self.last_report = Gauge(
-            names.METRIC_LAST_REPORT, "When the ledger last took a report; 0: never", registry=self.registry
-        )
-        self.spans_dropped = self._counter(names.METRIC_SPANS_DROPPED, "Spans that could not be delivered", ())
+            self.registry, names.METRIC_LAST_REPORT, "When the ledger last took a report; 0: never"
+        ).labels()
+        self.spans_dropped = self._counter(names.METRIC_SPANS_DROPPED, "Spans that could not be delivered", ()).labels()
         self.journal_errors = self._counter(
             names.METRIC_JOURNAL_ERRORS, "Writes to the journal that failed; the calls were served", ()
-        )
+        ).labels()
         self.ledger_errors = self._counter(
             names.METRIC_LEDGER_ERRORS, "Questions to the ledger that it did not answer, by reason", ("reason",)
         )
@@ -281,9 +267,8 @@ class Metrics:
 
     def expose(self, accept: str) -> tuple[str, bytes]:
         """Content type and text; OpenMetrics, with exemplars, for who asks for it."""
-        if "application/openmetrics-text" in accept:
-            return openmetrics.CONTENT_TYPE_LATEST, openmetrics.generate_latest(self.registry)  # type: ignore[no-untyped-call]
-        return CONTENT_TYPE_LATEST, generate_latest(self.registry)
+        openmetrics = "application/openmetrics-text" in accept
+        return registry.OPENMETRICS if openmetrics else registry.TEXT, self.registry.expose(openmetrics=openmetrics)
 
     def capped(self, model: str) -> str:
         """The model as a label: what is new beyond the cap is `other`."""
@@ -295,9 +280,9 @@ class Metrics:
         return model
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
-        return Counter(name, text, labels, registry=self.registry)
+        return Counter(self.registry, name, text, labels)
 
     def _histogram(
         self, name: str, text: str, labels: tuple[str, ...], bounds: Iterable[float], more: Iterable[float]
     ) -> Histogram:
-        return Histogram(name, text, labels, buckets=sorted({*bounds, *more}), registry=self.registry)
+        return Histogram(self.registry, name, text, labels, sorted({*bounds, *more}))
