@@ -119,6 +119,12 @@ PREPARATIONS = (
 )  # fmt: skip
 NODE = ("cluster", "images", "node") if OWN_CLUSTER else ("cluster", "images")
 
+MANY_SERVICES = Step(
+    "many services",
+    ("env", "LLMWARDEN_TEST_SERVICES=10000", *_tests("tests/api/test_operator_faults.py").argv, "-k", "many"),
+    pytest=True,
+)
+
 TIERS = (
     Tier(
         "lint",
@@ -147,7 +153,7 @@ TIERS = (
     Tier("node", 180, (_tests("tests/cluster/test_node.py"),), needs=("cluster", "node"), obstacle=_no_own_node),
     Tier("e2e", 900, (_tests("tests/e2e"),), needs=NODE, obstacle=_no_node, lane="waiting"),
     Tier("engines", 600, (_tests("tests/engines"),), needs=(*NODE, "vllm"), obstacle=_no_own_node, lane="waiting"),
-    Tier("soak", 3600, (_tests("tests/soak"),), default=False),
+    Tier("soak", 7200, (_tests("tests/soak"), MANY_SERVICES), default=False),
 )
 
 

@@ -1,211 +1,29 @@
 """The operator as a process of its own, with the chart's least rights, on a real API server. Writes are counted in its audit log."""
 
-import contextlib
-import json
-import os
 import signal
-import socket
-import subprocess
-import sys
-import time
 import uuid
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import httpx
 import pytest
 
 from llmwarden import names
-from tests.api.support import ROOT, SAMPLES, ControlPlane, documents
+from tests.api.operating import (
+    ALL_OF_CHAT,
+    LLM,
+    USER,
+    Operator,
+    about,
+    children,
+    condition,
+    make,
+    sample,
+    settled,
+    until,
+)
+from tests.api.support import ControlPlane
 
-NAMESPACE = names.DEFAULT_NAMESPACE
-USER = f"system:serviceaccount:{NAMESPACE}:{names.OPERATOR}"
-INSTALL = ROOT / "manifests" / "install.yaml"
-RIGHTS = {"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"}
-RIGHTS |= {"ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}
-LLM = "/apis/llmwarden.io/v1alpha1/namespaces/{}/llmservices"
-CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-MONITORING = {"podmonitors": "PodMonitor", "prometheusrules": "PrometheusRule"}
-
-
-def until(holds: Callable[[], Any], what: str, seconds: float = 40.0) -> Any:
-    """Return what `holds` returns once it is true."""
-    end = time.monotonic() + seconds
-    while True:
-        found = holds()
-        if found:
-            return found
-        assert time.monotonic() < end, f"{what}: not within {seconds:.0f} s"
-        time.sleep(0.1)
-
-
-@pytest.fixture(scope="module")
-def kubeconfig(crds: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Yield a kubeconfig of the operator's own service account, with the rights that the chart gives it."""
-    path = f"/api/v1/namespaces/{NAMESPACE}"
-    # Another module's may be on its way out.
-    until(lambda: "deletionTimestamp" not in crds.http.get(path).json().get("metadata", {}), "the namespace is free")
-    if crds.http.get(path).status_code == 404:
-        crds.kubectl("create", "namespace", NAMESPACE)
-    wanted = [item for item in documents(INSTALL) if item["kind"] in RIGHTS]
-    crds.kubectl(
-        "apply",
-        "--server-side",
-        "--force-conflicts",
-        "-f",
-        "-",
-        given=json.dumps({"apiVersion": "v1", "kind": "List", "items": wanted}),
-    )
-    file = tmp_path_factory.mktemp("operator") / "kubeconfig"
-    config = json.loads(crds.kubeconfig.read_text())
-    token = crds.kubectl("create", "token", names.OPERATOR, "-n", NAMESPACE, "--duration=2h").strip()
-    config["users"][0]["user"] = {"token": token}
-    file.write_text(json.dumps(config))
-    yield file
-    crds.kubectl("delete", "mutatingwebhookconfiguration", names.WEBHOOK_CONFIGURATION, "--ignore-not-found")
-    crds.kubectl("delete", "validatingadmissionpolicybinding,validatingadmissionpolicy", names.OPERATOR)
-    crds.kubectl("delete", "clusterrole,clusterrolebinding", "-l", f"{names.LABEL_NAME}={names.MANAGED_BY}")
-    crds.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
-
-
-@pytest.fixture(autouse=True)
-def alone(blank: ControlPlane) -> None:
-    """Begin without services of earlier tests: their end would be writes of the operator's, too."""
-
-
-class Operator:
-    """The operator's process."""
-
-    def __init__(self, kubeconfig: Path, log: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
-        self.log = log
-        environment = {
-            **os.environ,
-            "KUBECONFIG": str(kubeconfig),
-            "LLMWARDEN_METRICS_PORT": str(self.port),
-            "LLMWARDEN_STATUS_SECONDS": "2",
-            "LLMWARDEN_RESYNC_SECONDS": "3",
-            "LLMWARDEN_INJECTION_STUCK_SECONDS": "5",
-            "PYTHONPATH": str(ROOT / "operator"),
-        }
-        with log.open("ab") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "llmwarden", "operator"], env=environment, stdout=file, stderr=file
-            )
-        until(lambda: self.answers("/readyz"), f"the operator is ready ({log})")
-
-    def answers(self, path: str) -> bool:
-        assert self.process.poll() is None, self.log.read_text()[-3000:]
-        with contextlib.suppress(httpx.HTTPError):
-            return httpx.get(f"http://127.0.0.1:{self.port}{path}", trust_env=False).status_code == 200
-        return False
-
-    def metric(self, start: str) -> float:
-        text = httpx.get(f"http://127.0.0.1:{self.port}/metrics", trust_env=False).text
-        return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(start))
-
-    def rounds(self, count: int) -> None:
-        """Wait until every key was reconciled so many times more, by ticks and resyncs."""
-        done = 'llmwarden_operator_reconcile_total{kind="Cluster"'
-        before = self.metric(done)
-        until(lambda: self.metric(done) >= before + count, "the operator goes on reconciling")
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(20)
-
-
-@pytest.fixture
-def start(kubeconfig: Path, tmp_path: Path) -> Iterator[Callable[[], Operator]]:
-    running: list[Operator] = []
-
-    def begin() -> Operator:
-        running.append(Operator(kubeconfig, tmp_path / "operator.log"))
-        return running[-1]
-
-    yield begin
-    for operator in running:
-        if operator.process.poll() is None:
-            operator.stop()
-
-
-@pytest.fixture
-def monitoring(crds: ControlPlane) -> Iterator[Callable[[], None]]:
-    """Return what installs stand-ins of the Prometheus Operator's two kinds; they are taken away afterwards."""
-
-    def install() -> None:
-        for plural, kind in MONITORING.items():
-            schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-            version = {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}
-            crd = {
-                "apiVersion": "apiextensions.k8s.io/v1",
-                "kind": "CustomResourceDefinition",
-                "metadata": {"name": f"{plural}.monitoring.coreos.com"},
-                "spec": {
-                    "group": "monitoring.coreos.com",
-                    "scope": "Namespaced",
-                    "names": {"plural": plural, "kind": kind, "singular": kind.lower(), "listKind": f"{kind}List"},
-                    "versions": [version],
-                },
-            }
-            crds.http.post(CRD, json=crd).raise_for_status()
-
-    yield install
-    for plural in MONITORING:
-        crds.http.delete(f"{CRD}/{plural}.monitoring.coreos.com")
-    until(
-        lambda: all(crds.http.get(f"{CRD}/{plural}.monitoring.coreos.com").status_code == 404 for plural in MONITORING),
-        "the stand-ins are gone",
-    )
-
-
-def sample(name: str, namespace: str) -> dict[str, Any]:
-    every = [item for path in sorted(SAMPLES.glob("*.yaml")) for item in documents(path)]
-    item = next(item for item in every if item["kind"] == "LLMService" and item["metadata"]["name"] == name)
-    item["metadata"]["namespace"] = namespace
-    item["spec"].pop("gpu", None)
-    return item
-
-
-def make(plane: ControlPlane, item: dict[str, Any]) -> dict[str, Any]:
-    answer = plane.http.post(LLM.format(item["metadata"]["namespace"]), json=item)
-    assert answer.status_code == 201, answer.text
-    made: dict[str, Any] = answer.json()
-    return made
-
-
-def condition(plane: ControlPlane, namespace: str, name: str, kind: str) -> tuple[str, str]:
-    status = plane.http.get(f"{LLM.format(namespace)}/{name}").json().get("status") or {}
-    found = next((item for item in status.get("conditions") or [] if item["type"] == kind), None)
-    return (found["status"], found["reason"]) if found else ("", "")
-
-
-def children(plane: ControlPlane, namespace: str) -> set[str]:
-    found = set()
-    for path in (
-        "/api/v1/namespaces/{}/configmaps",
-        *(f"/apis/monitoring.coreos.com/v1/namespaces/{{}}/{kind}" for kind in MONITORING),
-    ):
-        answer = plane.http.get(
-            path.format(namespace), params={"labelSelector": f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"}
-        )
-        if answer.status_code == 200:
-            found |= {item["metadata"]["name"] for item in answer.json()["items"]}
-    return found
-
-
-def settled(plane: ControlPlane, operator: Operator, namespace: str, name: str) -> None:
-    until(lambda: condition(plane, namespace, name, "Ready")[0], "the service has a status")
-    operator.rounds(2)
-
-
-def about(writes: list[str], namespace: str) -> list[str]:
-    return [write for write in writes if f"/namespaces/{namespace}/" in write]
-
-
-ALL_OF_CHAT = {"llmwarden-engine-chat", "llmwarden-alerts-chat", "llmwarden-dashboard-chat"}
+pytestmark = pytest.mark.usefixtures("alone")
 
 
 def test_first_children_and_status_then_nothing_on_resync_and_restart(

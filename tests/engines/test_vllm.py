@@ -75,7 +75,7 @@ def calls(vllm: Stage, name: str, count: int) -> dict[str, Any]:
 
 
 def test_tokens_and_requests_are_vllms_own_and_ttft_agrees(
-    vllm: Stage, record_property: Callable[[str, object], None]
+    vllm: Stage, record_testsuite_property: Callable[[str, object], None]
 ) -> None:
     kube, ns = vllm.kube, vllm.namespace
     pod = kube.pods(ns, "app=vllm-chat")[0]
@@ -108,7 +108,7 @@ def test_tokens_and_requests_are_vllms_own_and_ttft_agrees(
     engine = theirs("vllm:time_to_first_token_seconds_sum") / theirs("vllm:time_to_first_token_seconds_count")
     seen = float(client["ttftMean"])
     said = f"time to first token: proxy {mine * 1000:.1f} ms, vLLM {engine * 1000:.1f} ms, client {seen * 1000:.1f} ms"
-    record_property("ttft", said)  # for build/test-logs
+    record_testsuite_property("ttft", said)  # for build/test-logs
     # vLLM's own figure begins after its HTTP server and tokeniser and ends before its answer is written: a few milliseconds.
     assert abs(mine - engine) <= max(SECONDS_OFF, SHARE_OFF * engine), said
     # On the wire, the proxy lies between the two.
