@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
 
-.PHONY: help venv demo demo-down test lint format generate lock soak bench-datapath clean
+.PHONY: help venv demo demo-down test lint format generate lock soak bench-datapath fuzz clean
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -40,6 +40,9 @@ soak: venv ## long storms and soaks, by hand
 
 bench-datapath: venv ## the proxy beside Go's, Envoy and LiteLLM (BENCH="--rounds 3 --only direct ours go")
 	@$(PY) -m benchmarks.datapath $(BENCH)
+
+fuzz: venv ## the proxy's parsers, guided by coverage (FUZZ_SECONDS each, default 600; FUZZ="requests answers framings")
+	@./tests/fuzz/run.sh $(FUZZ)
 
 clean: ## remove what can be made again
 	@rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache

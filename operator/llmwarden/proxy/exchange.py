@@ -366,6 +366,9 @@ class Exchange:
 
     def switched(self, head: AnswerHead, rest: bytes) -> None:
         """The upstream agreed to another protocol: from here on, bytes."""
+        if not self.request.upgrade:
+            self._break("upstream_protocol", 502, "the upstream changed the protocol unasked")
+            return
         self._leave()
         upstream, self.upstream = self.upstream, None
         out = [b"HTTP/1.1 101 ", head.reason, b"\r\n"]

@@ -228,13 +228,17 @@ def read_answer(head: bytes) -> AnswerHead:
         if low == b"content-length":
             lengths.add(header[2])
         elif low == b"transfer-encoding":
-            answer.framing = "chunked" if header[2].lower().endswith(b"chunked") else "close"
-            lengths.add(b"")  # with a length beside it, this is the last answer on its connection
+            # Other codings, two of them, or HTTP/1.0: who reads the length otherwise reads another answer.
+            if old or answer.framing == "chunked" or header[2].lower() != b"chunked":
+                raise BadMessageError(502, "bad Transfer-Encoding")
+            answer.framing = "chunked"
         elif low == b"connection":
             answer.drop |= _connections[header[2]] - _NEVER_DROPPED
             if b"close" in _connections[header[2]]:
                 answer.keep = False
     if lengths:
+        if answer.framing == "chunked":
+            raise BadMessageError(502, "Content-Length and Transfer-Encoding together")
         _measure(answer, lengths)
     if status in NO_BODY:
         answer.framing = "none"
@@ -242,10 +246,6 @@ def read_answer(head: bytes) -> AnswerHead:
 
 
 def _measure(answer: AnswerHead, lengths: set[bytes]) -> None:
-    if b"" in lengths:
-        if len(lengths) > 1:
-            answer.keep = False
-        return
     value = lengths.pop()
     if lengths or not value.isdigit() or len(value) > _DIGITS:
         raise BadMessageError(502, "bad Content-Length")
@@ -402,6 +402,7 @@ class Chunks:
                 raise BadMessageError(400, "a malformed chunk")
             self._state = _SIZE
         elif line:
+            _read_field(line)  # dropped, but what is no header may be the next message to somebody else
             self._trailers += len(line)
             if self._trailers > _TRAILERS:
                 raise BadMessageError(400, "too many trailers")

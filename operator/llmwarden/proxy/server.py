@@ -338,7 +338,7 @@ class ClientConnection(asyncio.Protocol):
         if exchange is not self._current:
             return
         self._current = None
-        if not keep or self._bad is not None:
+        if not keep or (self._bad is not None and not self._queue):
             self._stopped = True
             if self._bad is not None and keep:
                 self._say(self._bad)
