@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from hypothesis import strategies as st
 
 from llmwarden import wire
 from llmwarden.domain.upstream import BACKENDS
-from llmwarden.proxy.calls import normalise
-from llmwarden.proxy.seam import Request
+from llmwarden.proxy.calls import MeteredCall, MeteredService, normalise
+from llmwarden.proxy.seam import Forward, Header, Request
 from llmwarden.proxy.settings import Limits
+from tests.unit.proxy.shapes import shape
 from tests.unit.proxy.support import JSON, SSE, begin, rows, service, stream, value
 
 ASK = b'{"model":"m","stream":true,"messages":[{"role":"user","content":"hi"}]}'
@@ -236,3 +238,108 @@ def test_a_provider_is_called_as_the_ledger_calls_it(tmp_path: Path) -> None:
         directory = tmp_path / str(number)
         directory.mkdir()
         assert service(directory, backend).fallback_provider == known.provider
+
+
+def ask_at(metered: MeteredService, target: bytes, body: bytes, *headers: Header) -> MeteredCall:
+    call = metered.open(Request(b"POST", target, list(headers), 0.0, length=len(body)))
+    assert isinstance(call, MeteredCall)
+    assert isinstance(call.admit(body), Forward)
+    return call
+
+
+def answer(call: MeteredCall, body: bytes, *headers: Header, status: int = 200) -> None:
+    call.answered(status, [*JSON, *headers])
+    call.feed(body)
+    call.end()
+
+
+def test_a_background_answer_is_charged_once_when_it_is_fetched(tmp_path: Path) -> None:
+    metered = service(tmp_path)
+    queued, done = shape("openai/responses_queued.json"), shape("openai/responses_background_done.json")
+    target = b"/v1/responses/resp_67ccd2bed1ec8190b14f964abc0542670bb6a6b452d3795b"
+    assert metered.open(Request(b"GET", target, [], 0.0)) is None  # nobody began it here
+    answer(ask_at(metered, b"/v1/responses", b'{"model":"gpt-4.1","input":"hi","background":true}'), queued)
+    assert rows(metered)[0].tokens == wire.Tokens()
+    assert rows(metered)[0].estimated == 0
+    for body in (queued, done, done):
+        call = metered.open(Request(b"GET", target, [], 0.0))
+        if call is not None:
+            assert call.admit(b"") == Forward()
+            answer(call, body)
+    [row] = rows(metered)
+    assert (row.model, row.tokens) == ("gpt-4.1", wire.Tokens(input=36, cached_input=12, output=87, reasoning=40))
+    assert value(metered, "llmwarden_requests_in_flight") == 0
+
+
+def test_a_deployment_is_charged_as_what_answers_under_it(tmp_path: Path) -> None:
+    metered = service(tmp_path, "AzureOpenAI")
+    metered.shared.prices.put("bot", "gpt-4o-mini-2024-07-18", "", wire.Price(1, "p", wire.Picodollars(10, 100, 1, 1)))
+    target = b"/openai/deployments/mine/chat/completions?api-version=2025-01-01-preview"
+    for _ in range(2):
+        call = ask_at(metered, target, b'{"messages":[]}')
+        call.answered(200, SSE)
+        call.feed(shape("openai/azure.sse"))
+        call.end()
+    [row] = rows(metered)
+    assert (row.model, row.price_id, row.requests) == ("gpt-4o-mini-2024-07-18", "p", 2)
+    assert value(metered, "llmwarden_requests_total", gen_ai_request_model="mine") == 2
+    # A price of its own wins.
+    metered.shared.prices.put("bot", "mine", "", wire.Price(1, "own", wire.Picodollars(1, 1, 1, 1)))
+    call = ask_at(metered, target, b'{"messages":[]}')
+    answer(call, b'{"model":"gpt-4o-mini-2024-07-18","choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}')
+    assert {(item.model, item.price_id) for item in rows(metered)} >= {("mine", "own")}
+
+
+def test_labels_by_header_go_into_the_row_and_no_further(tmp_path: Path) -> None:
+    metered = service(tmp_path)
+    call = ask_at(metered, b"/v1/chat/completions", ASK, (b"x-llmwarden-team", b"X-LLMWarden-Team", b"search"))
+    assert b"x-llmwarden-team" in call.head(Request(b"POST", b"/", [], 0.0))[0]
+    assert b"x-llmwarden-team" in metered.credentials()[0]
+    stream(call, [sse(*UPSTREAM_SENDS, "[DONE]")])
+    assert rows(metered)[0].labels == wire.Labels(team="search")
+
+
+def test_retries_rate_limits_queues_and_windows_show(tmp_path: Path) -> None:
+    metered = service(tmp_path)
+    metered.shared.prices.put("bot", "m", "", wire.Price(1, "p", wire.Picodollars(1, 1, 1, 1), window=90))
+    answer(ask_at(metered, b"/v1/chat/completions", ASK), b"{}", status=500)
+    call = ask_at(metered, b"/v1/chat/completions", ASK)
+    limits: list[Header] = [
+        (b"x-ratelimit-remaining-requests", b"X", b"59"),
+        (b"x-ratelimit-reset-tokens", b"X", b"1m"),
+        (b"x-ratelimit-remaining-tokens", b"X", b"many"),
+    ]
+    before = time.time()
+    stream(call, [sse(*UPSTREAM_SENDS, "[DONE]")], [*SSE, *limits])
+    assert value(metered, "llmwarden_retried_requests_total", by="body") == 1
+    assert value(metered, "llmwarden_upstream_rate_limit_remaining", limit="requests", gen_ai_request_model="m") == 59
+    assert value(metered, "llmwarden_upstream_rate_limit_remaining", limit="tokens") == 0
+    reset = value(metered, "llmwarden_upstream_rate_limit_reset_timestamp_seconds", limit="tokens")
+    assert before + 60 <= reset <= time.time() + 60
+    assert value(metered, "llmwarden_context_used_ratio_sum") == pytest.approx(0.1)
+    assert value(metered, "gen_ai_client_operation_time_per_output_chunk_seconds_count") == 1
+    assert value(metered, "llmwarden_output_tokens_per_second_count") == 1
+    call = ask_at(metered, b"/v1/chat/completions", ASK)
+    answer(call, b'{"usage":{"prompt_tokens":1,"completion_tokens":1}}', (b"x-queue-time", b"X", b"250"))
+    assert value(metered, "llmwarden_upstream_queue_seconds_sum") == 0.25
+
+
+def test_an_answer_that_breaks_before_its_count_is_estimated_from_what_came(tmp_path: Path) -> None:
+    metered = service(tmp_path, "Anthropic")
+    call = ask_at(metered, b"/v1/messages", b'{"model":"claude","max_tokens":9,"stream":true,"messages":[]}')
+    call.answered(200, SSE)
+    call.feed(shape("anthropic/overloaded.sse"))
+    call.end()
+    [row] = rows(metered)
+    assert (row.tokens, row.estimated, row.errors) == (wire.Tokens(input=9, output=2), 1, 1)
+    assert value(metered, "llmwarden_requests_total", error_type="overloaded_error") == 1
+
+
+def test_a_whole_answer_without_usage_is_estimated(tmp_path: Path) -> None:
+    metered = service(tmp_path)
+    text = "The quick brown fox jumps over the lazy dog. " * 20
+    body = json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]}).encode()
+    answer(ask_at(metered, b"/v1/chat/completions", ASK), body)
+    [row] = rows(metered)
+    assert row.estimated == 1
+    assert 150 <= row.tokens.output <= 260  # 201 by o200k_base
