@@ -55,7 +55,6 @@ class Desk:
         self._room = room
         self._now = now
         self._claims: dict[str, _Claims] = {}
-        self._lacked: dict[str, int] = {}  # what the last call needed that waited for a budget, if nobody held what it lacked
         self._dry: dict[str, tuple[float, int]] = {}  # by budget: when a call last found too little, and of what limit
         self.near: set[str] = set()  # budgets near their end: their proxies report at short intervals
 
@@ -106,10 +105,6 @@ class Desk:
                 claims.hungry[one.journal_id] = now + policy.HUNGRY_SECONDS
             else:
                 claims.hungry.pop(one.journal_id, None)
-            if one.use.needed and grant.granted:
-                self._lacked.pop(key, None)
-            elif one.use.needed and not grant.retry_seconds:
-                self._lacked[key] = one.use.needed + max(one.use.balance, 0)
             grants[key, one.journal_id] = grant
         for key, outstanding in out.items():
             found = self._room(key)
@@ -117,13 +112,6 @@ class Desk:
                 near = policy.near(limit=hard(found[0]), spent=found[1], outstanding=outstanding)
                 (self.near.add if near else self.near.discard)(key)
         return grants
-
-    def used_up(self, key: str) -> bool:
-        """Whether a budget is at its end: calls are refused, though by less than one call not all of it may be spent."""
-        found = self._room(key)
-        if found is None:
-            return False
-        return policy.used_up(limit=hard(found[0]), spent=found[1], lacked=self._lacked.get(key, 0))
 
     def recalls(self, one: Asked) -> bool:
         """Whether what lies idle with this journal should come back: calls of others wait."""
@@ -156,7 +144,6 @@ class Desk:
                 del self._claims[key]
         self._dry = {key: dry for key, dry in self._dry.items() if self._room(key) is not None}
         self.near = {key for key in self.near if self._room(key) is not None}
-        self._lacked = {key: lacked for key, lacked in self._lacked.items() if self._room(key) is not None}
 
     def _claimants(self, key: str) -> int:
         claims = self._claims.get(key)

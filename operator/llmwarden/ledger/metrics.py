@@ -116,9 +116,7 @@ class State:
     def _budgets(self) -> Iterator[Metric]:
         labels = ["namespace", names.LABEL_M_SERVICE, "budget", "kind"]
         used = GaugeMetricFamily(
-            names.METRIC_BUDGET_USED,
-            "Share of a budget that is spent in its present window; 1 as soon as what is left is too little for the next call.",
-            labels=labels,
+            names.METRIC_BUDGET_USED, "Share of a budget that is spent in its present window.", labels=labels
         )
         limit = GaugeMetricFamily(
             names.METRIC_BUDGET_LIMIT, "Limit of a budget: US dollars, or tokens.", labels=[*labels, "unit"]
@@ -131,13 +129,12 @@ class State:
         for standing in self._core.standings.values():
             budget = standing.shared.budget
             amount = budget.limit / names.PICODOLLARS if budget.unit == "USD" else float(budget.limit)
-            share, used_up = standing.spent / budget.limit, self._core.desk.used_up(budget.key)
             for member in standing.shared.members:
                 if member not in self._core.view.services:
                     continue  # it is gone: nobody's alert selects it
                 namespace, _, service = member.partition("/")
                 values = [namespace, service, budget.name, budget.scope]
-                used.add_metric(values, max(share, 1.0) if used_up else share)
+                used.add_metric(values, standing.spent / budget.limit)
                 exceeded.add_metric(values, float(self._core.shown_state(standing) == "Exceeded"))
                 limit.add_metric([*values, budget.unit], amount)
         yield used
