@@ -39,7 +39,12 @@ PRODUCT = Definition(
     tag="llmwarden:dev",
     dockerfile=store.ROOT / "Dockerfile",
     context=store.ROOT,
-    sources=(store.ROOT / "requirements.lock", store.ROOT / "operator/llmwarden", store.ROOT / ".dockerignore"),
+    sources=(
+        store.ROOT / "requirements.lock",
+        store.ROOT / "requirements-bedrock.lock",
+        store.ROOT / "operator/llmwarden",
+        store.ROOT / ".dockerignore",
+    ),
 )
 
 
