@@ -27,13 +27,6 @@ from tests.unit.ledger.objects import view_of
 REPORT_SECONDS = 1.0
 
 
-class Nobody:
-    """Nobody but the operator asks here what was spent."""
-
-    async def may_list(self, caller: Caller, namespace: str) -> bool:  # noqa: ARG002 - the interface
-        return False
-
-
 class Tokens:
     """Every token is a pod's UID; all pods are called bot-1, as tests/proxy/fakes.py has it."""
 

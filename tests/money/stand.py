@@ -16,6 +16,7 @@ import httpx
 import msgspec
 
 from llmwarden import wire
+from llmwarden.ledger.store import Store
 from tests.proxy.fakes import Proxy, Received, Server, free_port, whole
 from tests.unit.ledger.objects import model_price, service
 
@@ -130,6 +131,23 @@ class LedgerProcess:
                     return msgspec.json.decode(answer.content, type=wire.Usage)
                 await asyncio.sleep(0.1)
 
+    async def by_model(self) -> dict[str, tuple[int, int, int]]:
+        """Requests, input and output tokens by model, read from the database itself once the ledger has ended."""
+        await self.end()
+        store = Store(self.database)
+        found: dict[str, tuple[int, int, int]] = {}
+        for delta in store.sums():
+            known = found.get(delta.model, (0, 0, 0))
+            fresh = (delta.counts.requests, delta.counts.input, delta.counts.output)
+            found[delta.model] = (known[0] + fresh[0], known[1] + fresh[1], known[2] + fresh[2])
+        store.close()
+        return found
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     async def spent(self, key: str = KEY) -> int:
         return (await self.usage()).budgets[key].spent
 
@@ -137,27 +155,40 @@ class LedgerProcess:
 class Pod(Proxy):
     """A proxy process of its own pod, which reports to a LedgerProcess."""
 
-    def __init__(self, directory: Path, upstream: str, ledger: LedgerProcess, number: int) -> None:
+    def __init__(
+        self, directory: Path, upstream: str, ledger: LedgerProcess, number: int, limits: Mapping[str, Any]
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        super().__init__(directory, upstream)
+        super().__init__(directory, upstream, limits=dict(limits))
         self.uid = f"pod-{number}"
         self._ledger_process = ledger
+        self.road: int | None = None  # a port between it and the ledger
 
     def contract(self) -> dict[str, Any]:
         token = self.directory / "token"
         token.write_text(self.uid)
-        return {**super().contract(), "ledger": {"url": self._ledger_process.url, "tokenFile": str(token)}}
+        url = f"http://127.0.0.1:{self.road}" if self.road else self._ledger_process.url
+        return {**super().contract(), "ledger": {"url": url, "tokenFile": str(token)}}
 
 
 class Stand:
     """All of it. `async with Stand(directory, pods=10) as stand`."""
 
-    def __init__(self, directory: Path, *, pods: int, database: str | None = None, budget: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        pods: int,
+        budget: Mapping[str, Any],
+        database: str | None = None,
+        limits: Mapping[str, Any] | None = None,
+    ) -> None:
         self.directory = directory
         self.provider = Provider()
         self.ledger = LedgerProcess(directory, database)
         self.say(budget)
         self._pods = pods
+        self._limits = limits or {}
         self.pods: list[Pod] = []
         self.client = httpx.AsyncClient(
             timeout=60, limits=httpx.Limits(max_connections=2000, max_keepalive_connections=0)
@@ -165,15 +196,19 @@ class Stand:
 
     def say(self, *budgets: Mapping[str, Any], models: Iterable[str] = ("m",)) -> None:
         """Say the service's budgets, and the models that have a price."""
-        prices = model_price("contract", [*models], ("2026-01-01T00:00:00Z", "1.00", "2.00"))
-        self.ledger.say(service(budgets=budgets), prices)
+        wanted = [*models]
+        prices = [
+            model_price(f"contract-{at}", wanted[at : at + 20], ("2026-01-01T00:00:00Z", "1.00", "2.00"))
+            for at in range(0, len(wanted), 20)
+        ]
+        self.ledger.say(service(budgets=budgets), *prices)
 
     async def __aenter__(self) -> Self:
         try:
             await self.provider.server.start()
             await self.ledger.start()
             self.pods = [
-                Pod(self.directory / f"pod-{number}", self.provider.url, self.ledger, number)
+                Pod(self.directory / f"pod-{number}", self.provider.url, self.ledger, number, self._limits)
                 for number in range(self._pods)
             ]
             await asyncio.gather(*(pod.start() for pod in self.pods))
@@ -189,6 +224,14 @@ class Stand:
         await self.ledger.end()
         await self.provider.server.stop()
 
+    async def through(self, port: int) -> None:
+        """Start the pods again, with a road between them and the ledger."""
+        for pod in self.pods:
+            pod.road = port
+            pod.send(signal.SIGTERM)
+            await pod.wait()
+        await asyncio.gather(*(pod.start() for pod in self.pods))
+
     async def follows(self, pod: Pod) -> None:
         """Wait until a proxy has its configuration."""
         saved = pod.journal / "config.json"
@@ -203,14 +246,14 @@ class Stand:
         body = {"model": model, "messages": [{"role": "user", "content": "hi"}], "user": f"{read}/{written}", **more}
         return await self.client.post(f"http://127.0.0.1:{pod.port}/v1/chat/completions", json=body)
 
-    async def settled(self, seconds: float = 20.0) -> int:
-        """What the ledger says was spent, once it has said the same for two reports' time."""
+    async def settled(self, least: int = 0, seconds: float = 60.0) -> int:
+        """What the ledger says was spent, once that is no less than so much and has stayed for two reports' time."""
         last, since = -1, 0.0
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(seconds):
             while True:
                 spent = await self.ledger.spent()
-                if spent != last:
+                if spent != last or spent < least:
                     last, since = spent, loop.time()
                 elif loop.time() - since > 2.5:
                     return spent

@@ -17,15 +17,21 @@ from llmwarden.wire import BudgetConfig, BudgetUpdate, Config, LeaseGrant, Lease
 __all__ = ["Allowed", "Bound", "Denied", "Gate", "Held", "NeedsPrice", "Outcome", "Short"]
 
 _LOSS_INTERVALS: Final = 3  # reporting intervals without an answer after which the ledger counts as lost
+# A call that does not say what it may use reserves at most this part of the limit: else a small budget would admit none of them.
+_CAPPED_SHARE: Final = 50
 _FAILING_SECONDS: Final = 2.0  # without an answer after which no call waits for one any more
 
 
 class Bound(msgspec.Struct, frozen=True):
-    """What one call can use at most; `picodollars` is None where its price is not known. With `unbounded`: why there is no bound."""
+    """What one call can use at most; `picodollars` is None where its price is not known.
+
+    `capped`: the request itself says nothing, this is a cap of ours. With `unbounded` there is none: why.
+    """
 
     picodollars: int | None
     tokens: int
     unbounded: str = ""
+    capped: bool = False
 
 
 Held = tuple[tuple[Budget, int], ...]
@@ -216,6 +222,8 @@ class Gate:
             if bound.unbounded:
                 return refusals.unbounded(key, bound.unbounded, name)
             need = bound.tokens if budget.config.unit == "tokens" else bound.picodollars or 0
+            if bound.capped:
+                need = min(need, -(-budget.hard // _CAPPED_SHARE))
             free = budget.balance - budget.reserved
             if need > free:
                 outcome = self._short(key, budget, need, name=name, now=now, last=last)
