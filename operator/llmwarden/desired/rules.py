@@ -112,10 +112,10 @@ def _spend(params: Params, objective: SpendObjective) -> dict[str, Any]:
     )
 
 
-def _ratio(params: Params, budget: budgets.Budget) -> str:
+def _ratio(params: Params, budget: budgets.Budget, metric: str = names.METRIC_BUDGET_USED) -> str:
     matchers = _of(params, f'budget="{budget.name}"', f'kind="{budget.scope}"')
     # max: during a restart two ledgers may be scraped at once.
-    return f"max by ({promql.BY}, budget, kind) ({names.METRIC_BUDGET_USED}{{{matchers}}})"
+    return f"max by ({promql.BY}, budget, kind) ({metric}{{{matchers}}})"
 
 
 def _warnings(params: Params, budget: budgets.Budget) -> list[dict[str, Any]]:
@@ -146,7 +146,8 @@ def _exceeded(params: Params, budget: budgets.Budget) -> dict[str, Any]:
     return alert(
         params,
         "LLMBudgetExceeded",
-        f"{_ratio(params, budget)} >= 1",
+        # Not a ratio of 1: calls reserve what they can cost at most, so the last of a budget is seldom spent.
+        f"{_ratio(params, budget)} and {_ratio(params, budget, names.METRIC_BUDGET_EXCEEDED)} == 1",
         wait="",
         severity="warning" if budget.action == "Alert" else "critical",
         labels=_of_budget(budget),
