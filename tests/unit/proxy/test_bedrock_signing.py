@@ -140,3 +140,11 @@ def test_derived_keys_are_bounded() -> None:
             Keys("AKIA", f"secret{number}"), SCOPE, method=b"POST", target=b"/", headers=[], payload_hash=b"", now=NOW
         )
     assert len(signer._derived) <= sigv4._KEYS
+
+
+def test_paths_are_bounded_and_right_when_they_come_again() -> None:
+    signer = Signer()
+    for number in range(1000):
+        for _ in range(2):
+            assert signer._path(b"/model/m%%3A%d/invoke" % number) == b"/model/m%%253A%d/invoke" % number
+    assert len(signer._paths) <= sigv4._PATHS

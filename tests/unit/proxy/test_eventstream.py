@@ -10,6 +10,7 @@ from botocore.eventstream import EventStreamBuffer
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmwarden.proxy.framing import eventstream
 from llmwarden.proxy.framing.eventstream import BROKEN, CAP, Splitter
 from tests.proxy.bedrock import message
 
@@ -138,6 +139,15 @@ def test_an_error_that_the_model_does_not_know() -> None:
     data = prelude + headers
     payloads = read([data + struct.pack(">I", zlib.crc32(data))])[1]
     assert json.loads(payloads[0] or b"") == {"error": {"code": "Internal", "message": "boäm"}}
+
+
+def test_what_is_remembered_of_headers_is_bounded() -> None:
+    for number in range(500):
+        name = f"event{number}"
+        assert read([message(name, b"") * 2])[1] == [b'{"%b":{}}' % name.encode()] * 2
+        read([message("chunk", b"{}", more=b"\x01x\x06\x10\x00" + number.to_bytes(2, "big") * 2048)])
+    assert len(eventstream._known) <= eventstream._KNOWN
+    assert max(map(len, eventstream._known)) <= eventstream._KNOWN_SIZE
 
 
 def test_lengths_that_cannot_be_are_not_followed() -> None:

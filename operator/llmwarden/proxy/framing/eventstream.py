@@ -21,6 +21,8 @@ _SMALLEST: Final = _PRELUDE_SIZE + _CRC_SIZE
 _SIZES: Final = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
 _BYTES, _STRING = 6, 7
 _NAME: Final = re.compile(rb"[A-Za-z][A-Za-z0-9-]{0,63}")
+_KNOWN: Final = 64  # blocks of headers that are remembered
+_KNOWN_SIZE: Final = 1024  # bytes of one that is
 # What names a message, by what it is.
 _NAMED_BY: Final = {b"event": b":event-type", b"exception": b":exception-type"}
 
@@ -95,15 +97,35 @@ def _payload(message: bytes, headers_end: int) -> bytes:
     end = len(message) - _CRC_SIZE
     if zlib.crc32(message[:end]) != int.from_bytes(message[end:], "big"):
         return BROKEN
-    headers = _headers(message[_PRELUDE_SIZE:headers_end])
-    kind = headers.get(b":message-type", b"event")
-    if kind == b"error":
-        code, text = headers.get(b":error-code", b""), headers.get(b":error-message", b"")
-        return msgspec.json.encode({"error": {"code": code.decode("latin-1"), "message": text.decode("latin-1")}})
-    name = headers.get(_NAMED_BY.get(kind, b""), b"")
-    if not _NAME.fullmatch(name):
+    block = message[_PRELUDE_SIZE:headers_end]
+    before = _known.get(block)
+    if before is None:
+        before = _before(block)
+        if len(_known) >= _KNOWN:
+            _known.clear()
+        if len(block) <= _KNOWN_SIZE:
+            _known[block] = before
+    if not before:
+        return _error(_headers(block))
+    return before + (message[headers_end:end] or b"{}") + b"}"
+
+
+# What stands before a payload, by its block of headers: a stream has the same few, over and over.
+_known: Final[dict[bytes, bytes]] = {}
+
+
+def _before(block: bytes) -> bytes:
+    headers = _headers(block)
+    name = headers.get(_NAMED_BY.get(headers.get(b":message-type", b"event"), b""), b"")
+    return b'{"%b":' % name if _NAME.fullmatch(name) else b""
+
+
+def _error(headers: dict[bytes, bytes]) -> bytes:
+    """What is neither event nor exception: an error that the service's model does not know, or nothing that could be understood."""
+    if headers.get(b":message-type") != b"error":
         return BROKEN
-    return b'{"%b":%b}' % (name, message[headers_end:end] or b"{}")
+    code, text = headers.get(b":error-code", b""), headers.get(b":error-message", b"")
+    return msgspec.json.encode({"error": {"code": code.decode("latin-1"), "message": text.decode("latin-1")}})
 
 
 def _headers(block: bytes) -> dict[bytes, bytes]:
