@@ -19,6 +19,7 @@ from llmwarden.ledger.app import create_app
 from llmwarden.ledger.auth import TokenReviewer
 from llmwarden.ledger.core import Core
 from llmwarden.ledger.departed import Departed
+from llmwarden.ledger.lost import LostPods
 from llmwarden.ledger.metrics import Metrics, State
 from llmwarden.ledger.pricing import Catalogue
 from llmwarden.ledger.query_api import SpendApi
@@ -94,6 +95,8 @@ async def _serve(
         questions=SpendApi(core, store, tokens, Reviewer(client), namespace=settings.namespace),
     )
 
+    lost = LostPods(client, store, writer, metrics, lambda: core.clock().timestamp())
+
     async def end() -> None:
         await stop.wait()
         core.stop()
@@ -104,7 +107,14 @@ async def _serve(
             serving.serve(app, port=port, tls=certificate, stop=stop, grace_seconds=GRACE_SECONDS),
             serving.serve_metrics(ready, port=metrics_port, stop=stop),
         ],
-        background=[watch.run(), certificate.run(), writer.run(), _tick(core, store, writer, departed), end()],
+        background=[
+            watch.run(),
+            certificate.run(),
+            writer.run(),
+            _tick(core, store, writer, departed),
+            lost.run(),
+            end(),
+        ],
     )
 
 

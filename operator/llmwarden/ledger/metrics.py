@@ -53,6 +53,12 @@ class Metrics:
             "Rows whose price id was never handed out for their model; they are rated as if they had none.",
             registry=registry,
         )
+        self.unreported = Counter(
+            "llmwarden_ledger_unreported_pods",
+            "Pods that were lost without a last report: what they used since the one before is not known.",
+            ["namespace", names.LABEL_M_SERVICE],
+            registry=registry,
+        )
         self.long_polls = Gauge("llmwarden_ledger_long_polls", "Proxies that wait for a change.", registry=registry)
 
     def answered(self, path: str, status: int) -> None:
