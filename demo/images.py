@@ -47,6 +47,16 @@ _LOCAL = {
 }
 
 
+def loaded() -> bool:
+    """Whether somebody says that a cluster of somebody's has the images already (`DEMO_IMAGES=loaded`)."""
+    return "loaded" in os.environ.get("DEMO_IMAGES", "").split(",")
+
+
+def offline() -> bool:
+    """Whether that cluster reaches no registry, so that it must have the monitoring programs' images too (`DEMO_IMAGES=offline,loaded`)."""
+    return "offline" in os.environ.get("DEMO_IMAGES", "").split(",")
+
+
 @dataclass(frozen=True)
 class Images:
     """Archives to load, and the names by which manifests then find them (manifest name -> image or version)."""
@@ -56,7 +66,7 @@ class Images:
 
 
 def make(*, local: bool) -> Images:
-    """Build what is new of all images; `local` is for our own cluster, which can pull nothing.
+    """Build what is new of all images; `local` is for a cluster that can pull nothing, as our own.
 
     The two builds from Dockerfiles run beside the Go builds: the first wait for the network, the second for the processor.
     """

@@ -6,7 +6,6 @@ then what is wrong with the pods concerned. All raise ClusterError (DemoError is
 
 import datetime as dt
 import json
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -73,7 +72,7 @@ def cluster_with_images(target: Target, engine: str = "simulator") -> tuple[Kube
         message = "ENGINE=vllm runs on our own cluster only (CLUSTER unset): its files are mounted from this machine."
         raise DemoError(message)
     with ThreadPoolExecutor(max_workers=3) as pool:
-        building = pool.submit(images.make, local=isinstance(target, Local))
+        building = pool.submit(images.make, local=isinstance(target, Local) or images.offline())
         if engine == "vllm":
             pool.submit(engines.vllm)
         kubeconfig = target.up()
@@ -85,12 +84,14 @@ def cluster_with_images(target: Target, engine: str = "simulator") -> tuple[Kube
 def load(target: Target, made: images.Images) -> None:
     """Load archives into the cluster; an archive's name says its content, so each is loaded once."""
     if isinstance(target, External):
-        if os.environ.get("DEMO_IMAGES") != "loaded":
-            tags = f"{PRODUCT_IMAGE} and {images.WORKLOADS.tag}"
+        if not images.loaded():
+            again = "DEMO_IMAGES=offline,loaded" if images.offline() else "DEMO_IMAGES=loaded"
             message = (
-                f"This cluster's nodes must have the images {tags}. Load them ({', '.join(str(path) for path in made.archives)}), "
-                "then run this again with DEMO_IMAGES=loaded."
+                f"This cluster's nodes must have the images of {', '.join(str(path) for path in made.archives)}. Load them, then run this "
+                f"again with {again}."
             )
+            if not images.offline():
+                message += " If the nodes reach no registry, begin with DEMO_IMAGES=offline: the monitoring programs' images are made then."
             raise DemoError(message)
         return
     memory = Cluster(target.name).state.root / "loaded-images" if isinstance(target, Local) else None
