@@ -40,6 +40,7 @@ class Record(msgspec.Struct, frozen=True):
     gaps_sum: float = 0.0
     tokens_per_second: float | None = None  # of output, from its first token on
     queue_seconds: float | None = None
+    server_seconds: float | None = None  # by the provider's own clock
     # Of the request.
     stream: bool = False
     choices: int = 1
@@ -119,6 +120,8 @@ def attributes(call: Record, server: Mapping[str, Value]) -> dict[str, Value]:  
             out["llmwarden.usage.estimated"] = True
     if call.first_token is not None:
         out["gen_ai.response.time_to_first_chunk"] = call.first_token
+    if call.server_seconds is not None:
+        out["llmwarden.provider.duration"] = call.server_seconds
     if call.picodollars is not None:
         out["gen_ai.usage.cost.amount"] = call.picodollars / names.PICODOLLARS
         out["gen_ai.usage.cost.currency"] = "USD"

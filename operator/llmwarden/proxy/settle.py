@@ -127,6 +127,7 @@ def _record(call: "MeteredCall", error: str, status: int) -> Record:
         gaps_sum=answer.last_content - answer.first_content,
         tokens_per_second=_rate(tokens, duration - (first_token or 0.0)),
         queue_seconds=answer.queue_seconds,
+        server_seconds=answer.server_seconds,
         stream=asked.stream,
         choices=asked.choices,
         max_tokens=asked.max_tokens,

@@ -117,6 +117,15 @@ def test_the_head_counts_of_a_body_that_says_nothing() -> None:
     assert whole(INVOKE, b"{}", {"X-Amzn-Bedrock-Input-Token-Count": "9" * 11}).malformed == 1
 
 
+def test_the_time_by_bedrocks_own_clock() -> None:
+    assert stream(CONVERSE, (RECORDED / "converse_stream.eventstream").read_bytes()).server_seconds == 0.625
+    assert whole(CONVERSE, (RECORDED / "converse.json").read_bytes()).server_seconds == 0.551
+    assert stream(INVOKE, (RECORDED / "invoke_titan.eventstream").read_bytes()).server_seconds == 1.321
+    answer = whole(INVOKE, b"{}", {"X-Amzn-Bedrock-Invocation-Latency": "186"})
+    assert (answer.server_seconds, answer.usage) == (0.186, None)
+    assert whole(INVOKE, b"{}", {"X-Amzn-Bedrock-Invocation-Latency": "9" * 12}).server_seconds is None
+
+
 def test_more_of_an_answer() -> None:
     answer = stream(CONVERSE, (RECORDED / "converse_stream_tools.eventstream").read_bytes())
     assert answer.tool_call_ids == ["tooluse_AOOBCtPEQ7"]

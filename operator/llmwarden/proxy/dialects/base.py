@@ -68,6 +68,7 @@ class Answer(msgspec.Struct):
     tier: str = ""  # "batch", "flex", "priority" where it is priced otherwise; "" for the ordinary one
     tool_call_ids: list[str] = []
     queue_seconds: float | None = None  # before the engine began, where it says so
+    server_seconds: float | None = None  # from request to answer by the provider's own clock, where it says so
     pieces: int = 0  # events with content: near enough one token each
     content_bytes: int = 0
     first_content: float = 0.0

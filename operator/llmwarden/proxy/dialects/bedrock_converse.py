@@ -6,7 +6,7 @@ import msgspec
 
 from llmwarden.proxy.dialects import prompt
 from llmwarden.proxy.dialects.base import MOST_TOKENS, NAME_LENGTH, Answer, Asked, Event, Match, count
-from llmwarden.proxy.dialects.bedrock_shared import Endpoint, is_error, model_name, note_tier
+from llmwarden.proxy.dialects.bedrock_shared import Endpoint, is_error, model_name, note_latency, note_tier
 from llmwarden.wire import Tokens
 
 _NEVER_SENT: Final = msgspec.Raw()
@@ -122,7 +122,12 @@ class _Trace(msgspec.Struct, rename="camel"):
     prompt_router: _Router | None = None
 
 
+class _Metrics(msgspec.Struct, rename="camel"):
+    latency_ms: int | None = None
+
+
 class _Metadata(msgspec.Struct, rename="camel"):
+    metrics: _Metrics | None = None
     usage: Usage | None = None
     service_tier: _Tier | None = None
     trace: _Trace | None = None
@@ -315,6 +320,8 @@ def _note_metadata(answer: Answer, metadata: _Metadata) -> None:
             answer.malformed += 1
         else:
             answer.usage = used
+    if metadata.metrics is not None:
+        note_latency(answer, metadata.metrics.latency_ms)
     if metadata.service_tier is not None:
         note_tier(answer, metadata.service_tier.type)
     router = metadata.trace.prompt_router if metadata.trace is not None else None

@@ -13,7 +13,7 @@ from llmwarden.proxy.dialects import bedrock_converse, prompt
 from llmwarden.proxy.dialects.anthropic import MESSAGES
 from llmwarden.proxy.dialects.base import MOST_TOKENS, NAME_LENGTH, Answer, Asked, Event, Match, count
 from llmwarden.proxy.dialects.bedrock_converse import Converse
-from llmwarden.proxy.dialects.bedrock_shared import Endpoint, is_error, note_tier
+from llmwarden.proxy.dialects.bedrock_shared import Endpoint, is_error, note_latency, note_tier
 from llmwarden.proxy.dialects.openai_chat import Chat
 from llmwarden.proxy.seam import Header
 from llmwarden.wire import Tokens
@@ -29,6 +29,7 @@ _HEADERS: Final = {
     b"x-amzn-bedrock-output-token-count": "output_token_count",
     b"x-amzn-bedrock-cache-read-input-token-count": "cache_read_input_token_count",
     b"x-amzn-bedrock-cache-write-input-token-count": "cache_write_input_token_count",
+    b"x-amzn-bedrock-invocation-latency": "invocation_latency",
 }
 _MAX_DIGITS: Final = 12
 
@@ -62,6 +63,7 @@ class _Metrics(msgspec.Struct, rename="camel"):
     output_token_count: int | None = None
     cache_read_input_token_count: int | None = None
     cache_write_input_token_count: int | None = None
+    invocation_latency: int | None = None
 
 
 class _Chunk(msgspec.Struct):
@@ -251,6 +253,9 @@ def _note_metrics(answer: Answer, metrics: _Metrics) -> None:
         cache_read_input_tokens=metrics.cache_read_input_token_count,
         cache_write_input_tokens=metrics.cache_write_input_token_count,
     )
+    note_latency(answer, metrics.invocation_latency)
+    if metrics.input_token_count is None and metrics.output_token_count is None:
+        return
     used, old = bedrock_converse.tokens(usage), answer.usage
     if used is None:
         answer.malformed += 1

@@ -16,6 +16,7 @@ PATH: Final = re.compile(
 _EVENTSTREAM: Final = b"application/vnd.amazon.eventstream"
 # Of these an ARN's last part is the model's own id; all others (application profiles, provisioned and imported models) are opaque.
 _NAMED: Final = frozenset({"foundation-model", "inference-profile"})
+_MOST_MS: Final = 86_400_000  # of one call; more is no duration
 _TIERS: Final = frozenset({"flex", "priority", "batch"})
 
 
@@ -65,6 +66,12 @@ def is_opaque(identifier: str) -> bool:
 def note_tier(answer: Answer, tier: str | None) -> None:
     """The tier that the call was served in, where it is priced apart."""
     answer.tier = tier if tier in _TIERS else ""
+
+
+def note_latency(answer: Answer, milliseconds: int | None) -> None:
+    """How long it took by Bedrock's own clock."""
+    if milliseconds is not None and 0 <= milliseconds <= _MOST_MS:
+        answer.server_seconds = milliseconds / 1000
 
 
 def is_error(answer: Answer, payload: bytes) -> bool:
