@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from tests.proxy.fakes import Proxy, Received, accounted, running
-from tests.proxy.replay import Replay, counted
+from tests.proxy.vendor import Vendor, counted
 
 REQUESTS = "llmwarden_requests_total"
 MESSAGES: Any = [{"role": "user", "content": "hi"}]
@@ -29,7 +29,7 @@ async def ask(api: anthropic.AsyncAnthropic, model: str, **more: Any) -> Any:
 
 
 async def test_streams_with_caches_thinking_and_tools(tmp_path: Path) -> None:
-    async with running(tmp_path, Replay(by_model), route=ROUTE) as (server, proxy), client(proxy) as api:
+    async with running(tmp_path, Vendor(by_model), route=ROUTE) as (server, proxy), client(proxy) as api:
         async with api.messages.stream(model="text.sse", max_tokens=100, messages=MESSAGES) as stream:
             text = [item async for item in stream.text_stream]
             message = await stream.get_final_message()
@@ -53,7 +53,7 @@ async def test_streams_with_caches_thinking_and_tools(tmp_path: Path) -> None:
 
 
 async def test_whole_answers(tmp_path: Path) -> None:
-    async with running(tmp_path, Replay(by_model), route=ROUTE) as (_, proxy), client(proxy) as api:
+    async with running(tmp_path, Vendor(by_model), route=ROUTE) as (_, proxy), client(proxy) as api:
         message = await ask(api, "message.json")
         assert message.stop_reason == "tool_use"
         assert await counted(proxy) == {
@@ -66,7 +66,7 @@ async def test_whole_answers(tmp_path: Path) -> None:
 
 
 async def test_an_error_event_under_200_is_an_error_and_its_tokens_are_estimated(tmp_path: Path) -> None:
-    async with running(tmp_path, Replay(by_model), route=ROUTE) as (_, proxy), client(proxy) as api:
+    async with running(tmp_path, Vendor(by_model), route=ROUTE) as (_, proxy), client(proxy) as api:
         with pytest.raises(anthropic.APIStatusError, match="Overloaded"):
             async with api.messages.stream(model="overloaded.sse", max_tokens=100, messages=MESSAGES) as stream:
                 [item async for item in stream]
@@ -77,7 +77,7 @@ async def test_an_error_event_under_200_is_an_error_and_its_tokens_are_estimated
 
 async def test_errors_keep_their_class_and_their_retries(tmp_path: Path) -> None:
     limits = ("anthropic-ratelimit-requests-remaining: 0", "anthropic-ratelimit-requests-reset: 2100-01-01T00:00:00Z")
-    handler = Replay(lambda _: (429, "anthropic/rate_limit.json", *limits))
+    handler = Vendor(lambda _: (429, "anthropic/rate_limit.json", *limits))
     async with running(tmp_path, handler, route=ROUTE) as (server, proxy), client(proxy, max_retries=1) as api:
         with pytest.raises(anthropic.RateLimitError, match="rate limit"):
             await ask(api, "m")
@@ -92,7 +92,7 @@ async def test_errors_keep_their_class_and_their_retries(tmp_path: Path) -> None
 async def test_a_refusal_says_that_money_is_used_up_and_is_not_tried_again(tmp_path: Path) -> None:
     async with accounted(tmp_path) as ledger:
         ledger.block(0)
-        async with running(tmp_path, Replay(by_model), ledger=ledger, route=ROUTE) as (server, proxy):
+        async with running(tmp_path, Vendor(by_model), ledger=ledger, route=ROUTE) as (server, proxy):
             await ledger.until_followed()
             async with client(proxy) as api:
                 for more in ({}, {"stream": True}):
@@ -111,7 +111,7 @@ async def test_every_dialect_is_measured_and_refused_on_every_route(tmp_path: Pa
     async with accounted(tmp_path) as ledger:
         ledger.price("message.json", 1)
         ledger.block(10**6)
-        async with running(tmp_path, Replay(by_model), ledger=ledger, route={"backend": "VLLM"}) as (_, proxy):
+        async with running(tmp_path, Vendor(by_model), ledger=ledger, route={"backend": "VLLM"}) as (_, proxy):
             await ledger.until_followed()
             async with client(proxy) as api:
                 await ask(api, "message.json")
@@ -130,7 +130,7 @@ async def test_every_dialect_is_measured_and_refused_on_every_route(tmp_path: Pa
 async def test_counting_tokens_is_free_and_never_refused(tmp_path: Path) -> None:
     async with accounted(tmp_path) as ledger:
         ledger.block(0)
-        handler = Replay(lambda _: "anthropic/count_tokens.json")
+        handler = Vendor(lambda _: "anthropic/count_tokens.json")
         async with running(tmp_path, handler, ledger=ledger, route=ROUTE) as (_, proxy), client(proxy) as api:
             await ledger.until_followed()
             count = await api.messages.count_tokens(model="claude", messages=MESSAGES)

@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from tests.proxy.fakes import BUDGET, Proxy, Received, accounted, running
-from tests.proxy.replay import Replay, counted
+from tests.proxy.vendor import Vendor, counted
 
 REQUESTS = "llmwarden_requests_total"
 MESSAGES: Any = [{"role": "user", "content": "hi"}]
@@ -24,7 +24,7 @@ def by_model(request: Received) -> str:
 
 
 async def test_chats_stream_as_if_nothing_were_between(tmp_path: Path) -> None:
-    async with running(tmp_path, Replay(by_model)) as (server, proxy), client(proxy) as api:
+    async with running(tmp_path, Vendor(by_model)) as (server, proxy), client(proxy) as api:
         seen: dict[str, Any] = {}
         for name in ("chat_text", "chat_two_choices_logprobs", "chat_tools", "chat_refusal", "vllm_continuous_usage"):
             stream = await api.chat.completions.create(model=f"{name}.sse", messages=MESSAGES, stream=True)
@@ -52,7 +52,7 @@ async def test_chats_stream_as_if_nothing_were_between(tmp_path: Path) -> None:
 
 
 async def test_usage_that_the_application_asked_for_is_there(tmp_path: Path) -> None:
-    async with running(tmp_path, Replay(by_model)) as (_, proxy), client(proxy) as api:
+    async with running(tmp_path, Vendor(by_model)) as (_, proxy), client(proxy) as api:
         stream = await api.chat.completions.create(
             model="chat_text.sse", messages=MESSAGES, stream=True, stream_options={"include_usage": True}
         )
@@ -62,7 +62,7 @@ async def test_usage_that_the_application_asked_for_is_there(tmp_path: Path) -> 
 
 
 async def test_whole_answers_and_tools(tmp_path: Path) -> None:
-    async with running(tmp_path, Replay(by_model)) as (_, proxy), client(proxy) as api:
+    async with running(tmp_path, Vendor(by_model)) as (_, proxy), client(proxy) as api:
         answer = await api.chat.completions.create(
             model="chat.json",
             messages=MESSAGES,
@@ -90,7 +90,7 @@ async def test_responses(tmp_path: Path) -> None:
     def pick(request: Received) -> str:
         return "openai/responses_background_done.json" if request.method == "GET" else by_model(request)
 
-    async with running(tmp_path, Replay(pick)) as (_, proxy), client(proxy) as api:
+    async with running(tmp_path, Vendor(pick)) as (_, proxy), client(proxy) as api:
         stream = await api.responses.create(model="responses.sse", input="hi", stream=True)
         kinds = [item.type async for item in stream]
         assert kinds[0] == "response.created"
@@ -110,7 +110,7 @@ async def test_responses(tmp_path: Path) -> None:
 
 
 async def test_azure(tmp_path: Path) -> None:
-    async with running(tmp_path, Replay(lambda _: "openai/azure.sse"), route={"backend": "AzureOpenAI"}) as (
+    async with running(tmp_path, Vendor(lambda _: "openai/azure.sse"), route={"backend": "AzureOpenAI"}) as (
         server,
         proxy,
     ):
@@ -137,7 +137,7 @@ async def test_errors_keep_their_class_and_their_retries(tmp_path: Path) -> None
             return "openai/error_stream.sse"
         return 429, "openai/error_429.json", "x-ratelimit-remaining-requests: 0", "x-ratelimit-reset-requests: 2s"
 
-    async with running(tmp_path, Replay(pick)) as (server, proxy), client(proxy, max_retries=1) as api:
+    async with running(tmp_path, Vendor(pick)) as (server, proxy), client(proxy, max_retries=1) as api:
         with pytest.raises(openai.RateLimitError) as caught:
             await api.chat.completions.create(model="m", messages=MESSAGES)
         assert caught.value.code == "rate_limit_exceeded"
@@ -155,7 +155,7 @@ async def test_errors_keep_their_class_and_their_retries(tmp_path: Path) -> None
 async def test_a_refusal_is_an_exception_after_one_attempt(tmp_path: Path) -> None:
     async with accounted(tmp_path) as ledger:
         ledger.block(0)
-        async with running(tmp_path, Replay(by_model), ledger=ledger) as (server, proxy), client(proxy) as api:
+        async with running(tmp_path, Vendor(by_model), ledger=ledger) as (server, proxy), client(proxy) as api:
             await ledger.until_followed()
             for call in (
                 api.chat.completions.create(model="chat.json", messages=MESSAGES),
@@ -173,7 +173,7 @@ async def test_a_refusal_is_an_exception_after_one_attempt(tmp_path: Path) -> No
 
 
 async def test_what_is_not_understood_passes_and_is_counted(tmp_path: Path) -> None:
-    async with running(tmp_path, Replay(lambda _: "openai/embeddings.json")) as (server, proxy), client(proxy) as api:
+    async with running(tmp_path, Vendor(lambda _: "openai/embeddings.json")) as (server, proxy), client(proxy) as api:
         await api.images.generate(model="gpt-image-1", prompt="a cat")
         await api.models.list()
         assert [request.target for request in server.requests] == ["/v1/images/generations", "/v1/models"]
