@@ -141,10 +141,10 @@ class Messages:
         """Read what matters; None for what is not a JSON object."""
         try:
             request: _Request | _Unshaped = _request.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             try:
                 request = _unshaped.decode(body)  # the upstream will say what is wrong with it
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 return None
         asked = Asked(
             model=match.model or prompt.name(request.model),
@@ -188,7 +188,7 @@ class Messages:
         """Note content, usage, stop reason, an error."""
         try:
             event = _event.decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             answer.malformed += 1
             return Event.KEEP
         kind = event.type
@@ -209,7 +209,7 @@ class Messages:
         """Note usage, stop reason, tool calls, an error."""
         try:
             message = _message.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             answer.malformed += 1
             return
         if message.type == "error" or message.error:
@@ -268,7 +268,7 @@ def _reaches_out(request: _Plain) -> str:
         return ""
     try:
         kinds = {tool.type for tool in _blocks.decode(tools)}
-    except (msgspec.DecodeError, UnicodeDecodeError, TypeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError):
         return "unreadable"
     plain = all(kind is None or (isinstance(kind, str) and _CLIENT_TOOLS.fullmatch(kind)) for kind in kinds)
     return "" if plain else "server_tools"
@@ -283,7 +283,7 @@ def _media(content: bytes) -> str:
             inner = bytes(block.content)
             if inner[:1] == b"[" and not {item.type for item in _blocks.decode(inner)} <= _TEXT:
                 return "media"
-    except (msgspec.DecodeError, UnicodeDecodeError, TypeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError):
         return "unreadable"
     return ""
 

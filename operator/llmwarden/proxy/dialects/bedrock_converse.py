@@ -171,7 +171,7 @@ class Converse(Endpoint):
         """Read what matters; None for what is not of this shape: Bedrock will say what is wrong with it."""
         try:
             request = _request.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
         inference = request.inference_config or _Inference()
         limit = prompt.positive(inference.max_tokens)
@@ -201,7 +201,7 @@ class Converse(Endpoint):
         """Note content, usage, stop reasons, exceptions. The metadata comes last."""
         try:
             event = _event.decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             answer.malformed += 1
             return Event.KEEP
         if event.content_block_delta is not None:
@@ -227,7 +227,7 @@ class Converse(Endpoint):
         """Note usage, the stop reason, tool calls."""
         try:
             message = _whole.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             answer.malformed += 1
             return
         _note_metadata(answer, message)
@@ -268,7 +268,7 @@ def tokens(usage: Usage) -> Tokens | None:
 def _parts(content: bytes) -> list[_Block] | None:
     try:
         return _blocks.decode(content)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 
@@ -277,7 +277,7 @@ def _read_tools(asked: Asked, config: bytes) -> None:
         return
     try:
         tools = _tools.decode(config).tools or []
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         asked.unbounded = asked.unbounded or "unreadable"
         return
     if any("systemTool" in tool for tool in tools):

@@ -130,7 +130,7 @@ class Invoke(Endpoint):
         """Read what the body's family calls things; None for what is not a JSON object."""
         try:
             request = _request.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
         asked: Asked | None
         if request.anthropic_version is not None:
@@ -167,7 +167,7 @@ class Invoke(Endpoint):
         try:
             event = _event.decode(payload)
             inner = binascii.a2b_base64(event.chunk.bytes or "") if event.chunk is not None else b""
-        except (msgspec.DecodeError, UnicodeDecodeError, ValueError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):
             answer.malformed += 1
             return Event.KEEP
         if event.chunk is None:
@@ -180,7 +180,7 @@ class Invoke(Endpoint):
         """Note usage, reasons, ids."""
         try:
             message = _body.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             answer.malformed += 1
             return
         if isinstance(message.type, str):
@@ -199,7 +199,7 @@ class Invoke(Endpoint):
         else:
             try:
                 message = _body.decode(inner)
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 answer.malformed += 1
                 return
             if isinstance(message.type, str):
@@ -218,7 +218,7 @@ class Invoke(Endpoint):
     def _last(answer: Answer, inner: bytes) -> None:
         try:
             metrics = _last.decode(inner).metrics
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return
         answer.done = True
         answer.partial = False

@@ -102,10 +102,10 @@ class Content(gemini_shared.Endpoint):
         """Read what matters; None for what is not a JSON object."""
         try:
             request: _Request | _Unshaped = _request.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             try:
                 request = _unshaped.decode(body)  # Google will say what is wrong with it
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 return None
         system = bytes(request.systemInstruction) or bytes(request.system_instruction)
         asked = Asked(
@@ -142,7 +142,7 @@ class Content(gemini_shared.Endpoint):
         if body.lstrip()[:1] == b"[":
             try:
                 items = _list.decode(body)
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 items = []
             body = bytes(items[-1]) if items else body
         message = _decode(answer, body)
@@ -153,7 +153,7 @@ class Content(gemini_shared.Endpoint):
 def _decode(answer: Answer, payload: bytes) -> _Answer | None:
     try:
         return _answer.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         answer.malformed += 1
         return None
 
@@ -189,7 +189,7 @@ def _content(answer: Answer, part: _Part) -> int:
         size += len(call)
         try:
             name = _call.decode(call).id
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             name = None
         if isinstance(name, str) and name:
             answer.tool_call(name)
@@ -229,7 +229,7 @@ def _read_tools(asked: Asked, raw: bytes) -> None:
         return
     try:
         tools = _tools.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         asked.unbounded = "unreadable"
         return
     if not all(tool.keys() <= _CLIENT_TOOLS for tool in ([tools] if isinstance(tools, dict) else tools)):

@@ -49,7 +49,7 @@ class Embeddings(gemini_shared.Endpoint):
         """How much there is to embed; None for what is not a JSON object."""
         try:
             request = _request.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
         parts = [bytes(part) for part in (request.content, request.requests, request.instances)]
         media = any(mark in part for part in parts for mark in _MEDIA)
@@ -78,7 +78,7 @@ class Embeddings(gemini_shared.Endpoint):
         """Note usage, an error."""
         try:
             message = _answer.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             answer.malformed += 1
             return
         note_error(answer, message.error)

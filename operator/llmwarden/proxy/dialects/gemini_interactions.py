@@ -94,10 +94,10 @@ class Interactions(gemini_shared.Endpoint):
         """Read what matters; None for what is not a JSON object."""
         try:
             request: _Plain = _request.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             try:
                 request = _plain.decode(body)
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 return None
         config = request.generation_config if isinstance(request, _Request) else None
         parts = [bytes(part) for part in (request.system_instruction, request.input, request.tools)]
@@ -129,7 +129,7 @@ class Interactions(gemini_shared.Endpoint):
             return Event.KEEP
         try:
             event = _event.decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             answer.malformed += 1
             return Event.KEEP
         delta = bytes(event.delta)
@@ -146,7 +146,7 @@ class Interactions(gemini_shared.Endpoint):
         """Note usage, the status, tool calls, an error."""
         try:
             interaction = _interaction.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             answer.malformed += 1
             return
         _note(answer, interaction)
@@ -208,7 +208,7 @@ def _audio(parts: list[_Modality] | None) -> int:
 def _type(raw: bytes) -> Any:
     try:
         return _typed.decode(raw).type
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 
@@ -234,5 +234,5 @@ def _own(tools: bytes) -> bool:
             or tools == b"null"
             or {tool.type for tool in _types.decode(tools)} <= {"function", "computer_use"}
         )
-    except (msgspec.DecodeError, UnicodeDecodeError, TypeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError):
         return False

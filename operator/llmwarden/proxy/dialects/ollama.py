@@ -20,7 +20,7 @@ _NEVER_SENT: Final = msgspec.Raw()
 _AROUND: Final = 16  # a message costs about four tokens beside its text
 _NOTHING: Final = frozenset({b"", b'""', b"null", b"[]"})
 _IDLE: Final = frozenset({"load", "unload"})  # reasons of a request that only moved a model in or out
-_PATH: Final = re.compile(r"/api/(chat|generate|embed|embeddings)", re.IGNORECASE)
+_PATH: Final = re.compile(r"/api/(chat|generate|embeddings|embed)\Z", re.IGNORECASE)
 
 
 class _In(msgspec.Struct):
@@ -98,10 +98,10 @@ class Endpoint:
         """Read what matters; None for what is not a JSON object."""
         try:
             request: _Plain = _request.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             try:
                 request = _plain.decode(body)  # Ollama will say what is wrong with it
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 return None
         embeds = self.operation == "embeddings"
         asked = Asked(
@@ -180,7 +180,7 @@ class Ollama:
     def match(self, target: Target) -> Match | None:
         """By the path's end: a gateway may put something before `/api`."""
         found = _PATH.search(target.path)
-        if target.method != "POST" or found is None or found.end() != len(target.path):
+        if target.method != "POST" or found is None:
             return None
         return Match(_ENDS[found[1].lower()])
 
@@ -212,7 +212,7 @@ def _read_messages(asked: Asked, messages: list[_In]) -> None:
 def _decode(answer: Answer, payload: bytes) -> _Answer | None:
     try:
         return _answer.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         answer.malformed += 1
         return None
 
@@ -251,7 +251,7 @@ def _note_tool_calls(answer: Answer, raw: bytes) -> int:
         for call in _tool_calls.decode(raw):
             if isinstance(call.id, str):
                 answer.tool_call(call.id)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass  # content all the same
     return len(raw)
 

@@ -122,10 +122,10 @@ class Chat(openai_shared.Endpoint):
         """Read what matters; None for what is not a JSON object."""
         try:
             request: _Request | _Unshaped = _request.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             try:
                 request = _unshaped.decode(body)  # the upstream will say what is wrong with it
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 return None
         options = request.stream_options
         limits = [
@@ -181,7 +181,7 @@ class Chat(openai_shared.Endpoint):
             return Event.KEEP
         try:
             message = _message.decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             answer.malformed += 1
             return Event.KEEP
         if not answer.model:
@@ -224,7 +224,7 @@ class Chat(openai_shared.Endpoint):
         """Note usage, finish reasons, an error."""
         try:
             message = _message.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             answer.malformed += 1
             return
         _identify(answer, message)
@@ -258,7 +258,7 @@ def _media(content: bytes) -> str:
     """What costs other than by its length: images, sound, files."""
     try:
         kinds = {part.type for part in _typed.decode(content)}
-    except (msgspec.DecodeError, UnicodeDecodeError, TypeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError):
         return "unreadable"
     return "" if kinds <= {"text", "refusal"} else "media"
 
@@ -274,7 +274,7 @@ def _reaches_out(request: _Request) -> str:
         return ""
     try:
         kinds = {tool.type for tool in _typed.decode(tools)}
-    except (msgspec.DecodeError, UnicodeDecodeError, TypeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError):
         return "unreadable"
     return "" if kinds <= {"function", "custom"} else "server_tools"
 
@@ -285,7 +285,7 @@ def _prompts(raw: bytes) -> int:
         return 1
     try:
         items = _list.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return 1
     first = bytes(items[0])[:1] if items else b""
     return 1 if not first or first.isdigit() else len(items)  # numbers are the tokens of one
@@ -332,7 +332,7 @@ def _note_tool_calls(answer: Answer, delta: _Delta) -> None:
         return
     try:
         calls = _tool_calls.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return
     for call in calls:
         if call.id:

@@ -39,7 +39,7 @@ class Embeddings(openai_shared.Endpoint):
         """Model and size."""
         try:
             request = _request.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
         messages = bytes(request.messages)
         return Asked(
@@ -69,7 +69,7 @@ class Embeddings(openai_shared.Endpoint):
         """Note model, usage, an error."""
         try:
             message = _message.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             answer.malformed += 1
             return
         answer.model = prompt.name(message.model)

@@ -100,7 +100,7 @@ class Responses(openai_shared.Endpoint):
         """Read what matters; None for what is not a JSON object."""
         try:
             request = _request.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
         conversation = request.conversation
         if isinstance(conversation, dict):
@@ -140,7 +140,7 @@ class Responses(openai_shared.Endpoint):
             return Event.KEEP
         try:
             event = _event.decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             answer.malformed += 1
             return Event.KEEP
         kind = event.type
@@ -168,7 +168,7 @@ class Responses(openai_shared.Endpoint):
         """Note usage, outcome, tool calls; a response that is still being made is paid for later."""
         try:
             response = _response.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             answer.malformed += 1
             return
         _note_response(answer, response)
@@ -208,7 +208,7 @@ def _server_tools(raw: bytes) -> str:
         return ""
     try:
         kinds = {tool.type for tool in _typed.decode(raw)}
-    except (msgspec.DecodeError, UnicodeDecodeError, TypeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError):
         return "unreadable"
     return "" if kinds <= _CLIENT_TOOLS else "server_tools"
 
@@ -226,7 +226,7 @@ def _media(raw: bytes) -> str:
                 kinds = {part.type for part in _typed.decode(content)}
                 if not kinds <= {"input_text", "output_text", "refusal", "text"}:
                     return "media"
-    except (msgspec.DecodeError, UnicodeDecodeError, TypeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError):
         return "unreadable"
     return ""
 
@@ -236,5 +236,5 @@ def _split(raw: bytes) -> list[bytes]:
         return [raw] if raw else []
     try:
         return [bytes(item) for item in _raws.decode(raw)]
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return [raw]

@@ -84,7 +84,7 @@ class Generate:
         """Read what matters; None for what is not a JSON object."""
         try:
             request = _request.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
         each = _samplings(request)
         first = each[0]
@@ -129,7 +129,7 @@ class Generate:
             return Event.KEEP
         try:
             message = _answer.decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             answer.malformed += 1
             return Event.KEEP
         known = answer.usage.output if answer.usage is not None else 0
@@ -147,7 +147,7 @@ class Generate:
         """Note counts, finish reasons, an error; several prompts or choices come as a list, each with its own counts."""
         try:
             messages = _answers.decode(body) if body.lstrip()[:1] == b"[" else [_answer.decode(body)]
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             answer.malformed += 1
             return
         total: Tokens | None = None
@@ -279,7 +279,7 @@ def _prompts(request: _Request) -> int:
         return 1
     try:
         items = _list.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return 1
     return 1 if not items or bytes(items[0])[:1].isdigit() else len(items)
 

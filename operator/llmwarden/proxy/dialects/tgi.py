@@ -79,7 +79,7 @@ class Generate:
         """Read what matters; None for what has no `inputs`."""
         try:
             request = _request.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
         parameters = request.parameters if isinstance(request.parameters, _Parameters) else _Parameters()
         stream = request.stream is True if match.stream is None else match.stream
@@ -125,7 +125,7 @@ class Generate:
         """One token each; the last has the whole text, and the details. An error is an event under 200."""
         try:
             message = _answer.decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             answer.malformed += 1
             return Event.KEEP
         token = message.token
@@ -146,7 +146,7 @@ class Generate:
         try:
             # `/` answers with a list, as Hugging Face's Inference API did.
             messages = _answers.decode(body) if body.lstrip()[:1] == b"[" else [_answer.decode(body)]
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             answer.malformed += 1
             return
         for message in messages:
