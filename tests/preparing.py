@@ -25,6 +25,7 @@ class Preparation:
     name: str
     argv: tuple[str, ...]
     quota: float
+    low_priority: bool = True
     standing: tuple[str, ...] = ()
     undo: tuple[str, ...] = ()
 
@@ -53,7 +54,7 @@ class Preparer:
             try:
                 if item.undo and self._ours(item, log):
                     self._undo.append(item)
-                child = self._children.start(item.argv, log, low_priority=True)
+                child = self._children.start(item.argv, log, low_priority=item.low_priority)
                 status = child.wait(item.quota)
                 self._children.forget(child)
                 if status:

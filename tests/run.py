@@ -112,6 +112,7 @@ PREPARATIONS = (
         "node",
         _module("cluster", "up"),
         600,
+        low_priority=False,  # all that runs on it would inherit that
         standing=_module("cluster", "status"),
         undo=() if os.environ.get("E2E_KEEP") else _module("cluster", "down"),
     ),
