@@ -1,5 +1,6 @@
 """Anthropic's own SDK through the real proxy, before a provider that replays recorded shapes."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -137,3 +138,15 @@ async def test_counting_tokens_is_free_and_never_refused(tmp_path: Path) -> None
             assert count.input_tokens == 14
             assert await proxy.metric(REQUESTS) == 0
             assert await proxy.metric("llmwarden_unmeasured_requests_total", reason="path") == 1
+
+
+async def test_an_error_of_ours_speaks_the_calls_dialect_whatever_the_backend(tmp_path: Path) -> None:
+    async def lost(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async with running(tmp_path, lost, route={"backend": "VLLM"}) as (_, proxy), client(proxy, max_retries=0) as api:
+        with pytest.raises(anthropic.InternalServerError) as caught:
+            await ask(api, "m")
+        assert caught.value.status_code == 502
+        assert caught.value.body["error"]["type"] == "api_error"  # type: ignore[index]
+        assert "LLM Warden" in str(caught.value)

@@ -362,7 +362,8 @@ class Exchange:
         self._out.clear()
         if call is not None:
             call.fail(error, status)
-        self._answer(status, self.connection.endpoint.service.error_body(status, error, message), ())
+        words = call or self.connection.endpoint.service
+        self._answer(status, words.error_body(status, error, message), ())
 
     def switched(self, head: AnswerHead, rest: bytes) -> None:
         """The upstream agreed to another protocol: from here on, bytes."""
@@ -402,7 +403,7 @@ class Exchange:
         call, self._call = self._call, None
         if call is not None:
             call.fail("overloaded", 503)
-        self._answer(503, service.error_body(503, "overloaded", message), _RETRY_AFTER)
+        self._answer(503, (call or service).error_body(503, "overloaded", message), _RETRY_AFTER)
 
     def _leave(self) -> None:
         """The exchange is over: give back what the route's limits counted."""
