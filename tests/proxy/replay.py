@@ -37,7 +37,7 @@ class Replay:
         path = request.target.partition("?")[0]
         found = next((reply for end, reply in self.replies.items() if path.endswith(end)), None)
         if found is None:
-            writer.write(whole(200, b"{}"))
+            writer.write(whole(200, b'{"models":[]}'))
             return
         reply = Reply(found) if isinstance(found, str) else found
         data = (self.folder / reply.name).read_bytes()
@@ -55,3 +55,14 @@ class Replay:
             writer.transport.abort()
         else:
             writer.write(b"0\r\n\r\n")
+
+
+def body_of(answer: bytes) -> bytes:
+    """The body of a raw answer in chunks."""
+    rest = answer.partition(b"\r\n\r\n")[2]
+    body = b""
+    while rest:
+        size, _, rest = rest.partition(b"\r\n")
+        body += rest[: int(size, 16)]
+        rest = rest[int(size, 16) + 2 :]
+    return body

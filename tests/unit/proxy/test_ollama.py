@@ -74,6 +74,9 @@ def test_paths() -> None:
     for path in (CHAT, GENERATE, EMBED, "/gateway/API/Chat"):
         hit = match(path, backend="OpenAICompatible")
         assert hit is not None
+    older = match("/api/embeddings", backend="Ollama")
+    assert older is not None
+    assert older.api is api(EMBED)  # not OpenAI's
     assert match("/api/tags", backend="Ollama") is None
     assert match("/api/pull", backend="Ollama") is None
     assert match("/api/chat", backend="Ollama", method="GET") is None
