@@ -17,7 +17,7 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import Credentials
-from botocore.exceptions import ClientError, EventStreamError
+from botocore.exceptions import ClientError, EventStreamError, InvalidEndpointConfigurationError
 
 from llmwarden import pki, wire
 from tests.proxy.bedrock import SECRET, Bedrock, Identity, error, recorded, streamed
@@ -468,6 +468,31 @@ async def test_a_body_that_bedrock_would_refuse_for_its_size_is_refused_here(tmp
         assert server.requests == []
         fits = b'{"inputText":"' + b"a" * (20 * 1024 * 1024) + b'"}'
         await ask(proxy, lambda api: api.invoke_model(modelId="amazon.titan-text-lite-v1", body=fits))
+
+
+async def test_a_key_that_the_proxy_holds_takes_the_place_of_a_signature(tmp_path: Path) -> None:
+    cloud = Bedrock()
+    key = tmp_path / "key"
+    key.write_text(cloud.bearer)
+    route = {"backend": "Bedrock", "credentialFile": str(key)}
+    async with running(tmp_path, cloud, route=route, environ=NOWHERE) as (server, proxy):
+        await ask(proxy, lambda api: api.converse(modelId=NOVA, messages=MESSAGES))
+        assert server.requests[0].headers["authorization"] == f"Bearer {cloud.bearer}"
+        assert await counted(proxy) == {"input": 9, "output": 3}
+        assert not any("AWS credentials" in line for line in proxy.log)
+
+
+async def test_boto3_sends_a_bearer_key_over_https_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Why injection leaves AWS' SDKs alone in a container that has one (desired/intercept.py)."""
+    monkeypatch.setenv("AWS_BEARER_TOKEN_BEDROCK", "bedrock-api-key")
+    async with bedrock(tmp_path, NOWHERE) as (cloud, server, proxy):
+        api = SESSION.client("bedrock-runtime", endpoint_url=proxy.url, region_name="eu-central-1")
+        with pytest.raises(InvalidEndpointConfigurationError):
+            await asyncio.to_thread(lambda: api.converse(modelId=NOVA, messages=MESSAGES))
+        monkeypatch.setenv("AWS_BEARER_TOKEN_BEDROCK", cloud.bearer)
+        async with anthropic.AsyncAnthropicBedrock(base_url=proxy.url, aws_region="eu-central-1") as claude:
+            await claude.messages.create(model=CLAUDE, max_tokens=9, messages=[{"role": "user", "content": "hi"}])
+        assert [request.headers["authorization"] for request in server.requests] == [f"Bearer {cloud.bearer}"]
 
 
 async def test_bearer_keys_need_no_credentials_and_no_memory(tmp_path: Path) -> None:

@@ -88,11 +88,12 @@ def upstream(containers: Iterable[Container]) -> str:
 
 def credentials(service: str, containers: Iterable[Container]) -> Credentials:
     """Copy from the first container that has any; say where another one has others, or where something cannot be copied."""
+    containers = list(containers)
+    findings = [_ignores(service, container) for container in containers if _says_ignore(container)]
     having = [container for container in containers if _identity(container)]
     if not having:
-        return Credentials()  # the node's role, which the proxy finds as the application does
+        return Credentials(findings=tuple(findings))  # the node's role, which the proxy finds as the application does
     first = having[0]
-    findings: list[Finding] = []
     for other in having[1:]:
         if _identity(other) != _identity(first):
             message = (
@@ -107,6 +108,18 @@ def credentials(service: str, containers: Iterable[Container]) -> Credentials:
     # The later wins where a name stands twice; a reference to a key that is not there does not count.
     env = [*_from_home(first), *_from_sources(first), *_from_env(service, first, findings)]
     return Credentials(tuple(env), tuple(_mounts(service, first, env, findings)), tuple(findings))
+
+
+def _says_ignore(container: Container) -> bool:
+    return any(
+        entry.get("name") == "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS" and str(entry.get("value")).lower() == "true"
+        for entry in container.get("env") or []
+    )
+
+
+def _ignores(service: str, container: Container) -> Finding:
+    message = f"container {container.get('name')} sets AWS_IGNORE_CONFIGURED_ENDPOINT_URLS: its AWS SDK does not call the proxy"
+    return Finding(service, "EndpointIgnored", message, "remove AWS_IGNORE_CONFIGURED_ENDPOINT_URLS")
 
 
 def _identity(container: Container) -> tuple[Any, ...]:

@@ -11,7 +11,7 @@ from typing import Any, Final
 from llmwarden import names
 from llmwarden.api.v1alpha1 import LLMService
 from llmwarden.desired import aws
-from llmwarden.desired.sdk import CLIENTS, DUMMY_KEY, BaseUrl, Clients, split_base_url
+from llmwarden.desired.sdk import AWS_BEARER, AWS_ENDPOINT, CLIENTS, DUMMY_KEY, BaseUrl, Clients, split_base_url
 from llmwarden.desired.selection import Finding
 from llmwarden.domain import upstream as upstreams
 from llmwarden.settings import Settings
@@ -196,15 +196,29 @@ class _EnvEditor:
             return [found]
         # Where the application says one variable without the version, it means the other without it as well.
         sibling = next(iter(found.values()), None)
+        bearer = self._bearer(container)
         for variable, version in self._clients.base_urls:
+            if variable == AWS_ENDPOINT and bearer:
+                continue
             own = found.get(variable, sibling)
             _set(container, variable, self._base + (own.version if own else version))
         _bypass_proxies(container)
         self.reached = True
-        findings = self._hidden(container)
+        findings = [*bearer, *self._hidden(container)]
         if self._service.spec.backend.credentials_secret_ref is not None:
             findings += self._replace_key(container)
         return findings
+
+    def _bearer(self, container: Container) -> list[Finding]:
+        """Leave AWS' SDKs alone where they have a bearer key: they would refuse to send it to the proxy, and the application would fail."""
+        if self._service.spec.backend.type != "Bedrock" or _entry(container, AWS_BEARER) is None:
+            return []
+        message = f"container {container.get('name')} has {AWS_BEARER}, which AWS SDKs send over HTTPS only: their calls are not measured"
+        return [
+            Finding(
+                self._name, "BearerNeedsHttps", message, "give the application a role or keys instead of a bearer key"
+            )
+        ]
 
     def _own(self, container: Container) -> dict[str, BaseUrl] | Finding:
         """Give the base URLs that a container sets itself, or why they cannot be replaced."""

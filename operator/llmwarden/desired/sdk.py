@@ -12,6 +12,10 @@ from urllib.parse import urlsplit
 from llmwarden.api.v1alpha1 import BackendType
 
 DUMMY_KEY: Final = "llmwarden"  # what an application gets for a key when the proxy holds the real one
+AWS_ENDPOINT: Final = "AWS_ENDPOINT_URL_BEDROCK_RUNTIME"
+AWS_BEARER: Final = (
+    "AWS_BEARER_TOKEN_BEDROCK"  # an API key of Bedrock; AWS' SDKs send it over HTTPS only, so never to a loopback port
+)
 _VERSION: Final = re.compile(r"v[0-9]+[a-z0-9]*")
 _OLLAMA_PORT: Final = 11434
 
@@ -47,15 +51,9 @@ CLIENTS: Final[dict[BackendType, Clients]] = {
     ),
     "Gemini": Clients((("GOOGLE_GEMINI_BASE_URL", ""), ("GEMINI_API_BASE", "")), ("GEMINI_API_KEY", "GOOGLE_API_KEY")),
     "Ollama": Clients((("OLLAMA_HOST", ""), ("OLLAMA_API_BASE", ""))),
-    # boto3 and its kin, Anthropic's own client, litellm. Calls are signed over the host they are sent to: the proxy signs again.
-    "Bedrock": Clients(
-        (
-            ("AWS_ENDPOINT_URL_BEDROCK_RUNTIME", ""),
-            ("ANTHROPIC_BEDROCK_BASE_URL", ""),
-            ("AWS_BEDROCK_RUNTIME_ENDPOINT", ""),
-        ),
-        ("AWS_BEARER_TOKEN_BEDROCK",),
-    ),
+    # AWS' SDKs, Anthropic's own client, litellm. Calls are signed over the host they are sent to: the proxy signs again. There is no
+    # dummy for a key: keys in variables would come before the role that the application has for all else at AWS.
+    "Bedrock": Clients(((AWS_ENDPOINT, ""), ("ANTHROPIC_BEDROCK_BASE_URL", ""), ("AWS_BEDROCK_RUNTIME_ENDPOINT", ""))),
 }
 
 
