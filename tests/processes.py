@@ -97,6 +97,11 @@ class Children:
                 continue
         self.forget(child)
 
+    @property
+    def closed(self) -> bool:
+        """Whether no more are started."""
+        return self._closed
+
     def close(self) -> None:
         """End all of them and start no more."""
         with self._lock:

@@ -331,6 +331,8 @@ def run_lane(
 ) -> None:
     """Run the tiers of a lane one after another, adding to `results`."""
     for tier in tiers:
+        if children.closed:
+            return
         say(f"== {tier.name}")
         result = run_tier(tier, children, preparer, extra)
         say(
