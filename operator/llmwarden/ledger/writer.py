@@ -1,7 +1,7 @@
 """One writer for the store: reports that arrive together are committed together.
 
-While one transaction waits for the disk, the next reports gather: under load a commit serves many of them, without
-load each is committed at once.
+While one transaction waits for the disk, and a moment longer, the next reports gather: under load a commit serves many of
+them, without load each is committed at once.
 """
 
 import asyncio
@@ -24,6 +24,11 @@ Answered = tuple[Merged, tuple[wire.LeaseGrant, ...]]
 MAX_BATCH = 256  # reports in one transaction: bounds how long the first of them waits
 MAX_WAITING = 4096  # reports that wait; more are refused: their proxies send the same totals again anyway
 
+GATHER_SECONDS = (
+    0.01  # under load a report waits so long for others: a transaction's own cost is that of several reports
+)
+IDLE_SECONDS = 0.05  # since the last commit, after which there is no load
+
 OnMerged = Callable[[Sequence[tuple[wire.Report, int]], Batch], None]
 OnBehind = Callable[[], Awaitable[None]]
 
@@ -45,12 +50,17 @@ class Writer:
 
     async def run(self) -> None:
         """Write for ever; ends by cancellation only."""
+        loop = asyncio.get_running_loop()
+        written = 0.0
         while True:
             await self._wake.wait()
             self._wake.clear()
             while self._waiting:
+                if loop.time() - written < IDLE_SECONDS:
+                    await asyncio.sleep(GATHER_SECONDS)
                 batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
                 await self._write(batch)
+                written = loop.time()
 
     async def report(self, report: wire.Report, now: int) -> Answered:
         """Store a report; returns once it is on the disk, with what its journal is granted.

@@ -1,6 +1,7 @@
 """Merging reports: one transaction for all that came together, a constant number of statements for any number of reports."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
@@ -11,7 +12,7 @@ from llmwarden.domain import leases as policy
 from llmwarden.ledger import counts
 from llmwarden.ledger.counts import FIELDS, Counts
 from llmwarden.ledger.store import tables as t
-from llmwarden.ledger.store.engine import Database
+from llmwarden.ledger.store.engine import Database, Insert
 from llmwarden.ledger.store.model import Key, Merged, key_of
 
 IN_CHUNK: Final = 500  # values in one IN (...): SQLite bounds the number of variables
@@ -208,13 +209,8 @@ def _write_journals(
 
 
 def _write_rows(database: Database, connection: sa.Connection, ids: KeyIds, changed: Mapping[Address, Counts]) -> None:
-    statement = database.insert(t.rows)
-    upsert = statement.on_conflict_do_update(
-        index_elements=["journal_id", "bucket", "key_id"],
-        set_={name: statement.excluded[name] for name in FIELDS},
-    )
     connection.execute(
-        upsert,
+        _upserts(database).rows,
         [
             {"journal_id": journal_id, "key_id": ids[key], "bucket": bucket, **counts.as_dict(values)}
             for (journal_id, key, bucket), values in changed.items()
@@ -223,13 +219,7 @@ def _write_rows(database: Database, connection: sa.Connection, ids: KeyIds, chan
 
 
 def _write_spend(database: Database, connection: sa.Connection, grown: Mapping[tuple[int, int], Counts]) -> None:
-    statement = database.insert(t.spend)
-    bound = sa.literal(LARGEST, sa.BigInteger)
-    upsert = statement.on_conflict_do_update(
-        index_elements=["bucket", "key_id"],
-        set_={name: database.least(t.spend.c[name] + statement.excluded[name], bound) for name in FIELDS},
-    )
-    connection.execute(upsert, [place_values(place, values) for place, values in grown.items()])
+    connection.execute(_upserts(database).spend, [place_values(place, values) for place, values in grown.items()])
 
 
 def _write_services(database: Database, connection: sa.Connection, reports: Sequence[tuple[wire.Report, int]]) -> None:
@@ -238,13 +228,8 @@ def _write_services(database: Database, connection: sa.Connection, reports: Sequ
         for row in report.rows:
             name = (report.pod.namespace, row.service)
             last[name] = max(now, last.get(name, 0))
-    statement = database.insert(t.services)
-    upsert = statement.on_conflict_do_update(
-        index_elements=["namespace", "name"],
-        set_={"last_reported_at": _larger(t.services.c.last_reported_at, statement.excluded["last_reported_at"])},
-    )
     connection.execute(
-        upsert,
+        _upserts(database).services,
         [
             {"namespace": namespace, "name": name, "labels": "{}", "last_reported_at": now}
             for (namespace, name), now in sorted(last.items())
@@ -269,12 +254,8 @@ def _write_leases(
         if report.final:
             ended.add(result.journal_id)
     if kept:
-        statement = database.insert(t.leases)
-        upsert = statement.on_conflict_do_update(
-            index_elements=["budget", "journal_id"], set_={"outstanding": statement.excluded["outstanding"]}
-        )
         connection.execute(
-            upsert,
+            _upserts(database).leases,
             [
                 {"budget": budget, "journal_id": journal_id, "outstanding": outstanding}
                 for (budget, journal_id), outstanding in sorted(kept.items())
@@ -300,6 +281,46 @@ def chunks(values: Sequence[T]) -> Iterable[Sequence[T]]:
     for at in range(0, len(values), IN_CHUNK):
         yield values[at : at + IN_CHUNK]
 
+
+@dataclass(frozen=True, slots=True)
+class _Upserts:
+    """Statements that differ between the databases."""
+
+    rows: Insert
+    spend: Insert
+    services: Insert
+    leases: Insert
+
+
+def _upserts(database: Database) -> _Upserts:
+    made = _UPSERTS.get(database.postgresql)
+    if made is None:
+        made = _UPSERTS[database.postgresql] = _make_upserts(database)
+    return made
+
+
+def _make_upserts(database: Database) -> _Upserts:
+    rows, spend, services, leases = (database.insert(table) for table in (t.rows, t.spend, t.services, t.leases))
+    bound = sa.literal(LARGEST, sa.BigInteger)
+    return _Upserts(
+        rows=rows.on_conflict_do_update(
+            index_elements=["journal_id", "bucket", "key_id"], set_={name: rows.excluded[name] for name in FIELDS}
+        ),
+        spend=spend.on_conflict_do_update(
+            index_elements=["bucket", "key_id"],
+            set_={name: database.least(t.spend.c[name] + spend.excluded[name], bound) for name in FIELDS},
+        ),
+        services=services.on_conflict_do_update(
+            index_elements=["namespace", "name"],
+            set_={"last_reported_at": _larger(t.services.c.last_reported_at, services.excluded["last_reported_at"])},
+        ),
+        leases=leases.on_conflict_do_update(
+            index_elements=["budget", "journal_id"], set_={"outstanding": leases.excluded["outstanding"]}
+        ),
+    )
+
+
+_UPSERTS: dict[bool, _Upserts] = {}  # by whether it is PostgreSQL
 
 # Made once: making a statement takes longer than running it.
 _READ_JOURNALS = sa.select(

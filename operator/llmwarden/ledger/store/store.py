@@ -72,7 +72,7 @@ class Store:
                 merged, grown = merge(self.database, connection, self._ids, reports)
                 if grown:
                     values = [{"number": number, **place_values(place, counts)} for place, counts in grown.items()]
-                    connection.execute(sa.insert(t.log), values)
+                    connection.execute(_LOG, values)
                 prices |= self._unknown_prices(connection, (delta for one in merged for delta in one.deltas))
                 if number % _PRUNE_EVERY == 0:
                     connection.execute(sa.delete(t.log).where(t.log.c.number <= number - LOG_KEPT))
@@ -272,6 +272,7 @@ _AGGREGATED = (
     t.keys.c.context,
     t.keys.c.tier,
 )
+_LOG = sa.insert(t.log)
 _NEXT = (
     sa.update(t.changes).where(t.changes.c.id == 1).values(number=t.changes.c.number + 1).returning(t.changes.c.number)
 )
