@@ -195,7 +195,8 @@ def transport(connection: UpstreamConnection) -> Transport:
 class Reader:
     """An independent parser (h11), one message after another. Raises h11.RemoteProtocolError for what is no HTTP."""
 
-    def __init__(self, role: Any, method: bytes = b"POST") -> None:
+    def __init__(self, role: Any, method: bytes = b"POST", *, single: bool = False) -> None:
+        self._single = single  # one message is enough
         self.found: list[Seen] = []
         self._connection = h11.Connection(role, max_incomplete_event_size=1 << 20)
         if role is h11.CLIENT:  # it reads an answer only where it has asked
@@ -246,7 +247,7 @@ class Reader:
     def _next(self) -> bool:
         """Be ready for the peer's next message; False where there is none."""
         connection = self._connection
-        if connection.our_role is not h11.SERVER or connection.our_state is not h11.SEND_RESPONSE:
+        if self._single or connection.our_role is not h11.SERVER or connection.our_state is not h11.SEND_RESPONSE:
             return False
         # Any answer will do, but none that agrees to another protocol.
         connection.send(h11.Response(status_code=400, headers=[("content-length", "0")]))
@@ -258,11 +259,19 @@ class Reader:
 
 
 def requests_in(data: bytes) -> list[Seen]:
-    """The requests in a client's bytes as h11 reads them, up to where it finds an error."""
-    reader = Reader(h11.SERVER)
+    """The requests in a client's bytes as h11 reads them one by one, up to where it finds an error.
+
+    Empty lines before a request mean nothing (RFC 9112, 2.2), however they end.
+    """
+    out: list[Seen] = []
     with contextlib.suppress(h11.RemoteProtocolError):
-        reader.feed(data)
-    return reader.found
+        while data := data.lstrip(b"\r\n"):
+            reader = Reader(h11.SERVER, single=True)
+            if not reader.feed(data):
+                break
+            out += reader.found
+            data = reader.rest
+    return out
 
 
 def answers_in(data: bytes, methods: list[bytes]) -> list[Seen]:

@@ -1,219 +1,213 @@
-"""A long run of one proxy under mixed load: nothing leaks, and what it counted is what the backend served.
+"""A long run of one proxy at half of what it can: memory is flat, nothing leaks, and what it counted is what was served.
 
-`SOAK_SECONDS` (default 120) says how long; `make soak` runs it. Streams, plain answers, errors and clients that leave come mixed.
+`SOAK_SECONDS` (default 600) says how long; `make soak` runs it. 200 clients at once: streams, plain answers, errors and clients that
+leave, with the ledger, the journal and a collector at work.
 """
 
 import asyncio
+import contextlib
 import json
 import os
-import random
 import signal
-import socket
 import sys
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-
-from prometheus_client.parser import text_string_to_metric_families
+from typing import Any
 
 from llmwarden import names
+from tests.proxy.fakes import ROOT, Proxy, Received, Server, accounted, whole
+from tests.proxy.load import calls
+from tests.soak.traffic import CHUNKS, USAGE
 
-SECONDS = float(os.environ.get("SOAK_SECONDS", "120"))
-CLIENTS = 24
-CHUNKS = 12
-USAGE = {"prompt_tokens": 40, "completion_tokens": CHUNKS, "total_tokens": 40 + CHUNKS}
-GROWTH_MIB = 24  # a leak of one record a call would be several times this
-Reader = asyncio.StreamReader
-Writer = asyncio.StreamWriter
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class Backend:
-    """An OpenAI-like server that counts what it served in full."""
-
-    def __init__(self) -> None:
-        self.served: Counter[str] = Counter()
-
-    async def handle(self, reader: Reader, writer: Writer) -> None:
-        try:
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
-                length = int(head.split("content-length:")[1].split("\r\n")[0])
-                body = json.loads(await reader.readexactly(length))
-                if body["model"] == "broken":
-                    await self._answer(writer, 500, {"error": {"message": "no", "type": "server_error"}})
-                elif body.get("stream"):
-                    await self._stream(writer)
-                else:
-                    choice = {"index": 0, "message": {"role": "assistant", "content": "x"}, "finish_reason": "stop"}
-                    await self._answer(writer, 200, {"id": "a", "model": "m", "choices": [choice], "usage": USAGE})
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            writer.close()
-
-    async def _answer(self, writer: Writer, status: int, document: object) -> None:
-        body = json.dumps(document).encode()
-        head = f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-        writer.write(head.encode() + body)
-        await writer.drain()
-        self.served["plain" if status < 400 else "error"] += 1
-
-    async def _stream(self, writer: Writer) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
-        for number in range(CHUNKS + 1):
-            last = number == CHUNKS
-            choices = [] if last else [{"index": 0, "delta": {"content": "x"}, "finish_reason": None}]
-            event = {"id": "a", "model": "m", "choices": choices, **({"usage": USAGE} if last else {})}
-            self._chunk(writer, f"data: {json.dumps(event)}\n\n")
-            await writer.drain()
-            await asyncio.sleep(0.002)
-        self._chunk(writer, "data: [DONE]\n\n")
-        writer.write(b"0\r\n\r\n")
-        await writer.drain()
-        self.served["stream"] += 1
-
-    @staticmethod
-    def _chunk(writer: Writer, text: str) -> None:
-        writer.write(f"{len(text):x}\r\n{text}\r\n".encode())
+SECONDS = float(os.environ.get("SOAK_SECONDS", "600"))
+STREAMS = 200
+SHARE = 0.5  # of one core: half of saturation
+CALIBRATION_SECONDS = 8.0
+WARMING = 20  # calls, after which every connection of the proxy's own is there
+IDLE_MIB, BUSY_MIB = 48, 64
+GROWTH_MIB = 2.0  # over the whole run, by the line through all samples: a leak of one record a call is many times this
+# What the interpreter looks at itself for: how many tasks the proxy's loop has.
+TASKS = """
+import asyncio, os, signal
+def _tell(*_):
+    path = os.environ["TEST_TASKS"]
+    with open(path + ".new", "w") as file:
+        file.write(str(len(asyncio.all_tasks(asyncio.get_running_loop()))))
+    os.replace(path + ".new", path)
+signal.signal(signal.SIGUSR2, _tell)
+"""
 
 
-@asynccontextmanager
-async def proxy(upstream: int, folder: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process, int, int]]:
-    """Yield the process, its port and its admin port."""
-    port, admin = free_port(), free_port()
-    route = {"service": "soak", "mode": "Env", "backend": "OpenAI", "listen": {"host": "127.0.0.1", "port": port}}
-    static = {
-        "contract": names.CONTRACT,
-        "adminPort": admin,
-        "journalDir": str(folder),
-        "routes": [{**route, "upstream": f"http://127.0.0.1:{upstream}", "thresholdsSeconds": {}}],
-    }
-    identity = {"POD_NAMESPACE": "shop", "POD_NAME": "pod", "POD_UID": "uid", "NODE_NAME": "node"}
-    environment = {
-        **os.environ,
-        names.PROXY_ENV: json.dumps(static),
-        **{f"LLMWARDEN_{key}": value for key, value in identity.items()},
-    }
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "llmwarden", "proxy", env=environment)
+async def traffic(*arguments: object) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.soak.traffic", *map(str, arguments)),
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": f"{ROOT / 'operator'}:{ROOT}"},
+        stdout=asyncio.subprocess.PIPE,
+    )
+
+
+async def told(process: asyncio.subprocess.Process) -> Counter[str]:
+    """What a process prints last."""
+    assert process.stdout is not None
+    lines = (await process.stdout.read()).splitlines()
+    assert await process.wait() == 0
+    return Counter(json.loads(lines[-1]))
+
+
+@contextlib.asynccontextmanager
+async def upstream() -> AsyncIterator[tuple[int, asyncio.subprocess.Process]]:
+    process = await traffic("upstream")
     try:
-        for _ in range(200):
-            try:
-                await get(admin, "/readyz")
-                break
-            except OSError:
-                await asyncio.sleep(0.05)
-        yield process, port, admin
+        assert process.stdout is not None
+        yield int(await process.stdout.readline()), process
     finally:
-        process.send_signal(signal.SIGTERM)
-        await asyncio.wait_for(process.wait(), 60)
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
-async def get(port: int, path: str) -> str:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
-    answer = (await reader.read()).decode()
-    writer.close()
-    return answer.partition("\r\n\r\n")[2]
+class Process:
+    """The proxy's process as the kernel sees it."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.samples: list[tuple[float, float]] = []  # seconds, MiB
+
+    def rss_mib(self) -> float:
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    def cpu_seconds(self) -> float:
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def descriptors(self) -> int:
+        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+
+    async def watch(self) -> None:
+        begun = time.monotonic()
+        while True:
+            self.samples.append((time.monotonic() - begun, self.rss_mib()))
+            await asyncio.sleep(1)
+
+    def slope(self) -> float:
+        """MiB per second, by least squares."""
+        count = len(self.samples)
+        mean_x, mean_y = (sum(axis) / count for axis in zip(*self.samples, strict=True))
+        over = sum((x - mean_x) * (y - mean_y) for x, y in self.samples)
+        return float(over / sum((x - mean_x) ** 2 for x, _ in self.samples))
 
 
-async def client(port: int, deadline: float, dice: random.Random, done: Counter[str]) -> None:
-    """Call until `deadline` (the loop's clock): half streams, some errors, some that leave in the middle."""
-    loop = asyncio.get_running_loop()
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    while loop.time() < deadline:
-        kind = dice.choices(["stream", "plain", "error", "leave"], [50, 35, 5, 10])[0]
-        document = {
-            "model": "broken" if kind == "error" else "m",
-            "messages": [{"role": "user", "content": "x" * dice.randrange(1, 5000)}],
-            **({"stream": True, "stream_options": {"include_usage": True}} if kind in {"stream", "leave"} else {}),
-        }
-        body = json.dumps(document).encode()
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-        writer.write(head.encode() + body)
-        answer = await reader.readuntil(b"\r\n\r\n")
-        if kind == "leave":
-            await reader.read(10)
-            writer.transport.abort()
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        elif kind == "stream":
-            await reader.readuntil(b"data: [DONE]\n\n")
-            await reader.readuntil(b"0\r\n\r\n")
-        else:
-            await reader.readexactly(int(answer.decode().lower().split("content-length:")[1].split("\r\n")[0]))
-        done[kind] += 1
-    writer.close()
+async def tasks(proxy: Proxy, file: Path) -> int:
+    """How many tasks the proxy's loop has."""
+    proxy.send(signal.SIGUSR2)
+    async with asyncio.timeout(10):
+        while not (text := taken(file)):
+            await asyncio.sleep(0.05)
+    return int(text)
 
 
-def rss_mib(pid: int) -> float:
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+def taken(file: Path) -> str:
+    try:
+        text = file.read_text()
+    except FileNotFoundError:
+        return ""
+    file.unlink()
+    return text
 
 
-def descriptors(pid: int) -> int:
-    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+async def collect(_: Received, writer: asyncio.StreamWriter) -> None:
+    writer.write(whole(200, b"{}"))
 
 
-async def counted(admin: int) -> Counter[str]:
-    totals: Counter[str] = Counter()
-    for family in text_string_to_metric_families(await get(admin, "/metrics")):
-        for sample in family.samples:
-            if sample.name == names.METRIC_TOKENS:
-                totals[sample.labels[names.LABEL_M_TOKEN_TYPE]] += int(sample.value)
-            elif sample.name in {names.METRIC_REQUESTS, names.METRIC_IN_FLIGHT}:
-                totals[sample.name] += int(sample.value)
-    return totals
+def site(directory: Path) -> dict[str, str]:
+    folder = directory / "site"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(TASKS)
+    return {"TEST_SITE": str(folder), "TEST_TASKS": str(directory / "tasks")}
 
 
-async def settled(admin: int, calls: int) -> Counter[str]:
-    """Return the proxy's counts once the last calls that were left are settled, or after half a minute."""
-    for _ in range(60):
-        totals = await counted(admin)
-        if totals[names.METRIC_REQUESTS] >= calls and not totals[names.METRIC_IN_FLIGHT]:
+async def test_memory_is_flat_and_nothing_leaks(tmp_path: Path) -> None:
+    collector = Server(collect)
+    await collector.start()
+    async with accounted(tmp_path) as ledger, upstream() as (port, served_by):
+        ledger.interval = 1.0
+        proxy = Proxy(
+            tmp_path,
+            f"http://127.0.0.1:{port}",
+            ledger=ledger,
+            otlp=f"http://127.0.0.1:{collector.port}",
+            environ=site(tmp_path),
+        )
+        await proxy.start()
+        try:
+            await ledger.until_followed()
+            await soak(proxy, tmp_path / "tasks", ledger, served_by)
+        finally:
+            await proxy.stop()
+            await collector.stop()
+
+
+async def soak(proxy: Proxy, tasks_file: Path, ledger: Any, served_by: asyncio.subprocess.Process) -> None:
+    process = Process(proxy.pid)
+    await asyncio.sleep(2)
+    idle = process.rss_mib()
+    assert idle <= IDLE_MIB
+    await calls(proxy.port, WARMING)
+    await asyncio.sleep(8)  # the connections to ledger and collector are there; those to the upstream are gone again
+    descriptors, tasks_before = process.descriptors(), await tasks(proxy, tasks_file)
+    done = Counter({"plain": WARMING})
+    # As fast as it goes, to learn what a stream costs the proxy; then at a pace that leaves half of a core.
+    used = process.cpu_seconds()
+    done += await told(await traffic("clients", proxy.port, STREAMS, CALIBRATION_SECONDS, 0))
+    cost = (process.cpu_seconds() - used) / done["stream"]
+    interval = STREAMS * cost / SHARE / CHUNKS
+    done += await told(await traffic("clients", proxy.port, STREAMS, SECONDS / 6, interval))  # pools and caches fill
+    before, begun = process.cpu_seconds(), time.monotonic()
+    watch = asyncio.create_task(process.watch())
+    done += await told(await traffic("clients", proxy.port, STREAMS, SECONDS, interval))
+    share = (process.cpu_seconds() - before) / (time.monotonic() - begun)
+    watch.cancel()
+    total = sum(done.values())
+    async with asyncio.timeout(30):
+        while await proxy.metric(names.METRIC_REQUESTS) < total or await proxy.metric(names.METRIC_IN_FLIGHT):
+            await asyncio.sleep(0.5)
+    peak = max(mib for _, mib in process.samples)
+    growth = process.slope() * SECONDS
+    sys.stdout.write(
+        f"\n{total} calls, {dict(done)}; {share:.0%} of a core; RSS idle {idle:.1f}, peak {peak:.1f} MiB, "
+        f"growth {growth:+.2f} MiB in {SECONDS:.0f} s\n"
+    )
+    assert set(done) == {"stream", "plain", "error", "leave"}
+    assert peak <= BUSY_MIB
+    assert growth < GROWTH_MIB
+    await check_counts(proxy, done, ledger, served_by)
+    left = (0, 0)
+    for _ in range(40):  # idle connections to the upstream close by themselves
+        left = (process.descriptors() - descriptors, await tasks(proxy, tasks_file) - tasks_before)
+        if left == (0, 0):
             break
         await asyncio.sleep(0.5)
-    return totals
+    assert left == (0, 0), "descriptors and tasks more than before"
+    proxy.send(signal.SIGTERM)
+    assert await proxy.wait() == 0
 
 
-async def test_hours_leave_no_trace(tmp_path: Path) -> None:
-    backend = Backend()
-    server = await asyncio.start_server(backend.handle, "127.0.0.1", 0)
-    upstream = server.sockets[0].getsockname()[1]
-    done: Counter[str] = Counter()
-    loop = asyncio.get_running_loop()
-    dice = random.Random(7)  # noqa: S311 - the same mix each time
-    async with proxy(upstream, tmp_path) as (process, port, admin):
-        idle = descriptors(process.pid)
-
-        async def load(seconds: float) -> None:
-            deadline = loop.time() + seconds
-            await asyncio.gather(
-                *(client(port, deadline, random.Random(dice.random()), done) for _ in range(CLIENTS))  # noqa: S311
-            )
-
-        await load(SECONDS / 4)  # caches and pools fill
-        early = rss_mib(process.pid)
-        await load(SECONDS * 3 / 4)
-        late = rss_mib(process.pid)
-        calls = sum(done.values())
-        totals = await settled(admin, calls)
-        sys.stdout.write(
-            f"\n{calls} calls in {SECONDS:.0f} s: {dict(done)}; RSS {early:.1f} -> {late:.1f} MiB; {dict(totals)}\n"
-        )
-        assert totals[names.METRIC_REQUESTS] == calls
-        assert totals[names.METRIC_IN_FLIGHT] == 0
-        # Calls that were left count for what came until then: between none of their tokens and all.
-        whole = done["stream"] + done["plain"]
-        assert USAGE["prompt_tokens"] * whole <= totals["input"]
-        assert CHUNKS * whole <= totals["output"] <= CHUNKS * (whole + done["leave"])
-        assert late - early < GROWTH_MIB
-        # The pool may keep connections to the backend; clients' are gone.
-        assert descriptors(process.pid) <= idle + CLIENTS
-    assert process.returncode == 0
-    server.close()
+async def check_counts(proxy: Proxy, done: Counter[str], ledger: Any, served_by: asyncio.subprocess.Process) -> None:
+    """What the proxy and the ledger counted is what the upstream served; who left in the middle is between none and all."""
+    total, whole_answers = sum(done.values()), done["stream"] + done["plain"]
+    assert await proxy.metric(names.METRIC_REQUESTS) == total
+    row = await ledger.total(total)
+    assert row.requests == total
+    for count, each in ((row.tokens.input, USAGE["prompt_tokens"]), (row.tokens.output, CHUNKS)):
+        assert each * whole_answers <= count
+    assert row.tokens.output <= CHUNKS * (whole_answers + done["leave"])
+    assert await proxy.metric(names.METRIC_TOKENS, gen_ai_token_type="output") == row.tokens.output
+    served_by.send_signal(signal.SIGTERM)
+    served = await told(served_by)
+    assert served["plain"] == done["plain"]
+    assert served["error"] == done["error"]
+    assert done["stream"] <= served["stream"] <= done["stream"] + done["leave"]

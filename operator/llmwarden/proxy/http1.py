@@ -58,6 +58,7 @@ _MOST_HEADERS: Final = 200
 _DIGITS: Final = 18  # of a length
 _HEX_DIGITS: Final = 15
 _STATUS: Final = re.compile(rb"[1-9][0-9]{2}")
+_FRAMES: Final = frozenset({b"content-length", b"transfer-encoding"})
 _NEVER_DROPPED: Final = HOP_BY_HOP | {b"content-length"}
 LAST_CHUNK: Final = b"0\r\n\r\n"
 REASONS: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
@@ -402,7 +403,9 @@ class Chunks:
                 raise BadMessageError(400, "a malformed chunk")
             self._state = _SIZE
         elif line:
-            _read_field(line)  # dropped, but what is no header may be the next message to somebody else
+            # Dropped, but what is no header may be the next message to somebody else, or may frame this one anew.
+            if _read_field(line)[0] in _FRAMES:
+                raise BadMessageError(400, "a trailer that frames")
             self._trailers += len(line)
             if self._trailers > _TRAILERS:
                 raise BadMessageError(400, "too many trailers")
