@@ -98,6 +98,7 @@ METRIC_LIMITED: Final = "llmwarden_proxy_limited_total"
 METRIC_ESTIMATED: Final = "llmwarden_estimated_requests_total"
 METRIC_BUDGET_USED: Final = "llmwarden_budget_used_ratio"
 METRIC_BUDGET_EXCEEDED: Final = "llmwarden_budget_exceeded"
+METRIC_LEDGER_UNREPORTED: Final = "llmwarden_ledger_unreported_pods_total"
 METRIC_BUDGET_LIMIT: Final = "llmwarden_budget_limit"
 
 # What the PrometheusRules record for each objective (label `objective`), so that status asks one question for all.

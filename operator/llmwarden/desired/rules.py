@@ -7,12 +7,12 @@ figure, its description says what to do. A threshold is compared with a bucket's
 from typing import Any, Final
 
 from llmwarden import names
-from llmwarden.desired import defaults, promql, slo, vocabulary
+from llmwarden.desired import defaults, promql, slo, spending, vocabulary
 from llmwarden.desired.alerting import alert, title
 from llmwarden.desired.manifest import Manifest, beside
 from llmwarden.desired.monitors import API_VERSION
 from llmwarden.desired.params import Params
-from llmwarden.domain import budgets, durations, money
+from llmwarden.domain import durations, money
 from llmwarden.domain.objectives import LatencyObjective, SpendObjective
 
 WINDOW: Final = "5m"
@@ -35,6 +35,7 @@ def rules(params: Params) -> Manifest | None:
     group = f"llmwarden/{metadata.namespace}/{metadata.name}"
     groups: list[dict[str, Any]] = [
         {"name": f"{group}/vocabulary", "rules": vocabulary.records(params)},
+        {"name": f"{group}/spending", "interval": "1m", "rules": spending.records(params)},
         {"name": f"{group}/alerts", "rules": _alerts(params)},
     ]
     recorded = slo.records(params)
@@ -57,10 +58,7 @@ def _alerts(params: Params) -> list[dict[str, Any]]:
         elif isinstance(objective, SpendObjective):
             found.append(_spend(params, objective))
     found += slo.alerts(params)
-    for budget in params.budgets:
-        found += _warnings(params, budget)
-        found.append(_exceeded(params, budget))
-    return found
+    return found + spending.alerts(params)
 
 
 def _of(params: Params, *more: str) -> str:
@@ -110,72 +108,3 @@ def _spend(params: Params, objective: SpendObjective) -> dict[str, Any]:
             "spend, for retries, and for prompts that grew; a budget with action Block would end it by itself."
         ),
     )
-
-
-def _ratio(params: Params, budget: budgets.Budget, metric: str = names.METRIC_BUDGET_USED) -> str:
-    matchers = _of(params, f'budget="{budget.name}"', f'kind="{budget.scope}"')
-    # max: during a restart two ledgers may be scraped at once.
-    return f"max by ({promql.BY}, budget, kind) ({metric}{{{matchers}}})"
-
-
-def _warnings(params: Params, budget: budgets.Budget) -> list[dict[str, Any]]:
-    found = []
-    for percent, following in zip(budget.warn_at, (*budget.warn_at, 100)[1:], strict=True):
-        if percent >= 100:  # noqa: PLR2004 - percent; at 100 it is exceeded, which is the next alert
-            continue
-        ratio = _ratio(params, budget)
-        found.append(
-            alert(
-                params,
-                "LLMBudgetWarning",
-                f"{ratio} >= {percent / 100} < {following / 100}",
-                wait="",
-                severity="warning",
-                labels={**_of_budget(budget), "threshold": str(percent)},
-                summary=f"{title(params)}: {{{{ $value | humanizePercentage }}}} of {_budget(budget)} is used",
-                description=(
-                    f"At least {percent} % of the budget's present window is used. When it is used up: {_consequence(budget)} "
-                    "kubectl get llm -o wide says when that will be at the present rate."
-                ),
-            )
-        )
-    return found
-
-
-def _exceeded(params: Params, budget: budgets.Budget) -> dict[str, Any]:
-    return alert(
-        params,
-        "LLMBudgetExceeded",
-        # Not a ratio of 1: calls reserve what they can cost at most, so the last of a budget is seldom spent.
-        f"{_ratio(params, budget)} and {_ratio(params, budget, names.METRIC_BUDGET_EXCEEDED)} == 1",
-        wait="",
-        severity="warning" if budget.action == "Alert" else "critical",
-        labels=_of_budget(budget),
-        summary=f"{title(params)}: {_budget(budget)} is used up ({{{{ $value | humanizePercentage }}}})",
-        description=(
-            f"{_consequence(budget)} The budget opens again when its window ({budget.window}) ends; raise its limit if the "
-            "spending is wanted."
-        ),
-    )
-
-
-def _of_budget(budget: budgets.Budget) -> dict[str, str]:
-    """Labels that tell the alerts of several budgets apart; the series has the same."""
-    return {"budget": budget.name, "kind": budget.scope}
-
-
-def _budget(budget: budgets.Budget) -> str:
-    whose = {"LLMService": "budget", "LLMBudget": "the namespace's budget", "ClusterLLMBudget": "the platform's budget"}
-    return f"{whose[budget.scope]} {budget.name}"
-
-
-def _consequence(budget: budgets.Budget) -> str:
-    match budget.action:
-        case "Block":
-            return "Calls are refused."
-        case "Throttle":
-            return "Calls are slowed down."
-        case "Fallback":
-            return f"Calls are sent to {budget.fallback_model}."
-        case "Alert":
-            return "Calls go on; this alert is all that happens."

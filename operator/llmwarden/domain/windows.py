@@ -16,6 +16,12 @@ from llmwarden.names import BUCKET_SECONDS
 
 _BUCKET: Final = dt.timedelta(seconds=BUCKET_SECONDS)
 _HOUR: Final = dt.timedelta(hours=1)
+CALENDAR_SECONDS: Final = {
+    "Hour": 3600,
+    "Day": 86400,
+    "Week": 7 * 86400,
+    "Month": 30 * 86400,
+}  # as good as; for rules of thumb
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
