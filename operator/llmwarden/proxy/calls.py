@@ -421,7 +421,7 @@ class MeteredCall:
             out.append(kept)
             if answer.text and self._lessons and self._sse is not None:
                 self._lessons -= 1
-                self._shape = shape.learn(raw, answer.text, kept)
+                self._shape = shape.learn(raw, answer.text, kept, answer.text_name)
 
     def end(self) -> bytes:
         """Settle the call."""

@@ -66,3 +66,20 @@ def test_every_byte_alone_counts_the_same(tmp_path: Path, name: str) -> None:
         [row] = rows(metered)
         counted.append((row.tokens, row.errors, row.estimated, row.tier))
     assert counted[0] == counted[1]
+
+
+def test_events_that_differ_in_their_text_only_are_recognised(tmp_path: Path) -> None:
+    delta = b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"%s"}}\n\n'
+    words = [b"Hello", b"", b" there", b'a \\"quote\\"', b"\\u00e9", "ä".encode(), b"end"]
+    metered = service(tmp_path, "Anthropic")
+    call = begin(metered, "anthropic/text.sse", b'{"stream":true}')
+    begun, _, ended = shape("anthropic/text.sse").partition(b"event: content_block_delta")
+    ended = ended[ended.index(b"event: content_block_stop") :]
+    assert (
+        stream(call, [begun, *(delta % word for word in words), ended], SSE)
+        == begun + b"".join(delta % word for word in words) + ended
+    )
+    assert call._shape is not None
+    assert (call.answer.pieces, call.answer.done) == (6, True)  # an empty text is no piece
+    assert call.answer.content_bytes == sum(len(word) + 2 for word in words if word)
+    assert rows(metered)[0].tokens.output == 12

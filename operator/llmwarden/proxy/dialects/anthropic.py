@@ -186,6 +186,7 @@ class Messages:
 
     def event(self, answer: Answer, payload: bytes, now: float) -> Event:
         """Note content, usage, stop reason, an error."""
+        answer.text = b""
         try:
             event = _event.decode(payload)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -193,8 +194,11 @@ class Messages:
             return Event.KEEP
         kind = event.type
         if kind == "content_block_delta":
-            if event.delta is not None and (size := _content(event.delta)):
+            delta = event.delta
+            if delta is not None and (size := _content(delta)):
                 answer.content(size, now)
+                if delta.type == "text_delta" and event.usage is None and event.error is None:
+                    answer.text, answer.text_name = bytes(delta.text), b'"text":'
         elif kind == "content_block_start":
             _note_block(answer, event.content_block)
         else:

@@ -78,6 +78,7 @@ class Answer(msgspec.Struct):
     malformed: int = 0
     done: bool = False  # the last event came: the call can be settled before it goes on
     text: bytes = b""  # the last event's, a JSON string, where nothing else in that event means anything
+    text_name: bytes = b'"content":'  # what it stands behind
     deferred: str = ""  # the id under which this answer's usage can be asked for later (a background response)
 
     def content(self, size: int, now: float) -> None:

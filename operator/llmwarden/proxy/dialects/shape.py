@@ -52,17 +52,17 @@ class Shape:
         return count, size, at, data[:at] if same else b"".join(out)
 
 
-def learn(event: bytes, text: bytes, kept: bytes) -> Shape | None:
-    """The shape of a whole event with this text (a JSON string with its quotes, found as the value of "content"); None where it has none.
+def learn(event: bytes, text: bytes, kept: bytes, name: bytes = b'"content":') -> Shape | None:
+    """The shape of a whole event with this text (a JSON string with its quotes, found behind `name`); None where it has none.
 
     `kept` is the event as it goes on to the client.
     """
     inner = text[1:-1]
     if not _TEXT.fullmatch(inner):
         return None
-    key = b'"content":' + text
+    key = name + text
     at = event.find(key)
-    if at < 0 or event.find(b'"content":', at + 1) >= 0 or event.find(b'"content":') != at:
+    if at < 0 or event.find(name, at + 1) >= 0 or event.find(name) != at:
         return None  # not beyond doubt which of them it is
     start = at + len(key) - len(inner) - 1
     prefix, rest = event[:start], event[start + len(inner) :]
