@@ -9,7 +9,17 @@ from llmwarden.proxy.framing.sse import CAP, Splitter, payload
 
 ENDS = st.sampled_from([b"\n", b"\r\n", b"\r"])
 LINES = st.sampled_from(
-    [b"data: a", b"data:b", b"data", b": comment", b"event: x", b"id: 1", b"data:  two", b'data: {"x":"\xc3\xa9"}']
+    [
+        b"data: a",
+        b"event: data: a",
+        b"data:b",
+        b"data",
+        b": comment",
+        b"event: x",
+        b"id: 1",
+        b"data:  two",
+        b'data: {"x":"\xc3\xa9"}',
+    ]
 )
 
 
@@ -55,6 +65,11 @@ def test_payloads() -> None:
     assert payload(b"data:  x\n\n") == b" x"
     assert payload(b"data: a\ndata: b\n\n") == b"a\nb"
     assert payload(b"event: e\ndata\n\n") == b""
+    assert payload(b"event: e\ndata: x\n\n") == b"x"
+    assert payload(b"event: e\ndata: x\ndata: y\n\n") == b"x\ny"
+    assert payload(b"event: e\r\ndata: x\r\n\r\n") == b"x"
+    assert payload(b"event: e\n\n") is None
+    assert payload(b"event: data: x") is None
     assert payload(b"\xef\xbb\xbfdata: x\n\n") == b"x"
     assert payload(b": only a comment\n\n") is None
 

@@ -10,14 +10,16 @@ _BOUNDARY: Final = re.compile(rb"(?:\r\n|\n|\r(?=[^\n]))(?:\r\n|\n|\r(?=[^\n]))"
 _LOOK_BACK: Final = 4  # bytes of a boundary that may have come before
 _BOM: Final = b"\xef\xbb\xbf"
 _DATA: Final = b"data: "
+_NAME: Final = b"event: "
 
 
 class Splitter:
     """Bytes in, whole events out; their concatenation, with `rest()`, is the input, byte for byte."""
 
-    __slots__ = ("_carry", "_scanned", "_skipping")
+    __slots__ = ("_cap", "_carry", "_scanned", "_skipping")
 
-    def __init__(self) -> None:
+    def __init__(self, cap: int = CAP) -> None:
+        self._cap = cap
         self._carry = b""
         self._scanned = 0
         self._skipping = False  # inside an event that is larger than the cap
@@ -52,7 +54,7 @@ class Splitter:
                 events.append((event, payload(event)))
             start = search = end
         rest = buffer[start:]
-        if len(rest) > CAP or (self._skipping and len(rest) > _LOOK_BACK):
+        if len(rest) > self._cap or (self._skipping and len(rest) > _LOOK_BACK):
             self._skipping = True
             events.append((rest[:-_LOOK_BACK], None))
             rest = rest[-_LOOK_BACK:]
@@ -72,6 +74,10 @@ def payload(event: bytes) -> bytes | None:
     """The event's data lines joined; None when it has none."""
     if event.startswith(_DATA) and event.find(b"\n") == len(event) - 2 and b"\r" not in event:
         return event[len(_DATA) : -2]
+    if event.startswith(_NAME) and b"\r" not in event:  # `event: NAME` before one line of data: Anthropic's, Responses'
+        at = event.find(b"\n") + 1
+        if event.startswith(_DATA, at) and event.find(b"\n", at) == len(event) - 2:
+            return event[at + len(_DATA) : -2]
     event = event.removeprefix(_BOM)
     lines: list[bytes] = []
     for line in event.splitlines():
