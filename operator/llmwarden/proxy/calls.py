@@ -31,7 +31,6 @@ from llmwarden.proxy.gate import Allowed, Bound, Denied, Gate, Held, NeedsPrice,
 from llmwarden.proxy.http1 import BadMessageError, origin_form
 from llmwarden.proxy.journal import Journal, Key
 from llmwarden.proxy.prices import Known, PriceBook
-from llmwarden.proxy.registry import Value
 from llmwarden.proxy.seam import Decision, Forward, Header, Refusal, Request
 from llmwarden.proxy.settings import Identity, Limits, Route, parse_origin
 from llmwarden.proxy.telemetry import Metrics
@@ -51,6 +50,9 @@ _PROVIDERS: Final = {
 }
 _REPLACED: Final = signals.LABEL_HEADERS | {b"accept-encoding", b"traceparent"}
 _QUEUE_HEADER: Final = b"x-queue-time"  # TGI, in milliseconds
+_TOLD: Final = frozenset(
+    {b"content-type", b"content-encoding", _QUEUE_HEADER, *signals.RATE_LIMITS}
+)  # what is read of an answer's head
 _DEFERRED: Final = 1000  # answers under way in the background that are remembered
 _ALIASES: Final = 256  # deployments whose model is known
 _PATHS: Final = 256  # targets whose meaning is remembered
@@ -115,7 +117,8 @@ class MeteredService:
             route.credential_file, route.backend, metrics.credential_errors.labels(route.service).inc
         )
         self._found: dict[bytes, tuple[Match, Dialect] | None] = {}
-        self._limits: dict[tuple[str, str, bool], Value] = {}
+        self._told: dict[str, tuple[dict[bytes, bytes], float]] = {}  # rate limits by model, and when they were told
+        metrics.before_scrape.append(self.show_limits)
         self.deferred: dict[str, Deferred] = {}
         self.aliases: dict[str, str] = {}  # the model that answers under a deployment's name
 
@@ -165,18 +168,27 @@ class MeteredService:
         if deployment in self.aliases or len(self.aliases) < _ALIASES:
             self.aliases[deployment] = model
 
-    def limit(self, model: str, limit: signals.Limit, value: bytes) -> None:
-        """Show what the upstream says of a rate limit."""
-        number = signals.limit_value(limit, value, time.time())
-        if number is None:
-            return
+    def told(self, model: str, limits: dict[bytes, bytes]) -> None:
+        """Note what the upstream says of its rate limits; read when somebody asks."""
+        model = self.shared.metrics.capped(model)
+        known = self._told.get(model)
+        if known is None:
+            self._told[model] = (limits, time.time())
+        else:
+            known[0].update(limits)
+            self._told[model] = (known[0], time.time())
+
+    def show_limits(self) -> None:
+        """Set the gauges of what was told."""
         metrics = self.shared.metrics
-        key = (metrics.capped(model), limit.what, limit.reset)
-        gauge = self._limits.get(key)
-        if gauge is None:
-            family = metrics.limit_reset if limit.reset else metrics.limit_remaining
-            gauge = self._limits[key] = family.labels(self.name, *key[:2])
-        gauge.set(number)
+        for model, (limits, at) in self._told.items():
+            for name, value in limits.items():
+                limit = signals.RATE_LIMITS[name]
+                number = signals.limit_value(limit, value, at)
+                if number is not None:
+                    family = metrics.limit_reset if limit.reset else metrics.limit_remaining
+                    family.labels(self.name, model, limit.what).set(number)
+        self._told.clear()
 
     def _find(self, request: Request) -> tuple[Match, Dialect] | None:
         post = request.method == b"POST"
@@ -351,28 +363,37 @@ class MeteredCall:
         """Ask for an answer that can be read, and continue the trace."""
         return _REPLACED, [b"Accept-Encoding: identity\r\ntraceparent: ", self.trace.header(), b"\r\n"]
 
-    def answered(self, status: int, headers: list[Header]) -> bool:
+    def answered(self, status: int, headers: list[Header]) -> bool:  # noqa: C901 - one pass over the headers
         """Note status and kind of the answer."""
         self.status = status
         if self.match.head is not None:
             self.match.head(self.answer, headers)
         framing = None
+        limits: dict[bytes, bytes] = {}
         for low, _, value in headers:
+            if low not in _TOLD:
+                continue
             if low == b"content-type":
                 framing = self.match.api.framing(value.lower(), self.asked)
             elif low == b"content-encoding":
                 self._unread = value.strip().lower() not in {b"", b"identity"}
-            elif (limit := signals.RATE_LIMITS.get(low)) is not None:
-                self.service.limit(self.model, limit, value)
-            elif low == _QUEUE_HEADER and value.isdigit():
+            elif low != _QUEUE_HEADER:
+                limits[low] = value
+            elif value.isdigit():
                 self.answer.queue_seconds = int(value[:9]) / 1000
+        if limits:
+            self.service.told(self.model, limits)
         if framing is not None and not self._unread:
             self._splitter = SPLITTERS[framing]()
             self._sse = self._splitter if isinstance(self._splitter, sse.Splitter) else None
             if status == _OK and not self.match.poll:
                 self._hides = self._usage_added
                 read = settle.rough_input(self)
-                self.number = self.service.shared.journal.open(self.key(self.row_model(), read, ""), Tokens(input=read))
+                known = self.price()
+                self.number = self.service.shared.journal.open(
+                    self.key(self.row_model(), read, "", known.price_id if known is not None else None),
+                    Tokens(input=read),
+                )
                 self._progress_at = time.perf_counter() + _PROGRESS_SECONDS
         return self._hides
 
@@ -465,10 +486,9 @@ class MeteredCall:
             return self.answer.model or self.service.aliases.get(self.model) or self.model
         return self.model or self.answer.model
 
-    def key(self, model: str, tokens_in: int, tier: str) -> Key:
+    def key(self, model: str, tokens_in: int, tier: str, price_id: str | None) -> Key:
         """What the call counts under, now."""
         shared = self.service.shared
-        known = self.price()
         bucket = int(shared.clock()) // names.BUCKET_SECONDS * names.BUCKET_SECONDS
         bounds = shared.config.context_bounds if shared.config is not None else ()
         above = bisect_right(bounds, tokens_in)
@@ -476,7 +496,7 @@ class MeteredCall:
             self.service.name,
             self.provider(),
             model,
-            known.price_id if known is not None else None,
+            price_id,
             bucket,
             bounds[above - 1] if above else 0,
             tier,

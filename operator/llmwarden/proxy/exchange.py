@@ -89,9 +89,7 @@ class Exchange:
             self.connection.write(_CONTINUE)
         if self._call is None:
             self._dispatch(None)
-        elif (request.length or 0) > endpoint.limits.body_bytes or any(
-            low == b"content-encoding" for low, _, _ in request.headers
-        ):
+        elif request.encoded or (request.length or 0) > endpoint.limits.body_bytes:
             self._admit(None)
         elif self._complete:
             self._admit(b"".join(self._body))

@@ -25,6 +25,7 @@ class Request(msgspec.Struct):
     length: int | None = None
     chunked: bool = False
     expects: bool = False
+    encoded: bool = False  # its body has a content encoding
     upgrade: bytes = b""
     drop: frozenset[bytes] = frozenset()  # what its Connection header names
     lines: list[bytes] = []  # the headers as they came, one for one; empty where they were made here

@@ -61,11 +61,13 @@ def settle(call: "MeteredCall", error: str, status: int | None) -> None:
     model = finished.model
     if not (tokens.input or tokens.output):
         model = shared.metrics.capped(model)  # a name that nothing was made of may be anything
-    key = call.key(model, tokens.input, finished.tier)
+    key = call.key(model, tokens.input, finished.tier, finished.price_id)
     labels = shared.journal.bounded(key.bucket, finished.labels)
+    if labels.feature or labels.team or labels.cohort:
+        key = key._replace(feature=labels.feature, team=labels.team, cohort=labels.cohort)
     shared.journal.add(
         Entry(
-            key._replace(price_id=finished.price_id, feature=labels.feature, team=labels.team, cohort=labels.cohort),
+            key,
             tokens,
             error=finished.failed,
             estimated=finished.estimated,

@@ -4,7 +4,7 @@
 Models are capped: names come from outside, and each would be a series for ever.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from llmwarden import names
@@ -143,6 +143,7 @@ class Metrics:
 
     def __init__(self, routes: Iterable[Route], models: int) -> None:
         self.registry = Registry()
+        self.before_scrape: list[Callable[[], None]] = []  # what sets gauges that are read only then
         self._cap = models
         self._models: set[str] = set()
         self._series: dict[tuple[str, ...], Series] = {}
@@ -267,6 +268,8 @@ class Metrics:
 
     def expose(self, accept: str) -> tuple[str, bytes]:
         """Content type and text; OpenMetrics, with exemplars, for who asks for it."""
+        for refresh in self.before_scrape:
+            refresh()
         openmetrics = "application/openmetrics-text" in accept
         return registry.OPENMETRICS if openmetrics else registry.TEXT, self.registry.expose(openmetrics=openmetrics)
 

@@ -128,29 +128,28 @@ class Chat(openai_shared.Endpoint):
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 return None
         options = request.stream_options
-        limits = [
-            limit for item in (request.max_completion_tokens, request.max_tokens) if (limit := prompt.positive(item))
-        ]
         asked = Asked(
             model=openai_shared.model_of(request.model, match),
             stream=request.stream is True,
             wants_usage=isinstance(options, dict) and options.get("include_usage") is True,
             has_options=options is not msgspec.UNSET,
-            max_tokens=max(limits, default=None),  # which of two a server heeds is its own affair
+            max_tokens=_limit(request.max_completion_tokens, request.max_tokens),
             temperature=prompt.number(request.temperature),
             top_p=prompt.number(request.top_p),
             seed=prompt.positive(request.seed),
             choices=max(prompt.positive(request.n) or 1, prompt.positive(request.best_of) or 1),
-            input_bytes=sum(
-                len(bytes(part)) for part in (request.prompt, request.functions, request.tools, request.response_format)
-            ),
+            input_bytes=_length(request.prompt)
+            + _length(request.functions)
+            + _length(request.tools)
+            + _length(request.response_format),
         )
         if isinstance(request, _Unshaped):
             asked.input_bytes += len(bytes(request.messages))
             asked.unbounded = "unreadable"
             return asked
         _read_messages(asked, request.messages or [])
-        asked.choices *= _prompts(bytes(request.prompt))
+        if request.prompt is not _NEVER_SENT:
+            asked.choices *= _prompts(bytes(request.prompt))
         asked.unbounded = asked.unbounded or _reaches_out(request)
         return asked
 
@@ -241,16 +240,31 @@ class Chat(openai_shared.Endpoint):
             note_usage(answer, message.usage)
 
 
+def _limit(one: Any, other: Any) -> int | None:
+    """The larger of two limits of output tokens: which of them a server heeds is its own affair."""
+    first, second = prompt.positive(one), prompt.positive(other)
+    return max(first or 0, second or 0) or None
+
+
+def _length(value: msgspec.Raw) -> int:
+    return len(bytes(value)) if value is not _NEVER_SENT else 0
+
+
 def _read_messages(asked: Asked, messages: list[_In]) -> None:
     parts: list[bytes] = []
+    size = 0
     for message in messages:
         content = bytes(message.content)
-        asked.input_bytes += len(content) + _AROUND
+        size += len(content) + _AROUND
         if content[:1] == b"[":
             asked.unbounded = asked.unbounded or _media(content)
-        calls = bytes(message.tool_calls)
-        asked.input_bytes += len(calls)
-        parts.append(b"".join((bytes(message.role), content, calls, bytes(message.tool_call_id))))
+        part = bytes(message.role) + content
+        if message.tool_calls is not _NEVER_SENT or message.tool_call_id is not _NEVER_SENT:
+            calls = bytes(message.tool_calls)
+            size += len(calls)
+            part = b"".join((part, calls, bytes(message.tool_call_id)))
+        parts.append(part)
+    asked.input_bytes += size
     asked.prefixes = prompt.chain(parts)
 
 
@@ -309,24 +323,32 @@ def _note_error(answer: Answer, message: _Message) -> None:
 
 
 def _size(value: msgspec.Raw) -> int:
+    if value is _NEVER_SENT:
+        return 0
     raw = bytes(value)
     return len(raw) if raw and raw not in _NOTHING else 0
 
 
 def _content(delta: _Delta) -> int:
     """Bytes of content; the role chunk has none."""
-    return (
-        _size(delta.content)
-        + _size(delta.tool_calls)
-        + _size(delta.reasoning_content)
-        + _size(delta.reasoning)
-        + _size(delta.function_call)
-        + _size(delta.refusal)
-        + _size(delta.audio)
-    )
+    size = 0
+    for value in (
+        delta.content,
+        delta.tool_calls,
+        delta.reasoning_content,
+        delta.reasoning,
+        delta.function_call,
+        delta.refusal,
+        delta.audio,
+    ):
+        if value is not _NEVER_SENT:
+            size += _size(value)
+    return size
 
 
 def _note_tool_calls(answer: Answer, delta: _Delta) -> None:
+    if delta.tool_calls is _NEVER_SENT:
+        return
     raw = bytes(delta.tool_calls)
     if b'"id"' not in raw:
         return
