@@ -63,7 +63,7 @@ def client(proxy: Proxy, **more: Any) -> Any:
         region_name="eu-central-1",
         aws_access_key_id=KEY,
         aws_secret_access_key=SECRET,
-        config=Config(read_timeout=10, **more),
+        config=Config(read_timeout=60, **more),
     )
 
 
