@@ -6,6 +6,7 @@ import datetime as dt
 import logging
 import os
 import sys
+import time
 from collections.abc import Mapping
 
 import anyio.to_thread
@@ -24,12 +25,15 @@ from llmwarden.ledger.metrics import Metrics, State
 from llmwarden.ledger.pricing import Catalogue
 from llmwarden.ledger.query_api import SpendApi
 from llmwarden.ledger.store import Store
+from llmwarden.ledger.store.compact import DAY
 from llmwarden.ledger.watch import Watch
 from llmwarden.ledger.writer import Writer
 from llmwarden.settings import Settings, load
 
 logger = logging.getLogger(__name__)
 
+COMPACT_SECONDS = 600.0
+COMPACT_PAUSE_SECONDS = 0.5
 GRACE_SECONDS = 5  # long polls are answered at once, everything else takes milliseconds
 
 
@@ -112,6 +116,7 @@ async def _serve(
             certificate.run(),
             writer.run(),
             _tick(core, store, writer, departed),
+            _compact(writer, settings.pod_detail_days * DAY),
             lost.run(),
             end(),
         ],
@@ -125,6 +130,17 @@ async def _rebuild(core: Core, store: Store) -> None:
     )
     core.prices.update(prices)
     core.rebuild(sums, last)
+
+
+async def _compact(writer: Writer, keep: int) -> None:
+    """Drop old detail, a step at a time: reports come in between. `keep` in seconds."""
+    while True:
+        await asyncio.sleep(COMPACT_SECONDS)
+        try:
+            while await writer.compact(int(time.time()), keep):  # noqa: ASYNC110 - steps of work, no state that is waited for
+                await asyncio.sleep(COMPACT_PAUSE_SECONDS)
+        except UnavailableError as error:
+            logger.warning("old detail stays for now: %s", error)
 
 
 async def _tick(core: Core, store: Store, writer: Writer, departed: Departed) -> None:

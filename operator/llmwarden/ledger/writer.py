@@ -85,6 +85,11 @@ class Writer:
         async with self._busy:
             await anyio.to_thread.run_sync(self._store.record_labels, labels)
 
+    async def compact(self, now: int, keep: int) -> bool:
+        """Take a step in dropping old detail; returns whether there was any. Raises UnavailableError."""
+        async with self._busy:
+            return any(await anyio.to_thread.run_sync(self._store.compact, now, keep))
+
     async def follow(self) -> None:
         """Take what other replicas did. Raises UnavailableError."""
         async with self._busy:

@@ -13,8 +13,9 @@ from llmwarden import wire
 from llmwarden.domain.cost import Rates
 from llmwarden.errors import UnavailableError, WardenError
 from llmwarden.ledger.counts import FIELDS, Counts
-from llmwarden.ledger.store import leases, schema
+from llmwarden.ledger.store import compact, leases, schema
 from llmwarden.ledger.store import tables as t
+from llmwarden.ledger.store.compact import Compacted
 from llmwarden.ledger.store.engine import Database
 from llmwarden.ledger.store.merge import KeyIds, chunks, merge, place_values
 from llmwarden.ledger.store.model import Batch, BehindError, Delta, Issued, PriceRecord, issued_of
@@ -143,6 +144,14 @@ class Store:
         """End journals whose pods are confirmed dead, and their leases; returns those that had not ended."""
         with self._guard(), self.database.writer.begin() as connection:
             return leases.release(connection, journal_ids)
+
+    # Size -------------------------------------------------------------------------------------------------------------
+
+    def compact(self, now: int, keep: int) -> Compacted:
+        """Take a step in dropping detail older than `keep` seconds; sums stay. Call it until it does nothing."""
+        with self._guard(), self.database.writer.begin() as connection:
+            connection.execute(sa.select(t.changes.c.number).with_for_update())
+            return compact.step(self.database, connection, now, keep)
 
     # Prices and labels ------------------------------------------------------------------------------------------------
 
