@@ -141,6 +141,10 @@ class Reconciler:
             new, before = conditions.find(status.conditions, kind), conditions.find(old.conditions, kind)
             if new is not None and new.reason == reason and (before is None or before.reason != reason):
                 await self._events.say(snapshot.object, reason, new.message, warning=True)
+        applying = self._world.applying(snapshot.service)
+        for budget, percent in statuses.thresholds(old.budgets, status.budgets, applying):
+            text = f"{percent} % of {statuses.called(budget)} ({budget.limit} {budget.unit}) is used."
+            await self._events.say(snapshot.object, "BudgetThreshold", text, warning=True)
 
     async def _move(self, snapshot: Snapshot, state: InjectionStatus, now: dt.datetime) -> float | None:
         """Make pods anew that hang on their proxy, or that `rollout: Evict` wants injected."""

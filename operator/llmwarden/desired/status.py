@@ -112,6 +112,27 @@ def _budgets(snapshot: Snapshot) -> tuple[api.BudgetStatus, ...]:
     return tuple(sorted(found, key=lambda item: (item.scope, item.name)))
 
 
+def thresholds(
+    old: tuple[api.BudgetStatus, ...], new: tuple[api.BudgetStatus, ...], applying: tuple[budgets.Budget, ...]
+) -> list[tuple[api.BudgetStatus, int]]:
+    """Find the budgets' warning percentages that were reached since the last status, each with its budget: what is told once a window."""
+    before = {(item.scope, item.name): item for item in old}
+    found: list[tuple[api.BudgetStatus, int]] = []
+    for budget in applying:
+        key = (budget.scope, budget.name)
+        item = next((item for item in new if (item.scope, item.name) == key), None)
+        if item is None:
+            continue
+        last = before.get(key)
+        # A rolling window begins anew every quarter of an hour, with most of what was spent.
+        same = last is not None and (
+            last.window_start == item.window_start or budget.window.rolling_seconds is not None
+        )
+        known = last.used_percent if last is not None and same else 0
+        found += [(item, percent) for percent in budgets.newly_reached(budget.warn_at, known, item.used_percent)]
+    return found
+
+
 def forecast(held: wire.BudgetUsage) -> dt.datetime | None:
     """Give when a budget will be used up, rounded up to five minutes: it moves with every call, and is no better than that."""
     if held.forecast_exhausted_at is None or held.state == "Exceeded":
@@ -379,16 +400,17 @@ def _within_budget(snapshot: Snapshot, new: api.LLMServiceStatus) -> Verdict:
         return "True", "NoBudgets", "No budget applies."
     over = [budget for budget in new.budgets if budget.state == "Exceeded"]
     if over:
-        parts = [f"{_called(budget)} is used up ({budget.action})" for budget in over]
+        parts = [f"{called(budget)} is used up ({budget.action})" for budget in over]
         return "False", "Exceeded", f"{'; '.join(parts)}."
     warned = [budget for budget in new.budgets if budget.state == "Warned"]
     if warned:
-        parts = [f"{budget.used_percent} % of {_called(budget)} is used" for budget in warned]
+        parts = [f"{budget.used_percent} % of {called(budget)} is used" for budget in warned]
         return "True", "Warned", f"{'; '.join(parts)}."
     return "True", "Open", "Every budget has room."
 
 
-def _called(budget: api.BudgetStatus) -> str:
+def called(budget: api.BudgetStatus) -> str:
+    """Name a budget as a sentence does."""
     return f"{budget.scope} budget {budget.name}" if budget.scope == "LLMService" else f"{budget.scope} {budget.name}"
 
 

@@ -126,6 +126,11 @@ def warning_reached(limit: int, spent: int, warn_at: Iterable[int]) -> int | Non
     return max((percent for percent in warn_at if spent * 100 >= percent * limit), default=None)
 
 
+def newly_reached(warn_at: Iterable[int], before: int, now: int) -> tuple[int, ...]:
+    """Return the warning percentages, rising, that are reached at `now` percent and were not at `before` percent."""
+    return tuple(percent for percent in sorted(set(warn_at)) if before < percent <= now)
+
+
 def used_percent(limit: int, spent: int) -> int:
     """Return the whole percent of the limit that is spent, rounded down: 100 means that nothing is left. May exceed 100."""
     return max(0, spent) * 100 // limit

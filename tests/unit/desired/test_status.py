@@ -1,16 +1,18 @@
 import datetime as dt
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from llmwarden.api.v1alpha1.llmservice import InjectionStatus, LLMServiceStatus
+from llmwarden.api.v1alpha1.llmservice import BudgetStatus, InjectionStatus, LLMServiceStatus
 from llmwarden.desired import status as statuses
 from llmwarden.desired.selection import Finding
 from llmwarden.desired.snapshot import Capabilities, Figures, Outcome, Problem, Snapshot, Source
-from llmwarden.domain import conditions
+from llmwarden.domain import budgets, conditions
+from llmwarden.domain.windows import Window
 from llmwarden.wire import Tokens, UsageTotals
-from tests.unit.desired.helpers import DAILY, FIGURES, NOW, budget, pod, snapshot, usage
+from tests.unit.desired.helpers import DAILY, FIGURES, NOW, budget, pod, service, snapshot, usage
 
 ACTIVE = InjectionStatus()
 DOWN = Source(asked=True, fresh=False, reason="PrometheusUnavailable", message="Prometheus did not answer.")
@@ -203,3 +205,36 @@ def test_only_states_are_significant() -> None:
     assert statuses.significant(first) == statuses.significant(busier)
     over = build(snapshot(budgets={DAILY: budget(30, state="Exceeded")})).dump()
     assert statuses.significant(first) != statuses.significant(over)
+
+
+def test_each_threshold_is_told_once_a_window() -> None:
+    spec = {"name": "daily", "limit": {"amount": "25"}, "window": {"calendar": "Day"}, "warnAtPercent": [80, 50]}
+    (daily,) = budgets.of_service(service(budgets=[spec]))
+
+    def at(percent: int, start: dt.datetime = NOW) -> tuple[BudgetStatus, ...]:
+        item = BudgetStatus(
+            scope="LLMService",
+            name="daily",
+            unit="USD",
+            limit="25.00",
+            spent="0",
+            remaining="0",
+            used_percent=percent,
+            state="Open",
+            action="Block",
+            window_start=start,
+        )
+        return (item,)
+
+    def told(old: tuple[BudgetStatus, ...], new: tuple[BudgetStatus, ...], held: budgets.Budget = daily) -> list[int]:
+        return [percent for _, percent in statuses.thresholds(old, new, (held,))]
+
+    assert told((), at(49)) == []
+    assert told(at(49), at(50)) == [50]
+    assert told(at(50), at(79)) == []
+    assert told(at(10), at(97)) == [50, 80]
+    later = NOW + dt.timedelta(days=1)
+    assert told(at(97), at(60, later)) == [50]  # a new window
+    rolling = replace(daily, window=Window(rolling_seconds=86400))
+    assert told(at(97), at(96, later), rolling) == []
+    assert told((), at(60), replace(daily, name="another")) == []
