@@ -154,6 +154,15 @@ async def test_fault_18_a_10_mb_event_is_forwarded_unread_and_the_next_is_read(t
         assert rss_mib(proxy.pid) - before < 16
 
 
+@pytest.mark.parametrize(("cap", "read"), [(2000, 0), (4000, 1)])
+async def test_fault_18_the_cap_is_a_setting(tmp_path: Path, cap: int, read: int) -> None:
+    pieces = [EVENTS[0], b'data: {"broken":' + b"x" * 3000, b"\n\n", *EVENTS[1:]]
+    async with running(tmp_path, streaming(*pieces, pause=0.05), limits={"eventBytes": cap}) as (_, proxy):
+        assert unchunked(await talk(proxy.port, post(ASKED))) == b"".join(pieces)
+        assert await proxy.metric(MALFORMED) == read  # what is not read is not judged
+        assert await counted(proxy) == COUNTED
+
+
 def rss_mib(pid: int) -> float:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096 / 2**20
 

@@ -384,7 +384,7 @@ class MeteredCall:
         if limits:
             self.service.told(self.model, limits)
         if framing is not None and not self._unread:
-            self._splitter = SPLITTERS[framing]()
+            self._splitter = SPLITTERS[framing](self.service.shared.limits.event_bytes)
             self._sse = self._splitter if isinstance(self._splitter, sse.Splitter) else None
             if status == _OK and not self.match.poll:
                 self._hides = self._usage_added

@@ -71,7 +71,7 @@ class Limits(msgspec.Struct, frozen=True, rename="camel"):
     head_bytes: int = 64 * 1024
     body_bytes: int = 16 * 1024 * 1024
     held_bytes: int = 64 * 1024 * 1024
-    event_bytes: int = 1024 * 1024
+    event_bytes: int = 4 * 1024 * 1024
     connections: int = 2048
     concurrency: int = 1024
     models: int = 100

@@ -32,7 +32,14 @@ class Splitter(Protocol):
         """At the end: what has not made a whole event, and its payload if it is one all the same; the splitter is empty after it."""
 
 
-SPLITTERS: Final[dict[Framing, type[Splitter]]] = {
+class Cutter(Protocol):
+    """Makes splitters; `cap` is how many bytes of one event are held and understood, of each framing's own default."""
+
+    def __call__(self, cap: int = ...) -> Splitter:
+        """A splitter for one stream."""
+
+
+SPLITTERS: Final[dict[Framing, Cutter]] = {
     Framing.SSE: sse.Splitter,
     Framing.NDJSON: ndjson.Splitter,
     Framing.EVENTSTREAM: eventstream.Splitter,

@@ -35,9 +35,10 @@ class Splitter:
     says where the next message begins: all that follows passes unread.
     """
 
-    __slots__ = ("_carry", "_lost", "_need", "_skip")
+    __slots__ = ("_cap", "_carry", "_lost", "_need", "_skip")
 
-    def __init__(self) -> None:
+    def __init__(self, cap: int = CAP) -> None:
+        self._cap = cap
         self._carry = bytearray()
         self._need = _PRELUDE_SIZE  # bytes without which nothing more can be said
         self._skip = 0  # bytes to come of a message that is larger than the cap
@@ -72,7 +73,7 @@ class Splitter:
                 pieces.append((buffer[start:], BROKEN))
                 start = end
                 break
-            if total > CAP:
+            if total > self._cap:
                 pieces.append((buffer[start : start + total], None))
                 self._skip = max(start + total - end, 0)
                 start = min(start + total, end)

@@ -22,9 +22,10 @@ class Splitter:
     between them (brackets, commas, white space) travels with the object that follows.
     """
 
-    __slots__ = ("_at", "_base", "_carry", "_depth", "_in_string", "_skipping")
+    __slots__ = ("_at", "_base", "_cap", "_carry", "_depth", "_in_string", "_skipping")
 
-    def __init__(self) -> None:
+    def __init__(self, cap: int = CAP) -> None:
+        self._cap = cap
         self._carry = b""
         self._at = 0  # how far the carry was scanned
         self._depth = 0
@@ -54,7 +55,7 @@ class Splitter:
                     self._base = 0
         rest = buffer[start:] if start else buffer
         self._at -= start
-        if len(rest) > CAP or (self._skipping and self._at):
+        if len(rest) > self._cap or (self._skipping and self._at):
             # What is scanned may go: the scan's state does not look back.
             self._skipping = True
             events.append((rest[: self._at], None))

@@ -10,9 +10,10 @@ CAP: Final = 4 * 1024 * 1024
 class Splitter:
     """Bytes in, whole lines out; their concatenation, with `rest()`, is the input, byte for byte."""
 
-    __slots__ = ("_carry", "_held", "_skipping")
+    __slots__ = ("_cap", "_carry", "_held", "_skipping")
 
-    def __init__(self) -> None:
+    def __init__(self, cap: int = CAP) -> None:
+        self._cap = cap
         self._carry: list[bytes] = []
         self._held = 0
         self._skipping = False  # inside a line that is larger than the cap
@@ -35,7 +36,7 @@ class Splitter:
         if tail:
             self._carry.append(tail)
             self._held += len(tail)
-            if self._skipping or self._held > CAP:
+            if self._skipping or self._held > self._cap:
                 self._skipping = True
                 lines.append((self._take(), None))
         return lines
