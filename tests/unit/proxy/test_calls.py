@@ -1,5 +1,6 @@
 """Measured calls beside the path: usage, its invisibility, estimates, caps."""
 
+import datetime as dt
 import itertools
 import json
 import time
@@ -343,3 +344,20 @@ def test_a_whole_answer_without_usage_is_estimated(tmp_path: Path) -> None:
     [row] = rows(metered)
     assert row.estimated == 1
     assert 150 <= row.tokens.output <= 260  # 201 by o200k_base
+
+
+def test_a_fallback_of_a_deployment_goes_into_the_path(tmp_path: Path) -> None:
+    metered = service(tmp_path, "AzureOpenAI")
+    ends = dt.datetime(2100, 1, 1, tzinfo=dt.UTC)
+    budget = wire.BudgetConfig("USD", 1, 2, "Exceeded", "Fallback", ends, ends, fallback_model="cheap one")
+    services = {"bot": wire.ServiceConfig("Active", "azure.ai.openai", 100.0, ("B",))}
+    metered.shared.config = wire.Config(1, "g", 5.0, services, {"B": budget})
+    metered.shared.gate.configure(metered.shared.config)
+    target = b"/openai/deployments/dear/chat/completions?api-version=2024-06-01"
+    call = metered.open(Request(b"POST", target, [], 0.0))
+    assert call is not None
+    decision = call.admit(b'{"model":"dear","messages":[]}')
+    assert isinstance(decision, Forward)
+    assert decision.target == target.replace(b"dear", b"cheap%20one")
+    assert decision.body == b'{"model":"cheap one","messages":[]}'
+    assert decision.answer_headers == ((b"x-llmwarden-fallback", b"cheap one"),)
