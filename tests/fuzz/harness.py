@@ -233,6 +233,11 @@ class Reader:
         return self.feed(b"")
 
     @property
+    def begun(self) -> bool:
+        """Whether a message has begun, and is not complete."""
+        return self._head is not None
+
+    @property
     def rest(self) -> bytes:
         """What came behind the last message."""
         return self._connection.trailing_data[0]
@@ -281,7 +286,10 @@ def answers_in(data: bytes, methods: list[bytes]) -> list[Seen]:
         if not data:
             break
         reader = Reader(h11.CLIENT, method)
-        out += reader.feed(data) or reader.end()
+        found = reader.feed(data)
+        if not found and not reader.begun:
+            break  # an interim answer at most: the client left before the answer
+        out += found or reader.end()
         data = reader.rest
     return out
 
