@@ -82,6 +82,20 @@ METRIC_RETRIED: Final = "llmwarden_retried_requests_total"
 METRIC_LIMIT_REMAINING: Final = "llmwarden_upstream_rate_limit_remaining"
 METRIC_LIMIT_RESET: Final = "llmwarden_upstream_rate_limit_reset_timestamp_seconds"
 METRIC_TOKENS: Final = "gen_ai_client_token_usage_tokens_total"
+# The same by the GenAI conventions' next version (their own repository), beside the above where it is asked for.
+LATEST_OPT_IN: Final = "gen_ai_latest_experimental"  # in OTEL_SEMCONV_STABILITY_OPT_IN
+LATEST: Final = {
+    METRIC_DURATION: "gen_ai_client_inference_duration_seconds",
+    METRIC_TTFT: "gen_ai_client_inference_time_to_first_chunk_seconds",
+    METRIC_CHUNK_TIME: "gen_ai_client_inference_time_per_output_chunk_seconds",
+}
+LATEST_TOKENS: Final = {
+    "input": "gen_ai_client_inference_usage_input_tokens_total",
+    "cached_input": "gen_ai_client_inference_usage_cache_read_input_tokens_total",
+    "cache_write": "gen_ai_client_inference_usage_cache_write_input_tokens_total",
+    "output": "gen_ai_client_inference_usage_output_tokens_total",
+    "reasoning": "gen_ai_client_inference_usage_reasoning_output_tokens_total",
+}
 METRIC_REQUESTS: Final = "llmwarden_requests_total"
 METRIC_COST: Final = "llmwarden_cost_usd_total"
 METRIC_UNCOSTED: Final = "llmwarden_uncosted_tokens_total"

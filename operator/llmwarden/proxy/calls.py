@@ -55,6 +55,7 @@ _TOLD: Final = frozenset(
 )  # what is read of an answer's head
 _DEFERRED: Final = 1000  # answers under way in the background that are remembered
 _ALIASES: Final = 256  # deployments whose model is known
+_STATE: Final = frozenset({b"tracestate"})
 _PATHS: Final = 256  # targets whose meaning is remembered
 _WHOLE_CAP: Final = 16 * 1024 * 1024  # bytes of an answer that are kept to be understood at its end
 _PROGRESS_SECONDS: Final = 1.0  # how often a stream's progress goes into the journal
@@ -361,7 +362,8 @@ class MeteredCall:
 
     def head(self, request: Request) -> tuple[frozenset[bytes], list[bytes]]:  # noqa: ARG002 - the seam's signature
         """Ask for an answer that can be read, and continue the trace."""
-        return _REPLACED, [b"Accept-Encoding: identity\r\ntraceparent: ", self.trace.header(), b"\r\n"]
+        gone = _REPLACED if self.trace.parent_id else _REPLACED | _STATE  # a state without its trace means nothing
+        return gone, [b"Accept-Encoding: identity\r\ntraceparent: ", self.trace.header(), b"\r\n"]
 
     def answered(self, status: int, headers: list[Header]) -> bool:  # noqa: C901 - one pass over the headers
         """Note status and kind of the answer."""

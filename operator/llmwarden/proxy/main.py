@@ -30,7 +30,7 @@ from llmwarden.proxy.seam import Service
 from llmwarden.proxy.server import Endpoint
 from llmwarden.proxy.settings import Identity, Limits, Route, Settings, parse_origin
 from llmwarden.proxy.spans import Exporter
-from llmwarden.proxy.telemetry import Metrics
+from llmwarden.proxy.telemetry import Metrics, wants_latest
 from llmwarden.proxy.upstream import Pool
 
 _LOG: Final = logging.getLogger("llmwarden.proxy")
@@ -47,7 +47,7 @@ class Proxy:
     def __init__(self, settings: Settings, identity: Identity) -> None:
         self.settings = settings
         directory = Path(settings.journal_dir)
-        self.metrics = Metrics(settings.routes, settings.limits.models)
+        self.metrics = Metrics(settings.routes, settings.limits.models, latest=wants_latest(os.environ))
         self.journal = Journal(directory, identity.uid)
         self._journal_errors = 0
         tls = _tls() if _needs_tls(settings) else None

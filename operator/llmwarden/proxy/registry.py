@@ -156,11 +156,32 @@ class Histogram(_Family[Distribution]):
             yield _sample(f"{self.name}_sum", labels, number(child.sum))
 
 
+class Renamed:
+    """A family under another name as well; with `only`, one label's value, as a family without that label (its last)."""
+
+    def __init__(
+        self, registry: "Registry", name: str, family: "Counter | Histogram", only: tuple[str, str] | None = None
+    ) -> None:
+        self.name = name
+        self.kind = family.kind
+        self.text = family.text
+        self._family = family
+        self._only = f',{only[0]}="{only[1]}"' if only is not None else ""
+        registry.families.append(self)
+
+    def lines(self, *, openmetrics: bool) -> Iterator[str]:
+        """The samples."""
+        known = len(self._family.name)
+        for line in self._family.lines(openmetrics=openmetrics):
+            if self._only in line:
+                yield self.name + line[known:].replace(self._only, "", 1)
+
+
 class Registry:
     """All families of one process."""
 
     def __init__(self) -> None:
-        self.families: list[_Family[Value] | _Family[Distribution]] = []
+        self.families: list[_Family[Value] | _Family[Distribution] | Renamed] = []
 
     def expose(self, *, openmetrics: bool) -> bytes:
         """The text of a scrape."""

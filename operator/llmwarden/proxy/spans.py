@@ -36,7 +36,6 @@ class Trace(msgspec.Struct):
     span_id: str
     parent_id: str
     sampled: bool
-    state: str = ""  # tracestate, passed on as it came
 
     def header(self) -> bytes:
         """The traceparent for the upstream."""
@@ -160,11 +159,10 @@ def _resource(service: str, identity: Identity) -> str:
 def _span(span: Span) -> str:
     trace = span.trace
     parent = f'"parentSpanId":"{trace.parent_id}",' if trace.parent_id else ""
-    state = f'"traceState":{_text(trace.state)},' if trace.state else ""
     status = f'{{"code":{_ERROR_STATUS},"message":{_text(span.error)}}}' if span.error else "{}"
     attributes = ",".join([_attribute(key, value) for key, value in span.attributes.items()])
     return (
-        f'{{"traceId":"{trace.trace_id}","spanId":"{trace.span_id}",{parent}{state}"name":{_known_text(span.name)},"kind":{_CLIENT_KIND},'
+        f'{{"traceId":"{trace.trace_id}","spanId":"{trace.span_id}",{parent}"name":{_known_text(span.name)},"kind":{_CLIENT_KIND},'
         f'"startTimeUnixNano":"{span.start}","endTimeUnixNano":"{span.end}","attributes":[{attributes}],"status":{status}}}'
     )
 

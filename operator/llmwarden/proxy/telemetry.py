@@ -4,13 +4,13 @@
 Models are capped: names come from outside, and each would be a series for ever.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from llmwarden import names
 from llmwarden.proxy import registry
 from llmwarden.proxy.record import Record
-from llmwarden.proxy.registry import Counter, Distribution, Gauge, Histogram, Registry, Value
+from llmwarden.proxy.registry import Counter, Distribution, Gauge, Histogram, Registry, Renamed, Value
 from llmwarden.proxy.settings import Route
 from llmwarden.wire import Tokens
 
@@ -25,6 +25,11 @@ _CALL_LABELS: Final = (
     names.LABEL_M_RESPONSE_MODEL,
 )
 _KINDS: Final = ("input", "cached_input", "cache_write", "output", "reasoning")
+
+
+def wants_latest(environ: Mapping[str, str]) -> bool:
+    """Whether the names of the conventions' next version are asked for, as their transition plan says."""
+    return names.LATEST_OPT_IN in [item.strip() for item in environ.get("OTEL_SEMCONV_STABILITY_OPT_IN", "").split(",")]
 
 
 class Series:
@@ -141,7 +146,7 @@ class Series:
 class Metrics:
     """All metrics of one proxy, in a registry of their own."""
 
-    def __init__(self, routes: Iterable[Route], models: int) -> None:
+    def __init__(self, routes: Iterable[Route], models: int, *, latest: bool = False) -> None:
         self.registry = Registry()
         self.before_scrape: list[Callable[[], None]] = []  # what sets gauges that are read only then
         self._cap = models
@@ -252,8 +257,17 @@ class Metrics:
             "Requests sent with the application's own key because ours could not be read",
             service,
         )
+        if latest:
+            self._add_latest()
         for route in routes:
             self.in_flight.labels(route.service).set(0)
+
+    def _add_latest(self) -> None:
+        """The same under the names of the conventions' next version; ours stay, since rules and dashboards ask for them."""
+        for family in (self.duration, self.ttft, self.gaps):
+            Renamed(self.registry, names.LATEST[family.name], family)
+        for kind, name in names.LATEST_TOKENS.items():
+            Renamed(self.registry, name, self.tokens, only=(names.LABEL_M_TOKEN_TYPE, kind))
 
     def series(self, service: str, provider: str, operation: str, asked: str, answered: str) -> Series:
         """The children of these labels; a model beyond the cap is `other`."""

@@ -7,7 +7,8 @@ import prometheus_client
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_families
+from prometheus_client.metrics_core import Metric
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
 from prometheus_client.parser import text_string_to_metric_families as text_families
 from prometheus_client.utils import floatToGoString
 
@@ -15,7 +16,7 @@ from llmwarden import names
 from llmwarden.proxy.record import Record
 from llmwarden.proxy.registry import Counter, Gauge, Histogram, Registry, number
 from llmwarden.proxy.spans import Trace
-from llmwarden.proxy.telemetry import Metrics
+from llmwarden.proxy.telemetry import Metrics, wants_latest
 from llmwarden.wire import Tokens
 
 ODD = 'a\\b"c\nd'
@@ -33,11 +34,15 @@ def filled() -> Registry:
     return registry
 
 
+def open_families(registry: Registry) -> list[Metric]:
+    return list(parse_open(registry.expose(openmetrics=True).decode()))  # type: ignore[no-untyped-call]
+
+
 def test_both_formats_are_read_back_by_the_reference_parsers() -> None:
     registry = filled()
     for families in (
         list(text_families(registry.expose(openmetrics=False).decode())),
-        list(open_families(registry.expose(openmetrics=True).decode())),
+        open_families(registry),
     ):
         samples = {(item.name, tuple(item.labels.items())): item for family in families for item in family.samples}
         assert samples["calls_total", (("model", ODD),)].value == 3
@@ -50,15 +55,16 @@ def test_both_formats_are_read_back_by_the_reference_parsers() -> None:
 
 
 def test_a_bucket_shows_the_last_trace_that_fell_into_it() -> None:
-    families = list(open_families(filled().expose(openmetrics=True).decode()))
+    families = open_families(filled())
     examples = [item.exemplar for family in families for item in family.samples if item.exemplar is not None]
     assert [(example.labels, example.value) for example in examples] == [({"trace_id": TRACE}, 0.1)]
-    assert float(examples[0].timestamp) == pytest.approx(time.time(), abs=60)
+    assert examples[0].timestamp is not None
+    assert float(str(examples[0].timestamp)) == pytest.approx(time.time(), abs=60)
 
 
 @given(st.floats(allow_nan=False, min_value=0))
 def test_numbers_are_spelled_as_the_reference_client_spells_them(value: float) -> None:
-    assert number(value) == floatToGoString(value)
+    assert number(value) == floatToGoString(value)  # type: ignore[no-untyped-call]
 
 
 @given(st.lists(st.floats(0, 10), max_size=20))
@@ -97,3 +103,18 @@ def test_ten_thousand_model_names_make_a_hundred_series_and_one_for_the_others()
     assert len(other) == 1
     assert other[0].endswith(" 9900.0")
     assert len(metrics._series) == 101
+
+
+def test_the_conventions_next_names_stand_beside_ours_where_they_are_asked_for() -> None:
+    assert wants_latest({"OTEL_SEMCONV_STABILITY_OPT_IN": "http, gen_ai_latest_experimental"})
+    assert not wants_latest({"OTEL_SEMCONV_STABILITY_OPT_IN": "http/dup"})
+    metrics = Metrics([], 10, latest=True)
+    metrics.series("bot", "openai", "chat", "m", "m").record(call("m"))
+    samples = {
+        item.name: item for family in open_families(metrics.registry) for item in family.samples if item.value == 1
+    }
+    assert names.METRIC_DURATION + "_count" in samples
+    assert samples[names.LATEST[names.METRIC_DURATION] + "_count"].labels[names.LABEL_M_SERVICE] == "bot"
+    for kind in ("input", "output"):
+        assert names.LABEL_M_TOKEN_TYPE not in samples[names.LATEST_TOKENS[kind]].labels
+    assert not any(name in Metrics([], 10).expose("")[1].decode() for name in names.LATEST.values())
