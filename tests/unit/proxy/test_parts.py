@@ -1,8 +1,10 @@
 """Small parts: settings, framing, prices, trace context, spans, credentials, metrics' bounds."""
 
 import json
+import re
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from llmwarden import names
@@ -10,7 +12,7 @@ from llmwarden.errors import InvalidSpecError
 from llmwarden.proxy import http1, prices, spans
 from llmwarden.proxy.credentials import Credentials
 from llmwarden.proxy.seam import Request
-from llmwarden.proxy.settings import Identity, Listen, Route, Thresholds, load, parse_origin
+from llmwarden.proxy.settings import Identity, Limits, Listen, Route, Thresholds, load, parse_origin
 from llmwarden.proxy.telemetry import Metrics
 from llmwarden.wire import Picodollars, Price, Tokens
 
@@ -251,3 +253,10 @@ def test_metrics_are_called_as_names_py_says() -> None:
         names.METRIC_MALFORMED_EVENTS, names.METRIC_ESTIMATED, names.METRIC_LIMITED,
     ):  # fmt: skip
         assert f"# HELP {name} " in text
+
+
+def test_docs_limits_md_has_every_limit_with_its_default() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "limits.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([0-9]+) \|", text, re.MULTILINE))
+    defaults = msgspec.to_builtins(Limits())
+    assert rows == {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in defaults.items()}
