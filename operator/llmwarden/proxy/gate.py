@@ -52,10 +52,9 @@ class NeedsPrice(msgspec.Struct, frozen=True):
 
 
 class Short(msgspec.Struct, frozen=True):
-    """The lease does not cover the call: ask the ledger for more, then check again."""
+    """A lease does not cover the call: ask the ledger for more, then check again. `needs`: of every budget that the call must fit."""
 
-    budget: str
-    need: int
+    needs: tuple[tuple[str, int], ...]
 
 
 Outcome = Allowed | Denied | NeedsPrice | Short
@@ -127,15 +126,17 @@ class Gate:
 
     def waits(self, short: Short) -> None:
         """Note that a call waits for a grant; reports ask for it from now on."""
-        budget = self._budgets.get(short.budget)
-        if budget is not None:
-            budget.waiting.append(short.need)
+        for key, need in short.needs:
+            budget = self._budgets.get(key)
+            if budget is not None:
+                budget.waiting.append(need)
 
     def waited(self, short: Short) -> None:
         """The call waits no longer."""
-        budget = self._budgets.get(short.budget)
-        if budget is not None and short.need in budget.waiting:
-            budget.waiting.remove(short.need)
+        for key, need in short.needs:
+            budget = self._budgets.get(key)
+            if budget is not None and need in budget.waiting:
+                budget.waiting.remove(need)
 
     def has_business(self) -> bool:
         """Whether a report would change a lease: something lies idle, or is wanted."""
@@ -193,7 +194,7 @@ class Gate:
         if denied is not None:
             return denied
         target = allowed.fallback or model
-        if strict:
+        if strict and not (target and priced(target)):  # most often it has one: nothing to look at
             refused = self._check_price(service, target, name, priced=priced, asked=asked)
             if refused is not None:
                 return refused
@@ -215,6 +216,8 @@ class Gate:
     ) -> Outcome:
         """From all budgets or from none."""
         held: list[tuple[Budget, int]] = []
+        needs: list[tuple[str, int]] = []
+        short = False
         for key in service.budgets:
             budget = self._budgets.get(key)
             if budget is None or not budget.config.leased:
@@ -224,28 +227,30 @@ class Gate:
             need = bound.tokens if budget.config.unit == "tokens" else bound.picodollars or 0
             if bound.capped:
                 need = min(need, -(-budget.hard // _CAPPED_SHARE))
+            needs.append((key, need))
             free = budget.balance - budget.reserved
             if need > free:
                 outcome = self._short(key, budget, need, name=name, now=now, last=last)
-                if outcome is not None:
+                if isinstance(outcome, Denied):
                     return outcome
+                short = short or not outcome
                 need = max(free, 0)
             held.append((budget, need))
+        if short:
+            return Short(tuple(needs))
         for budget, need in held:
             budget.reserve(need)
         return Allowed(allowed.fallback, allowed.budget, tuple(held))
 
-    def _short(
-        self, key: str, budget: Budget, need: int, *, name: str, now: float, last: bool
-    ) -> Denied | Short | None:
-        """What becomes of a call that the lease does not cover; None lets it pass."""
+    def _short(self, key: str, budget: Budget, need: int, *, name: str, now: float, last: bool) -> Denied | bool:
+        """What becomes of a call that the lease does not cover: refused, or whether it may pass all the same; else it waits."""
         if self.failing_since and (last or not 0 <= now - self.failing_since <= _FAILING_SECONDS):
             if budget.config.on_ledger_loss == "Allow":
-                return None
+                return True
             return refusals.unaccountable(key, now - self.failing_since)
         if last or need > budget.hard or budget.dry(need, now):
             return refusals.too_little(key, budget, need, name, now)
-        return Short(key, need)
+        return False
 
     def _check_price(
         self, service: ServiceConfig, model: str, name: str, *, priced: Priced, asked: bool

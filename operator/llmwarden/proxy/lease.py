@@ -177,7 +177,7 @@ class Budget:
             self.balance = self.reserved
             needed = min(self.waiting, default=0)
         else:
-            self.balance = self.reserved + min(idle, 2 * soon)
+            self.balance = self.reserved + min(idle, 2 * soon + sum(self.waiting))
             needed = max(min(self.waiting, default=0) - idle, 0)
         target = self.reserved + soon + sum(self.waiting)
         return LeaseUse(budget=key, balance=self.balance, wanted=max(target - self.balance, needed), needed=needed)

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from llmwarden.proxy.gate import Allowed, Gate, NeedsPrice, Outcome
+from llmwarden.proxy.gate import Allowed, Bound, Gate, NeedsPrice, Outcome, Short
 from llmwarden.proxy.refusals import Denied, amount
-from llmwarden.wire import BudgetConfig, BudgetUpdate, Config, ServiceConfig
+from llmwarden.wire import BudgetConfig, BudgetUpdate, Config, LeaseGrant, ServiceConfig
 
 PICO = 10**12
 NOW = dt.datetime(2026, 11, 20, 12, tzinfo=dt.UTC).timestamp()
@@ -176,3 +176,158 @@ def test_a_new_configuration_keeps_what_is_not_acknowledged() -> None:
 )
 def test_amounts_for_people(value: int, text: str) -> None:
     assert amount(value, "USD") == text
+
+
+# Leases.
+
+
+def leased(**fields: Any) -> BudgetConfig:
+    return budget(leased=True, unit="tokens", limit=1000, **fields)
+
+
+def want(made: Gate, service: ServiceConfig, tokens: int, **more: Any) -> Outcome:
+    return check(made, service, bound=lambda _: Bound(0, tokens), **more)
+
+
+def grant(made: Gate, amount: int, key: str = KEY, now: float = NOW, **more: Any) -> None:
+    made.granted((LeaseGrant(key, amount, **more),), now)
+
+
+def test_a_call_is_admitted_from_the_lease_and_gives_back_what_it_did_not_use() -> None:
+    made, service = gate(own=leased())
+    assert want(made, service, 100) == Short(((KEY, 100),))
+    grant(made, 150)
+    first = want(made, service, 100)
+    assert isinstance(first, Allowed)
+    assert want(made, service, 51) == Short(((KEY, 51),))
+    made.charge(service, 0, 30, first.held)  # 120 are left
+    second = want(made, service, 120)
+    assert isinstance(second, Allowed)
+    assert want(made, service, 1) == Short(((KEY, 1),))
+    assert made.leases(NOW)[0].balance == 120
+
+
+def test_all_budgets_are_reserved_or_none_and_a_call_larger_than_a_limit_is_refused_at_once() -> None:
+    made, service = gate(own=leased(), team=leased())
+    grant(made, 500)
+    short = want(made, service, 100)
+    assert isinstance(short, Short)
+    assert short == Short(((KEY, 100), (TEAM, 100)))
+    made.waits(short)
+    own, team = made.leases(NOW)
+    assert own.balance >= 100  # what the call needs of one is not given back while it waits for the other
+    assert (own.needed, team.needed) == (0, 100)
+    grant(made, 100, TEAM)
+    made.waited(short)
+    assert isinstance(want(made, service, 100), Allowed)
+    denied = want(made, service, 1001)
+    assert isinstance(denied, Denied)
+    assert denied.retry_after is None
+    assert "this call may cost up to 1001 tokens; 1000 tokens of 1000 tokens is not spent" in denied.message
+
+
+def test_a_call_that_says_nothing_reserves_a_cap_of_at_most_a_fiftieth_of_the_limit() -> None:
+    made, service = gate(own=leased())
+    grant(made, 20)
+    allowed = check(made, service, bound=lambda _: Bound(0, 10**6, capped=True))
+    assert isinstance(allowed, Allowed)
+    assert [amount for _, amount in allowed.held] == [20]
+    denied = check(made, service, bound=lambda _: Bound(None, 0, unbounded="images"))
+    assert isinstance(denied, Denied)
+    assert (denied.code, denied.retry_after) == ("unbounded_request", None)
+
+
+def test_what_waits_is_asked_for_and_a_no_is_believed_for_a_second() -> None:
+    made, service = gate(own=leased())
+    short = want(made, service, 100)
+    assert isinstance(short, Short)
+    made.waits(short)
+    assert made.has_business()
+    [use] = made.leases(NOW)
+    assert (use.balance, use.needed) == (0, 100)
+    assert use.wanted >= 100
+    grant(made, 0, retry_seconds=0.25)  # others hold some: ask again
+    assert want(made, service, 100) == short
+    grant(made, 0)
+    assert isinstance(want(made, service, 100), Denied)
+    assert want(made, service, 99) == Short(((KEY, 99),))  # a smaller one may fit
+    assert want(made, service, 100, now=NOW + 1.1) == short
+    assert isinstance(want(made, service, 100, now=NOW + 1.1, last=True), Denied)
+
+
+def test_what_lies_idle_is_returned_after_two_quiet_reports_and_at_once_when_recalled() -> None:
+    made, service = gate(own=leased(spent=600))
+    grant(made, 200)
+    allowed = want(made, service, 100)
+    assert isinstance(allowed, Allowed)
+    made.charge(service, 0, 50, allowed.held)
+    assert made.leases(NOW)[0].balance == 150
+    for later in (5, 10, 15):
+        [use] = made.leases(NOW + later)
+    assert use.balance == 0
+    assert not made.has_business()
+    grant(made, 200, recall=True)
+    assert isinstance(want(made, service, 80), Allowed)
+    assert made.leases(NOW + 16)[0].balance == 80
+
+
+def test_a_lease_of_a_budget_that_is_gone_or_not_leased_any_more_is_returned() -> None:
+    made, service = gate(own=leased(), team=leased())
+    grant(made, 300)
+    grant(made, 300, TEAM)
+    made.configure(Config(1, "h", 5.0, {"bot": service}, {KEY: budget(unit="tokens", limit=1000)}))
+    assert {use.budget: use.balance for use in made.leases(NOW)} == {KEY: 0, TEAM: 0}
+    assert made.leases(NOW) == ()
+
+
+def test_the_last_report_returns_everything() -> None:
+    made, _ = gate(own=leased())
+    grant(made, 300)
+    assert [(use.balance, use.wanted) for use in made.leases(NOW, final=True)] == [(0, 0)]
+
+
+def test_calls_that_ran_over_their_bound_are_said_and_the_others_stay_covered() -> None:
+    made, service = gate(own=leased())
+    grant(made, 200)
+    over, other = want(made, service, 100), want(made, service, 100)
+    assert isinstance(over, Allowed)
+    assert isinstance(other, Allowed)
+    made.charge(service, 0, 150, over.held)
+    assert want(made, service, 1) == Short(((KEY, 1),))
+    assert made.leases(NOW)[0].balance == 100
+
+
+def test_without_the_ledger_a_lease_serves_to_its_end_and_then_the_budget_decides() -> None:
+    for loss in ("Deny", "Allow"):
+        made, service = gate(own=leased(on_ledger_loss=loss))
+        grant(made, 100)
+        made.failing_since = NOW - 60
+        first = want(made, service, 60)
+        assert isinstance(first, Allowed)
+        second = want(made, service, 60)
+        if loss == "Allow":
+            assert isinstance(second, Allowed)
+            assert [amount for _, amount in second.held] == [40]
+        else:
+            assert isinstance(second, Denied)
+            assert second.code == "ledger_unavailable"
+        made.failing_since = NOW - 1  # perhaps only a blip: the call waits
+        assert want(made, service, 600) == Short(((KEY, 600),))
+
+
+def test_throttle_holds_spending_to_the_line_from_its_knee_to_the_limit_at_the_windows_end() -> None:
+    made, service = gate(own=budget(unit="tokens", limit=1000, action="Throttle", warn_at_percent=(50, 60, 100)))
+    begun = RESETS.timestamp() - 1000
+    made.charge(service, 0, 600)
+    assert check(made, service, now=begun) == Allowed()  # the line begins here: 600 now, 1000 in 1000 s
+    made.charge(service, 0, 40)
+    denied = check(made, service, now=begun + 50)  # 620 are allowed by now
+    assert isinstance(denied, Denied)
+    assert (denied.code, denied.retry_after) == ("rate_limit_exceeded", 50)
+    assert check(made, service, now=begun + 100) == Allowed()
+    made.charge(service, 0, 100)
+    denied = check(made, service, now=begun + 100)
+    assert isinstance(denied, Denied)
+    assert denied.retry_after == 60  # 250 s in fact, but no SDK sleeps so long
+    made.charge(service, 0, 300)
+    assert isinstance(check(made, service, now=begun + 990), Denied)  # above the limit until the window ends
