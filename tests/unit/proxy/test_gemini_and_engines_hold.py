@@ -119,3 +119,17 @@ def test_requests_of_any_json(path: str, backend: str, folder: str, data: st.Dat
     assert hit.api.write_request(body, request, model=None, usage=False) == body
     rewritten = hit.api.write_request(body, request, model="other", usage=not request.wants_usage)
     assert isinstance(json.loads(rewritten), dict)
+
+
+@pytest.mark.parametrize(("path", "backend", "folder"), PATHS)
+def test_bodies_nested_beyond_the_decoders_depth(path: str, backend: str, folder: str) -> None:
+    hit = match(path, backend=backend)
+    assert hit is not None
+    names = {name for item in [REQUEST, *documents(folder)] if isinstance(item, dict) for name in item}
+    for name in sorted(names):
+        body = b'{"inputs":"x","%b":%b%b}' % (name.encode(), b"[" * 30_000, b"]" * 30_000)
+        assert hit.api.read_request(body, hit) is None
+        answer = Answer()
+        hit.api.event(answer, body, 0.0)
+        hit.api.whole(answer, body)
+        assert answer.malformed == 2

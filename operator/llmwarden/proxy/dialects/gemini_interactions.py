@@ -154,7 +154,7 @@ class Interactions(gemini_shared.Endpoint):
             _note_step(answer, step)
         if interaction.error:
             _note_error(answer, interaction.error)
-        elif interaction.usage is None and interaction.status not in _STOPS:
+        elif interaction.usage is None and prompt.name(interaction.status) not in _STOPS:
             answer.deferred = answer.id  # begun in the background
         answer.content_bytes += len(body)
 
@@ -163,9 +163,10 @@ def _note(answer: Answer, interaction: _Interaction) -> None:
     answer.model = prompt.name(interaction.model) or prompt.name(interaction.agent) or answer.model
     answer.id = prompt.name(interaction.id) or answer.id
     note_tier(answer, interaction.service_tier)
-    if interaction.status in _STOPS:
-        answer.finish_reasons.append(prompt.name(interaction.status))
-        if interaction.status == "failed":
+    status = prompt.name(interaction.status)
+    if status in _STOPS:
+        answer.finish_reasons.append(status)
+        if status == "failed":
             answer.error = answer.error or "failed"
     if interaction.usage is not None:
         _note_usage(answer, interaction.usage)
@@ -205,11 +206,11 @@ def _audio(parts: list[_Modality] | None) -> int:
     return sum(count(part.tokens) for part in parts or () if part.modality == "audio")
 
 
-def _type(raw: bytes) -> Any:
+def _type(raw: bytes) -> str:
     try:
-        return _typed.decode(raw).type
+        return prompt.name(_typed.decode(raw).type)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
+        return ""
 
 
 def _unbounded(request: _Plain, tools: bytes) -> str:

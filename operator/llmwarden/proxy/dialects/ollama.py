@@ -227,11 +227,12 @@ def _note(answer: Answer, message: _Answer) -> int:
         size += _size(message.message.content) + _size(message.message.thinking)
         size += _note_tool_calls(answer, bytes(message.message.tool_calls))
     if message.done is True:
-        if isinstance(message.done_reason, str):
-            answer.finish_reasons.append(prompt.name(message.done_reason))
+        reason = prompt.name(message.done_reason)
+        if reason:
+            answer.finish_reasons.append(reason)
         if message.load_duration is not None and message.load_duration >= 0:
             answer.queue_seconds = message.load_duration / _NANO  # waiting for a place, and for the model to be there
-        if message.prompt_eval_count is not None or message.eval_count is not None or message.done_reason in _IDLE:
+        if message.prompt_eval_count is not None or message.eval_count is not None or reason in _IDLE:
             _note_usage(answer, message)
     return size
 
