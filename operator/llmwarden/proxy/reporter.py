@@ -274,7 +274,11 @@ class Reporter:
             gate.acknowledge(told, accepted.budgets)
             self._reported_at = time.monotonic()
             self._shared.metrics.last_report.set(time.time())
-            self._answered()
+            if accepted.leases or not any(use.wanted for use in report.leases):
+                self._answered()
+            elif not gate.failing_since:
+                # It takes reports but grants nothing: it does not know the budgets yet, or its database failed in between.
+                gate.failing_since = self._shared.clock()
             if last:
                 return
 
