@@ -132,4 +132,4 @@ def test_bodies_nested_beyond_the_decoders_depth(path: str, backend: str, folder
         answer = Answer()
         hit.api.event(answer, body, 0.0)
         hit.api.whole(answer, body)
-        assert answer.malformed == 2
+        assert answer.malformed >= 1
