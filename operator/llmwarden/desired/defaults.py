@@ -139,6 +139,24 @@ def _proxy_down(params: Params) -> Rule:
     )
 
 
+def _journal(params: Params) -> Rule:
+    # The counter knows the pod only, as `up` does.
+    pods = f"max by (namespace, pod) (last_over_time({names.METRIC_IN_FLIGHT}{{{_of(params)}}}[1h]))"
+    failed = f'increase({names.METRIC_JOURNAL_ERRORS}{{namespace="{params.service.metadata.namespace}"}}[10m]) > 0'
+    return alert(
+        params,
+        "LLMJournalFailing",
+        f"count by (namespace) (({failed}) and on (namespace, pod) ({pods}))",
+        wait="5m",
+        severity="warning",
+        summary=f"{title(params)}: {{{{ $value }}}} of its proxies cannot write their journal",
+        description=(
+            "Calls are served and reported all the same; but what a proxy has counted since its last report is lost if it dies now. Its disk is "
+            "full, or cannot be written: look at the node's disk and at the volume llmwarden-journal of the pods."
+        ),
+    )
+
+
 def _cache(params: Params) -> Rule | None:
     engine = vocabulary.engine_of(params)
     if engine is None or "cache_used" not in engine.metrics:
@@ -248,6 +266,7 @@ BUILDERS: Final[dict[OptionalAlert, Callable[[Params], Rule | None]]] = {
     "LLMSpendHigh": _spend,
     "LLMNoTraffic": _quiet,
     "LLMProxyDown": _proxy_down,
+    "LLMJournalFailing": _journal,
     "LLMKVCacheFull": _cache,
     "LLMEngineQueueGrowing": _queue,
     "LLMGPUMemoryHigh": _gpu_memory,

@@ -17,6 +17,7 @@ from tests.golden.alerts.promtool import Case, check
 
 WHOSE = 'namespace="models",llmservice="chat",pod="a"'
 UP = 'up{namespace="models",pod="a",job="llmwarden-system/llmwarden-proxies"}'
+JOURNAL = 'llmwarden_proxy_journal_errors_total{namespace="models",pod="a"}'
 IN_FLIGHT = f"llmwarden_requests_in_flight{{{WHOSE}}}"
 OK = f'llmwarden_requests_total{{{WHOSE},http_status_code="200",error_type=""}}'
 FAILED = f'llmwarden_requests_total{{{WHOSE},http_status_code="500",error_type="500"}}'
@@ -94,6 +95,12 @@ CASES: dict[OptionalAlert, list[tuple[dict[str, str], dict[str, list[dict[str, s
         ({IN_FLIGHT: "0x40", UP: "1x40"}, {"20m": []}),
         # Another service's proxy.
         ({IN_FLIGHT.replace('"chat"', '"other"'): "0x10 _x40", UP: "1x10 0x40"}, {"20m": []}),
+    ],
+    "LLMJournalFailing": [
+        ({IN_FLIGHT: "0x60", JOURNAL: "0x10 1+1x10 11x40"}, {"9m": [], "18m": [fired()], "40m": []}),
+        ({IN_FLIGHT: "0x40", JOURNAL: "0x40"}, {"20m": []}),
+        # Another service's proxy.
+        ({IN_FLIGHT.replace('"chat"', '"other"'): "0x40", JOURNAL: "0x10 1+1x30"}, {"20m": []}),
     ],
     "LLMKVCacheFull": [
         ({f"vllm:kv_cache_usage_perc{{{WHOSE}}}": "0.95x20 0.5x20"}, {"3m": [], "10m": [fired()], "30m": []}),

@@ -257,6 +257,7 @@ OptionalAlert = Literal[
     "LLMSpendHigh",
     "LLMNoTraffic",
     "LLMProxyDown",
+    "LLMJournalFailing",
     "LLMKVCacheFull",
     "LLMEngineQueueGrowing",
     "LLMGPUMemoryHigh",
