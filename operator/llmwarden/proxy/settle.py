@@ -11,7 +11,8 @@ from llmwarden.proxy.record import Record
 from llmwarden.wire import Tokens
 
 if TYPE_CHECKING:
-    from llmwarden.proxy.calls import MeteredCall
+    from llmwarden.proxy.admission import Admission
+    from llmwarden.proxy.call import MeteredCall
 
 _ERROR: Final = 400  # HTTP statuses from here on are errors
 _GONE: Final = 499  # nginx's number for a client that went away
@@ -19,7 +20,7 @@ _BYTES_PER_TOKEN: Final = 4  # OpenAI's rule of thumb for English; used only whe
 _FEW: Final = 2
 
 
-def refuse(call: "MeteredCall", code: str, status: int) -> None:
+def refuse(call: "Admission", code: str, status: int) -> None:
     """Note a call that a budget refused: it is no usage."""
     shared = call.service.shared
     refused = Record(
@@ -188,7 +189,7 @@ def _per_token(call: "MeteredCall", tokens: Tokens) -> float | None:
     return (answer.last_content - answer.first_content) / (each - 1)
 
 
-def _emit(call: "MeteredCall", finished: Record) -> None:
+def _emit(call: "Admission", finished: Record) -> None:
     exporter = call.service.shared.exporter
     if exporter is not None and finished.trace.sampled:
         exporter.offer(record.span(finished, call.service.server))

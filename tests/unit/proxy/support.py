@@ -6,7 +6,8 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from llmwarden import wire
-from llmwarden.proxy.calls import MeteredCall, MeteredService, Shared
+from llmwarden.proxy.call import MeteredCall
+from llmwarden.proxy.calls import MeteredService, Shared
 from llmwarden.proxy.dialects import found
 from llmwarden.proxy.gate import Gate
 from llmwarden.proxy.journal import Journal

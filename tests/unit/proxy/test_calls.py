@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from llmwarden import wire
 from llmwarden.domain.upstream import BACKENDS
-from llmwarden.proxy.calls import MeteredCall, MeteredService, normalise
+from llmwarden.proxy.call import MeteredCall
+from llmwarden.proxy.calls import MeteredService, normalise
 from llmwarden.proxy.seam import Forward, Header, Request
 from llmwarden.proxy.settings import Limits
 from tests.unit.proxy.shapes import shape

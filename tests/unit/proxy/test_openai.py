@@ -194,6 +194,7 @@ def test_azure_names_deployments_in_the_path_and_takes_usage_from_a_version_on()
         hit = match(path, backend="AzureOpenAI", query=query)
         assert hit is not None
         assert (hit.model, hit.alias, hit.takes_usage) == ("My-Gpt", True, takes)
+    assert hit is not None
     request = hit.api.read_request(b'{"model":"else","messages":[]}', hit)
     assert request is not None
     assert request.model == "My-Gpt"
