@@ -85,7 +85,7 @@ def bodies(draw: st.DrawFn, originals: list[Any]) -> bytes:
 
 
 @pytest.mark.parametrize(("path", "backend", "folder"), PATHS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_answers_of_any_json(path: str, backend: str, folder: str, data: st.DataObject) -> None:
     hit = match(path, backend=backend)
@@ -104,7 +104,7 @@ def test_answers_of_any_json(path: str, backend: str, folder: str, data: st.Data
 
 
 @pytest.mark.parametrize(("path", "backend", "folder"), PATHS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_requests_of_any_json(path: str, backend: str, folder: str, data: st.DataObject) -> None:
     hit = match(path, backend=backend)
