@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
 
-.PHONY: help venv demo demo-down test lint format generate lock soak bench-datapath fuzz clean
+.PHONY: help venv demo demo-down test lint format generate lock soak bench-ledger bench-datapath fuzz clean
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -37,6 +37,9 @@ lock: ## newest versions that fit into the lock files
 
 soak: venv ## long storms and soaks, by hand
 	@$(PY) -m tests.run soak
+
+bench-ledger: venv ## ten thousand proxies' reports on SQLite and PostgreSQL (BENCH="--proxies 1000 --database sqlite")
+	@$(PY) -m benchmarks.ledger $(BENCH)
 
 bench-datapath: venv ## the proxy beside Go's, Envoy and LiteLLM (BENCH="--rounds 3 --only direct ours go")
 	@$(PY) -m benchmarks.datapath $(BENCH)

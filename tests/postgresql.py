@@ -92,6 +92,14 @@ class Server:
             connection.execute(f"CREATE DATABASE {name}".encode())
         return self.url(name)
 
+    def allow(self, url: str, *, allowed: bool) -> None:
+        """Let sessions of a database begin, or end all that there are and refuse new ones."""
+        name = url.partition("?")[0].rpartition("/")[2]
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS {'true' if allowed else 'false'}".encode())
+            if not allowed:
+                connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
+
     def url(self, name: str) -> str:
         """URL of a database."""
         return f"postgresql://llmwarden@/{name}?host={self.folder}"

@@ -9,12 +9,14 @@ import asyncio
 import datetime as dt
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import prometheus_client
 import uvloop
 
 from llmwarden import names, serving
+from llmwarden.errors import UnavailableError
 from llmwarden.ledger.app import create_app
 from llmwarden.ledger.auth import Caller
 from llmwarden.ledger.core import Core
@@ -67,7 +69,8 @@ async def run(port: int, database: str, objects: Path) -> None:
                 seen = found
                 core.configure(view_of(*json.loads(found)))
             if store.database.postgresql:
-                await writer.follow()
+                with suppress(UnavailableError):  # as production does: reports wait, the process stays
+                    await writer.follow()
             core.tick()
             await asyncio.sleep(0.1)
 
