@@ -134,6 +134,9 @@ class Metrics:
             "request_time_per_output_token_seconds", "Time per output token of a request.", TOKEN_BOUNDS
         )
         self.e2e = histogram("e2e_request_latency_seconds", "End-to-end request latency.", E2E_BOUNDS)
+        self.queue = histogram("request_queue_time_seconds", "Time in the queue (simulated: always 0).", E2E_BOUNDS)
+        self.prefill = histogram("request_prefill_time_seconds", "Time until the first token.", E2E_BOUNDS)
+        self.decode = histogram("request_decode_time_seconds", "Time from the first token to the last.", E2E_BOUNDS)
 
 
 @dataclass(frozen=True)
@@ -174,6 +177,7 @@ class Engine:
                 self.metrics.running, self.metrics.waiting, self.metrics.cache, self.metrics.prompt, self.metrics.generation,
                 self.metrics.queries, self.metrics.hits, self.metrics.preemptions,
                 self.metrics.ttft, self.metrics.itl, self.metrics.tpot, self.metrics.e2e,
+                self.metrics.queue, self.metrics.prefill, self.metrics.decode,
             ):  # fmt: skip
                 metric.labels(model, "0")
             for reason in ("stop", "length", "abort"):
@@ -225,6 +229,9 @@ class Engine:
                 yield word
             finish = answer.finish
             metrics.e2e.labels(model, "0").observe(last - started)
+            metrics.queue.labels(model, "0").observe(0.0)
+            metrics.prefill.labels(model, "0").observe(first - started)
+            metrics.decode.labels(model, "0").observe(last - first)
             if len(answer.words) > 1:
                 metrics.tpot.labels(model, "0").observe((last - first) / (len(answer.words) - 1))
         finally:

@@ -134,6 +134,8 @@ def test_every_query_of_the_dashboard_returns_data(main_job: Kube, namespace: st
         (panel["title"], target["expr"].replace("$__rate_interval", "1m").replace("$__range", "24h"))
         for panel in json.loads(text)["panels"]
         for target in panel.get("targets", [])
+        # No node here has a GPU: what its exporter would say is unknown.
+        if "DCGM_" not in target["expr"]
     ]
     assert queries
     empty = [title for title, query in queries if not prometheus(main_job, query)]
