@@ -376,8 +376,8 @@ async def test_our_key_replaces_the_applications_and_is_told_to_nobody_else(tmp_
             async with asyncio.timeout(10):
                 while b"".join(spans).count(b'"spanId"') < 2:
                     await asyncio.sleep(0.05)
-            proxy.send(signal.SIGTERM)
             text = await proxy.admin_get("/metrics") + "".join(proxy.log) + b"".join(spans).decode()
+            proxy.send(signal.SIGTERM)
             await proxy.wait()
             assert "sk-" not in text + "".join(proxy.log)
             assert b"sk-" not in (proxy.journal / "journal").read_bytes()
