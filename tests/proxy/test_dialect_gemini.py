@@ -169,8 +169,13 @@ async def test_a_budget_that_is_used_up_refuses_once_and_by_name(
                 [item async for item in await api.aio.models.generate_content_stream(model=MODEL, contents="hi")]
             assert caught.value.status == "RESOURCE_EXHAUSTED"
             assert len(server.requests) == 1
-            # The SDK tries again only where it is told to, and then not because of what we say.
-            assert await proxy.metric("llmwarden_refused_requests_total", budget=BUDGET) == 2
+            assert await proxy.metric("llmwarden_refused_requests_total", budget=BUDGET) == 2  # one attempt each
+            # Where it is told to try again the SDK does so at every 429, whatever that says.
+            retries = types.HttpRetryOptions(attempts=3, initial_delay=0.01, max_delay=0.02, jitter=0.0)
+            insistent = client(proxy, monkeypatch, retry_options=retries)
+            with pytest.raises(errors.ClientError):
+                await insistent.aio.models.generate_content(model=MODEL, contents="hi")
+            assert await proxy.metric("llmwarden_refused_requests_total", budget=BUDGET) == 5
 
 
 async def test_an_upstream_that_is_gone_is_named_as_google_would(
