@@ -32,5 +32,5 @@ def vllm() -> Iterator[Stage]:
         kube.apply(*service)
         made.wait_injecting()
         kube.apply(*engine)
-        made.rollout("vllm-chat", seconds=400)
+        made.rollout("vllm-chat", seconds=600)
         yield made
