@@ -156,6 +156,8 @@ def test_a_request_that_goes_on_has_the_earlier_ones_prefix() -> None:
         (CHAT, {"tools": [{"type": "web_search"}]}, "server_tools"),
         (CHAT, {"messages": [{"content": [{"type": "image_url", "image_url": {"url": "u"}}]}]}, "media"),
         (CHAT, {"prediction": {"type": "content"}}, "prediction"),
+        (CHAT, {"n": "100"}, "unreadable"),
+        (CHAT, {"best_of": 2.0}, "unreadable"),
         (CHAT, {"messages": {"role": "user"}}, "unreadable"),
         (RESPONSES, {"previous_response_id": "resp_1"}, "stored_input"),
         (RESPONSES, {"conversation": {"id": "conv_1"}}, "stored_input"),
@@ -200,6 +202,9 @@ def test_azure_names_deployments_in_the_path_and_takes_usage_from_a_version_on()
     assert request.model == "My-Gpt"
     target = hit.api.write_target(b"/openai/Deployments/My-Gpt/chat/completions?api-version=1&x=/deployments/y/", "a b")
     assert target == b"/openai/Deployments/a%20b/chat/completions?api-version=1&x=/deployments/y/"
+    cased = match("/openai/Deployments/My-Gpt/Chat/Completions", backend="AzureOpenAI")
+    assert cased is not None
+    assert cased.model == "My-Gpt"
     newest = match("/openai/v1/responses", backend="AzureOpenAI")
     assert newest is not None
     assert (newest.model, newest.alias, newest.takes_usage) == ("", True, True)

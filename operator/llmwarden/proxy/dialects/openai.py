@@ -16,7 +16,7 @@ _AZURE: Final = "AzureOpenAI"
 # Backends that are known to take `stream_options.include_usage`; others might refuse a field they do not know.
 _TAKES_USAGE: Final = frozenset({"OpenAI", "VLLM", "SGLang", "NIM", "TensorRTLLM", "LlamaCpp", "Ollama", "TGI"})
 _AZURE_TAKES_USAGE: Final = "2024-09-01-preview"  # the first api-version that does; its v1 API does
-_DEPLOYMENT: Final = re.compile(r"/(?:deployments|engines)/([^/]+)/")
+_DEPLOYMENT: Final = re.compile(r"/(?:deployments|engines)/([^/]+)/", re.IGNORECASE)
 _POLL: Final = re.compile(r"/responses/(resp_[^/]+)")
 
 

@@ -150,6 +150,8 @@ class Chat(openai_shared.Endpoint):
         _read_messages(asked, request.messages or [])
         if request.prompt is not _NEVER_SENT:
             asked.choices *= _prompts(bytes(request.prompt))
+        if not {type(request.n), type(request.best_of)} <= {int, type(None)}:
+            asked.unbounded = "unreadable"  # some servers take "5" for a number
         asked.unbounded = asked.unbounded or _reaches_out(request)
         return asked
 
