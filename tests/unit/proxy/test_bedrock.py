@@ -126,6 +126,17 @@ def test_the_time_by_bedrocks_own_clock() -> None:
     assert whole(INVOKE, b"{}", {"X-Amzn-Bedrock-Invocation-Latency": "9" * 12}).server_seconds is None
 
 
+def test_bedrocks_count_holds_of_a_body_that_nobody_knows() -> None:
+    last = {
+        "stop_reason": {"new": "shape"},
+        "amazon-bedrock-invocationMetrics": {"inputTokenCount": 5, "outputTokenCount": 3},
+    }
+    answer = stream(INVOKE, chunk({"some": "thing"}) + chunk(last))
+    assert (answer.usage, answer.done, answer.malformed) == (Tokens(input=5, output=3), True, 1)
+    answer = whole(INVOKE, b'{"stop_reason": {"new": "shape"}}', COUNTS)
+    assert (answer.usage, answer.malformed) == (Tokens(input=5, output=2), 1)
+
+
 def test_more_of_an_answer() -> None:
     answer = stream(CONVERSE, (RECORDED / "converse_stream_tools.eventstream").read_bytes())
     assert answer.tool_call_ids == ["tooluse_AOOBCtPEQ7"]

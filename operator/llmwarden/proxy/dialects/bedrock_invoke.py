@@ -193,26 +193,29 @@ class Invoke(Endpoint):
             _note_body(answer, message, None)
 
     def _inner(self, answer: Answer, inner: bytes, now: float) -> None:
-        last = _METRICS in inner
         if inner.startswith(_TYPED):
             MESSAGES.event(answer, inner, now)
         else:
-            try:
-                message = _body.decode(inner)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                answer.malformed += 1
-                return
-            if isinstance(message.type, str):
-                MESSAGES.event(answer, inner, now)
-            elif bytes(message.choices):
-                _CHAT.event(answer, inner, now)
-            elif not _note_body(answer, message, now):
-                _CONVERSE.event(answer, inner, now)
+            self._family(answer, inner, now)
         answer.done = (
             False  # whatever the family takes for its end: Bedrock's metrics come with the last event, or after it
         )
-        if last:
+        if _METRICS in inner:
             self._last(answer, inner)
+
+    @staticmethod
+    def _family(answer: Answer, inner: bytes, now: float) -> None:
+        try:
+            message = _body.decode(inner)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            answer.malformed += 1
+            return
+        if isinstance(message.type, str):
+            MESSAGES.event(answer, inner, now)
+        elif bytes(message.choices):
+            _CHAT.event(answer, inner, now)
+        elif not _note_body(answer, message, now):
+            _CONVERSE.event(answer, inner, now)
 
     @staticmethod
     def _last(answer: Answer, inner: bytes) -> None:
