@@ -1,6 +1,6 @@
 """The ledger as a process of its own, without a cluster: everything is production's but what Kubernetes would say.
 
-`python -m tests.money.ledger_process PORT DATABASE OBJECTS`: OBJECTS is a JSON file with the LLMServices, budgets and prices, read
+`python -m tests.money.ledger_process PORT DATABASE OBJECTS CLOCK`: CLOCK is a file with the seconds by which its clock is wrong, OBJECTS is a JSON file with the LLMServices, budgets and prices, read
 again when it changes (in place of the informers); a bearer token is a pod's UID, or "operator" (in place of TokenReview).
 Plain HTTP on loopback. Stopped by SIGTERM, or killed.
 """
@@ -38,9 +38,13 @@ class Tokens:
         return Caller("shop", "default", "bot-1", token)
 
 
-async def run(port: int, database: str, objects: Path) -> None:
+async def run(port: int, database: str, objects: Path, clock: Path) -> None:
     store = Store(database)
-    core = Core(Catalogue(), store.prices(), lambda: dt.datetime.now(dt.UTC), REPORT_SECONDS)
+
+    def now() -> dt.datetime:
+        return dt.datetime.now(dt.UTC) + dt.timedelta(seconds=float(clock.read_text() or 0))
+
+    core = Core(Catalogue(), store.prices(), now, REPORT_SECONDS)
     core.rebuild(store.sums(), store.last_reports())
 
     async def rebuild() -> None:
@@ -88,4 +92,4 @@ async def run(port: int, database: str, objects: Path) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(run(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])))
+    uvloop.run(run(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4])))

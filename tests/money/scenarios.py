@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 
+from tests import postgresql
 from tests.money.stand import INPUT, OUTPUT, Pod, Stand, cost, hard
 from tests.proxy.fakes import Received, Server
 
@@ -74,6 +75,7 @@ class Kills:
     lives: dict[int, list[Life]] = field(default_factory=dict)
     refused: Counter[str] = field(default_factory=Counter)
     kills: int = 0
+    server: postgresql.Server | None = None  # whose database goes away now and then, too
     _done: bool = False
 
     def model(self, pod: int) -> str:
@@ -88,7 +90,9 @@ class Kills:
         ends = loop.time() + seconds
         while loop.time() < ends:
             await asyncio.sleep(chance.uniform(0.1, 0.9))
-            if chance.random() < 0.5:
+            if self.server is not None and chance.random() < 0.3:
+                await self._cut_database(chance.uniform(0.2, 2.0))
+            elif chance.random() < 0.5:
                 await self.stand.ledger.kill()
                 await asyncio.sleep(chance.uniform(0.0, 0.5))
                 await self.stand.ledger.start()
@@ -97,6 +101,14 @@ class Kills:
             self.kills += 1
         self._done = True
         await asyncio.gather(*tasks)
+
+    async def _cut_database(self, seconds: float) -> None:
+        """All sessions end at once, and none may begin for a while: what a database's restart looks like."""
+        server, url = self.server, self.stand.ledger.database
+        assert server is not None
+        await asyncio.to_thread(lambda: server.allow(url, allowed=False))
+        await asyncio.sleep(seconds)
+        await asyncio.to_thread(lambda: server.allow(url, allowed=True))
 
     async def _kill_pod(self, number: int) -> None:
         if len(self.lives[number]) >= LIVES:
@@ -143,14 +155,15 @@ class Kills:
 
 
 async def killed(
-    directory: Path, *, seconds: float, seed: int = 0, pods: int = 3, database: str | None = None
+    directory: Path, *, seconds: float, seed: int = 0, pods: int = 3, server: postgresql.Server | None = None
 ) -> Kills:
-    """SIGKILL of proxies and of the ledger at random points under load."""
+    """SIGKILL of proxies and of the ledger at random points under load; with a PostgreSQL, of the database's sessions, too."""
+    database = await asyncio.to_thread(server.database) if server is not None else None
     budget = hard(10**12, onLedgerLoss="Allow")
     async with Stand(directory, pods=pods, budget=budget, database=database) as stand:
         stand.say(budget, models=[f"m-{pod}-{life}" for pod in range(pods) for life in range(LIVES)])
         await asyncio.sleep(0.5)
-        kills = Kills(stand, seed)
+        kills = Kills(stand, seed, server=server)
         await kills.run(seconds)
         await kills.check()
         return kills

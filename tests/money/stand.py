@@ -72,6 +72,8 @@ class LedgerProcess:
         self.port = free_port()
         self.objects = directory / "objects.json"
         self.database = database or str(directory / "ledger.sqlite3")
+        self.clock = directory / "clock"
+        self.jump(0)
         self.log = directory / "ledger.log"
         self._process: asyncio.subprocess.Process | None = None
 
@@ -94,6 +96,7 @@ class LedgerProcess:
                 str(self.port),
                 self.database,
                 str(self.objects),
+                str(self.clock),
                 cwd=ROOT,
                 env={"PATH": "/usr/bin:/bin", "PYTHONPATH": f"{ROOT}/operator:{ROOT}"},
                 stderr=log,
@@ -107,6 +110,10 @@ class LedgerProcess:
                         return
                 except httpx.TransportError:
                     await asyncio.sleep(0.05)
+
+    def jump(self, seconds: float) -> None:
+        """Set its clock: so many seconds from the machine's."""
+        self.clock.write_text(str(seconds))
 
     async def kill(self) -> None:
         """SIGKILL, at once."""

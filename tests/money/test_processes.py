@@ -4,6 +4,7 @@ import asyncio
 import resource
 from pathlib import Path
 
+from tests import postgresql
 from tests.money import scenarios
 from tests.money.stand import Stand, cost, hard
 
@@ -39,6 +40,31 @@ async def test_fault_06_killed_at_random_points_everything_is_counted_once(tmp_p
     kills = await scenarios.killed(tmp_path, seconds=8)
     assert kills.kills >= 4
     assert not kills.refused  # onLedgerLoss: Allow
+
+
+async def test_on_postgresql_also_when_the_database_goes_away(tmp_path: Path) -> None:
+    kills = await scenarios.killed(tmp_path, seconds=8, seed=3, pods=2, server=postgresql.shared())
+    assert kills.kills >= 3
+    assert not kills.refused
+
+
+async def test_fault_11_the_ledgers_clock_jumps_an_hour_and_back_and_no_sum_changes(tmp_path: Path) -> None:
+    each = cost(10, 10)
+    async with Stand(tmp_path, pods=2, budget=hard(30 * each)) as stand:
+        allowed = 0
+        for jump in (0, 3600, 0, -3600, 0):
+            stand.ledger.jump(jump)
+            await asyncio.sleep(1.2)
+            for _ in range(4):
+                for pod in stand.pods:
+                    allowed += (await stand.call(pod, max_tokens=10)).status_code == 200
+        usage = await stand.ledger.usage()
+        while usage.services["shop/bot"].total.requests < allowed:
+            await asyncio.sleep(0.2)
+            usage = await stand.ledger.usage()
+        total = usage.services["shop/bot"].total
+        assert total.requests == allowed == sum(stand.provider.served.values())
+        assert total.picodollars == allowed * each
 
 
 async def test_fault_10_reports_doubled_reordered_and_lost_change_no_total(tmp_path: Path) -> None:
