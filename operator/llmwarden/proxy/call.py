@@ -25,6 +25,7 @@ _TOLD: Final = frozenset(
 _STATE: Final = frozenset({b"tracestate"})
 _WHOLE_CAP: Final = 16 * 1024 * 1024  # bytes of an answer that are kept to be understood at its end
 _PROGRESS_SECONDS: Final = 1.0  # how often a stream's progress goes into the journal
+_LESSON: Final = 512  # bytes of a stream by which its shape is looked for at a time
 _LESSONS: Final = 8  # events of a stream in a row by which its shape is guessed before that is given up
 _OK: Final = 200
 
@@ -123,21 +124,27 @@ class MeteredCall(Admission):
         answer = self.answer
         out: list[bytes] = []
         rest = data
-        if self._shape is not None and self._sse is not None and not self._sse.held:
-            count, size, end, kept = self._shape.take(data)
-            if count:
-                answer.texts(count, size, now)
-                out.append(kept)
-                rest = data[end:]
-                self._lessons = _LESSONS
-        if rest:
-            self._understand(splitter.feed(rest), now, out)
+        while rest:
+            if self._shape is not None and self._sse is not None and not self._sse.held:
+                count, size, end, kept = self._shape.take(rest)
+                if count:
+                    answer.texts(count, size, now)
+                    out.append(kept)
+                    rest = rest[end:]
+                    self._lessons = _LESSONS
+                    continue
+            # One by one; of much at once only some, since that may show the shape of the rest.
+            cut = rest.find(b"\n\n", _LESSON) + 2 if len(rest) > 2 * _LESSON and self._lessons else 0
+            piece, rest = (rest[:cut], rest[cut:]) if cut > _LESSON else (rest, b"")
+            self._understand(splitter.feed(piece), now, out)
         if answer.done:
             self._settle("", None)
         elif now >= self._progress_at and self.number:
             self._progress_at = now + _PROGRESS_SECONDS
             self.service.shared.journal.progress(self.number, answer.pieces)
-        return b"".join(out) if self._hides else data
+        if not self._hides:
+            return data
+        return out[0] if len(out) == 1 else b"".join(out)
 
     def _understand(self, events: list[Piece], now: float, out: list[bytes]) -> None:
         """Read events one by one; `out` gets what goes on of them."""

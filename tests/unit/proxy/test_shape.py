@@ -2,7 +2,7 @@
 
 import json
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmwarden.proxy.dialects import openai_chat, shape
@@ -32,6 +32,7 @@ def decoded(stream: bytes) -> tuple[Answer, bytes]:
     return answer, b"".join(out)
 
 
+@settings(max_examples=500)
 @given(st.lists(texts, min_size=1, max_size=6), st.booleans(), st.booleans())
 def test_a_shape_takes_only_what_means_the_same_and_passes_on_the_same_bytes(
     words: list[str],

@@ -9,12 +9,13 @@ from typing import Final
 
 _TEXT: Final = re.compile(rb'[^"\\\x00-\x1f]+')
 _FILLER: Final = b'"obfuscation":"'  # OpenAI's padding, as random as the text
+_NOTHING: Final = (0, 0, 0, b"")
 
 
 class Shape:
     """What surrounds the text. `kept` is what of the rest goes on to a client that did not ask for usage."""
 
-    __slots__ = ("_filler", "_kept", "_prefix", "_same", "_start", "_suffix", "_tail")
+    __slots__ = ("_filler", "_kept", "_many", "_prefix", "_same", "_start", "_suffix", "_tail")
 
     def __init__(self, prefix: bytes, suffix: bytes, tail: bytes, kept: bytes) -> None:
         self._prefix = prefix
@@ -24,9 +25,41 @@ class Shape:
         self._tail = tail
         self._kept = kept
         self._same = kept == suffix
+        self._many = 2 * (len(prefix) + len(suffix))  # bytes from which there may be two events
 
     def take(self, data: bytes) -> tuple[int, int, int, bytes]:
         """Whole events of this shape at the beginning: how many, their texts' bytes, where they end, and what goes on of them."""
+        if self._filler or not data.startswith(self._prefix):
+            return self._take_each(data)
+        text = _TEXT.match(data, self._start)
+        if text is None:
+            return _NOTHING
+        stop = text.end()
+        if stop + len(self._suffix) == len(data) and data.endswith(self._suffix):  # mostly it is one event
+            return 1, stop - self._start, len(data), data if self._same else data[:stop] + self._kept
+        if len(data) > self._many and (found := self._take_many(data)) is not None:
+            return found
+        return self._take_each(data)
+
+    def _take_many(self, data: bytes) -> tuple[int, int, int, bytes] | None:
+        """The same at once: between two texts stands the same from the first to the last of them. None where that is not so."""
+        start, suffix = self._start, self._suffix
+        texts = data[start:].split(suffix + self._prefix)
+        last = texts.pop()
+        at = len(data) - len(last) - start
+        found = _TEXT.match(last)
+        if found is not None and last.startswith(suffix, found.end()):
+            texts.append(found[0])
+            at += start + found.end() + len(suffix)
+        joined = b"".join(texts)
+        if not texts or b"" in texts or _TEXT.fullmatch(joined) is None:
+            return None
+        kept = (
+            data[:at] if self._same else b"%b%b%b" % (self._prefix, (self._kept + self._prefix).join(texts), self._kept)
+        )
+        return len(texts), len(joined), at, kept
+
+    def _take_each(self, data: bytes) -> tuple[int, int, int, bytes]:
         prefix, start, suffix, kept, same = self._prefix, self._start, self._suffix, self._kept, self._same
         at = count = size = 0
         end = len(data)
