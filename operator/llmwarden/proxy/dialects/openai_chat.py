@@ -16,6 +16,7 @@ _DONE: Final = b"[DONE]"
 _NULL_AFTER: Final = re.compile(rb',\s*"usage"\s*:\s*null')
 _NULL_FIRST: Final = re.compile(rb'"usage"\s*:\s*null\s*,\s*')
 _NEVER_SENT: Final = msgspec.Raw()
+_LIST: Final = ord("[")
 _AROUND: Final = 16  # a message costs about four tokens beside its text
 
 
@@ -249,25 +250,20 @@ def _limit(one: Any, other: Any) -> int | None:
 
 
 def _length(value: msgspec.Raw) -> int:
-    return len(bytes(value)) if value is not _NEVER_SENT else 0
+    return len(value) if value is not _NEVER_SENT else 0
 
 
 def _read_messages(asked: Asked, messages: list[_In]) -> None:
-    parts: list[bytes] = []
     size = 0
     for message in messages:
-        content = bytes(message.content)
-        size += len(content) + _AROUND
-        if content[:1] == b"[":
-            asked.unbounded = asked.unbounded or _media(content)
-        part = bytes(message.role) + content
-        if message.tool_calls is not _NEVER_SENT or message.tool_call_id is not _NEVER_SENT:
-            calls = bytes(message.tool_calls)
-            size += len(calls)
-            part = b"".join((part, calls, bytes(message.tool_call_id)))
-        parts.append(part)
+        content = message.content
+        size += len(content) + len(message.tool_calls) + _AROUND
+        if content is not _NEVER_SENT and memoryview(content)[0] == _LIST:
+            asked.unbounded = asked.unbounded or _media(bytes(content))
     asked.input_bytes += size
-    asked.prefixes = prompt.chain(parts)
+    asked.prefixes = prompt.chain_parts(
+        [(item.role, item.content, item.tool_calls, item.tool_call_id) for item in messages]
+    )
 
 
 def _media(content: bytes) -> str:

@@ -1,7 +1,6 @@
 """What several dialects read of requests in the same way."""
 
 import re
-from collections import deque
 from collections.abc import Iterable
 from typing import Any, Final
 from zlib import crc32
@@ -23,14 +22,36 @@ def chain(messages: Iterable[bytes]) -> tuple[int, ...]:
 
     Not cryptographic, and of a sample of each message: it costs well under a microsecond per message, whatever its size.
     """
-    kept: deque[int] = deque(maxlen=_KEPT)
+    kept: list[int] = []
     value = 0
     for message in messages:
-        size = len(message)
-        part = message if size <= 2 * _SAMPLE else message[:_SAMPLE] + message[-_SAMPLE:]
-        value = ((value ^ crc32(part) ^ (size << 32)) * _FACTOR) & _MASK
+        value = ((value ^ sample(message, 0) ^ (len(message) << 32)) * _FACTOR) & _MASK
         kept.append(value)
-    return tuple(kept)
+    return tuple(kept[-_KEPT:])
+
+
+def chain_parts(messages: Iterable[tuple[msgspec.Raw, ...]]) -> tuple[int, ...]:
+    """The same of messages in parts, without copying any."""
+    kept: list[int] = []
+    value = 0
+    for parts in messages:
+        check = size = 0
+        for part in parts:
+            length = len(part)
+            if length:
+                check = sample(part, check)
+                size += length
+        value = ((value ^ check ^ (size << 32)) * _FACTOR) & _MASK
+        kept.append(value)
+    return tuple(kept[-_KEPT:])
+
+
+def sample(data: "bytes | msgspec.Raw", check: int) -> int:
+    """A checksum of a message, or of both its ends, going on from another."""
+    view = memoryview(data)
+    if view.nbytes <= 2 * _SAMPLE:
+        return crc32(view, check)
+    return crc32(view[-_SAMPLE:], crc32(view[:_SAMPLE], check))
 
 
 def positive(value: Any) -> int | None:
