@@ -20,7 +20,7 @@ _ERROR_LENGTH: Final = 64
 def chain(messages: Iterable[bytes]) -> tuple[int, ...]:
     """A 64-bit hash of all messages up to each of the last ones: a request that goes on from another one has that one's last hash.
 
-    Not cryptographic, and of a sample of each message: it costs well under a microsecond per message, whatever its size.
+    Not cryptographic, and of a sample of each message: it costs two microseconds or so per message, whatever its size.
     """
     kept: list[int] = []
     value = 0
