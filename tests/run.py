@@ -141,7 +141,7 @@ TIERS = (
     ),
     Tier("unit", 300, (_tests("tests/unit", "tests/fuzz"),)),
     # Our programs as processes of their own, talking over real sockets.
-    Tier("process", 420, (_tests("tests/proxy", "tests/ledger", "tests/money"),)),
+    Tier("process", 600, (_tests("tests/proxy", "tests/ledger", "tests/money"),)),
     Tier("golden", 240, (_tests("tests/golden"),), needs=("promtool", "helm")),
     Tier(
         "api",
