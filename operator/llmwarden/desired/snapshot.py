@@ -59,6 +59,7 @@ class Figures:
     engine: Engine = Engine()
     coverage: float | None = None
     good: Mapping[str, Decimal] = field(default_factory=dict)
+    unusual: tuple[str, ...] = ()  # alerts of `spending.UNUSUAL` that fire
 
 
 @dataclass(frozen=True, slots=True)

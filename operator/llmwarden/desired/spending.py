@@ -32,6 +32,12 @@ RECORD_SAME_HOUR: Final = "llmservice:cost_usd_per_hour:same_hour"
 RECORD_PER_REQUEST: Final = "llmservice:cost_usd_per_request:rate1h"
 RECORD_SHARE: Final = "llmservice:model_tokens:share1h"
 RECORD_PER_TOKEN: Final = "llmservice:model_cost_usd_per_token:rate1h"  # noqa: S105 - a series
+UNUSUAL: Final = {
+    "LLMSpendUnusual": "three times as much is spent as at this hour of earlier days",
+    "LLMCostPerRequestDoubled": "a call costs twice what it did in the day before",
+    "LLMCostlierModelRising": "calls move to a dearer model",
+}
+"""Alerts about spending unlike that of earlier days, as the status says them while they fire."""
 DAYS: Final = 7
 _MODEL: Final = names.LABEL_M_REQUEST_MODEL
 

@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 from llmwarden import wire
 from llmwarden.api.v1alpha1 import llmservice as api
 from llmwarden.api.v1alpha1.common import Condition, ConditionStatus, ConditionType, Money
+from llmwarden.desired import spending
 from llmwarden.desired.snapshot import Engine, Figures, Outcome, Problem, Quantiles, Snapshot
 from llmwarden.domain import budgets, conditions, durations, money, objectives
 from llmwarden.domain.objectives import SpendObjective
@@ -392,7 +393,18 @@ def _child(outcome: Outcome, kind: str, *, installed: bool) -> Verdict:
     return "True", "Applied", f"The {kind} is there."
 
 
+_UNUSUAL: Final = " Unusual: "
+
+
 def _within_budget(snapshot: Snapshot, new: api.LLMServiceStatus) -> Verdict:
+    """Within the budgets, and spending as usual? What is unusual is only said: it may be wanted."""
+    status, reason, message = _budgets_verdict(snapshot, new)
+    unusual = [f"{spending.UNUSUAL[name]} ({name})" for name in snapshot.figures.unusual]
+    message = message.partition(_UNUSUAL)[0]  # one that was kept may have it
+    return status, reason, f"{message}{_UNUSUAL}{'; '.join(unusual)}." if unusual else message
+
+
+def _budgets_verdict(snapshot: Snapshot, new: api.LLMServiceStatus) -> Verdict:
     if not snapshot.ledger.fresh:
         # Unknown is not zero: a blank answer must not clear an overspend.
         return _kept(snapshot, "WithinBudget", ("Unknown", "NotAsked", "The ledger was not asked yet."))

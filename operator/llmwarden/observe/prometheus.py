@@ -11,7 +11,7 @@ from typing import Any, Final
 import httpx
 
 from llmwarden import names
-from llmwarden.desired import promql
+from llmwarden.desired import promql, spending
 from llmwarden.desired.snapshot import Engine, Figures, Quantiles
 from llmwarden.errors import UnavailableError
 
@@ -84,6 +84,10 @@ QUESTIONS: Final[tuple[Question, ...]] = (
         f"sum by ({promql.BY}) (rate({_HITS}[5m])) / (sum by ({promql.BY}) (rate({_QUERIES}[5m])) > 0)",
     ),
     Question("coverage", _COVERAGE),
+    *(
+        Question(f"unusual.{name}", f'max by ({promql.BY}) (ALERTS{{alertname="{name}",alertstate="firing"}})')
+        for name in spending.UNUSUAL
+    ),
 )
 OBJECTIVES: Final = Question("objectives", f"max by ({promql.BY}, objective) ({names.RECORD_RATIO})")
 
@@ -198,4 +202,5 @@ def _figures(value: Callable[[str], float | None], good: Mapping[str, Decimal]) 
         ),
         coverage=value("coverage"),
         good=good,
+        unusual=tuple(name for name in spending.UNUSUAL if value(f"unusual.{name}")),
     )

@@ -238,3 +238,23 @@ def test_each_threshold_is_told_once_a_window() -> None:
     rolling = replace(daily, window=Window(rolling_seconds=86400))
     assert told(at(97), at(96, later), rolling) == []
     assert told((), at(60), replace(daily, name="another")) == []
+
+
+def test_unusual_spending_is_named_and_changes_no_verdict() -> None:
+    usual, unusual = build(snapshot()), build(snapshot(figures=replace(FIGURES, unusual=("LLMSpendUnusual",))))
+    assert verdict(unusual, "WithinBudget") == verdict(usual, "WithinBudget")
+    condition = next(item for item in unusual.conditions if item.type == "WithinBudget")
+    assert condition.message.endswith(
+        "room. Unusual: three times as much is spent as at this hour of earlier days (LLMSpendUnusual)."
+    )
+    kept = build(
+        snapshot(
+            unusual.dump(),
+            figures=replace(FIGURES, unusual=("LLMSpendUnusual",)),
+            ledger=Source(),
+            usage=None,
+            budgets={},
+        )
+    )
+    assert verdict(kept, "WithinBudget") == verdict(unusual, "WithinBudget")
+    assert next(item for item in kept.conditions if item.type == "WithinBudget").message == condition.message
