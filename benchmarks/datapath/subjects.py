@@ -279,7 +279,10 @@ def litellm(name: str, core: int, directory: Path, around: Around) -> Subject:
         for model in MODELS
     ]
     configuration = directory / "litellm.json"
-    configuration.write_text(json.dumps({"model_list": models}), encoding="ascii")
+    configuration.write_text(
+        json.dumps({"model_list": models, "general_settings": {"dangerously_permit_weak_or_unset_master_key": True}}),
+        encoding="ascii",
+    )
     subject.spawn(
         [
             *(tools.litellm(), "--config", configuration, "--host", "127.0.0.1", "--port", str(port)),

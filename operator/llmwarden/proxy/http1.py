@@ -58,6 +58,7 @@ _REMEMBERED_BYTES: Final = 256  # a longer line is read each time
 _LINE: Final = 4096  # bytes of a chunk's size line, or of a trailer
 _TRAILERS: Final = 16 * 1024
 _MOST_HEADERS: Final = 200
+_BLOCKS: Final = 4  # for one head: mostly there is one
 _DIGITS: Final = 18  # of a length
 _HEX_DIGITS: Final = 15
 _STATUS: Final = re.compile(rb"[1-9][0-9]{2}")
@@ -152,6 +153,55 @@ def read_request(head: bytes, started: float) -> Request:
     request = Request(method=method, target=target, headers=fields(lines), started=started, old=old, lines=lines)
     check_request(request)
     return request
+
+
+class Repeated:
+    """A head that comes again on its connection, but for the digits of its Content-Length: most of a client's requests are so."""
+
+    __slots__ = ("_at", "_prefix", "_request", "_suffix")
+
+    def __init__(self, head: bytes, request: Request, at: int) -> None:
+        line, value = request.lines[at], request.headers[at][2]
+        start = head.index(b"\r\n" + line) + 2 + line.rindex(value)
+        self._prefix = head[:start]
+        self._suffix = head[start + len(value) :]
+        self._at = at
+        self._request = msgspec.structs.replace(request, blocks={})  # the exchange may change its own
+
+    def read(self, head: bytes, started: float) -> Request | None:
+        """The request, if this is the head."""
+        prefix, suffix = self._prefix, self._suffix
+        size = len(head) - len(prefix) - len(suffix)
+        if not 0 < size <= _DIGITS or not head.startswith(prefix) or not head.endswith(suffix):
+            return None
+        digits = head[len(prefix) : len(prefix) + size]
+        if not digits.isdigit():
+            return None
+        known = self._request
+        headers = known.headers.copy()
+        headers[self._at] = (b"content-length", headers[self._at][1], digits)
+        return Request(
+            known.method,
+            known.target,
+            headers,
+            started,
+            keep=known.keep,
+            length=int(digits),
+            encoded=known.encoded,
+            drop=known.drop,
+            lines=known.lines,  # that of the length never goes on
+            blocks=known.blocks,
+        )
+
+
+def repeated(head: bytes, request: Request) -> Repeated | None:
+    """What to compare the next head with; None for one that is not so plain."""
+    if request.length is None or request.old or request.expects or request.upgrade:
+        return None
+    for at, header in enumerate(request.headers):
+        if header[0] == b"content-length":
+            return Repeated(head, request, at)
+    return None
 
 
 def check_request(request: Request) -> None:  # noqa: C901, PLR0912 - one pass over the headers, once per request
@@ -279,20 +329,27 @@ def request_head(
         gone = drop | HOP_BY_HOP | request.drop | _FRAMING | (_HOST if host else frozenset())
         if len(_dropped) < _REMEMBERED:
             _dropped[key] = gone
-    out = [b"%b %b%b HTTP/1.1" % (request.method, prefix, origin_form(request.target))]
+    blocks = request.blocks
+    block = blocks.get(gone) if blocks is not None else None
+    if block is None:
+        own = request.lines or [name + b": " + value for _, name, value in request.headers]
+        kept = [line for line, header in zip(own, request.headers, strict=True) if header[0] not in gone]
+        block = b"\r\n".join([*kept, b""])
+        if blocks is not None and len(blocks) < _BLOCKS:
+            blocks[gone] = block
+    line = b"%b %b%b HTTP/1.1\r\n" % (request.method, prefix, origin_form(request.target))
     if host:
-        out.append(b"Host: " + host)
-    own = request.lines or [name + b": " + value for _, name, value in request.headers]
-    out += [line for line, header in zip(own, request.headers, strict=True) if header[0] not in gone]
-    if upgrade:
-        out.append(b"Connection: Upgrade\r\nUpgrade: " + request.upgrade)
+        line += b"Host: %b\r\n" % host
+    framing = b""
     if body is not None:
-        out.append(b"Content-Length: %d" % len(body))
+        framing = b"Content-Length: %d\r\n" % len(body)
     elif request.chunked:
-        out.append(b"Transfer-Encoding: chunked")
+        framing = b"Transfer-Encoding: chunked\r\n"
     elif request.length is not None:
-        out.append(b"Content-Length: %d" % request.length)
-    return b"%b\r\n%b\r\n" % (b"\r\n".join(out), b"".join(lines))
+        framing = b"Content-Length: %d\r\n" % request.length
+    if upgrade:
+        framing = b"Connection: Upgrade\r\nUpgrade: %b\r\n%b" % (request.upgrade, framing)
+    return b"%b%b%b%b\r\n" % (line, block, framing, b"".join(lines))
 
 
 def origin_form(target: bytes) -> bytes:

@@ -29,6 +29,8 @@ class Request(msgspec.Struct):
     upgrade: bytes = b""
     drop: frozenset[bytes] = frozenset()  # what its Connection header names
     lines: list[bytes] = []  # the headers as they came, one for one; empty where they were made here
+    # Of a head that comes again on its connection: its lines that go on, by what is left out.
+    blocks: dict[frozenset[bytes], bytes] | None = None
 
 
 class Forward(msgspec.Struct, frozen=True):

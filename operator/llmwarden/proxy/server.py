@@ -92,6 +92,7 @@ class ClientConnection(asyncio.Protocol):
         "_queue",
         "_read_paused",
         "_reading",
+        "_repeated",
         "_rest",
         "_sniffed",
         "_splice",
@@ -115,6 +116,7 @@ class ClientConnection(asyncio.Protocol):
         self._queue: deque[Exchange] = deque()
         self._splice: Splice | None = None
         self._rest = b""  # of a head that is not complete
+        self._repeated: http1.Repeated | None = None
         self._begun = False  # there is such a head
         self._left = 0  # bytes of a body that are still to come
         self._chunks: Chunks | None = None
@@ -239,8 +241,13 @@ class ClientConnection(asyncio.Protocol):
             return b""
         self._rest = b""
         self._begun = False
-        self._begin_body(http1.read_request(data[:end], self._started), data[end + 4 :])
-        return data[end + 4 :]
+        head, rest = data[:end], data[end + 4 :]
+        request = self._repeated.read(head, self._started) if self._repeated is not None else None
+        if request is None:
+            request = http1.read_request(head, self._started)
+            self._repeated = http1.repeated(head, request)
+        self._begin_body(request, rest)
+        return rest
 
     def _begin_head(self) -> None:
         self._begun = True
@@ -362,7 +369,8 @@ class ClientConnection(asyncio.Protocol):
         """Take nothing more from the client for now."""
         if not self._read_paused and not self.transport.is_closing():
             self._read_paused = True
-            self.expect_answer()  # it is not for the client to hurry
+            if self._splice is None:  # which lasts as long as its ends want
+                self.expect_answer()  # it is not for the client to hurry
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:
@@ -453,13 +461,11 @@ class Splice:
 
     async def _connect(self) -> None:
         try:
-            upstream = await self._client.endpoint.pool.connect(spliced=True)
+            upstream = await self._client.endpoint.pool.connect(self)
         except OSError:  # TimeoutError is one
             self._client.abort()
             return
         self._upstream = upstream
-        upstream.own(self)
-        upstream.splicing = True
         upstream.write(b"".join(self._waiting))
         self._waiting.clear()
         self._client.resume_reading()

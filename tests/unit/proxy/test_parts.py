@@ -6,6 +6,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llmwarden import names
 from llmwarden.errors import InvalidSpecError
@@ -260,3 +262,30 @@ def test_docs_limits_md_has_every_limit_with_its_default() -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| ([0-9]+) \|", text, re.MULTILINE))
     defaults = msgspec.to_builtins(Limits())
     assert rows == {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in defaults.items()}
+
+
+@given(st.binary(max_size=30), st.integers(0, 200), st.integers(0, 10**20))
+def test_a_repeated_head_is_read_as_a_new_one_would_be(noise: bytes, at: int, length: int) -> None:
+    head = b"POST /v1/x HTTP/1.1\r\nHost: a\r\nContent-length:  12 \r\nX-Length: 12\r\nConnection: x-hop\r\nX-Hop: 1"
+    first = http1.read_request(head, 0.0)
+    repeated = http1.repeated(head, first)
+    assert repeated is not None
+    for other in (head.replace(b"  12 ", b"  %d " % length), head[:at] + noise + head[at:], head[:at] + noise):
+        known = repeated.read(other, 1.0)
+        if known is None:
+            continue
+        fresh = http1.read_request(other, 1.0)
+        assert (known.length, known.headers, known.drop, known.keep, known.target) == (
+            fresh.length,
+            fresh.headers,
+            fresh.drop,
+            fresh.keep,
+            fresh.target,
+        )
+        for body in (b"abc", None):
+            heads = [
+                http1.request_head(item, prefix=b"/p", host=b"up", drop=frozenset(), lines=[b"a: b\r\n"], body=body)
+                for item in (known, fresh, known)
+            ]
+            assert heads[0] == heads[1] == heads[2]
+    assert repeated.read(head, 1.0) is not None
