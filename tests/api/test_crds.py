@@ -156,6 +156,16 @@ GOOD = {
     "63 characters": merged(SERVICE, {"metadata": {"name": "a" * 63}}),
     "free model": price(entry(inputPerMillionTokens="0", outputPerMillionTokens="0")),
     "price per request": price(entry(perRequest="0.000000000001")),
+    "price by length and tier": price(
+        entry(
+            cacheWrite1hPerMillionTokens="0.2",
+            batchDiscountPercent=50,
+            variants=[
+                {"minInputTokens": 200_001, "inputPerMillionTokens": "0.2"},
+                {"tier": "priority", "minInputTokens": 1},
+            ],
+        )
+    ),
     "gpu": price(
         {"from": "2026-01-01T00:00:00Z", "perGPUHour": "2.50"}, provider=None, models=None, gpu={"product": "H100"}
     ),
@@ -404,6 +414,31 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
         price(entry(inputPerMillionTokens="0.0000001")),
         "spec.prices[0].inputPerMillionTokens",
         "at most 6 digits behind the point",
+    ),
+    "variant of nothing": (
+        price(entry(variants=[{"inputPerMillionTokens": "1"}])),
+        "spec.prices[0].variants[0]",
+        "needs minInputTokens, or tier",
+    ),
+    "variant twice": (
+        price(entry(variants=[{"tier": "flex"}, {"tier": "flex", "inputPerMillionTokens": "1"}])),
+        "spec.prices[0].variants",
+        "merge them",
+    ),
+    "two prices of a batch": (
+        price(entry(batchDiscountPercent=50, variants=[{"tier": "batch"}])),
+        "spec.prices",
+        "not both",
+    ),
+    "variants of a gpu": (
+        price(
+            {"from": "2026-01-01T00:00:00Z", "perGPUHour": "1", "variants": [{"tier": "flex"}]},
+            provider=None,
+            models=None,
+            gpu={"product": "H100"},
+        ),
+        "spec.prices",
+        "and nothing else",
     ),
     "price of output missing": (price(entry(outputPerMillionTokens=None)), "spec.prices", '("0" if it is free)'),
     "gpu-hours of models": (price(entry(perGPUHour="1")), "spec.prices", "and no perGPUHour"),

@@ -308,6 +308,37 @@ def test_shared_budgets_prices_and_labels_of_namespaces_reach_the_proxy(ledger: 
         plane.kubectl("delete", "clusterllmbudget,modelprice", namespace)
 
 
+def test_spend_is_shown_to_who_may_list_the_services(ledger: Ledger) -> None:
+    plane, namespace = ledger.plane, ledger.namespace
+    apply(plane, service(namespace))
+    bot = pod(plane, namespace, "bot-0")
+    until(lambda: ledger.config(token(plane, bot)).is_success)
+    sent = ledger.call("POST", "/v1/report", token(plane, bot), body=report(bot, 3))
+    assert sent.json()["accepted"] == 1
+    plane.kubectl("create", "serviceaccount", "reader", "-n", namespace)
+    reader = plane.kubectl("create", "token", "reader", "-n", namespace, "--audience", names.TOKEN_AUDIENCE).strip()
+    refused = ledger.call("GET", "/v1/spend", reader, namespace=namespace)
+    assert refused.status_code == 403
+    assert "kubectl create rolebinding" in refused.json()["error"]["message"]
+    plane.kubectl("create", "role", "reader", "-n", namespace, "--verb=list", f"--resource=llmservices.{names.GROUP}")
+    plane.kubectl(
+        "create", "rolebinding", "reader", "-n", namespace, "--role=reader", f"--serviceaccount={namespace}:reader"
+    )
+
+    def shown() -> list[dict[str, Any]]:
+        answer = ledger.call("GET", "/v1/spend", reader, namespace=namespace, **{"from": "2d"})
+        return list(answer.json()["rows"]) if answer.is_success else []
+
+    (row,) = until(shown)
+    assert (row["by"]["service"], row["requests"]) == (f"{namespace}/bot", 3)
+    # Its own namespace only, and no token for anything else.
+    assert ledger.call("GET", "/v1/spend", reader).status_code == 403
+    assert (
+        ledger.call("GET", "/v1/spend", plane.kubectl("create", "token", "reader", "-n", namespace).strip()).status_code
+        == 401
+    )
+
+
 def test_long_polls_do_not_hold_up_the_end(ledger: Ledger) -> None:
     mine = token(ledger.plane, pod(ledger.plane, ledger.namespace, "bot-0"))
     generation = ledger.config(mine).json()["generation"]

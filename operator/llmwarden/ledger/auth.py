@@ -19,7 +19,7 @@ from llmwarden.kube import Client, Review
 
 logger = logging.getLogger(__name__)
 
-GOOD_SECONDS: Final = 60.0
+GOOD_SECONDS: Final = 300.0  # ten thousand proxies are some thirty reviews a second
 BAD_SECONDS: Final = 5.0
 REMEMBERED: Final = 20_000  # tokens: two per pod of the largest cluster there is time for
 LONGEST_TOKEN: Final = 8192  # characters
