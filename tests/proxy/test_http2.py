@@ -8,6 +8,7 @@ from pathlib import Path
 import h2.config
 import h2.connection
 import h2.events
+import pytest
 
 from tests.proxy.fakes import CHAT, Proxy
 
@@ -99,10 +100,27 @@ async def ask(port: int, streams: int) -> dict[int, bytes]:
     return answers
 
 
+async def ping_after(port: int, seconds: float) -> None:
+    """An idle connection is still there after so long, though an answer would have timed out."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    connection = h2.connection.H2Connection()
+    connection.initiate_connection()
+    writer.write(connection.data_to_send())
+    await asyncio.sleep(seconds)
+    connection.ping(b"12345678")
+    writer.write(connection.data_to_send())
+    async with asyncio.timeout(10):
+        while data := await reader.read(65536):
+            if any(isinstance(event, h2.events.PingAckReceived) for event in connection.receive_data(data)):
+                writer.close()
+                return
+    pytest.fail("the connection was closed")
+
+
 async def test_http2_passes_byte_for_byte_and_is_counted_as_unmeasured(tmp_path: Path) -> None:
     async with upstream() as (server, port):
         route = {"mode": "Port", "backend": "VLLM", "listen": {"host": "", "port": 0}}
-        proxy = Proxy(tmp_path, f"http://127.0.0.1:{port}", route=route)
+        proxy = Proxy(tmp_path, f"http://127.0.0.1:{port}", route=route, limits={"responseSeconds": 0.5})
         await proxy.start()
         try:
             answers = await ask(proxy.port, 5)
@@ -110,5 +128,9 @@ async def test_http2_passes_byte_for_byte_and_is_counted_as_unmeasured(tmp_path:
             assert server.bodies == [CHAT] * 5
             assert await proxy.metric("llmwarden_unmeasured_requests_total", reason="http2") == 1
             assert await proxy.metric("llmwarden_requests_total") == 0
+            await ping_after(proxy.port, 1.5)
+            # A server may speak first, and does before the proxy has turned round: not once in a while, but each time.
+            for _ in range(20):
+                assert list((await ask(proxy.port, 1)).values()) == [PIECE * PIECES]
         finally:
             await proxy.stop()

@@ -280,14 +280,25 @@ class Pool:
         while self._idle and now - self._idle[0].idle_since > self._idle_seconds:
             self._idle.popleft().transport.close()
 
-    async def connect(self, *, spliced: bool = False) -> UpstreamConnection:
-        """A new connection; `spliced` for bytes that are no HTTP/1 of ours. Raises TimeoutError, OSError (ssl.SSLError and TunnelError among them)."""
+    async def connect(self, splice: Receiver | None = None) -> UpstreamConnection:
+        """A new connection. Raises TimeoutError, OSError (ssl.SSLError and TunnelError among them).
+
+        One for a splice is its own from the first byte: in HTTP/2 a server need not wait for the client.
+        """
         origin = self.origin
+
+        def made() -> UpstreamConnection:
+            connection = UpstreamConnection(self)
+            if splice is not None:
+                connection.own(splice)
+                connection.splicing = True
+            return connection
+
         async with asyncio.timeout(self._connect_seconds):
-            sock = await egress.connect(origin, self._proxy, tunnel=origin.tls or spliced)
+            sock = await egress.connect(origin, self._proxy, tunnel=origin.tls or splice is not None)
             try:
                 _, connection = await asyncio.get_running_loop().create_connection(
-                    lambda: UpstreamConnection(self),
+                    made,
                     sock=sock,
                     ssl=self._tls if origin.tls else None,
                     server_hostname=origin.host if origin.tls else None,
