@@ -176,4 +176,8 @@ CONTEXT_BOUNDS: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0)
 
 CONTRACT: Final = 1  # version of the sidecar and ledger contracts
 BUCKET_SECONDS: Final = 900
+UNBOUNDED_INPUT_TOKENS: Final = (
+    131_072  # reserved where a call's input has no bound, unless the platform says otherwise
+)
+UNBOUNDED_OUTPUT_TOKENS: Final = 32_768  # the same of its output
 PICODOLLARS: Final = 10**12  # picodollars in one US dollar

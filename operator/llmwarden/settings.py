@@ -48,6 +48,10 @@ class Settings:
     proxy_cpu_limit: str = "1"  # only in pods whose own containers all have a CPU limit
     proxy_memory_request: str = "64Mi"
     proxy_memory_limit: str = "256Mi"
+    unbounded_input_tokens: int = (
+        names.UNBOUNDED_INPUT_TOKENS
+    )  # docs/money.md; 0 refuses such calls under a hard budget
+    unbounded_output_tokens: int = names.UNBOUNDED_OUTPUT_TOKENS
     injection_stuck_seconds: float = 60.0  # a proxy that has not started for so long stops injection for its service
     injection_retry_seconds: float = 900.0  # a stopped injection is tried again after this
     webhook_timeout: int = 5

@@ -161,6 +161,8 @@ LLMWARDEN_PROXY_CPU_REQUEST: {{ $v.proxy.cpuRequest | quote }}
 LLMWARDEN_PROXY_CPU_LIMIT: {{ $v.proxy.cpuLimit | quote }}
 LLMWARDEN_PROXY_MEMORY_REQUEST: {{ $v.proxy.memoryRequest | quote }}
 LLMWARDEN_PROXY_MEMORY_LIMIT: {{ $v.proxy.memoryLimit | quote }}
+LLMWARDEN_UNBOUNDED_INPUT_TOKENS: {{ $v.proxy.unboundedInputTokens | int64 | quote }}
+LLMWARDEN_UNBOUNDED_OUTPUT_TOKENS: {{ $v.proxy.unboundedOutputTokens | int64 | quote }}
 LLMWARDEN_INJECTION_STUCK_SECONDS: {{ $v.injection.stuckSeconds | quote }}
 LLMWARDEN_INJECTION_RETRY_SECONDS: {{ $v.injection.retrySeconds | quote }}
 LLMWARDEN_WEBHOOK_TIMEOUT: {{ $v.injection.webhookTimeoutSeconds | quote }}

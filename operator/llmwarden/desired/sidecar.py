@@ -241,6 +241,9 @@ def _contract(routes: Iterable[Route], admin: int, settings: Settings, ca_pem: s
         contract["otlpEndpoint"] = settings.otlp_endpoint
     if out.ca_file:
         contract["caFile"] = out.ca_file
+    caps = (settings.unbounded_input_tokens, settings.unbounded_output_tokens)
+    if caps != (names.UNBOUNDED_INPUT_TOKENS, names.UNBOUNDED_OUTPUT_TOKENS):
+        contract["limits"] = dict(zip(("unboundedInputTokens", "unboundedOutputTokens"), caps, strict=True))
     return contract
 
 

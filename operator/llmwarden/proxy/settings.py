@@ -77,8 +77,8 @@ class Limits(msgspec.Struct, frozen=True, rename="camel"):
     models: int = 100
     # What a call reserves under a budget with a lease where nothing of it says how much it may use, and the model's window is not
     # known or larger (docs/money.md): 0 refuses such calls.
-    unbounded_input_tokens: int = 131_072
-    unbounded_output_tokens: int = 32_768
+    unbounded_input_tokens: int = names.UNBOUNDED_INPUT_TOKENS
+    unbounded_output_tokens: int = names.UNBOUNDED_OUTPUT_TOKENS
 
 
 class Settings(msgspec.Struct, frozen=True, rename="camel"):
