@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,3 +65,15 @@ def test_injecting_twice_changes_nothing_more(case: str) -> None:
     assert first == second
     assert twice.pod["spec"] == once.pod["spec"]
     assert twice.services == once.services
+
+
+def test_the_platforms_caps_reach_the_proxy() -> None:
+    pod, services, namespace, labels = read("env-deployment-pod")
+    settings = replace(SETTINGS, unbounded_output_tokens=0)
+    injection = decide(pod, services, settings, namespace=namespace, namespace_labels=labels, ca_pem="CA")
+    (contract,) = (
+        json.loads(container["env"][0]["value"])
+        for container in injection.pod["spec"]["initContainers"]
+        if container["name"] == names.PROXY_CONTAINER
+    )
+    assert contract["limits"] == {"unboundedInputTokens": 131_072, "unboundedOutputTokens": 0}
