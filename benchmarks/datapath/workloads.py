@@ -44,17 +44,17 @@ class Workload:
         }
 
 
-SHORT: Final = Workload("short", "short JSON answers, 2,000 requests/s, Poisson", 1.2, 64, rate=2000.0)
-BEST: Final = Workload("best", "short JSON answers, 64 connections always busy", 1.0, 64)
-BURST: Final = Workload("burst", "64-chunk streams at 0 ms per chunk, 8 connections always busy", 0.8, 8, stream=True)
+SHORT: Final = Workload("short", "short JSON answers, 2,000 requests/s, Poisson", 1.0, 64, rate=2000.0)
+BEST: Final = Workload("best", "short JSON answers, 64 connections always busy", 0.8, 64)
+BURST: Final = Workload("burst", "64-chunk streams at 0 ms per chunk, 8 connections always busy", 0.6, 8, stream=True)
 PACED: Final = Workload(
-    "paced", "64-chunk streams at 5 ms per chunk, 16 at once", 1.3, 16, stream=True, gap=5000, spread=0.33, warmup=0.4
+    "paced", "64-chunk streams at 5 ms per chunk, 16 at once", 1.0, 16, stream=True, gap=5000, spread=0.33, warmup=0.4
 )
-PROMPT: Final = Workload("prompt", "128 KB prompts, short answers, 400 requests/s", 0.8, 16, rate=400.0, prompt=131072)
+PROMPT: Final = Workload("prompt", "128 KB prompts, short answers, 400 requests/s", 0.6, 16, rate=400.0, prompt=131072)
 CROWD: Final = Workload(
     "crowd",
     "200 concurrent 64-chunk streams at 25 ms per chunk",
-    1.6,
+    1.2,
     200,
     stream=True,
     gap=25000,
