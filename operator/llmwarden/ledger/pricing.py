@@ -108,6 +108,7 @@ class Catalogue:
         self._contested: dict[str, tuple[str, ...]] = {}
         self._providers = {provider.id: provider for provider in data_snapshot.get_snapshot().providers}
         self._models: OrderedDict[tuple[str, str], Any] = OrderedDict()
+        self._table_prices: dict[tuple[str, str, tuple[bool, ...]], Resolved | None] = {}
         self._rounded: set[str] = set()
         self._table_bounds = frozenset(
             _from(tier.start)
@@ -178,17 +179,19 @@ class Catalogue:
         return min((change for change in changes if change is not None), default=None)
 
     def resolve(self, provider: str, model: str, at: dt.datetime) -> Resolved | None:
-        """Price of a model at a time; None where none is known then. `provider` is a GenAI provider name."""
-        return self.resolve_until(provider, model, at)[0]
+        """Price of a model at a time; None where none is known then. `provider` is a GenAI provider name.
+
+        How long it holds is not said: history is rated by this, bucket by bucket.
+        """
+        table, model, items = self._find(provider, model)
+        found = _override(items, model, at)
+        if found is None and table is not None:
+            found = self._table_price(provider, table, at)
+        return found
 
     def resolve_until(self, provider: str, model: str, at: dt.datetime) -> tuple[Resolved | None, dt.datetime | None]:
         """Price of a model at a time, and until when that answer holds, which a None may do, too."""
-        table = self._table_model(provider, _plain_name(model))
-        items = self._overrides.get((provider, model), [])
-        if not items and table is not None:
-            # An alias or a dated name of a model that the platform has priced: the table knows that it is the same.
-            model = table.id
-            items = self._overrides.get((provider, model), [])
+        table, model, items = self._find(provider, model)
         changes = [change for item in items if (change := dated_prices.next_change(item.spec.prices, at)) is not None]
         found = _override(items, model, at)
         if found is None and table is not None:
@@ -201,6 +204,16 @@ class Catalogue:
         """Return how many tokens a model can read in one call; 0 where the table does not say."""
         table = self._table_model(provider, _plain_name(model))
         return 0 if table is None else int(table.context_window or 0)
+
+    def _find(self, provider: str, model: str) -> tuple[Any, str, list[ModelPrice]]:
+        """Return the public table's model, the name that prices go by, and the ModelPrices that name it."""
+        table = self._table_model(provider, _plain_name(model))
+        items = self._overrides.get((provider, model), [])
+        if not items and table is not None:
+            # An alias or a dated name of a model that the platform has priced: the table knows that it is the same.
+            model = table.id
+            items = self._overrides.get((provider, model), [])
+        return table, model, items
 
     def _table_model(self, provider: str, model: str) -> Any:
         """Return the public table's model, None where it has none."""
@@ -218,6 +231,15 @@ class Catalogue:
         return found
 
     def _table_price(self, provider: str, table: Any, at: dt.datetime) -> Resolved | None:
+        # Which dated entries apply says all: a restart rates a hundred thousand buckets.
+        key = (provider, table.id, tuple(constraint.active(at) for constraint in _constraints(table)))
+        if key not in self._table_prices:
+            if len(self._table_prices) >= MODELS_KEPT:
+                self._table_prices.clear()
+            self._table_prices[key] = self._read_table_price(provider, table, at)
+        return self._table_prices[key]
+
+    def _read_table_price(self, provider: str, table: Any, at: dt.datetime) -> Resolved | None:
         name = f"{provider}:{table.id}"
         standard = table.get_prices(at)
         plain = self._numbers(name, standard, 0)
@@ -314,14 +336,17 @@ def _override(items: Sequence[ModelPrice], model: str, at: dt.datetime) -> Resol
     return dated_prices.lookup(items, items[0].spec.provider, model, at)
 
 
+def _constraints(table: Any) -> list[Any]:
+    """From when, or at which hours, the table's prices of a model apply."""
+    dated = table.prices if isinstance(table.prices, list) else []
+    return [each.constraint for each in (*dated, *(table.price_variants or ())) if each.constraint is not None]
+
+
 def _table_changes(table: Any, at: dt.datetime) -> list[dt.datetime]:
     """When the public table's price of a model may change next: dates that come, and hours of the day."""
     at = at.astimezone(dt.UTC)
     changes: list[dt.datetime] = []
-    dated = table.prices if isinstance(table.prices, list) else []
-    for constraint in [each.constraint for each in (*dated, *(table.price_variants or ()))]:
-        if constraint is None:
-            continue
+    for constraint in _constraints(table):
         if hasattr(constraint, "start_date"):
             changes.append(dt.datetime.combine(constraint.start_date, dt.time(), dt.UTC))
             continue

@@ -58,7 +58,7 @@ def test_a_model_that_is_not_priced_by_tokens_is_unknown() -> None:
 def test_the_newest_from_that_is_past_applies() -> None:
     prices = catalogue(model_price("contract", ["gpt-4o-mini"], (JANUARY, "0.12", "0.48"), (JULY, "0.10", "0.40")))
     by_day = {
-        day: prices.resolve("openai", "gpt-4o-mini", dt.datetime.fromisoformat(day).replace(tzinfo=dt.UTC))
+        day: prices.resolve_until("openai", "gpt-4o-mini", dt.datetime.fromisoformat(day).replace(tzinfo=dt.UTC))[0]
         for day in ("2025-12-31", "2026-06-30", "2026-07-01")
     }
     assert {day: found.price.input for day, found in by_day.items() if found} == {
@@ -134,8 +134,8 @@ def test_the_generation_changes_with_an_edit_and_with_a_date() -> None:
 
 def test_a_price_by_the_hour_of_the_day_says_until_when() -> None:
     prices = catalogue()
-    day = prices.resolve("deepseek", "deepseek-chat", dt.datetime(2026, 11, 20, 12, tzinfo=dt.UTC))
-    night = prices.resolve("deepseek", "deepseek-chat", dt.datetime(2026, 11, 20, 20, tzinfo=dt.UTC))
+    day, _ = prices.resolve_until("deepseek", "deepseek-chat", dt.datetime(2026, 11, 20, 12, tzinfo=dt.UTC))
+    night, _ = prices.resolve_until("deepseek", "deepseek-chat", dt.datetime(2026, 11, 20, 20, tzinfo=dt.UTC))
     assert day is not None
     assert night is not None
     assert day.price.input > night.price.input
@@ -238,3 +238,10 @@ def test_the_model_s_window_and_the_bounds_are_told() -> None:
     priced["spec"]["prices"][0]["variants"] = [{"minInputTokens": 50_000, "inputPerMillionTokens": "3"}]
     assert 50_000 in catalogue(priced).bounds
     assert list(catalogue(priced).bounds) == sorted(catalogue(priced).bounds)
+
+
+def test_a_time_in_the_past_is_rated_by_what_held_then_whatever_was_asked_before() -> None:
+    prices = catalogue()
+    times = [dt.datetime(2026, 11, 20, hour, tzinfo=dt.UTC) for hour in (12, 20, 12)]
+    found = [prices.resolve("deepseek", "deepseek-chat", at) for at in times]
+    assert found[0] == found[2] != found[1]
