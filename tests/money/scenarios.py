@@ -30,7 +30,10 @@ class Edge:
 
 
 async def edge(directory: Path, *, calls: int, rounds: int, pods: int = 10, database: str | None = None) -> Edge:
-    """So many calls at once, again and again: every one may cost four times what it does cost, and much is given back."""
+    """So many calls at once, again and again: every one may cost four times what it does cost, and much is given back.
+
+    In a storm calls are refused that waited too long for what others had reserved: so a few at a time follow, until none is admitted.
+    """
     each = cost(50, 100)
     limit = calls * rounds // 2 * each + each // 2
     allowed = refused = 0
@@ -39,15 +42,25 @@ async def edge(directory: Path, *, calls: int, rounds: int, pods: int = 10, data
         async def one(number: int) -> httpx.Response:
             return await stand.call(stand.pods[number % pods], read=50, written=100, max_tokens=400)
 
-        for _ in range(rounds):
-            for answer in await asyncio.gather(*(one(number) for number in range(calls))):
+        async def storm(together: int) -> int:
+            nonlocal allowed, refused
+            answers = await asyncio.gather(*(one(number) for number in range(together)))
+            good = sum(answer.status_code == httpx.codes.OK for answer in answers)
+            for answer in answers:
                 if answer.status_code == httpx.codes.OK:
-                    allowed += 1
                     continue
                 assert answer.status_code == httpx.codes.TOO_MANY_REQUESTS, answer.text
                 assert answer.json()["error"]["code"] in QUOTA
                 assert answer.headers["x-should-retry"] == "false"
-                refused += 1
+            allowed += good
+            refused += len(answers) - good
+            return good
+
+        for _ in range(rounds):
+            await storm(calls)
+        quiet = 0
+        while quiet < 2:
+            quiet = 0 if await storm(pods) else quiet + 1
         spent = await stand.settled(allowed * each)
         assert spent == sum(stand.provider.served.values()) * each == allowed * each
         return Edge(limit, spent, allowed, refused, stand.provider.most)
