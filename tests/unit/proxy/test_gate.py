@@ -331,3 +331,25 @@ def test_throttle_holds_spending_to_the_line_from_its_knee_to_the_limit_at_the_w
     assert denied.retry_after == 60  # 250 s in fact, but no SDK sleeps so long
     made.charge(service, 0, 300)
     assert isinstance(check(made, service, now=begun + 990), Denied)  # above the limit until the window ends
+
+
+def test_a_fallback_is_held_to_its_ceiling_by_its_lease() -> None:
+    made, service = gate(
+        own=leased(action="Fallback", fallback_model="small", ceiling=1500, spent=1000, state="Exceeded")
+    )
+    asked: list[str] = []
+
+    def bound(model: str) -> Bound:
+        asked.append(model)
+        return Bound(0, 200)
+
+    assert check(made, service, bound=bound) == Short(((KEY, 200),))
+    grant(made, 200)
+    allowed = check(made, service, bound=bound)
+    assert isinstance(allowed, Allowed)
+    assert (allowed.fallback, allowed.budget) == ("small", KEY)
+    assert asked == ["small", "small"]  # what it may cost by the model that answers
+    made.charge(service, 0, 200, allowed.held)
+    denied = check(made, service, bound=lambda _: Bound(0, 1600))
+    assert isinstance(denied, Denied)
+    assert "300 tokens of 1500 tokens is not spent" in denied.message
