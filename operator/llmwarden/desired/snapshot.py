@@ -8,7 +8,10 @@ from typing import Any
 
 from llmwarden import wire
 from llmwarden.api.v1alpha1 import LLMService
+from llmwarden.api.v1alpha1.common import ConditionStatus, ConditionType
 from llmwarden.desired.pods import PodView
+
+Verdict = tuple[ConditionStatus, str, str]  # of a condition: status, reason, message
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,8 @@ class Snapshot:
     budgets: Mapping[str, wire.BudgetUsage] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()  # the spec cannot work as written
     warnings: tuple[Problem, ...] = ()  # it works, but not for all calls
+    selected: Mapping[ConditionType, Verdict] = field(default_factory=dict)  # what is not in it is not known yet
+    dashboard_kind: str = "ConfigMap"  # what the dashboard is delivered as
 
 
 @dataclass(frozen=True, slots=True)

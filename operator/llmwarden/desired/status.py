@@ -12,17 +12,17 @@ from typing import Any, Final, Literal
 
 from llmwarden import wire
 from llmwarden.api.v1alpha1 import llmservice as api
-from llmwarden.api.v1alpha1.common import Condition, ConditionStatus, ConditionType, Money
+from llmwarden.api.v1alpha1.common import Condition, ConditionType, Money
 from llmwarden.desired import spending
-from llmwarden.desired.snapshot import Engine, Figures, Outcome, Problem, Quantiles, Snapshot
+from llmwarden.desired.snapshot import Engine, Figures, Outcome, Problem, Quantiles, Snapshot, Verdict
 from llmwarden.domain import budgets, conditions, durations, money, objectives
 from llmwarden.domain.objectives import SpendObjective
 from llmwarden.errors import InvalidSpecError
 
-Verdict = tuple[ConditionStatus, str, str]  # status, reason, message
 MINUTE: Final = 60
 FORECAST_SECONDS: Final = 300
 LISTED: Final = 3  # how many of a kind a message names
+SELECTED: Final[tuple[ConditionType, ...]] = ("ScrapeSelected", "RulesSelected", "RouteMatched", "DashboardSelected")
 
 
 def build(
@@ -270,7 +270,15 @@ def _conditions(
         "Instrumented": _instrumented(snapshot, new),
         "MetricsFresh": _metrics_fresh(snapshot, new),
         "AlertsReady": _child(outcome, "PrometheusRule", installed=snapshot.capabilities.rules),
-        "DashboardReady": _child(outcome, "ConfigMap", installed=True),
+        "DashboardReady": _child(
+            outcome,
+            snapshot.dashboard_kind,
+            installed=snapshot.dashboard_kind == "ConfigMap" or snapshot.capabilities.grafana_dashboards,
+        ),
+        "ScrapeSelected": _scrape_selected(snapshot),
+        "RulesSelected": _selected(snapshot, "RulesSelected"),
+        "RouteMatched": _route_matched(snapshot, outcome),
+        "DashboardSelected": _selected(snapshot, "DashboardSelected"),
         "WithinBudget": _within_budget(snapshot, new),
         "MeetsObjectives": _meets_objectives(snapshot),
         "CostKnown": _cost_known(snapshot, new),
@@ -309,6 +317,7 @@ def _ready(snapshot: Snapshot, verdicts: Mapping[ConditionType, Verdict]) -> Ver
             continue
         optional = reason in {"NotInstalled", "NotConfigured"} or kind == "MetricsFresh"
         (notes if optional else missing).append(f"{kind}: {message}")
+    notes += [f"{kind}: {verdicts[kind][2]}" for kind in SELECTED if verdicts[kind][0] == "False"]
     notes += [problem.message for problem in snapshot.warnings]
     text = " ".join([*missing, *notes])
     if missing:
@@ -381,12 +390,35 @@ def _not_scraped(snapshot: Snapshot, new: api.LLMServiceStatus) -> Verdict:
     return "False", "NotScraped", text
 
 
+def _selected(snapshot: Snapshot, kind: ConditionType) -> Verdict:
+    """Give what `desired.selected` found; what was said before while it is not known."""
+    found = snapshot.selected.get(kind)
+    text = "It is not known yet who selects it: either it is not applied, or the objects that might cannot be read."
+    return found if found is not None else _kept(snapshot, kind, ("Unknown", "NotKnownYet", text))
+
+
+def _scrape_selected(snapshot: Snapshot) -> Verdict:
+    """Series that are there have been scraped, whoever selects what: an agent, or a configuration of its own."""
+    status, reason, message = _selected(snapshot, "ScrapeSelected")
+    there = snapshot.prometheus.fresh and snapshot.figures.scraped
+    if there and (status == "Unknown" or reason == "NotSelected"):
+        but = f" That is not by the PodMonitor: {message}" if status == "False" else ""
+        return "True", "Scraped", f"The proxies' series are in Prometheus.{but}"
+    return status, reason, message
+
+
+def _route_matched(snapshot: Snapshot, outcome: Outcome) -> Verdict:
+    if "AlertmanagerConfig" in outcome.failed:
+        return "False", "ApplyFailed", outcome.failed["AlertmanagerConfig"]
+    return _selected(snapshot, "RouteMatched")
+
+
 def _child(outcome: Outcome, kind: str, *, installed: bool) -> Verdict:
     if not installed:
-        text = (
-            "The Prometheus Operator's custom resources (monitoring.coreos.com) are not installed; "
-            "this is made good as soon as they are."
-        )
+        whose = "Grafana Operator's custom resources (grafana.integreatly.org)"
+        if kind == "PrometheusRule":
+            whose = "Prometheus Operator's custom resources (monitoring.coreos.com)"
+        text = f"The {whose} are not installed; this is made good as soon as they are."
         return "False", "NotInstalled", text
     if kind in outcome.failed:
         return "False", "ApplyFailed", outcome.failed[kind]

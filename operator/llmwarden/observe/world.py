@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from llmwarden import names, wire
 from llmwarden.api.v1alpha1 import ClusterLLMBudget, LLMBudget, LLMService, ModelPrice, parse
-from llmwarden.desired import diff, pods
+from llmwarden.desired import diff, pods, selected
 from llmwarden.desired import status as statuses
 from llmwarden.desired.dashboards.delivery import GRAFANA
 from llmwarden.desired.monitors import TRITON_METRICS_PORT
@@ -52,6 +52,11 @@ NAMESPACE: Final = "Namespace"
 MANAGED: Final = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
 ROUTING: Final = "monitoring.coreos.com/v1alpha1"
 MONITORING: Final = "monitoring.coreos.com/v1"
+CHOOSERS: Final = (
+    ("Prometheus", MONITORING, "prometheuses"),
+    ("Alertmanager", MONITORING, "alertmanagers"),
+    ("Grafana", GRAFANA, "grafanas"),
+)
 COVERED: Final = 0.99  # of an engine's calls; below, some go around the proxies
 BESIDE: Final = (
     "ConfigMap",
@@ -62,10 +67,7 @@ BESIDE: Final = (
 )  # kinds of what stands beside a service
 GONE: Final = frozenset({"Succeeded", "Failed"})
 _VARIABLES: Final = frozenset(
-    variable
-    for clients in CLIENTS.values()
-    if clients is not None
-    for variable in (*(name for name, _ in clients.base_urls), *clients.keys)
+    variable for clients in CLIENTS.values() for variable in (*(name for name, _ in clients.base_urls), *clients.keys)
 )
 
 
@@ -88,6 +90,11 @@ class World:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._local: dict[str, tuple[Informer, Informer]] = {}
         self._owned = self._informers()
+        # Who selects what we make. Not awaited at the start: an installation may forbid to read them.
+        self._choosers = {
+            kind: Informer(client, version, plural, transform=selected.strip, on_change=self._chooser_changed)
+            for kind, version, plural in CHOOSERS
+        }
         self.prometheus = Source(configured=bool(settings.prometheus_url))
         self.figures: Mapping[Name, Figures] = {}
         self.engines: Mapping[Name, EngineIdentity] = {}
@@ -130,7 +137,7 @@ class World:
         """Watch for ever; ends by cancellation only."""
         try:
             async with asyncio.TaskGroup() as group:
-                for informer in self._owned.values():
+                for informer in (*self._owned.values(), *self._choosers.values()):
                     group.create_task(informer.run())
                 group.create_task(self._follow_capabilities())
         finally:
@@ -148,13 +155,25 @@ class World:
 
     async def _follow_capabilities(self) -> None:
         """Notice that an optional API has come or gone: an empty list alone would change nothing. Local looks only."""
-        known = self.capabilities
+        known, listed = self.capabilities, self._listed
         while True:
             await asyncio.sleep(1.0)
             if self.capabilities != known:
                 known = self.capabilities
                 logger.info("optional APIs now: %s", known)
                 self.mark_all()
+            if self._listed != listed:
+                listed = self._listed
+                self._mark_kind("LLMService")
+
+    @property
+    def _listed(self) -> tuple[str, ...]:
+        """Return the kinds of which it is known who there is to select what we make, if anybody."""
+        return tuple(kind for kind, informer in self._choosers.items() if informer.synced.is_set() or informer.absent)
+
+    def _chooser_changed(self, key: Name, old: Object | None, new: Object | None) -> None:
+        del key, old, new
+        self._mark_kind("LLMService")
 
     @property
     def capabilities(self) -> Capabilities:
@@ -224,7 +243,8 @@ class World:
                 affected, namespace = ("ModelPrice",), None
                 self._mark(Key(kind, *name))
             case _:  # a Namespace, by its labels
-                affected, namespace = ("LLMService",), name[1]
+                # Ours holds the proxies' PodMonitor, which may be selected by its namespace's labels.
+                affected, namespace = ("LLMService",), None if name[1] == self._settings.namespace else name[1]
                 self._mark_kind("ClusterLLMBudget")
         for other in affected:
             self._mark_kind(other, namespace)
@@ -279,6 +299,8 @@ class World:
             self.on_gone((item["kind"], *key), version_of(item))
         service = item["metadata"].get("labels", {}).get(names.LABEL_SERVICE)
         self._mark(Key("LLMService", key[0], service) if service else CLUSTER)
+        if key == (self._settings.namespace, names.POD_MONITOR_PROXIES):
+            self._mark_kind("LLMService")  # whether it is selected is said of each
 
     def _webhook_changed(self, key: Name, old: Object | None, new: Object | None) -> None:
         del key, old, new
@@ -421,7 +443,7 @@ class World:
         namespace = name[0]
         rivals, labels = self.services(namespace), self.namespace_labels(namespace)
         local = self._local.get(namespace)
-        selected = [
+        chosen = [
             pod
             for pod in (local[0].items.values() if local else ())
             if _selects(service, pod) and (pod.get("status") or {}).get("phase") not in GONE
@@ -433,7 +455,7 @@ class World:
             object=self._objects["LLMService"][name],
             pods=tuple(
                 sorted(
-                    (pods.view(pod, service, rivals, labels, self._settings) for pod in selected),
+                    (pods.view(pod, service, rivals, labels, self._settings) for pod in chosen),
                     key=lambda view: view.name,
                 )
             ),
@@ -445,8 +467,36 @@ class World:
             usage=usage.services.get(service.key) if usage else None,
             budgets=usage.budgets if usage else {},
             problems=(*statuses.problems(service), *self._upstream(service)),
-            warnings=(*self._around(service, selected, local), *_credentials(service, figures), *_coverage(figures)),
+            warnings=(*self._around(service, chosen, local), *_credentials(service, figures), *_coverage(figures)),
+            selected=selected.verdicts(service, self._settings, self._beside(service, labels)),
+            dashboard_kind=self._settings.grafana_delivery,
         )
+
+    def _beside(self, service: LLMService, labels: Mapping[str, str]) -> selected.Around:
+        """Return our objects beside a service, the proxies' PodMonitor, and who may select them."""
+        own, (namespace, name) = self._settings.namespace, (service.metadata.namespace, service.metadata.name)
+        places = (
+            ("PodMonitor", own, names.POD_MONITOR_PROXIES),
+            ("PodMonitor", namespace, names.PREFIX_ENGINE + name),
+            ("PrometheusRule", namespace, names.PREFIX_ALERTS + name),
+            ("AlertmanagerConfig", namespace, names.PREFIX_ROUTE + name),
+            ("GrafanaDashboard", namespace, names.PREFIX_DASHBOARD + name),
+        )
+        found = {place: self.owned(place[0], place[1:]) for place in places}
+        return selected.Around(
+            prometheuses=self._choosers_of("Prometheus"),
+            alertmanagers=self._choosers_of("Alertmanager"),
+            grafanas=self._choosers_of("Grafana"),
+            applied={place: item for place, item in found.items() if item is not None},
+            namespaces={own: self.namespace_labels(own), namespace: labels},
+        )
+
+    def _choosers_of(self, kind: str) -> tuple[Object, ...] | None:
+        """Return all objects of a kind; none where their API is absent; None while that is not known."""
+        informer = self._choosers[kind]
+        if informer.absent:
+            return ()
+        return tuple(informer.items.values()) if informer.synced.is_set() else None
 
     def engine_addresses(self) -> list[Address]:
         """Return where the engines behind Port services can be asked: of each service one pod that is ready."""

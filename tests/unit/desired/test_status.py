@@ -37,6 +37,10 @@ def test_all_is_well() -> None:
         "MetricsFresh",
         "AlertsReady",
         "DashboardReady",
+        "ScrapeSelected",
+        "RulesSelected",
+        "RouteMatched",
+        "DashboardSelected",
         "WithinBudget",
         "MeetsObjectives",
         "CostKnown",
@@ -258,3 +262,43 @@ def test_unusual_spending_is_named_and_changes_no_verdict() -> None:
     )
     assert verdict(kept, "WithinBudget") == verdict(unusual, "WithinBudget")
     assert next(item for item in kept.conditions if item.type == "WithinBudget").message == condition.message
+
+
+def test_what_is_not_selected_is_said_and_noted() -> None:
+    text = "Prometheus monitoring/k8s does not select it."
+    status = build(snapshot(selected={"RulesSelected": ("False", "NotSelected", text)}))
+    assert verdict(status, "RulesSelected") == ("False", "NotSelected")
+    assert verdict(status, "Ready") == ("True", "ReadyWithGaps")
+    found = conditions.find(status.conditions, "Ready")
+    assert found is not None
+    assert f"RulesSelected: {text}" in found.message
+
+
+def test_who_selects_is_kept_while_it_is_not_known() -> None:
+    assert verdict(build(snapshot()), "RulesSelected") == ("Unknown", "NotKnownYet")
+    old = build(snapshot(selected={"RulesSelected": ("False", "NotSelected", "No.")}))
+    assert verdict(build(snapshot(old.dump())), "RulesSelected") == ("False", "NotSelected")
+
+
+def test_series_that_are_there_were_scraped_by_whomever() -> None:
+    unknown: Any = {"ScrapeSelected": ("Unknown", "NoPrometheus", "Nobody.")}
+    assert verdict(build(snapshot(selected=unknown)), "ScrapeSelected") == ("True", "Scraped")
+    none = replace(FIGURES, scraped=False)
+    assert verdict(build(snapshot(selected=unknown, figures=none)), "ScrapeSelected") == ("Unknown", "NoPrometheus")
+    # An agent may scrape what no Prometheus object selects; its engine it does not by the same proof.
+    refused: Any = {"ScrapeSelected": ("False", "NotSelected", "Not selected.")}
+    assert verdict(build(snapshot(selected=refused)), "ScrapeSelected") == ("True", "Scraped")
+    assert verdict(build(snapshot(selected=refused, figures=none)), "ScrapeSelected") == ("False", "NotSelected")
+    engine: Any = {"ScrapeSelected": ("False", "EngineNotSelected", "Not selected.")}
+    assert verdict(build(snapshot(selected=engine)), "ScrapeSelected") == ("False", "EngineNotSelected")
+
+
+def test_a_route_that_could_not_be_applied_is_said() -> None:
+    status = build(snapshot(), Outcome({"AlertmanagerConfig": "The API server refused it."}))
+    assert verdict(status, "RouteMatched") == ("False", "ApplyFailed")
+
+
+def test_a_dashboard_for_an_operator_that_is_not_there() -> None:
+    status = build(snapshot(dashboard_kind="GrafanaDashboard"))
+    assert verdict(status, "DashboardReady") == ("False", "NotInstalled")
+    assert verdict(status, "Ready") == ("True", "ReadyWithGaps")

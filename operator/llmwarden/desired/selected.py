@@ -1,0 +1,260 @@
+"""Whether our objects are selected by the Prometheus, Alertmanager and Grafana objects of the cluster: four conditions of an LLMService.
+
+What was applied is compared, as the API server has it, with who is there to select it. A cluster may do without these objects (a plain
+Prometheus reads none): then nothing can be proved, and the answer is Unknown, never False.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from llmwarden import names
+from llmwarden.api.v1alpha1 import LLMService
+from llmwarden.api.v1alpha1.common import ConditionType
+from llmwarden.desired.snapshot import Verdict
+from llmwarden.domain.selection_proof import Candidate, Chooser, choosing, matches, refusal
+from llmwarden.settings import Settings
+
+Object = Mapping[str, Any]
+SCRAPING: Final = ("serviceMonitorSelector", "podMonitorSelector", "probeSelector", "scrapeConfigSelector")
+KEPT: Final = (
+    *SCRAPING,
+    "podMonitorNamespaceSelector",
+    "ruleSelector",
+    "ruleNamespaceSelector",
+    "alertmanagerConfigSelector",
+    "alertmanagerConfigNamespaceSelector",
+    "alertmanagerConfigMatcherStrategy",
+)  # all that we keep of another operator's spec
+
+MONITOR_LABELS: Final = "prometheus.monitorLabels"
+RULE_LABELS: Final = "prometheus.ruleLabels"
+ROUTE_LABELS: Final = "prometheus.alertmanagerConfigLabels"
+INSTANCE_LABELS: Final = "grafana.instanceLabels"
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What is known of the objects beside a service, and of those who may select them.
+
+    `prometheuses`, `alertmanagers`, `grafanas`: as `strip` leaves them; None while they are not known yet (or may not be read). `applied`: our
+    objects by kind and (namespace, name), as they are in the cluster. `namespaces`: labels of the service's namespace and of ours, by name.
+    """
+
+    prometheuses: tuple[Object, ...] | None = None
+    alertmanagers: tuple[Object, ...] | None = None
+    grafanas: tuple[Object, ...] | None = None
+    applied: Mapping[tuple[str, str, str], Object] | None = None
+    namespaces: Mapping[str, Mapping[str, str]] | None = None
+
+
+def strip(item: Object) -> dict[str, Any]:
+    """Keep of another operator's object its selectors, its name, and its labels, by which dashboards choose it."""
+    metadata, spec = item["metadata"], item.get("spec") or {}
+    return {
+        "metadata": {key: metadata[key] for key in ("name", "namespace", "labels") if key in metadata},
+        "spec": {key: spec[key] for key in KEPT if spec.get(key) is not None},
+    }
+
+
+def verdicts(service: LLMService, settings: Settings, around: Around) -> dict[ConditionType, Verdict]:
+    """Judge what can be judged now; a condition that is left out is not known yet."""
+    found: dict[ConditionType, Verdict | None] = {
+        "ScrapeSelected": _scraped(service, settings, around),
+        "RulesSelected": _ruled(service, around),
+        "RouteMatched": _routed(service, around),
+        "DashboardSelected": _shown(service, settings, around),
+    }
+    return {kind: verdict for kind, verdict in found.items() if verdict is not None}
+
+
+# Prometheus ---------------------------------------------------------------------------------------------------------
+
+
+def _scraped(service: LLMService, settings: Settings, around: Around) -> Verdict | None:
+    wanted = [(settings.namespace, names.POD_MONITOR_PROXIES)]
+    engine = (service.metadata.namespace, names.PREFIX_ENGINE + service.metadata.name)
+    if _applied(around, "PodMonitor", *engine) is not None:
+        wanted.append(engine)
+    if around.prometheuses is None:
+        return None
+    if not around.prometheuses:
+        return _nobody(
+            "Prometheus", "PodMonitors", "whatever scrapes must be told of the proxies' pods by its own configuration"
+        )
+    choosers = _prometheuses(around.prometheuses, "podMonitorSelector", "podMonitorNamespaceSelector")
+    takers: list[str] = []
+    for place in wanted:
+        candidate = _candidate(around, "PodMonitor", *place, MONITOR_LABELS)
+        if candidate is None:
+            return None  # it is not there yet
+        found = choosing(choosers, candidate)
+        if not found:
+            by_hand = [item for item in around.prometheuses if not any(key in item["spec"] for key in SCRAPING)]
+            if by_hand:
+                text = f"Prometheus {_called(by_hand[0])} has no selector at all, so its scrape configuration is written by hand: what it scrapes cannot be seen."
+                return "Unknown", "ConfiguredByHand", text
+            reason = "EngineNotSelected" if place == engine else "NotSelected"
+            return "False", reason, refusal(choosers, candidate)
+        takers += [str(chooser) for chooser in found if str(chooser) not in takers]
+    return "True", "Selected", f"{_and(takers)} selects the PodMonitors."
+
+
+def _ruled(service: LLMService, around: Around) -> Verdict | None:
+    if around.prometheuses is None:
+        return None
+    if not around.prometheuses:
+        return _nobody(
+            "Prometheus", "PrometheusRules", "whatever evaluates rules must be given them by its own configuration"
+        )
+    place = (service.metadata.namespace, names.PREFIX_ALERTS + service.metadata.name)
+    candidate = _candidate(around, "PrometheusRule", *place, RULE_LABELS)
+    if candidate is None:
+        return None
+    choosers = _prometheuses(around.prometheuses, "ruleSelector", "ruleNamespaceSelector")
+    found = choosing(choosers, candidate)
+    if not found:
+        return "False", "NotSelected", refusal(choosers, candidate)
+    return "True", "Selected", f"{_and([str(chooser) for chooser in found])} selects the PrometheusRule."
+
+
+def _prometheuses(items: tuple[Object, ...], field: str, namespace_field: str) -> tuple[Chooser, ...]:
+    return tuple(_chooser("Prometheus", item, field, namespace_field) for item in items)
+
+
+# Alertmanager -------------------------------------------------------------------------------------------------------
+
+
+def _routed(service: LLMService, around: Around) -> Verdict | None:
+    alerts = service.spec.alerts
+    if alerts is None or not (alerts.pager_duty or alerts.slack or alerts.webhook or alerts.email):
+        text = (
+            "spec.alerts names no receiver: alerts go where your Alertmanager's own routes send them, which cannot be seen from here. "
+            "Set alerts.pagerDuty, slack, webhook or email to route them by this resource."
+        )
+        return "Unknown", "NoReceiver", text
+    if around.alertmanagers is None:
+        return None
+    if not around.alertmanagers:
+        return _nobody("Alertmanager", "AlertmanagerConfigs", "the receivers of spec.alerts work only through one")
+    place = (service.metadata.namespace, names.PREFIX_ROUTE + service.metadata.name)
+    candidate = _candidate(around, "AlertmanagerConfig", *place, ROUTE_LABELS)
+    if candidate is None:
+        return None
+    field, namespace_field = "alertmanagerConfigSelector", "alertmanagerConfigNamespaceSelector"
+    choosers = tuple(_chooser("Alertmanager", item, field, namespace_field) for item in around.alertmanagers)
+    found = choosing(choosers, candidate)
+    if not found:
+        return "False", "NotSelected", refusal(choosers, candidate)
+    text = f"{_and([str(chooser) for chooser in found])} selects the AlertmanagerConfig."
+    wide = [
+        item
+        for item in around.alertmanagers
+        if _called(item) in {_place(taker) for taker in found} and _wide(item, service)
+    ]
+    if wide:
+        text += (
+            f" Alertmanager {_called(wide[0])} adds no matcher on the namespace (alertmanagerConfigMatcherStrategy): alerts of a service "
+            "of the same name in another namespace come here too."
+        )
+    return "True", "Selected", text
+
+
+def _wide(alertmanager: Object, service: LLMService) -> bool:
+    """Whether an Alertmanager lets the route see alerts of other namespaces."""
+    strategy = (alertmanager["spec"].get("alertmanagerConfigMatcherStrategy") or {}).get("type", "OnNamespace")
+    own: bool = alertmanager["metadata"].get("namespace", "") == service.metadata.namespace
+    return strategy == "None" or (strategy == "OnNamespaceExceptForAlertmanagerNamespace" and own)
+
+
+# Grafana ------------------------------------------------------------------------------------------------------------
+
+
+def _shown(service: LLMService, settings: Settings, around: Around) -> Verdict | None:
+    """The Grafana Operator selects the other way round: a dashboard by Grafanas' labels, in all namespaces as we write it."""
+    if settings.grafana_delivery != "GrafanaDashboard":
+        labels = _words(settings.dashboard_labels) or "no labels"
+        text = (
+            f"The dashboard is a ConfigMap with {labels}: Grafana's sidecar loads it where it looks for that label in namespace "
+            f"{service.metadata.namespace}, which stands in the settings of Grafana's chart (sidecar.dashboards.label, searchNamespace)."
+        )
+        return "Unknown", "BySidecar", text
+    if around.grafanas is None:
+        return None
+    if not around.grafanas:
+        return _nobody(
+            "Grafana", "GrafanaDashboards", "set the chart's grafana.delivery to ConfigMap for a Grafana with a sidecar"
+        )
+    place = (service.metadata.namespace, names.PREFIX_DASHBOARD + service.metadata.name)
+    if _applied(around, "GrafanaDashboard", *place) is None:
+        return None
+    wanted = settings.grafana_instance_labels
+    found = [item for item in around.grafanas if matches({"matchLabels": wanted}, item["metadata"].get("labels") or {})]
+    if found:
+        return (
+            "True",
+            "Selected",
+            f"{_and([f'Grafana {_called(item)}' for item in found])} is selected by the dashboard.",
+        )
+    first = min(around.grafanas, key=_called)
+    own = _words(first["metadata"].get("labels") or {})
+    text = (
+        f"No Grafana has the labels {_words(wanted)} that the dashboard asks for: Grafana {_called(first)} has {own or 'none'}. Put labels that it has "
+        f"into the chart's {INSTANCE_LABELS}, or these onto the Grafana."
+    )
+    return "False", "NotSelected", text
+
+
+# Parts --------------------------------------------------------------------------------------------------------------
+
+
+def _nobody(kind: str, ours: str, remedy: str) -> Verdict:
+    text = f"There is no {kind} object in the cluster that could select {ours}; {remedy}."
+    return "Unknown", f"No{kind}", text
+
+
+def _chooser(kind: str, item: Object, field: str, namespace_field: str) -> Chooser:
+    metadata, spec = item["metadata"], item["spec"]
+    return Chooser(
+        kind=kind,
+        namespace=metadata.get("namespace", ""),
+        name=metadata["name"],
+        selector=spec.get(field),
+        namespace_selector=spec.get(namespace_field),
+        field=field,
+        namespace_field=namespace_field,
+    )
+
+
+def _applied(around: Around, kind: str, namespace: str, name: str) -> Object | None:
+    return (around.applied or {}).get((kind, namespace, name))
+
+
+def _candidate(around: Around, kind: str, namespace: str, name: str, value: str) -> Candidate | None:
+    item = _applied(around, kind, namespace, name)
+    if item is None:
+        return None
+    return Candidate(
+        kind=kind,
+        namespace=namespace,
+        name=name,
+        value=value,
+        labels=item["metadata"].get("labels") or {},
+        namespace_labels=(around.namespaces or {}).get(namespace, {}),
+    )
+
+
+def _called(item: Object) -> str:
+    return f"{item['metadata'].get('namespace', '')}/{item['metadata']['name']}"
+
+
+def _place(chooser: Chooser) -> str:
+    return f"{chooser.namespace}/{chooser.name}"
+
+
+def _words(labels: Mapping[str, str]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in sorted(labels.items()))
+
+
+def _and(parts: list[str]) -> str:
+    return " and ".join(parts)
