@@ -13,11 +13,19 @@ import msgspec
 import yaml
 
 from llmwarden import kube, names
-from llmwarden.errors import ForbiddenError, InvalidSpecError, NotFoundError, NotInstalledError, UnavailableError
+from llmwarden.errors import (
+    ForbiddenError,
+    InvalidSpecError,
+    NotFoundError,
+    NotInstalledError,
+    UnavailableError,
+    WardenError,
+)
 from llmwarden.ledger.spent import Spend
 
 HEADER: Final = "X-LLMWarden-Token"
 VIEWER: Final = "llmwarden-viewer"
+LISTED: Final = 10  # names in a message
 TOKEN_SECONDS: Final = 600  # the shortest that the API server gives
 
 
@@ -50,6 +58,35 @@ def accounts(given: str, namespace: str, system: str) -> list[tuple[str, str]]:
             raise InvalidSpecError(message)
         return [(owner or namespace or system, name)]
     return [(system, VIEWER), *([(namespace, "default")] if namespace else [])]
+
+
+async def service(client: kube.Client, namespace: str, name: str) -> dict[str, Any]:
+    """Read an LLMService as JSON. Raises WardenError with a sentence that says what to do."""
+    try:
+        return await client.get(names.API_VERSION, "llmservices", name, namespace)
+    except NotInstalledError as error:
+        message = "this cluster has no LLMServices: LLM Warden is not installed here, or this is the wrong context"
+        raise NotInstalledError(message) from error
+    except ForbiddenError as error:
+        message = (
+            f"you may not read LLMService {name} in namespace {namespace}: ask for a binding of the ClusterRole llmwarden-view "
+            f"or view there ({error})"
+        )
+        raise ForbiddenError(message) from error
+    except NotFoundError as error:
+        message = f"there is no LLMService {name} in namespace {namespace}{await _others(client, namespace)}"
+        raise NotFoundError(message) from error
+
+
+async def _others(client: kube.Client, namespace: str) -> str:
+    """Name what there is instead, as far as one may see it."""
+    try:
+        found = [item["metadata"]["name"] for item in await client.list(names.API_VERSION, "llmservices", namespace)]
+    except WardenError:
+        return "; name another with -n"
+    if not found:
+        return ", nor any other; name another namespace with -n"
+    return f"; there are {', '.join(sorted(found)[:LISTED])}{', and more' if len(found) > LISTED else ''}"
 
 
 async def token(client: kube.Client, candidates: list[tuple[str, str]]) -> str:

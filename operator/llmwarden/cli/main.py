@@ -12,7 +12,7 @@ import msgspec
 from rich.console import Console
 
 from llmwarden import __version__, kube, names
-from llmwarden.cli import ask, cost
+from llmwarden.cli import ask, cost, explain
 from llmwarden.errors import WardenError
 from llmwarden.ledger.spent import DIMENSIONS, By, as_csv
 
@@ -24,20 +24,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        asyncio.run(_cost(options))
+        status: int = asyncio.run(options.run(options))
     except WardenError as error:
         sys.stderr.write(f"kubectl llm: {error}\n")
         return 1
     except (KeyboardInterrupt, BrokenPipeError):
         return 130
-    return 0
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="kubectl llm", description="What LLM services use and cost.")
+    parser = argparse.ArgumentParser(
+        prog="kubectl llm", description="What LLM services use and cost, and what they lack."
+    )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    found = commands.add_parser("cost", help="what was spent", description="Show what was spent, dearest first.")
+    connection = argparse.ArgumentParser(add_help=False)
+    connection.add_argument("--kubeconfig", help="file to connect with")
+    connection.add_argument("--context", help="context in it")
+    _cost_arguments(
+        commands.add_parser(
+            "cost", parents=[connection], help="what was spent", description="Show what was spent, dearest first."
+        )
+    )
+    _explain_arguments(
+        commands.add_parser(
+            "explain",
+            parents=[connection],
+            help="what a service lacks",
+            description="Show the chain from pod to page of one LLMService, and what helps where it is broken: then the exit status is 1.",
+        )
+    )
+    return parser
+
+
+def _explain_arguments(found: argparse.ArgumentParser) -> None:
+    found.set_defaults(run=_explain)
+    found.add_argument("service", help="name of the LLMService")
+    found.add_argument("-n", "--namespace", help="of the service; the context's unless given")
+    found.add_argument("-o", "--output", choices=["table", "json"], default="table")
+
+
+def _cost_arguments(found: argparse.ArgumentParser) -> None:
+    found.set_defaults(run=_cost)
     where = found.add_mutually_exclusive_group()
     where.add_argument("-n", "--namespace", help="of the services; the context's unless given")
     where.add_argument("-A", "--all-namespaces", action="store_true", help="of all namespaces")
@@ -52,8 +81,6 @@ def _parser() -> argparse.ArgumentParser:
         "--since", type=_since, default="24h", help="how long ago it begins: 90m, 24h, 7d, 4w (%(default)s)"
     )
     found.add_argument("-o", "--output", choices=["table", "json", "csv"], default="table")
-    found.add_argument("--kubeconfig", help="file to connect with")
-    found.add_argument("--context", help="context in it")
     found.add_argument(
         "--ledger-namespace", default=names.DEFAULT_NAMESPACE, help="where LLM Warden runs (%(default)s)"
     )
@@ -63,10 +90,29 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAMESPACE/NAME",
         help="whose rights to ask with, which may list LLMServices; you need the right to make tokens for it",
     )
-    return parser
 
 
-async def _cost(options: argparse.Namespace) -> None:
+async def _explain(options: argparse.Namespace) -> int:
+    namespace = options.namespace or ask.default_namespace(options.kubeconfig, options.context)
+    async with await kube.connect(options.kubeconfig, options.context) as client:
+        item = await ask.service(client, namespace, options.service)
+    chain = explain.links(item)
+    if options.output == "json":
+        found = explain.to_json(f"{namespace}/{options.service}", chain)
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(found), indent=2).decode() + "\n")
+    else:
+        console = _console()
+        console.print(explain.table(chain))
+        console.print(explain.summary(chain), style="bold")
+    return 0 if explain.is_whole(chain) else 1
+
+
+def _console() -> Console:
+    """Into a file or a pipe nothing is folded."""
+    return Console(width=None if sys.stdout.isatty() else 240)
+
+
+async def _cost(options: argparse.Namespace) -> int:
     by = cast("tuple[By, ...]", options.by)
     namespace = options.namespace or ask.default_namespace(options.kubeconfig, options.context)
     if options.all_namespaces:
@@ -86,14 +132,14 @@ async def _cost(options: argparse.Namespace) -> None:
     elif options.output == "csv":
         sys.stdout.write(as_csv(spend))
     else:
-        # Into a file or a pipe nothing is folded.
-        console = Console(width=None if sys.stdout.isatty() else 240)
+        console = _console()
         place = f"namespace {namespace}" if namespace else "all namespaces"
         if not spend.rows:
             console.print(f"Nothing was spent in {place} since {spend.start:%Y-%m-%d %H:%M} UTC.")
-            return
+            return 0
         console.print(cost.table(spend, by))
         console.print(f"[dim]{place}, {spend.start:%Y-%m-%d %H:%M} to {spend.end:%Y-%m-%d %H:%M} UTC[/dim]")
+    return 0
 
 
 def _dimensions(text: str) -> tuple[str, ...]:

@@ -1,0 +1,215 @@
+"""`kubectl llm explain`: the chain from pod to page as a checklist, each link with what helps. Pure: an LLMService in, links out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from rich.markup import escape
+from rich.table import Table
+
+from llmwarden.api.v1alpha1 import LLMService, parse
+from llmwarden.api.v1alpha1.common import ConditionType
+from llmwarden.api.v1alpha1.llmservice import LLMServiceStatus
+from llmwarden.domain import conditions, upstream
+from llmwarden.errors import InvalidSpecError
+
+State = Literal["ok", "todo", "note", "unknown"]
+LISTED: Final = 5  # pods that are named
+_SIGNS: Final[Mapping[State, str]] = {
+    "ok": "[green]✓[/green]",
+    "todo": "[red]✗[/red]",
+    "note": "[yellow]![/yellow]",
+    "unknown": "[dim]?[/dim]",
+}
+_STATES: Final[Mapping[str, State]] = {"True": "ok", "False": "todo", "Unknown": "unknown"}
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One link of the chain. `todo` is broken, and the text says what helps; `note` works, with something to know; `unknown` cannot be seen."""
+
+    name: str
+    state: State
+    text: str
+    details: tuple[str, ...] = ()
+
+
+def links(item: Mapping[str, Any]) -> list[Link]:
+    """Return the chain of an LLMService (its JSON), from the operator to its objectives."""
+    metadata, reported = item["metadata"], item.get("status")
+    if not reported:
+        text = "The operator has said nothing of it yet. It takes seconds; else look whether it runs: kubectl get deployments -A -l app.kubernetes.io/name=llmwarden"
+        return [Link("Operator", "todo", text)]
+    try:
+        service = parse(LLMService, dict(item))
+    except InvalidSpecError as error:
+        return [Link("Spec", "todo", f"{error}. Edit the spec, or use the kubectl-llm of the installed version.")]
+    status = service.status
+    if status is None:
+        text = "The status is not understood: use the kubectl-llm of the installed version."
+        return [Link("Operator", "todo", text)]
+    current = status.observed_generation >= metadata.get("generation", 0)
+    late = "The operator has not seen the last edit of the spec yet: look whether it runs."
+    return [
+        Link("Operator", "ok", "It has seen this spec.") if current else Link("Operator", "todo", late),
+        _spec(status),
+        *_pods(service, status),
+        *_engine(service, status),
+        _condition(status, "ScrapeSelected", "Scraped"),
+        _condition(status, "MetricsFresh", "Metrics"),
+        _condition(status, "AlertsReady", "Rules"),
+        _condition(status, "RulesSelected", "Rules evaluated"),
+        _condition(status, "RouteMatched", "Alerts routed"),
+        _condition(status, "DashboardReady", "Dashboard"),
+        _condition(status, "DashboardSelected", "Dashboard shown"),
+        _condition(status, "CostKnown", "Prices"),
+        *_budgets(status),
+        _objectives(status),
+    ]
+
+
+def is_whole(chain: Sequence[Link]) -> bool:
+    """Whether there is nothing to do."""
+    return all(link.state != "todo" for link in chain)
+
+
+def to_json(name: str, chain: Sequence[Link]) -> dict[str, Any]:
+    """Return the chain for programs."""
+    return {
+        "service": name,
+        "ok": is_whole(chain),
+        "links": [
+            {"name": link.name, "state": link.state, "text": link.text, "details": list(link.details)} for link in chain
+        ],
+    }
+
+
+def table(chain: Sequence[Link]) -> Table:
+    """Return the checklist."""
+    made = Table.grid(padding=(0, 2, 0, 0))
+    made.add_column(no_wrap=True)
+    made.add_column(no_wrap=True, style="bold")
+    made.add_column(overflow="fold")
+    for link in chain:
+        made.add_row(_SIGNS[link.state], link.name, escape(link.text))
+        for detail in link.details:
+            made.add_row("", "", f"[dim]- {escape(detail)}[/dim]")
+    return made
+
+
+def summary(chain: Sequence[Link]) -> str:
+    """Say in one line how it is."""
+    broken = [link.name for link in chain if link.state == "todo"]
+    unseen = sum(link.state == "unknown" for link in chain)
+    text = f"To do: {', '.join(broken)}." if broken else "From pod to page, nothing is to do."
+    return f"{text} {unseen} of {len(chain)} cannot be seen." if unseen else text
+
+
+# Links --------------------------------------------------------------------------------------------------------------
+
+
+def _condition(status: LLMServiceStatus, kind: ConditionType, name: str, details: tuple[str, ...] = ()) -> Link:
+    found = conditions.find(status.conditions, kind)
+    if found is None:
+        text = f"The operator says nothing of it (condition {kind}): it may be older than this program."
+        return Link(name, "unknown", text, details)
+    return Link(name, _STATES[found.status], found.message or found.reason, details)
+
+
+def _spec(status: LLMServiceStatus) -> Link:
+    """What is wrong with the spec itself stands in Ready, under a reason of its own; a missing part is `Not...`."""
+    ready = conditions.find(status.conditions, "Ready")
+    if ready is not None and ready.status == "False" and not ready.reason.startswith("Not"):
+        return Link("Spec", "todo", ready.message)
+    return Link("Spec", "ok", "It can work as written.")
+
+
+def _pods(service: LLMService, status: LLMServiceStatus) -> list[Link]:
+    workload = status.workload
+    if workload is None:
+        return [_condition(status, "Instrumented", "Pods metered")]
+    found = []
+    if workload.selected:
+        found.append(Link("Pods selected", "ok", f"workload.selector matches {_count(workload.selected, 'pod')}."))
+        lacking = [f"{pod.pod}: {pod.reason}{f'; {pod.remedy}' if pod.remedy else ''}" for pod in workload.unmetered]
+        more = len(lacking) - LISTED
+        details = (*lacking[:LISTED], *([f"and {more} more"] if more > 0 else []))
+        metered = _condition(status, "Instrumented", "Pods metered", details)
+        found.append(
+            Link(
+                metered.name,
+                metered.state,
+                f"{workload.metered} of {workload.selected}: {metered.text}",
+                metered.details,
+            )
+        )
+    else:
+        text = (
+            "workload.selector matches no pod of this namespace: compare it with "
+            f"kubectl get pods -n {service.metadata.namespace} --show-labels"
+        )
+        found.append(Link("Pods selected", "todo", text))
+    if workload.coverage_percent is not None:
+        text = f"The proxies saw {workload.coverage_percent} % of the calls that the engine counted."
+        around = workload.coverage_percent < 99  # noqa: PLR2004 - world.COVERED
+        remedy = " The others go around them: let Services target the port by its name, and callers use a Service, not pods' addresses."
+        found.append(Link("Calls measured", "todo" if around else "ok", text + (remedy if around else "")))
+    return found
+
+
+def _engine(service: LLMService, status: LLMServiceStatus) -> list[Link]:
+    """Only where we stand in front of one: a provider has no metrics to read."""
+    if upstream.interception(service) != "Port":
+        return []
+    engine = status.engine
+    if engine is None or not engine.type:
+        why = (
+            engine.message
+            if engine is not None and engine.message
+            else "No pod of it answered with metrics that are known."
+        )
+        return [Link("Engine", "unknown", why)]
+    text = f"{engine.type} {engine.version or '(version unknown)'}."
+    return [Link("Engine", "note" if engine.message else "ok", f"{text} {engine.message}" if engine.message else text)]
+
+
+def _budgets(status: LLMServiceStatus) -> list[Link]:
+    details = []
+    for budget in status.budgets:
+        until = f", until {budget.resets_at:%Y-%m-%d %H:%M} UTC" if budget.resets_at else ""
+        details.append(
+            f"{budget.scope} {budget.name}: {budget.used_percent} % of {budget.limit} {budget.unit} ({budget.state}, {budget.action}{until})"
+        )
+    found = [_condition(status, "WithinBudget", "Budgets", tuple(details))]
+    match status.enforcement:
+        case "Enforced":
+            found.append(Link("Enforcement", "ok", "Only the proxies hold the key: nobody can go around the budgets."))
+        case "Advisory":
+            text = (
+                "A pod could call the backend without the proxy: it is not metered, has a key of its own, or backend.credentialsSecretRef "
+                "is not set. Take the key from the application and name its Secret there."
+            )
+            found.append(Link("Enforcement", "note", text))
+        case "None":
+            found.append(
+                Link("Enforcement", "note", "No budget stops calls: give one an onExceeded.action other than Alert.")
+            )
+        case None:
+            pass
+    return found
+
+
+def _objectives(status: LLMServiceStatus) -> Link:
+    details = []
+    for objective in status.objectives:
+        parts: list[str] = [objective.state]
+        if objective.measured and objective.target:
+            parts.append(f"{objective.measured} measured, {objective.target} wanted")
+        if objective.error_budget_left_percent is not None:
+            parts.append(f"{objective.error_budget_left_percent} % of the error budget left")
+        details.append(f"{objective.name}: {', '.join(parts)}")
+    return _condition(status, "MeetsObjectives", "Objectives", tuple(details))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
