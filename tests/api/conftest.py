@@ -111,7 +111,7 @@ def start(kubeconfig: Path, tmp_path: Path) -> Iterator[Callable[[], Operator]]:
 
 @pytest.fixture
 def monitoring(crds: ControlPlane) -> Iterator[Callable[[], None]]:
-    """Return what installs stand-ins of the Prometheus Operator's two kinds; they are taken away afterwards."""
+    """Return what installs stand-ins of the Prometheus Operator's kinds; they are taken away afterwards."""
 
     def install() -> None:
         for plural, kind in MONITORING.items():

@@ -23,7 +23,7 @@ RIGHTS = {"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBi
 RIGHTS |= {"ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}
 LLM = "/apis/llmwarden.io/v1alpha1/namespaces/{}/llmservices"
 CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-MONITORING = {"podmonitors": "PodMonitor", "prometheusrules": "PrometheusRule"}
+MONITORING = {"podmonitors": "PodMonitor", "prometheusrules": "PrometheusRule", "prometheuses": "Prometheus"}
 ALL_OF_CHAT = {"llmwarden-engine-chat", "llmwarden-alerts-chat", "llmwarden-dashboard-chat"}
 
 

@@ -135,6 +135,42 @@ def test_the_prometheus_operator_may_come_later(
     assert operator.answers("/livez")
 
 
+def test_a_label_that_a_prometheus_misses_is_named_until_it_is_there(
+    crds: ControlPlane, namespace: str, start: Callable[[], Operator], monitoring: Callable[[], None]
+) -> None:
+    monitoring()
+    start()
+    make(crds, sample("chat", namespace))
+    nobody = ("Unknown", "NoPrometheus")
+    until(lambda: condition(crds, namespace, "chat", "RulesSelected") == nobody, "there is nobody to select", 60)
+    path = f"/apis/monitoring.coreos.com/v1/namespaces/{namespace}/prometheuses"
+    prometheus = {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "Prometheus",
+        "metadata": {"name": "k8s"},
+        "spec": {"podMonitorSelector": {}, "ruleSelector": {"matchLabels": {"release": "kps"}}},
+    }
+    crds.http.post(path, json=prometheus).raise_for_status()
+    refused = ("False", "NotSelected")
+    until(lambda: condition(crds, namespace, "chat", "RulesSelected") == refused, "the label is missing")
+    status = crds.http.get(f"{LLM.format(namespace)}/chat").json()["status"]
+    [said] = [item["message"] for item in status["conditions"] if item["type"] == "RulesSelected"]
+    assert said == (
+        f"Prometheus {namespace}/k8s does not select PrometheusRule {namespace}/llmwarden-alerts-chat: its ruleSelector wants the "
+        "label release=kps: put it into the chart's prometheus.ruleLabels."
+    )
+    # The proxies' PodMonitor is in our namespace, and this Prometheus looks in its own only.
+    assert condition(crds, namespace, "chat", "ScrapeSelected") == refused
+    merge = {"Content-Type": "application/merge-patch+json"}
+    spec = {"ruleSelector": {"matchLabels": None}, "podMonitorNamespaceSelector": {}}
+    crds.http.patch(f"{path}/k8s", json={"spec": spec}, headers=merge).raise_for_status()
+    taken = ("True", "Selected")
+    until(lambda: condition(crds, namespace, "chat", "RulesSelected") == taken, "the rule is selected")
+    until(lambda: condition(crds, namespace, "chat", "ScrapeSelected") == taken, "the PodMonitors are selected")
+    crds.http.delete(f"{path}/k8s").raise_for_status()
+    until(lambda: condition(crds, namespace, "chat", "RulesSelected") == nobody, "there is nobody again")
+
+
 def test_a_spec_that_only_we_can_judge_becomes_a_condition(
     crds: ControlPlane, namespace: str, start: Callable[[], Operator]
 ) -> None:

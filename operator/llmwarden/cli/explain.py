@@ -134,15 +134,7 @@ def _pods(service: LLMService, status: LLMServiceStatus) -> list[Link]:
         lacking = [f"{pod.pod}: {pod.reason}{f'; {pod.remedy}' if pod.remedy else ''}" for pod in workload.unmetered]
         more = len(lacking) - LISTED
         details = (*lacking[:LISTED], *([f"and {more} more"] if more > 0 else []))
-        metered = _condition(status, "Instrumented", "Pods metered", details)
-        found.append(
-            Link(
-                metered.name,
-                metered.state,
-                f"{workload.metered} of {workload.selected}: {metered.text}",
-                metered.details,
-            )
-        )
+        found.append(_condition(status, "Instrumented", "Pods metered", details))
     else:
         text = (
             "workload.selector matches no pod of this namespace: compare it with "

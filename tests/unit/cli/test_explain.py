@@ -92,7 +92,7 @@ def test_pods_that_are_not_metered_are_named_with_their_remedy() -> None:
     chain = explain.links(recorded(snapshot(pods=(pod("bot-9"), *lacking))))
     found = link(chain, "Pods metered")
     assert found.state == "todo"
-    assert found.text.startswith("1 of 9: ")
+    assert found.text.startswith("8 of 9 pods are not measured")
     assert found.details[0] == "bot-0: OlderThanService; restart it"
     assert found.details[-1] == "and 3 more"
     assert link(chain, "Enforcement").state == "note"
