@@ -268,6 +268,8 @@ class Exchange:
         if request.method not in _SAFE:
             self._body = []
         upstream.write(b"".join(out))
+        if self.connection.slow:
+            self.pause()  # an answer before this one is not taken yet
         self._give_back()
         if self._complete:
             self.connection.expect_answer()  # until then the client's own deadline holds
@@ -337,7 +339,9 @@ class Exchange:
         if self._done:
             return
         self.upstream = None
-        safe = self.request.method in _SAFE and self._complete and not received
+        request = self.request
+        # A body, which such a method seldom has, is not kept: without it the upstream would wait.
+        safe = request.method in _SAFE and self._complete and not received and not (request.length or request.chunked)
         if self._reused and safe and not self._retried and self._call is None:
             self._retried = True
             self._task = self.connection.endpoint.loop.create_task(self._connect())

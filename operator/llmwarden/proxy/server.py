@@ -180,6 +180,8 @@ class ClientConnection(asyncio.Protocol):
             self._splice.pause_upstream()
         elif self._current is not None:
             self._current.pause()
+        elif not self._stopped:
+            self._wait_for_client()
 
     def resume_writing(self) -> None:
         """The client has caught up."""
@@ -188,6 +190,8 @@ class ClientConnection(asyncio.Protocol):
             self._splice.resume_upstream()
         elif self._current is not None:
             self._current.resume()
+        elif not self._stopped:
+            self._rest_idle()
 
     # The first bytes: HTTP/1, or something that passes as it is.
 
@@ -355,15 +359,30 @@ class ClientConnection(asyncio.Protocol):
             exchange = self._queue.popleft()
             self._current = exchange
             self._expect_body()
-            exchange.start()
+            self.resume_reading()  # its body may not be all here
+            # Not from in here: of many that are answered at once each would begin the next.
+            self.endpoint.loop.call_soon(self._start, exchange)
             return
-        if self._read_paused:
-            self.resume_reading()
         if self.endpoint.draining:
             self.transport.close()
-            return
+        elif self._writing_paused:
+            self._wait_for_client()
+        else:
+            self._rest_idle()
+
+    def _wait_for_client(self) -> None:
+        """It has yet to take the last answer: who takes none is given no further ones."""
+        self.pause_reading()
+        self.expect_answer()
+
+    def _rest_idle(self) -> None:
+        self.resume_reading()
         limits = self.endpoint.limits
         self.deadline = self.endpoint.loop.time() + (limits.head_seconds if self._begun else limits.idle_seconds)
+
+    def _start(self, exchange: Exchange) -> None:
+        if exchange is self._current:
+            exchange.start()
 
     def pause_reading(self) -> None:
         """Take nothing more from the client for now."""
@@ -395,6 +414,11 @@ class ClientConnection(asyncio.Protocol):
         """Close unless an answer is on its way."""
         if self._current is None:
             self.transport.close()
+
+    @property
+    def slow(self) -> bool:
+        """Whether the client has yet to take what was written."""
+        return self._writing_paused
 
     @property
     def busy(self) -> bool:

@@ -1,0 +1,90 @@
+"""What a client can do that no SDK does: the proxy answers, and goes on serving the others."""
+
+import asyncio
+import resource
+from pathlib import Path
+
+from tests.proxy.fakes import CHAT, Proxy, Received, accounted, post, provider, running, talk, whole
+
+GET = b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+def resident(proxy: Proxy) -> int:
+    """Bytes of memory that the proxy has."""
+    pages = int(Path(f"/proc/{proxy.pid}/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+async def test_a_pipelined_call_whose_body_comes_later_is_answered(tmp_path: Path) -> None:
+    go = asyncio.Event()
+
+    async def slow_first(request: Received, writer: asyncio.StreamWriter) -> None:
+        if request.method == "GET":
+            await go.wait()
+            writer.write(whole(200, b"first"))
+        else:
+            await provider(request, writer)
+
+    async with running(tmp_path, slow_first) as (_, proxy):
+        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+        call = post(CHAT)
+        writer.write(GET % 0 + call[:-5])
+        await asyncio.sleep(0.1)
+        writer.write(call[-5:])
+        go.set()
+        async with asyncio.timeout(5):
+            answer = await reader.read()
+        assert b"first" in answer
+        assert b"Hello!" in answer
+        writer.close()
+
+
+async def test_many_pipelined_calls_that_are_refused_at_once_are_all_answered(tmp_path: Path) -> None:
+    async with accounted(tmp_path) as ledger:
+        ledger.block(0)
+
+        async def slow_first(_: Received, writer: asyncio.StreamWriter) -> None:
+            await asyncio.sleep(0.2)
+            writer.write(whole(200, b"first"))
+
+        async with running(tmp_path, slow_first, ledger=ledger) as (server, proxy):
+            await ledger.until_followed()
+            answer = await talk(proxy.port, GET % 0 + post(CHAT, close=False) * 500 + post(CHAT))
+            assert answer.count(b"HTTP/1.1 429 ") == 501
+            assert len(server.requests) == 1
+            assert await proxy.metric("llmwarden_requests_in_flight") == 0
+
+
+async def test_a_client_that_asks_on_and_reads_nothing_costs_no_memory(tmp_path: Path) -> None:
+    async def large(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(whole(200, b"x" * 32 * 1024))
+
+    async with running(tmp_path, large) as (server, proxy):
+        await talk(proxy.port, b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        before = resident(proxy)
+        _, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+        for _ in range(40):
+            writer.write(b"".join(GET % number for number in range(100)))
+            await asyncio.sleep(0.1)
+        served = len(server.requests)
+        assert resident(proxy) - before < 16 * 1024 * 1024, served
+        assert b"ok" in (await proxy.admin_get("/livez")).encode()
+        writer.transport.abort()
+
+
+async def test_a_get_with_a_body_is_not_sent_again_without_it(tmp_path: Path) -> None:
+    async def once(request: Received, writer: asyncio.StreamWriter) -> None:
+        if request.target == "/1":
+            writer.transport.abort()
+        else:
+            writer.write(whole(200, b"yes"))
+
+    async with running(tmp_path, once) as (server, proxy):
+        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+        writer.write(GET % 0)
+        await reader.readuntil(b"yes")
+        writer.write(b"GET /1 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello")
+        async with asyncio.timeout(5):
+            assert (await reader.read()).startswith(b"HTTP/1.1 502 ")
+        assert len(server.requests) == 2
+        writer.close()
