@@ -2,7 +2,10 @@
 
 import asyncio
 import resource
+import time
 from pathlib import Path
+
+import pytest
 
 from tests.proxy.fakes import CHAT, Proxy, Received, accounted, post, provider, running, talk, whole
 
@@ -88,3 +91,48 @@ async def test_a_get_with_a_body_is_not_sent_again_without_it(tmp_path: Path) ->
             assert (await reader.read()).startswith(b"HTTP/1.1 502 ")
         assert len(server.requests) == 2
         writer.close()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET / HTTP/1.1\r\nHost: a\r\nX:" + b" " * 60_000 + b"\x01\r\n\r\n",
+        b"POST " + b"/model/" * 9000 + b" HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+    ],
+    ids=["header", "path"],
+)
+async def test_no_head_takes_long_to_read(tmp_path: Path, head: bytes) -> None:
+    async with running(tmp_path) as (_, proxy):
+        begun = time.monotonic()
+        async with asyncio.timeout(100):
+            reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+            writer.write(head)
+            assert (await reader.read()).startswith(b"HTTP/1.1 ")
+            writer.close()
+        assert time.monotonic() - begun < 1
+
+
+async def test_a_number_that_no_float_holds_is_the_upstreams_to_refuse(tmp_path: Path) -> None:
+    async with running(tmp_path) as (server, proxy):
+        body = CHAT[:-1] + b',"temperature":1' + b"0" * 400 + b"}"
+        assert (await talk(proxy.port, post(body))).startswith(b"HTTP/1.1 200 ")
+        assert server.requests[0].body == body
+        assert await proxy.metric("llmwarden_requests_in_flight") == 0
+
+
+async def test_large_heads_are_not_kept_with_their_connections(tmp_path: Path) -> None:
+    async def fine(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(whole(200, b"fine"))
+
+    async with running(tmp_path, fine) as (_, proxy):
+        filler = b"".join(b"X-%d: %b\r\n" % (number, b"y" * 600) for number in range(100))
+        before = resident(proxy)
+        open_ = []
+        for _ in range(200):
+            reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+            writer.write(b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n" + filler + b"\r\nx")
+            await reader.readuntil(b"fine")
+            open_.append(writer)
+        assert resident(proxy) - before < 16 * 1024 * 1024
+        for writer in open_:
+            writer.close()

@@ -44,8 +44,8 @@ _FORGOTTEN: Final = frozenset(
 _CHECKED: Final = frozenset(
     {b"host", b"content-length", b"content-encoding", b"transfer-encoding", b"connection", b"upgrade", b"expect"}
 )
-# RFC 9110, 5.1, 5.5 and 5.6.2, obs-text among it.
-_FIELD: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
+# RFC 9110, 5.1, 5.5 and 5.6.2, obs-text among it. Nothing is tried twice (`*+`): a line of blanks would take its square.
+_FIELD: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*+([^\x00-\x08\x0a-\x1f\x7f]*)")
 _VALUE: Final = bytes({*range(0x20, 0x7F), 0x09, *range(0x80, 0x100)})  # RFC 9110, 5.5, obs-text among it
 _TARGET: Final = bytes({*range(0x21, 0x7F), *range(0x80, 0x100)})
 _HEX: Final = b"0123456789abcdefABCDEF"
@@ -55,6 +55,7 @@ _METHODS: Final = frozenset(
 )
 _REMEMBERED: Final = 1024
 _REMEMBERED_BYTES: Final = 256  # a longer line is read each time
+_REPEATED_BYTES: Final = 8192  # of a head: a longer one is not kept with its connection
 _LINE: Final = 4096  # bytes of a chunk's size line, or of a trailer
 _TRAILERS: Final = 16 * 1024
 _MOST_HEADERS: Final = 200
@@ -196,7 +197,7 @@ class Repeated:
 
 def repeated(head: bytes, request: Request) -> Repeated | None:
     """What to compare the next head with; None for one that is not so plain."""
-    if request.length is None or request.old or request.expects or request.upgrade:
+    if request.length is None or request.old or request.expects or request.upgrade or len(head) > _REPEATED_BYTES:
         return None
     for at, header in enumerate(request.headers):
         if header[0] == b"content-length":

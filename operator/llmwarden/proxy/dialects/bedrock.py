@@ -10,7 +10,7 @@ import msgspec
 from llmwarden.proxy.dialects.base import Api, Match, Target
 from llmwarden.proxy.dialects.bedrock_converse import Converse
 from llmwarden.proxy.dialects.bedrock_invoke import Invoke
-from llmwarden.proxy.dialects.bedrock_shared import PATH, is_opaque, model_name
+from llmwarden.proxy.dialects.bedrock_shared import is_opaque, model_name, read_path
 from llmwarden.proxy.seam import Refusal
 
 _CONVERSE: Final = Converse()
@@ -34,10 +34,10 @@ class Bedrock:
 
     def match(self, target: Target) -> Match | None:
         """By the path: it names the model and the operation."""
-        found = PATH.fullmatch(target.path) if target.method == "POST" else None
+        found = read_path(target.path) if target.method == "POST" else None
         if found is None:
             return None
-        verb, model = found["verb"].lower(), found["model"]
+        verb, model = found.verb.lower(), found.model
         api: Api = _CONVERSE
         head = None
         if verb.startswith("invoke"):

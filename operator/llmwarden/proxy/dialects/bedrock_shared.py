@@ -2,22 +2,39 @@
 
 import posixpath
 import re
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import quote, unquote
 
 from llmwarden.proxy.dialects.base import NAME_LENGTH, Answer, Asked
 from llmwarden.proxy.dialects.prompt import error_type
 from llmwarden.proxy.framing import Framing
 
-# An ARN's model may have slashes; decoded, they stand for themselves.
-PATH: Final = re.compile(
-    r"(?is)(?P<before>.*/model/)(?P<model>.+)(?P<after>/(?P<verb>converse|converse-stream|invoke|invoke-with-response-stream))/?"
-)
+# Two patterns, each of which looks at a character once: a single one would try every `/model/` of a hostile path with every end.
+_VERB: Final = re.compile(r"(?i)(/(converse|converse-stream|invoke|invoke-with-response-stream))/?\Z")
+_BEFORE: Final = re.compile(r"(?is).*/model/")
 _EVENTSTREAM: Final = b"application/vnd.amazon.eventstream"
 # Of these an ARN's last part is the model's own id; all others (application profiles, provisioned and imported models) are opaque.
 _NAMED: Final = frozenset({"foundation-model", "inference-profile"})
 _MOST_MS: Final = 86_400_000  # of one call; more is no duration
 _TIERS: Final = frozenset({"flex", "priority", "batch"})
+
+
+class Path(NamedTuple):
+    """A path's parts: what comes before the model, the model, what comes after it, and the operation's name in there."""
+
+    before: str
+    model: str
+    after: str
+    verb: str
+
+
+def read_path(path: str) -> Path | None:
+    """The parts of an operation's path. An ARN's model may have slashes; decoded, they stand for themselves."""
+    verb = _VERB.search(path)
+    before = _BEFORE.match(path, 0, verb.start() - 1) if verb is not None and verb.start() else None
+    if verb is None or before is None:
+        return None
+    return Path(before[0], path[before.end() : verb.start()], verb[1], verb[2])
 
 
 class Endpoint:
@@ -30,10 +47,10 @@ class Endpoint:
     def write_target(self, target: bytes, model: str) -> bytes:
         """The target with another model, also where it is spelled in a way of its own."""
         raw, mark, query = target.decode("latin-1").partition("?")
-        found = PATH.fullmatch(raw) or PATH.fullmatch(posixpath.normpath("/" + unquote(raw).lstrip("/")))
+        found = read_path(raw) or read_path(posixpath.normpath("/" + unquote(raw).lstrip("/")))
         if found is None:
             return target
-        return f"{found['before']}{quote(model, safe='')}{found['after']}{mark}{query}".encode("latin-1", "replace")
+        return f"{found.before}{quote(model, safe='')}{found.after}{mark}{query}".encode("latin-1", "replace")
 
     def framing(self, content_type: bytes, asked: Asked) -> Framing | None:  # noqa: ARG002 - the interface's
         """The binary event stream, where the server says so."""

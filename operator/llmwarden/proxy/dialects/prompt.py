@@ -15,6 +15,7 @@ _MASK: Final = (1 << 64) - 1
 _FACTOR: Final = 0x9E3779B97F4A7C15  # odd: no message is lost by multiplying
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9_.-]+")
 _ERROR_LENGTH: Final = 64
+_MOST: Final = (1 << 63) - 1
 
 
 def chain(messages: Iterable[bytes]) -> tuple[int, ...]:
@@ -55,13 +56,15 @@ def sample(data: "bytes | msgspec.Raw", check: int) -> int:
 
 
 def positive(value: Any) -> int | None:
-    """A count that a request names; None for what is none."""
-    return value if type(value) is int and value >= 0 else None
+    """A count that a request names; None for what is none, or above 64 bits: no server means it, and no collector reads it."""
+    return value if type(value) is int and 0 <= value <= _MOST else None
 
 
 def number(value: Any) -> float | None:
     """A number that a request names."""
-    return float(value) if type(value) is float or type(value) is int else None
+    if type(value) is int:
+        return float(value) if -_MOST <= value <= _MOST else None
+    return value if type(value) is float else None
 
 
 def name(value: Any) -> str:
