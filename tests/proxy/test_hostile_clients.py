@@ -136,3 +136,22 @@ async def test_large_heads_are_not_kept_with_their_connections(tmp_path: Path) -
         assert resident(proxy) - before < 16 * 1024 * 1024
         for writer in open_:
             writer.close()
+
+
+async def test_a_whole_answer_that_the_client_leaves_halfway_is_charged(tmp_path: Path) -> None:
+    async def half(request: Received, writer: asyncio.StreamWriter) -> None:
+        body = b'{"model":"m-1","choices":[{"message":{"content":"' + b"many words " * 200
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 99999\r\n\r\n" + body)
+        await writer.drain()
+        await request.reader.read()
+
+    async with accounted(tmp_path) as ledger, running(tmp_path, half, ledger=ledger) as (_, proxy):
+        await ledger.until_followed()
+        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+        writer.write(post(CHAT))
+        await reader.readuntil(b"many words ")
+        writer.transport.abort()
+        row = await ledger.total(1)
+        assert row.estimated == 1
+        assert row.tokens.input > 0
+        assert row.tokens.output > 100

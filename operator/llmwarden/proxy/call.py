@@ -213,12 +213,15 @@ class MeteredCall(Admission):
         self._settled = True
         self.service.in_flight.dec()
         answer = self.answer
-        if self._whole and not error:
+        if self._whole:
             body = b"".join(self._whole)
             self._whole.clear()
-            self.match.api.whole(answer, body)
-            if answer.usage is None and not answer.error:
-                self.output_estimate = estimate.prompt(body, answer.content_bytes).tokens()
+            if error:  # it was made, and broke off on its way
+                self.output_estimate = estimate.prompt(body).tokens()
+            else:
+                self.match.api.whole(answer, body)
+                if answer.usage is None and not answer.error:
+                    self.output_estimate = estimate.prompt(body, answer.content_bytes).tokens()
         if self.match.alias and answer.model:
             self.service.alias(self.model, answer.model)
         deferred = self.service.deferred

@@ -158,7 +158,8 @@ def _tokens(call: "MeteredCall", status: int, error: str) -> tuple[Tokens, bool]
         return usage, False
     if usage is not None:
         return msgspec.structs.replace(usage, output=max(usage.output, _output(call))), True
-    if status >= _ERROR or (error and not answer.pieces) or answer.deferred:
+    nothing = not answer.pieces and call.output_estimate is None
+    if status >= _ERROR or (error and nothing) or answer.deferred:
         return Tokens(), False
     output = call.output_estimate if call.output_estimate is not None else _output(call)
     return Tokens(input=call.prompt.tokens(), output=output), True
