@@ -1,6 +1,7 @@
 """`python -m llmwarden gpu-exporter [--port 9400]`: this node's GPUs as Prometheus metrics, where dcgm-exporter is not.
 
 It starts and stays up without a driver: on such a node it serves `llmwarden_gpu_driver_up 0` and asks again later.
+Which pods use them it asks the kubelet, whose socket may come and go.
 Paths: `/metrics`, `/readyz` (listening), `/livez` (fails when only a new process could load the driver's new library).
 """
 
@@ -19,6 +20,8 @@ from prometheus_client.exposition import choose_encoder
 
 from llmwarden.gpu.metrics import BusyError, GpuCollector
 from llmwarden.gpu.nvml import Driver
+from llmwarden.gpu.podresources import SOCKET
+from llmwarden.gpu.pods import Pods
 
 PORT = 9400  # dcgm-exporter's
 
@@ -90,13 +93,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit status."""
     parser = argparse.ArgumentParser(prog="llmwarden gpu-exporter")
     parser.add_argument("--port", type=int, default=PORT)
+    parser.add_argument("--pod-resources", default=SOCKET, metavar="SOCKET", help="the kubelet's; empty for none")
+    parser.add_argument(
+        "--retry-seconds", type=float, default=10.0, help="first pause before a driver that is away is asked again"
+    )
     options = parser.parse_args(arguments)
     logging.basicConfig(
         level=os.environ.get("LLMWARDEN_LOG_LEVEL") or "INFO", format="%(asctime)s %(levelname)s %(message)s"
     )
     hostname = os.environ.get("LLMWARDEN_NODE_NAME") or socket.gethostname()
-    driver = Driver()
-    collector = GpuCollector(driver.read, hostname)
+    driver = Driver(retry_seconds=options.retry_seconds)
+    pods = Pods(options.pod_resources) if options.pod_resources else None
+    collector = GpuCollector(driver.read, hostname, pods)
     try:
         server = Server(options.port, collector)
     except OSError:
@@ -109,6 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
+    if pods is not None:
+        pods.start()
     first = collector.reading()
     if first.problem:
         log.warning("no GPU metrics yet: %s", first.problem)
@@ -116,5 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log.info("driver %s, %d GPUs", first.driver, len(first.gpus))
     with server:
         server.serve_forever()
+    if pods is not None:
+        pods.close()
     driver.close()
     return 0
