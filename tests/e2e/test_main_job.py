@@ -15,6 +15,10 @@ CONDITIONS = {
     "MetricsFresh",
     "AlertsReady",
     "DashboardReady",
+    "ScrapeSelected",
+    "RulesSelected",
+    "RouteMatched",
+    "DashboardSelected",
     "WithinBudget",
     "MeetsObjectives",
     "CostKnown",
@@ -45,6 +49,9 @@ def test_every_condition_is_there_and_of_this_generation(main_job: Kube, namespa
     assert present["Instrumented"]["status"] == "True", present["Instrumented"]
     assert present["AlertsReady"]["status"] == "True", present["AlertsReady"]
     assert present["MetricsFresh"]["status"] == "True", present["MetricsFresh"]
+    # The demo's Prometheus selects everything: what the selectors promise, its series show.
+    for kind in ("ScrapeSelected", "RulesSelected"):
+        assert (present[kind]["status"], present[kind]["reason"]) == ("True", "Selected"), present[kind]
 
 
 @pytest.mark.parametrize(("namespace", "name"), SERVICES)
