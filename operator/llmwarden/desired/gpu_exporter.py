@@ -1,8 +1,8 @@
 """The GPU exporter: one DaemonSet for the cluster, while some LLMService asks for it, and gone with the last that does.
 
 `Auto` uses a dcgm-exporter that is there already (NVIDIA's GPU operator brings one) and else our own NVML exporter, which needs
-no privilege. One service that asks for `DCGM` makes it NVIDIA's for all: two exporters would say everything twice. Neither
-reads the Kubernetes API: dcgm-exporter takes pods from the kubelet's PodResources socket. So there is no RBAC to give.
+no capability. One service that asks for `DCGM` makes it NVIDIA's for all: two exporters would say everything twice. Neither
+reads the Kubernetes API: both take pods from the kubelet's PodResources socket. So there is no RBAC to give.
 """
 
 from typing import Any, Final, Literal
@@ -14,6 +14,7 @@ from llmwarden.desired.params import ClusterParams
 
 PORT: Final = 9400
 POD_RESOURCES: Final = "/var/lib/kubelet/pod-resources"
+_POD_RESOURCES: Final = {"name": "pod-resources", "mountPath": POD_RESOURCES, "readOnly": True}
 Exporter = Literal["DCGM", "NVML"]
 
 
@@ -73,9 +74,6 @@ def daemon_set(params: ClusterParams) -> Manifest | None:
     if kind is None:
         return None
     settings = params.settings
-    volumes = (
-        [{"name": "pod-resources", "hostPath": {"path": POD_RESOURCES, "type": "Directory"}}] if kind == "DCGM" else []
-    )
     return {
         "apiVersion": "apps/v1",
         "kind": "DaemonSet",
@@ -93,7 +91,8 @@ def daemon_set(params: ClusterParams) -> Manifest | None:
                     # GPU nodes are commonly tainted for GPU workloads; the exporter takes no GPU.
                     "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
                     "containers": [_dcgm(params) if kind == "DCGM" else _nvml(params)],
-                    **({"volumes": volumes} if volumes else {}),
+                    # The directory, not the socket in it: a kubelet that restarts makes a new one.
+                    "volumes": [{"name": "pod-resources", "hostPath": {"path": POD_RESOURCES, "type": "Directory"}}],
                 },
             },
         },
@@ -117,7 +116,7 @@ def _common(image: str, policy: str) -> dict[str, Any]:
 def _nvml(params: ClusterParams) -> dict[str, Any]:
     return {
         **_common(params.settings.image, params.settings.image_pull_policy),
-        "args": ["gpu-exporter", "--port", str(PORT)],
+        "args": ["gpu-exporter", "--port", str(PORT), "--pod-resources", f"{POD_RESOURCES}/kubelet.sock"],
         # NVIDIA's container runtime reads these: every GPU of the node to look at, and no more of the driver than NVML.
         "env": [
             {"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"},
@@ -128,10 +127,12 @@ def _nvml(params: ClusterParams) -> dict[str, Any]:
         "readinessProbe": {"httpGet": {"path": "/readyz", "port": "metrics"}, "periodSeconds": 10},
         "livenessProbe": {"httpGet": {"path": "/livez", "port": "metrics"}, "periodSeconds": 30, "timeoutSeconds": 10},
         "resources": {"requests": {"cpu": "10m", "memory": "48Mi"}, "limits": {"memory": "128Mi"}},
+        "volumeMounts": [_POD_RESOURCES],
+        # The kubelet's socket is root's alone, so the user must be root; it is one without any capability, that may write nothing.
         "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": 65532,
-            "runAsGroup": 65532,
+            "runAsNonRoot": False,
+            "runAsUser": 0,
+            "runAsGroup": 0,
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
@@ -161,5 +162,5 @@ def _dcgm(params: ClusterParams) -> dict[str, Any]:
             "capabilities": {"drop": ["ALL"], "add": ["SYS_ADMIN"]},
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "volumeMounts": [{"name": "pod-resources", "mountPath": POD_RESOURCES, "readOnly": True}],
+        "volumeMounts": [_POD_RESOURCES],
     }
