@@ -1,7 +1,8 @@
 """The AlertmanagerConfig of an LLMService: who is told of its alerts, and which of them silence others.
 
-The Prometheus Operator adds a matcher on the service's namespace, which every alert carries; the route narrows it to the service. Secrets
-are named, never read: Alertmanager's own operator reads them, in the service's namespace.
+Every alert carries the service's namespace and name, and the route asks for both: whether the Prometheus Operator adds a matcher on the
+namespace by itself is the Alertmanager's setting (alertmanagerConfigMatcherStrategy). Secrets are named, never read: Alertmanager's own
+operator reads them, in the service's namespace.
 """
 
 from typing import Any, Final
@@ -37,7 +38,7 @@ def alertmanager_config(params: Params) -> Manifest | None:
     if not receiver:
         return None
     metadata = params.service.metadata
-    mine = [_equal(names.LABEL_M_SERVICE, metadata.name)]
+    mine = [_equal("namespace", metadata.namespace), _equal(names.LABEL_M_SERVICE, metadata.name)]
     return {
         "apiVersion": API_VERSION,
         "kind": "AlertmanagerConfig",

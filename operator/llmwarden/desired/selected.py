@@ -24,7 +24,6 @@ KEPT: Final = (
     "ruleNamespaceSelector",
     "alertmanagerConfigSelector",
     "alertmanagerConfigNamespaceSelector",
-    "alertmanagerConfigMatcherStrategy",
 )  # all that we keep of another operator's spec
 
 MONITOR_LABELS: Final = "prometheus.monitorLabels"
@@ -146,25 +145,7 @@ def _routed(service: LLMService, around: Around) -> Verdict | None:
     found = choosing(choosers, candidate)
     if not found:
         return "False", "NotSelected", refusal(choosers, candidate)
-    text = f"{_and([str(chooser) for chooser in found])} selects the AlertmanagerConfig."
-    wide = [
-        item
-        for item in around.alertmanagers
-        if _called(item) in {_place(taker) for taker in found} and _wide(item, service)
-    ]
-    if wide:
-        text += (
-            f" Alertmanager {_called(wide[0])} adds no matcher on the namespace (alertmanagerConfigMatcherStrategy): alerts of a service "
-            "of the same name in another namespace come here too."
-        )
-    return "True", "Selected", text
-
-
-def _wide(alertmanager: Object, service: LLMService) -> bool:
-    """Whether an Alertmanager lets the route see alerts of other namespaces."""
-    strategy = (alertmanager["spec"].get("alertmanagerConfigMatcherStrategy") or {}).get("type", "OnNamespace")
-    own: bool = alertmanager["metadata"].get("namespace", "") == service.metadata.namespace
-    return strategy == "None" or (strategy == "OnNamespaceExceptForAlertmanagerNamespace" and own)
+    return "True", "Selected", f"{_and([str(chooser) for chooser in found])} selects the AlertmanagerConfig."
 
 
 # Grafana ------------------------------------------------------------------------------------------------------------
@@ -246,10 +227,6 @@ def _candidate(around: Around, kind: str, namespace: str, name: str, value: str)
 
 def _called(item: Object) -> str:
     return f"{item['metadata'].get('namespace', '')}/{item['metadata']['name']}"
-
-
-def _place(chooser: Chooser) -> str:
-    return f"{chooser.namespace}/{chooser.name}"
 
 
 def _words(labels: Mapping[str, str]) -> str:

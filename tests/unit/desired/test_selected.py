@@ -136,23 +136,6 @@ def test_a_service_that_names_no_receiver_has_no_route() -> None:
     assert "spec.alerts" in message
 
 
-@pytest.mark.parametrize(
-    ("strategy", "where", "wide"),
-    [
-        (None, "monitoring", False),
-        ("OnNamespace", "shop", False),
-        ("OnNamespaceExceptForAlertmanagerNamespace", "monitoring", False),
-        ("OnNamespaceExceptForAlertmanagerNamespace", "shop", True),
-        ("None", "monitoring", True),
-    ],
-)
-def test_a_route_without_the_namespace_s_matcher_is_said(strategy: str | None, where: str, wide: bool) -> None:  # noqa: FBT001
-    more: dict[str, Any] = {"alertmanagerConfigMatcherStrategy": {"type": strategy}} if strategy else {}
-    status, _, message = verdicts(around(alertmanagers=(other(namespace=where, **ALL, **more),)))["RouteMatched"]
-    assert status == "True"
-    assert ("same name in another namespace" in message) is wide
-
-
 def test_a_grafana_is_chosen_by_its_labels() -> None:
     given = around(grafanas=(other("grafana", labels={"app": "grafana"}),))
     status, _, message = verdicts(given)["DashboardSelected"]
