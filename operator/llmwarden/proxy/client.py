@@ -53,33 +53,33 @@ class Client:
         """
         try:
             async with asyncio.timeout(timeout), self._lock:
-                reused = self._streams is not None
                 try:
-                    return await self._exchange(method, path, headers or {}, body)
-                except (OSError, EOFError):
+                    return await self._try_twice(method, path, headers or {}, body)
+                except BaseException:  # a time-out is a cancellation here; who only waits for the lock drops nothing
                     self._drop()
-                    if not reused:
-                        raise
-                    return await self._exchange(method, path, headers or {}, body)
+                    raise
         except TimeoutError as error:
-            self._drop()
             message = f"{self._origin.authority} did not answer within {timeout:g} s"
             raise ClientError(message, reason="timeout") from error
         except ssl.SSLError as error:
-            self._drop()
             message = f"{self._origin.authority}: {error.reason or error}"
             raise ClientError(message, reason="tls") from error
         except (OSError, EOFError) as error:
-            self._drop()
             message = f"{self._origin.authority} cannot be reached: {error}"
             raise ClientError(message, reason="connect") from error
-        except (ValueError, asyncio.LimitOverrunError) as error:
-            self._drop()
+        except (ValueError, IndexError, asyncio.LimitOverrunError) as error:
             message = f"{self._origin.authority} did not answer in HTTP: {error}"
             raise ClientError(message, reason="protocol") from error
-        except asyncio.CancelledError:
-            self._drop()  # an answer may be on its way: the connection is of no more use
-            raise
+
+    async def _try_twice(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        reused = self._streams is not None
+        try:
+            return await self._exchange(method, path, headers, body)
+        except (OSError, EOFError):
+            self._drop()
+            if not reused:
+                raise
+            return await self._exchange(method, path, headers, body)
 
     def close(self) -> None:
         """Close the kept connection."""
