@@ -112,9 +112,10 @@ class Journal:
 
     def progress(self, number: int, output: int) -> None:
         """Note how far a stream is."""
-        record = self._open[number]
-        record[7] = output
-        self._write(record)
+        record = self._open.get(number)
+        if record is not None:  # not ended yet
+            record[7] = output
+            self._write(record)
 
     def add(self, entry: Entry, number: int = 0) -> None:
         """Add a finished call (and end the stream `number`), on disk before its last byte is released."""

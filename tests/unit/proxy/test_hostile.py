@@ -1,6 +1,8 @@
 """What no dialect may be broken by: bytes that come from anybody."""
 
 import json
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmwarden.proxy.dialects.base import Answer, Event
-from tests.unit.proxy.shapes import RECORDED, match
+from llmwarden.proxy.seam import Request
+from tests.proxy.bedrock import chunk
+from tests.unit.proxy.shapes import RECORDED, api, match
+from tests.unit.proxy.support import rows, service
 
 PATHS = [
     "/v1/chat/completions",
@@ -91,3 +96,26 @@ def test_another_vendors_answer(path: str) -> None:
     for shape in RECORDED.rglob("*"):
         if shape.suffix in {".json", ".sse", ".ndjson"}:
             understand(path, shape.read_bytes())
+
+
+def test_a_stream_that_ends_in_every_event_is_bounded() -> None:
+    answer = Answer()
+    for _ in range(1000):
+        api("/v1/chat/completions").event(answer, b'{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}', 0.0)
+    assert len(answer.finish_reasons) == 128
+
+
+def test_events_after_the_last_one_are_passed_on(tmp_path: Path) -> None:
+    metered = service(tmp_path, "Bedrock")
+    target = b"/model/anthropic.claude-3/invoke-with-response-stream"
+    call = metered.open(Request(b"POST", target, [], time.perf_counter(), length=2))
+    assert call is not None
+    call.admit(b"{}")
+    call.answered(200, [(b"content-type", b"Content-Type", b"application/vnd.amazon.eventstream")])
+    metrics = {"inputTokenCount": 3, "outputTokenCount": 4}
+    last = chunk({"type": "message_stop", "amazon-bedrock-invocationMetrics": metrics})
+    more = chunk({"type": "ping"})
+    assert call.feed(last) == last
+    time.sleep(1.1)  # until the journal would hear of a stream's progress again
+    assert call.feed(more) == more
+    assert [row.requests for row in rows(metered)] == [1]

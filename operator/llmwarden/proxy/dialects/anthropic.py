@@ -307,7 +307,7 @@ def _note(answer: Answer, event: _Event, kind: str) -> None:
             answer.partial = True  # the output is counted at the end
     elif kind == "message_delta":
         if event.delta is not None and isinstance(event.delta.stop_reason, str):
-            answer.finish_reasons.append(prompt.name(event.delta.stop_reason))
+            answer.finish(prompt.name(event.delta.stop_reason))
         if event.usage is not None:
             _note_usage(answer, event.usage)
             answer.partial = False
@@ -321,7 +321,7 @@ def _note_message(answer: Answer, message: _Message) -> None:
     answer.model = prompt.name(message.model) or answer.model
     answer.id = prompt.name(message.id) or answer.id
     if isinstance(message.stop_reason, str):
-        answer.finish_reasons.append(prompt.name(message.stop_reason))
+        answer.finish(prompt.name(message.stop_reason))
     if message.usage is not None:
         _note_usage(answer, message.usage)
 

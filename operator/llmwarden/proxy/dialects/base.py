@@ -20,6 +20,7 @@ from llmwarden.wire import Tokens
 NAME_LENGTH: Final = 256  # characters of a model's name or an id that are believed
 MOST_TOKENS: Final = 10**9  # of one call; a count above is no count
 _KEPT_IDS: Final = 32  # tool-call ids of one answer that are kept
+_KEPT_REASONS: Final = 128  # a choice has one, and OpenAI makes at most 128 of them
 _GAPS: Final = len(names.TPOT_BOUNDS) + 1
 
 
@@ -101,6 +102,11 @@ class Answer(msgspec.Struct):
                 self.gaps = [0] * _GAPS
             self.gaps[0] += count - 1
             self.pieces += count - 1
+
+    def finish(self, reason: str) -> None:
+        """Note why a choice ended."""
+        if len(self.finish_reasons) < _KEPT_REASONS:
+            self.finish_reasons.append(reason[:NAME_LENGTH])
 
     def tool_call(self, name: str) -> None:
         """Note a tool call's id."""

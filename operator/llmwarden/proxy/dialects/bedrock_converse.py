@@ -310,7 +310,7 @@ def _size(value: msgspec.Raw) -> int:
 
 def _note_stop(answer: Answer, reason: str | None) -> None:
     if reason and len(answer.finish_reasons) < 1:
-        answer.finish_reasons.append(reason[:NAME_LENGTH])
+        answer.finish(reason[:NAME_LENGTH])
 
 
 def _note_metadata(answer: Answer, metadata: _Metadata) -> None:

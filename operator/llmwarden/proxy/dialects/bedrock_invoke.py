@@ -280,7 +280,7 @@ def _note_body(answer: Answer, message: _Body, now: float | None) -> bool:
     reasons += [message.completionReason, message.stop_reason, message.finish_reason]
     for reason in reasons:
         if reason and len(answer.finish_reasons) < len(reasons):
-            answer.finish_reasons.append(reason[:NAME_LENGTH])
+            answer.finish(reason[:NAME_LENGTH])
     answer.id = answer.id or prompt.name(message.id) or prompt.name(message.generation_id)
     read = message.inputTextTokenCount if message.inputTextTokenCount is not None else message.prompt_token_count
     made = [message.totalOutputTextTokenCount, message.generation_token_count, *(part.token_count for part in pieces)]

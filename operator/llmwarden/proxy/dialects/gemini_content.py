@@ -177,7 +177,7 @@ def _note(answer: Answer, message: _Answer) -> int:
 
 def _note_reason(answer: Answer, reason: Any) -> None:
     if isinstance(reason, str) and reason:
-        answer.finish_reasons.append(prompt.name(reason))
+        answer.finish(prompt.name(reason))
 
 
 def _content(answer: Answer, part: _Part) -> int:

@@ -165,7 +165,7 @@ def _note(answer: Answer, interaction: _Interaction) -> None:
     note_tier(answer, interaction.service_tier)
     status = prompt.name(interaction.status)
     if status in _STOPS:
-        answer.finish_reasons.append(status)
+        answer.finish(status)
         if status == "failed":
             answer.error = answer.error or "failed"
     if interaction.usage is not None:

@@ -167,7 +167,7 @@ def _note(answer: Answer, message: _Answer) -> None:
     if message.stop is not True:
         return  # the counts so far of an event are of this event
     if isinstance(message.stop_type, str):
-        answer.finish_reasons.append(prompt.name(message.stop_type))
+        answer.finish(prompt.name(message.stop_type))
     read, output = count(message.tokens_evaluated), count(message.tokens_predicted)
     before = answer.usage or Tokens()  # several prompts end each on its own
     if max(read, output) > MOST_TOKENS:

@@ -229,7 +229,7 @@ def _note(answer: Answer, message: _Answer) -> int:
     if message.done is True:
         reason = prompt.name(message.done_reason)
         if reason:
-            answer.finish_reasons.append(reason)
+            answer.finish(reason)
         if message.load_duration is not None and message.load_duration >= 0:
             answer.queue_seconds = message.load_duration / _NANO  # waiting for a place, and for the model to be there
         if message.prompt_eval_count is not None or message.eval_count is not None or reason in _IDLE:

@@ -203,7 +203,7 @@ class Chat(openai_shared.Endpoint):
                         )
                     _note_tool_calls(answer, delta)
             if choice.finish_reason:
-                answer.finish_reasons.append(choice.finish_reason[:NAME_LENGTH])
+                answer.finish(choice.finish_reason[:NAME_LENGTH])
         if message.service_tier is not None:
             note_tier(answer, message.service_tier)
         usage = message.usage
@@ -238,7 +238,7 @@ class Chat(openai_shared.Endpoint):
                 _note_tool_calls(answer, choice.message)
             answer.content_bytes += _size(choice.text)
             if choice.finish_reason:
-                answer.finish_reasons.append(choice.finish_reason[:NAME_LENGTH])
+                answer.finish(choice.finish_reason[:NAME_LENGTH])
         if isinstance(message.usage, Usage):
             note_usage(answer, message.usage)
 

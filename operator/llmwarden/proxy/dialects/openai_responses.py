@@ -193,7 +193,7 @@ def _note_response(answer: Answer, response: _Response) -> None:
         reason = response.incomplete_details.reason if response.incomplete_details else None
         finish = prompt.name(reason) or prompt.name(response.status)
         if finish:
-            answer.finish_reasons.append(finish)
+            answer.finish(finish)
     error: Any = response.error
     if isinstance(error, dict):
         error = {"type": error.get("code") or error.get("type")}  # of a failed response, the code is what tells

@@ -245,7 +245,7 @@ def _note(answer: Answer, message: _Answer) -> None:
     elif reason is not None:
         answer.usage = _sum(answer.usage or Tokens(), tokens)  # one of several that end each on its own
     if reason is not None:
-        answer.finish_reasons.append(prompt.name(reason.type))
+        answer.finish(prompt.name(reason.type))
         if reason.type == "abort" and not answer.error:
             answer.error = prompt.error_type(reason.err_type or "abort")
 

@@ -212,7 +212,7 @@ def _note_error(answer: Answer, message: _Answer) -> None:
 
 def _note_details(answer: Answer, details: _Details) -> None:
     if isinstance(details.finish_reason, str):
-        answer.finish_reasons.append(prompt.name(details.finish_reason))
+        answer.finish(prompt.name(details.finish_reason))
     output = count(details.generated_tokens)
     output += sum(count(item.generated_tokens) for item in details.best_of_sequences or ())  # made, if not chosen
     read = details.input_length if details.input_length is not None else answer.usage.input if answer.usage else None
