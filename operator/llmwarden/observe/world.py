@@ -24,6 +24,7 @@ from llmwarden.desired.snapshot import Capabilities, EngineIdentity, Figures, Pr
 from llmwarden.domain import budgets, objectives, prices, selectors, upstream
 from llmwarden.errors import InvalidSpecError
 from llmwarden.kube import Client, Informer
+from llmwarden.observe.choosers import Choosers
 from llmwarden.observe.engines import Address
 from llmwarden.settings import Settings
 
@@ -52,11 +53,6 @@ NAMESPACE: Final = "Namespace"
 MANAGED: Final = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
 ROUTING: Final = "monitoring.coreos.com/v1alpha1"
 MONITORING: Final = "monitoring.coreos.com/v1"
-CHOOSERS: Final = (
-    ("Prometheus", MONITORING, "prometheuses"),
-    ("Alertmanager", MONITORING, "alertmanagers"),
-    ("Grafana", GRAFANA, "grafanas"),
-)
 COVERED: Final = 0.99  # of an engine's calls; below, some go around the proxies
 BESIDE: Final = (
     "ConfigMap",
@@ -90,11 +86,7 @@ class World:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._local: dict[str, tuple[Informer, Informer]] = {}
         self._owned = self._informers()
-        # Who selects what we make. Not awaited at the start: an installation may forbid to read them.
-        self._choosers = {
-            kind: Informer(client, version, plural, transform=selected.strip, on_change=self._chooser_changed)
-            for kind, version, plural in CHOOSERS
-        }
+        self._choosers = Choosers(client, lambda: self._mark_kind("LLMService"))
         self.prometheus = Source(configured=bool(settings.prometheus_url))
         self.figures: Mapping[Name, Figures] = {}
         self.engines: Mapping[Name, EngineIdentity] = {}
@@ -137,7 +129,7 @@ class World:
         """Watch for ever; ends by cancellation only."""
         try:
             async with asyncio.TaskGroup() as group:
-                for informer in (*self._owned.values(), *self._choosers.values()):
+                for informer in (*self._owned.values(), *self._choosers.informers):
                     group.create_task(informer.run())
                 group.create_task(self._follow_capabilities())
         finally:
@@ -155,25 +147,16 @@ class World:
 
     async def _follow_capabilities(self) -> None:
         """Notice that an optional API has come or gone: an empty list alone would change nothing. Local looks only."""
-        known, listed = self.capabilities, self._listed
+        known, listed = self.capabilities, self._choosers.listed
         while True:
             await asyncio.sleep(1.0)
             if self.capabilities != known:
                 known = self.capabilities
                 logger.info("optional APIs now: %s", known)
                 self.mark_all()
-            if self._listed != listed:
-                listed = self._listed
+            if self._choosers.listed != listed:
+                listed = self._choosers.listed
                 self._mark_kind("LLMService")
-
-    @property
-    def _listed(self) -> tuple[str, ...]:
-        """Return the kinds of which it is known who there is to select what we make, if anybody."""
-        return tuple(kind for kind, informer in self._choosers.items() if informer.synced.is_set() or informer.absent)
-
-    def _chooser_changed(self, key: Name, old: Object | None, new: Object | None) -> None:
-        del key, old, new
-        self._mark_kind("LLMService")
 
     @property
     def capabilities(self) -> Capabilities:
@@ -483,20 +466,8 @@ class World:
             ("GrafanaDashboard", namespace, names.PREFIX_DASHBOARD + name),
         )
         found = {place: self.owned(place[0], place[1:]) for place in places}
-        return selected.Around(
-            prometheuses=self._choosers_of("Prometheus"),
-            alertmanagers=self._choosers_of("Alertmanager"),
-            grafanas=self._choosers_of("Grafana"),
-            applied={place: item for place, item in found.items() if item is not None},
-            namespaces={own: self.namespace_labels(own), namespace: labels},
-        )
-
-    def _choosers_of(self, kind: str) -> tuple[Object, ...] | None:
-        """Return all objects of a kind; none where their API is absent; None while that is not known."""
-        informer = self._choosers[kind]
-        if informer.absent:
-            return ()
-        return tuple(informer.items.values()) if informer.synced.is_set() else None
+        there = {place: item for place, item in found.items() if item is not None}
+        return self._choosers.around(there, {own: self.namespace_labels(own), namespace: labels})
 
     def engine_addresses(self) -> list[Address]:
         """Return where the engines behind Port services can be asked: of each service one pod that is ready."""
