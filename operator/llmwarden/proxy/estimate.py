@@ -104,12 +104,9 @@ def prompt(body: bytes, size: int | None = None) -> Prompt:
     size = len(body) if size is None else size
     sample = _sample(body)
     if len(body) > SAMPLE and _binary(sample):
-        parts = body.split(b'"')
-        texts = [part for part in parts if len(part) < _BLOB or not _binary(part[:_WINDOW])]
-        body = b'"'.join(texts)
-        images = len(parts) - len(texts)
-        size -= sum(map(len, parts)) - sum(map(len, texts))
-        return Prompt(_sample(body), max(size, 0), images)
+        texts, images = _without_blobs(body)
+        size -= len(body) - len(texts) - images  # each took a quote with it
+        return Prompt(_sample(texts), max(size, 0), images)
     return Prompt(sample, size)
 
 
@@ -122,6 +119,29 @@ def text(sample: bytes, size: int | None = None) -> int:
     plain = _unescaped(sample)
     tokens = _weigh(plain) - plain.count(_ROLE) * _ENVELOPE
     return min(max(round(tokens * size / length), 1), MOST_TOKENS)
+
+
+def _without_blobs(body: bytes) -> tuple[bytes, int]:
+    """A JSON text without its long binary strings, and how many those are.
+
+    In steps of such a length, back to the last quote: one by one, the strings of a large body would take ten times its memory.
+    """
+    texts: list[bytes] = []
+    images = start = at = 0
+    while at < len(body):
+        quote = body.rfind(b'"', at, at + _BLOB)
+        if quote >= 0:
+            at = quote + 1
+            continue
+        end = body.find(b'"', at + _BLOB)
+        end = end if end >= 0 else len(body)
+        if end - at >= _BLOB and _binary(body[at : at + _WINDOW]):
+            texts.append(body[start:at])
+            images += 1
+            start = end + 1
+        at = end + 1
+    texts.append(body[start:])
+    return b"".join(texts), images
 
 
 def _sample(body: bytes) -> bytes:

@@ -3,6 +3,7 @@
 import base64
 import json
 import random
+import tracemalloc
 from pathlib import Path
 
 import msgspec
@@ -85,3 +86,33 @@ def test_no_bytes_break_it(data: bytes, size: int) -> None:
     drawn = estimate.prompt(data, size)
     assert drawn.tokens() >= 0
     assert len(drawn.sample) <= estimate.SAMPLE
+
+
+def test_a_large_body_of_many_short_strings_is_not_taken_apart() -> None:
+    body = b'{"image":"' + b"A" * 2_000_000 + b'","x":[' + b'"",' * 1_000_000 + b'""]}'
+    tracemalloc.start()
+    try:
+        drawn = estimate.prompt(body)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert drawn.images == 1
+    assert peak < 2 * len(body)
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [b"", b":", b"b c", b"x y " * 400, b"z" * 500, *(b"A" * size for size in (1023, 1024, 1025, 4000))]
+        ),
+        min_size=1,
+        max_size=12,
+    )
+)
+def test_binary_strings_are_found_wherever_they_stand(parts: list[bytes]) -> None:
+    body = b'"'.join([b"{" + b" " * estimate.SAMPLE, b"A" * 5000, *parts, b"}"])
+    long = [part for part in parts if part[:1] == b"A" and len(part) >= 1024]
+    drawn = estimate.prompt(body)
+    if drawn.images:  # by what was looked at of it
+        assert drawn.images == 1 + len(long)
+        assert drawn.size == len(body) - 5000 - sum(map(len, long))
