@@ -2,14 +2,13 @@
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from typing import Final
 
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from llmwarden.gpu.nvml import Gpu, Reading
-from llmwarden.gpu.pods import Holder, Pods
+from llmwarden.gpu.pods import Holder, Pods, together
 
 LOCK_SECONDS: Final = 8.0  # under Prometheus' usual scrape timeout of 10 s
 # An empty label is to Prometheus one that is not there, but it keeps the scrape's own pod from being put on an idle GPU.
@@ -115,13 +114,7 @@ class GpuCollector(Collector):
 
     def _holders(self, gpu: Gpu) -> tuple[Holder, ...]:
         current = self._pods.current() if self._pods is not None else {}
-        found = [current[name] for name in gpu.identity.devices if name in current]
-        if len(found) <= 1:
-            return found[0] if found else ()
-        # Compute instances of one MIG instance, in several hands: its memory and its clocks are everybody's.
-        return tuple(
-            replace(one, attribution="estimated", share=one.share / len(found)) for held in found for one in held
-        )
+        return together([current[name] for name in gpu.identity.devices if name in current])
 
 
 Row = tuple[Gpu, dict[str, str], tuple[Holder, ...]]
@@ -141,7 +134,7 @@ def _ours(rows: Iterable[Row]) -> Iterator[Metric]:
             answers.add_sample(answers.name, labels | NOBODY, 0.0 if gpu.lost else 1.0)
         for holder in held:
             share.add_sample(share.name, labels | _names(holder) | {"attribution": holder.attribution}, holder.share)
-        for pid, size in gpu.processes:
+        for pid, size in dict(gpu.processes).items():  # one that is named twice would spoil the scrape
             memory.add_sample(memory.name, alone | {"pid": str(pid)}, size)
         for xid, count in gpu.xids:
             events.add_sample(f"{events.name}_total", alone | {"xid": str(xid)}, count)

@@ -10,7 +10,7 @@ import re
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -63,6 +63,19 @@ def merge(containers: Mapping[tuple[str, str, str], set[str]]) -> tuple[Holder, 
         Holder(*key, "estimated", len(replicas) / everything, ",".join(sorted(replicas - {""})))
         for key, replicas in sorted(containers.items())
     )
+
+
+def together(devices: Sequence[tuple[Holder, ...]]) -> tuple[Holder, ...]:
+    """Return the holders of a MIG instance by those of its compute instances, which share its memory and its clocks."""
+    if len(devices) <= 1:
+        return devices[0] if devices else ()
+    shares: dict[tuple[str, str, str], float] = defaultdict(float)
+    for held in devices:
+        for one in held:
+            shares[one.namespace, one.pod, one.container] += one.share / len(devices)
+    if len(shares) == 1 and all(one.attribution == "exact" for held in devices for one in held):
+        return devices[0]
+    return tuple(Holder(*key, "estimated", share) for key, share in shares.items())
 
 
 def _split(device: str) -> tuple[str, str]:

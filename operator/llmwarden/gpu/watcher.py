@@ -44,7 +44,9 @@ class Watcher:
         self._pcie_seconds = pcie_seconds
         self._uuids = {address(handle): uuid for handle, uuid in devices}
         self._stopping = threading.Event()
-        self._events = readings.ask(pynvml.nvmlEventSetCreate)
+        self._events: Any = None
+        with suppress(readings.LostError):  # no device is asked here: no more than that there are no events to be had
+            self._events = readings.ask(pynvml.nvmlEventSetCreate)
         for handle, uuid in devices if self._events is not None else ():
             with suppress(readings.LostError):
                 self._register(handle, uuid)

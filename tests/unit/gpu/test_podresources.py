@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llmwarden.gpu.podresources import PodResourcesError, Use, list_devices
-from llmwarden.gpu.pods import Holder, Pods, holders
+from llmwarden.gpu.pods import Holder, Pods, holders, together
 from tests.unit.gpu.kubelet import Kubelet, encode
 
 HERE = Path(__file__).parent
@@ -158,3 +158,14 @@ def test_whole_devices_are_exact_and_shared_ones_estimated_by_replicas() -> None
 def test_other_plugins_names_are_understood(device: str, named: str, attribution: str) -> None:
     ((key, (holder,)),) = holders([Use("shop", "chat-0", "vllm", device)]).items()
     assert (key, holder.attribution) == (named, attribution)
+
+
+def test_compute_instances_of_one_mig_instance_share_it() -> None:
+    one, two = Holder("lab", "one", "jupyter"), Holder("lab", "two", "jupyter")
+    assert together([]) == ()
+    assert together([(one,)]) == (one,)
+    assert together([(one,), (one,)]) == (one,)  # a container that holds both holds all, on one row
+    assert together([(one,), (one,), (two,), (two,)]) == (
+        Holder("lab", "one", "jupyter", "estimated", 0.5),
+        Holder("lab", "two", "jupyter", "estimated", 0.5),
+    )
