@@ -1,5 +1,5 @@
 /* A libnvidia-ml.so.1 for tests: the functions that the exporter calls, over eight pretended GPUs, of which GPU 2 can be in MIG mode. Its state is
- * read from the file that NVML_STUB names, at every call: one word a line of "no-driver", "mismatch", "lost1", "no-v2", "old-names",
+ * read from the file that NVML_STUB names, at every call: one word a line of "no-driver" (to be had), "unloaded" (while in use too), "mismatch", "lost1", "no-v2", "old-names",
  * "mig", "xid" (79 of GPU 0), "xid-mig" (31 of GPU 2's instance 1), "xid-whole" (94 of all of GPU 2). Each XID comes once.
  * The layouts are NVML's public ABI. */
 #include <stdio.h>
@@ -30,13 +30,14 @@ static int state(const char *word) {
 static ret check(void *device) {
     if (!inits) return UNINITIALIZED;
     if (state("mismatch")) return MISMATCH;
+    if (state("unloaded")) return DRIVER_NOT_LOADED;
     if (device == &gpus[1] && state("lost1")) return GPU_IS_LOST;
     return OK;
 }
 #define CHECK(device) do { ret code = check(device); if (code) return code; } while (0)
 
 ret nvmlInitWithFlags(unsigned flags) {
-    if (state("no-driver")) return DRIVER_NOT_LOADED;
+    if (state("no-driver") || state("unloaded")) return DRIVER_NOT_LOADED;
     if (state("mismatch")) return MISMATCH;
     inits++;
     return OK;

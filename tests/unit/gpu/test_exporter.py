@@ -347,3 +347,31 @@ def test_a_scrape_of_eight_gpus_waits_for_nothing(exporter: Exporter) -> None:
         exporter.get("/metrics")
         took.append(time.monotonic() - began)
     assert min(took) < 0.1, took
+
+
+def test_no_series_comes_twice(library: Path, tmp_path: Path) -> None:
+    # Prometheus refuses a scrape with doubles as a whole.
+    held = [("lab", "both", "jupyter", "nvidia.com/mig-3g.40gb", f"MIG-{number}") for number in (21, 22)]
+    Kubelet(
+        tmp_path / "kubelet.sock",
+        [*held, *(("lab", "a", "jupyter", "nvidia.com/gpu", f"GPU-3::{number}") for number in range(4))],
+    )
+    running = Exporter(library, tmp_path / "state")
+    try:
+        running.set("mig", "lost1", "xid-mig")
+        running.until(lambda found: found["llmwarden_gpu_pod_resources_up", ""] == 1)
+        lines = [
+            line.rpartition(" ")[0] for line in running.get("/metrics")[1].splitlines() if not line.startswith("#")
+        ]
+        assert len(lines) == len(set(lines))
+    finally:
+        running.close()
+
+
+def test_a_driver_that_is_unloaded_under_way_and_loaded_again(exporter: Exporter) -> None:
+    assert exporter.samples()["llmwarden_gpu_driver_up", ""] == 1
+    exporter.set("unloaded")
+    assert exporter.samples() == DOWN
+    exporter.set()
+    exporter.set("xid")  # events are watched anew
+    exporter.until(lambda found: found.get(("DCGM_FI_DEV_XID_ERRORS", "0")) == 79)
