@@ -92,6 +92,7 @@ class Admission:
             self._opaque = True
             self.model = self.asked.model = self.match.model
             self.asked.unbounded = "unreadable"
+            self.asked.input_bytes = self.body_bytes  # compressed or not: it is all that is known of it
         else:
             self.asked = asked
             self.model = asked.model

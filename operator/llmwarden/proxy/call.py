@@ -184,15 +184,22 @@ class MeteredCall(Admission):
         return self.dialect.error_body(status, code, f"LLM Warden: {message}")
 
     def _keep(self, data: bytes) -> None:
-        """Keep an answer that is read at its end."""
+        """Keep an answer that is read at its end; of many large ones at once only as much as of requests."""
         if self._unread:
             return
+        service = self.service
         self._whole_size += len(data)
-        if self._whole_size > _WHOLE_CAP:
+        service.held += len(data)
+        if self._whole_size > _WHOLE_CAP or service.held > service.shared.limits.held_bytes:
             self._unread = True
-            self._whole.clear()
+            self._forget()
         else:
             self._whole.append(data)
+
+    def _forget(self) -> None:
+        self.service.held -= self._whole_size
+        self._whole_size = 0
+        self._whole.clear()
 
     # The end.
 
@@ -215,7 +222,7 @@ class MeteredCall(Admission):
         answer = self.answer
         if self._whole:
             body = b"".join(self._whole)
-            self._whole.clear()
+            self._forget()
             if error:  # it was made, and broke off on its way
                 self.output_estimate = estimate.prompt(body).tokens()
             else:

@@ -100,6 +100,7 @@ class MeteredService:
         self._found: dict[bytes, tuple[Match, Dialect] | None] = {}
         self._told: dict[str, tuple[dict[bytes, bytes], float]] = {}  # rate limits by model, and when they were told
         metrics.before_scrape.append(self.show_limits)
+        self.held = 0  # bytes of answers that are kept to be understood at their ends
         self.deferred: dict[str, Deferred] = {}
         self.aliases: dict[str, str] = {}  # the model that answers under a deployment's name
 

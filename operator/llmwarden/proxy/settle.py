@@ -162,7 +162,7 @@ def _tokens(call: "MeteredCall", status: int, error: str) -> tuple[Tokens, bool]
     if status >= _ERROR or (error and nothing) or answer.deferred:
         return Tokens(), False
     output = call.output_estimate if call.output_estimate is not None else _output(call)
-    return Tokens(input=call.prompt.tokens(), output=output), True
+    return Tokens(input=call.prompt.tokens() or rough_input(call), output=output), True
 
 
 def _output(call: "MeteredCall") -> int:

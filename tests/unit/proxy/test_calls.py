@@ -362,3 +362,34 @@ def test_a_fallback_of_a_deployment_goes_into_the_path(tmp_path: Path) -> None:
     assert decision.target == target.replace(b"dear", b"cheap%20one")
     assert decision.body == b'{"model":"cheap one","messages":[]}'
     assert decision.answer_headers == ((b"x-llmwarden-fallback", b"cheap one"),)
+
+
+def test_large_answers_at_once_are_kept_up_to_an_allowance(tmp_path: Path) -> None:
+    metered = service(tmp_path)
+    metered.shared.limits = Limits(held_bytes=1000)
+    whole = json.dumps({"model": "m", "choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 4}}).encode()
+    first, second, third = (begin(metered, ASK)[0] for _ in range(3))
+    for call in (first, second, third):
+        call.answered(200, JSON)
+    assert first.feed(b" " * 600) == b" " * 600
+    assert second.feed(b" " * 600) == b" " * 600  # passes on, unread
+    first.feed(whole)
+    first.end()
+    assert metered.held == 0
+    third.feed(b" " * 600 + whole)
+    third.end()
+    second.feed(whole)
+    second.end()
+    assert metered.held == 0
+    [row] = rows(metered)
+    assert (row.requests, row.estimated, row.tokens.output) == (3, 1, 8)
+
+
+def test_a_request_that_cannot_be_read_has_an_input_all_the_same(tmp_path: Path) -> None:
+    metered = service(tmp_path)
+    call = metered.open(Request(b"POST", b"/v1/chat/completions", [], 0.0, length=4000, encoded=True))
+    assert call is not None
+    call.admit(None)
+    stream(call, [sse(piece({"content": "a"}), piece({}, "stop"), "[DONE]")])
+    [row] = rows(metered)
+    assert (row.estimated, row.tokens.input) == (1, 1000)
