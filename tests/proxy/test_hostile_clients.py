@@ -155,3 +155,27 @@ async def test_a_whole_answer_that_the_client_leaves_halfway_is_charged(tmp_path
         assert row.estimated == 1
         assert row.tokens.input > 0
         assert row.tokens.output > 100
+
+
+async def test_what_comes_before_an_upgrade_is_answered_is_not_lost(tmp_path: Path) -> None:
+    go = asyncio.Event()
+
+    async def echoing(request: Received, writer: asyncio.StreamWriter) -> None:
+        await go.wait()
+        writer.write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+        while data := await request.reader.read(100):
+            writer.write(data)
+
+    async with running(tmp_path, echoing) as (server, proxy):
+        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+        writer.write(b"GET /r HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nwith it,")
+        async with asyncio.timeout(10):
+            while not server.requests:
+                await asyncio.sleep(0.01)
+            writer.write(b" before it,")
+            await asyncio.sleep(0.1)
+            go.set()
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b" after it")
+            assert await reader.readexactly(28) == b"with it, before it, after it"
+        writer.close()

@@ -18,6 +18,7 @@ from llmwarden.proxy.upstream import Pool, UpstreamConnection
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n"  # RFC 9113, 3.4
 _TLS_HANDSHAKE: Final = 0x16  # RFC 8446, 5.1
 _LINGER_SECONDS: Final = 2.0  # for a client that was refused to read why and close
+_EARLY: Final = 64 * 1024  # bytes that a client sends before its upgrade is answered
 _CODES: Final = {
     400: "bad_request",
     405: "method_not_allowed",
@@ -162,6 +163,10 @@ class ClientConnection(asyncio.Protocol):
             self._splice.client_data(data)
             return
         if self._stopped:
+            if self._current is not None and self._current.request.upgrade:
+                self._early += data
+                if len(self._early) > _EARLY:
+                    self.pause_reading()
             return
         if self._sniffed is not None:
             data = self._sniff(self._sniffed + data)
