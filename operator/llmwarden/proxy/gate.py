@@ -4,6 +4,7 @@ Pure but for its state. Times are POSIX seconds by the ledger's clock, and argum
 unit says.
 """
 
+import datetime as dt
 from collections.abc import Callable
 from typing import Final
 
@@ -71,17 +72,22 @@ class Gate:
         self._gone: list[tuple[str, Budget]] = []  # leased once, not configured any more: to be returned
         self.interval = 5.0  # between two reports
         self.failing_since = 0.0  # since when the ledger has not answered what it was asked; 0: it answers
+        self._told: dt.datetime | None = None  # by the ledger's clock: of when the latest report's answer is
 
     def configure(self, config: Config) -> None:
-        """Take the ledger's configuration; what we used and it does not know yet stays counted, and leases stay ours."""
+        """Take the ledger's configuration; what we used and it does not know yet stays counted, and leases stay ours.
+
+        It may have been made before a report and arrive after that report's answer: then its figures lack what was just acknowledged.
+        """
         self.interval = config.report_interval_seconds
+        stale = config.now is not None and self._told is not None and config.now < self._told
         budgets: dict[str, Budget] = {}
         for key, budget in config.budgets.items():
             known = self._budgets.pop(key, None)
             if known is None:
                 budgets[key] = Budget(budget)
             else:
-                known.renew(budget)
+                known.renew(budget, figures=not stale)
                 budgets[key] = known
         self._gone += [(key, budget) for key, budget in self._budgets.items() if budget.balance]
         self._budgets = budgets
@@ -92,8 +98,11 @@ class Gate:
         """What a report that is built now will tell, by budget."""
         return {key: budget.unacknowledged for key, budget in self._budgets.items() if budget.unacknowledged}
 
-    def acknowledge(self, told: dict[str, int], updates: dict[str, BudgetUpdate]) -> None:
-        """The ledger took the report: its figures replace ours."""
+    def acknowledge(
+        self, told: dict[str, int], updates: dict[str, BudgetUpdate], now: dt.datetime | None = None
+    ) -> None:
+        """The ledger took the report: its figures, of `now` by its clock, replace ours."""
+        self._told = now or self._told
         for key, amount in told.items():
             budget = self._budgets.get(key)
             if budget is not None:

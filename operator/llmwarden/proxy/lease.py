@@ -62,15 +62,19 @@ class Budget:
         self._used = 0  # since then
         self.renew(config)
 
-    def renew(self, config: BudgetConfig) -> None:
-        """Take the ledger's configuration; what we used and it does not know yet stays counted, and the lease stays ours."""
+    def renew(self, config: BudgetConfig, *, figures: bool = True) -> None:
+        """Take the ledger's configuration; what we used and it does not know yet stays counted, and the lease stays ours.
+
+        Without `figures` what is spent stays as it is known: the configuration is older than that.
+        """
         self.config = config
         percent = max((warning for warning in config.warn_at_percent if warning < _WHOLE), default=_KNEE_PERCENT)
         self._knee = config.limit * percent // _WHOLE
         self.soft = (
             self._knee if config.action == "Throttle" else config.limit
         )  # from here on a call is looked at closely
-        self._view(config.spent, config.state, config.resets_at)
+        if figures:
+            self._view(config.spent, config.state, config.resets_at)
 
     def update(self, update: BudgetUpdate) -> None:
         """Take what a report's answer says."""

@@ -271,7 +271,7 @@ class Reporter:
                 raise _unreadable(error) from error
             self._take(accepted)
             journal.acknowledge(rows, self._shared.clock())
-            gate.acknowledge(told, accepted.budgets)
+            gate.acknowledge(told, accepted.budgets, accepted.now)
             self._reported_at = time.monotonic()
             self._shared.metrics.last_report.set(time.time())
             if accepted.leases or not any(use.wanted for use in report.leases):

@@ -164,6 +164,23 @@ def test_a_new_configuration_keeps_what_is_not_acknowledged() -> None:
     assert isinstance(check(made, service), Denied)
 
 
+def test_a_configuration_from_before_the_last_report_does_not_take_back_what_it_told() -> None:
+    made, service = gate(own=budget(spent=20 * PICO))
+    made.charge(service, 5 * PICO, 10)
+    answered = dt.datetime(2026, 11, 20, 12, 0, 5, tzinfo=dt.UTC)
+    made.acknowledge(made.unacknowledged(), {KEY: BudgetUpdate(25 * PICO, "Exceeded", RESETS)}, answered)
+
+    def configured(seconds: int, spent: int, limit: int) -> Outcome:
+        at = answered + dt.timedelta(seconds=seconds)
+        made.configure(Config(1, "h", 5.0, {"bot": service}, {KEY: budget(spent=spent, limit=limit)}, now=at))
+        return check(made, service)
+
+    # On its way while the report was answered: its figures are older, its limit is news all the same.
+    assert isinstance(configured(-2, 20 * PICO, 25 * PICO), Denied)
+    assert isinstance(configured(-1, 20 * PICO, 24 * PICO), Denied)
+    assert configured(1, 25 * PICO, 40 * PICO) == Allowed()
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [
