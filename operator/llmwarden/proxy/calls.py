@@ -91,7 +91,7 @@ class MeteredService:
         self.full_name = f"{shared.identity.namespace}/{route.service}"
         self.fallback_provider = _PROVIDERS.get(route.backend, route.backend.lower())
         origin = parse_origin(route.upstream)
-        self.server: dict[str, spans.Value] = {"server.address": origin.host, "server.port": origin.port}
+        self.server = spans.attributes({"server.address": origin.host, "server.port": origin.port})
         metrics = shared.metrics
         self.in_flight = metrics.in_flight.labels(route.service)
         self._credentials = Credentials(

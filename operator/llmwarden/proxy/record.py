@@ -1,11 +1,12 @@
 """What is kept of one call: metrics, the span and the journal's entry are all made from it, and from nothing else."""
 
-from collections.abc import Mapping
+from functools import lru_cache
+from typing import Final
 
 import msgspec
 
 from llmwarden import names
-from llmwarden.proxy.spans import Span, Trace, Value
+from llmwarden.proxy.spans import Span, Trace, attribute, number
 from llmwarden.wire import Labels, Tokens
 
 _NANO = 1e9
@@ -68,8 +69,8 @@ class Record(msgspec.Struct, frozen=True):
         return bool(self.error) and self.error != "client_disconnected"
 
 
-def span(call: Record, server: Mapping[str, Value]) -> Span:
-    """The call as a span, named by the OpenTelemetry GenAI conventions."""
+def span(call: Record, server: str) -> Span:
+    """The call as a span, named by the OpenTelemetry GenAI conventions; `server` is the attributes' text of what answers."""
     return Span(
         service=call.service,
         name=f"{call.operation} {call.asked_model}".rstrip(),
@@ -81,61 +82,100 @@ def span(call: Record, server: Mapping[str, Value]) -> Span:
     )
 
 
-def attributes(call: Record, server: Mapping[str, Value]) -> dict[str, Value]:  # noqa: C901, PLR0912 - a flat list
-    """The span's attributes; what is not known is left out."""
-    out: dict[str, Value] = {
-        "gen_ai.operation.name": call.operation,
-        "gen_ai.provider.name": call.provider,
-        "gen_ai.request.model": call.asked_model,
-        "gen_ai.request.stream": call.stream,
-        **server,
-        "http.response.status_code": call.status,
-    }
-    if call.max_tokens is not None:
-        out["gen_ai.request.max_tokens"] = call.max_tokens
-    if call.temperature is not None:
-        out["gen_ai.request.temperature"] = call.temperature
-    if call.top_p is not None:
-        out["gen_ai.request.top_p"] = call.top_p
+def attributes(call: Record, server: str) -> str:  # noqa: C901, PLR0912 - a flat list
+    """The span's attributes as text; what is not known is left out.
+
+    What repeats from call to call is remembered as text, what does not is put into it: all as a dictionary takes four times as long.
+    """
+    out = _of_model(call.operation, call.provider, call.asked_model, call.stream, server, call.status)
+    if call.max_tokens is not None or call.temperature is not None or call.top_p is not None:
+        out += _of_request(call.max_tokens, call.temperature, call.top_p)
     if call.seed is not None:
-        out["gen_ai.request.seed"] = call.seed
+        out += "," + attribute("gen_ai.request.seed", call.seed)
     if call.choices != 1:
-        out["gen_ai.request.choice.count"] = call.choices
+        out += "," + attribute("gen_ai.request.choice.count", call.choices)
     if call.conversation:
-        out["gen_ai.conversation.id"] = call.conversation
+        out += "," + attribute("gen_ai.conversation.id", call.conversation)
     if call.answered_model:
-        out["gen_ai.response.model"] = call.answered_model
+        out += _of_answer(call.answered_model)
     if call.response_id:
-        out["gen_ai.response.id"] = call.response_id
+        out += "," + attribute("gen_ai.response.id", call.response_id)
     if call.finish_reasons:
-        out["gen_ai.response.finish_reasons"] = list(call.finish_reasons)
+        out += _of_reasons(call.finish_reasons)
     tokens = call.tokens
     if tokens.input or tokens.output:
-        out["gen_ai.usage.input_tokens"] = tokens.input
-        out["gen_ai.usage.output_tokens"] = tokens.output
-        out["gen_ai.usage.cache_read.input_tokens"] = tokens.cached_input
-        out["gen_ai.usage.cache_creation.input_tokens"] = tokens.cache_write
-        out["gen_ai.usage.reasoning.output_tokens"] = tokens.reasoning
+        out += _TOKENS % (tokens.input, tokens.output, tokens.cached_input, tokens.cache_write, tokens.reasoning)
         if call.estimated:
-            out["llmwarden.usage.estimated"] = True
+            out += "," + attribute("llmwarden.usage.estimated", value=True)
     if call.first_token is not None:
-        out["gen_ai.response.time_to_first_chunk"] = call.first_token
+        out += "," + attribute("gen_ai.response.time_to_first_chunk", call.first_token)
     if call.server_seconds is not None:
-        out["llmwarden.provider.duration"] = call.server_seconds
+        out += "," + attribute("llmwarden.provider.duration", call.server_seconds)
     if call.picodollars is not None:
-        out["gen_ai.usage.cost.amount"] = call.picodollars / names.PICODOLLARS
-        out["gen_ai.usage.cost.currency"] = "USD"
-    if call.error:
-        out["error.type"] = call.error
-    if call.budget:
-        out["llmwarden.budget"] = call.budget
-    if call.retry:
-        out["llmwarden.retry"] = call.retry
+        out += _COST % number(call.picodollars / names.PICODOLLARS)
     labels = call.labels
-    if labels.feature:
-        out["llmwarden.feature"] = labels.feature
-    if labels.team:
-        out["llmwarden.team"] = labels.team
-    if labels.cohort:
-        out["llmwarden.cohort"] = labels.cohort
+    if call.error or call.budget or call.retry or labels != _NO_LABELS:
+        for key, value in (
+            ("error.type", call.error),
+            ("llmwarden.budget", call.budget),
+            ("llmwarden.retry", call.retry),
+            ("llmwarden.feature", labels.feature),
+            ("llmwarden.team", labels.team),
+            ("llmwarden.cohort", labels.cohort),
+        ):
+            if value:
+                out += "," + attribute(key, value)
     return out
+
+
+@lru_cache(maxsize=256)
+def _of_model(  # noqa: PLR0917 - all of it is the cache's key
+    operation: str,
+    provider: str,
+    model: str,
+    stream: bool,  # noqa: FBT001
+    server: str,
+    status: int,
+) -> str:
+    return ",".join(
+        [
+            attribute("gen_ai.operation.name", operation),
+            attribute("gen_ai.provider.name", provider),
+            attribute("gen_ai.request.model", model),
+            attribute("gen_ai.request.stream", stream),
+            server,
+            attribute("http.response.status_code", status),
+        ]
+    )
+
+
+@lru_cache(maxsize=256, typed=True)
+def _of_request(max_tokens: int | None, temperature: float | None, top_p: float | None) -> str:
+    out = ""
+    if max_tokens is not None:
+        out += "," + attribute("gen_ai.request.max_tokens", max_tokens)
+    if temperature is not None:
+        out += "," + attribute("gen_ai.request.temperature", temperature)
+    if top_p is not None:
+        out += "," + attribute("gen_ai.request.top_p", top_p)
+    return out
+
+
+@lru_cache(maxsize=256)
+def _of_answer(model: str) -> str:
+    return "," + attribute("gen_ai.response.model", model)
+
+
+@lru_cache(maxsize=64)
+def _of_reasons(reasons: tuple[str, ...]) -> str:
+    return "," + attribute("gen_ai.response.finish_reasons", list(reasons))
+
+
+_NO_LABELS: Final = Labels()
+_TOKENS: Final = "".join(
+    f',{{"key":"gen_ai.usage.{kind}_tokens","value":{{"intValue":"%d"}}}}'
+    for kind in ("input", "output", "cache_read.input", "cache_creation.input", "reasoning.output")
+)
+_COST: Final = ',{"key":"gen_ai.usage.cost.amount","value":{"doubleValue":%s}},' + attribute(
+    "gen_ai.usage.cost.currency", "USD"
+)

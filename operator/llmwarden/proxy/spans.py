@@ -7,7 +7,7 @@ import asyncio
 import random
 import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Final
 
@@ -45,7 +45,7 @@ class Trace(msgspec.Struct):
 def begin(traceparent: bytes, sample_percent: float) -> Trace:
     """Continue the caller's trace, and its decision to sample; or start one, and decide."""
     span_id = f"{random.getrandbits(64) or 1:016x}"
-    match = _TRACEPARENT.fullmatch(traceparent.strip())
+    match = _TRACEPARENT.fullmatch(traceparent.strip()) if traceparent else None
     if match and match[1] != b"ff" and match[2].strip(b"0") and match[3].strip(b"0"):
         sampled = bool(int(match[4], 16) & 1)
         return Trace(match[2].decode(), span_id, match[3].decode(), sampled)
@@ -61,7 +61,7 @@ class Span(msgspec.Struct):
     trace: Trace
     start: int
     end: int
-    attributes: dict[str, Value]
+    attributes: str  # as text: `attribute`, with commas between
     error: str = ""
 
 
@@ -153,22 +153,31 @@ def _resource(service: str, identity: Identity) -> str:
         "k8s.pod.uid": identity.uid,
         "k8s.node.name": identity.node,
     }
-    return ",".join([_attribute(key, value) for key, value in values.items()])
+    return attributes(values)
 
 
 def _span(span: Span) -> str:
     trace = span.trace
     parent = f'"parentSpanId":"{trace.parent_id}",' if trace.parent_id else ""
     status = f'{{"code":{_ERROR_STATUS},"message":{_text(span.error)}}}' if span.error else "{}"
-    attributes = ",".join([_attribute(key, value) for key, value in span.attributes.items()])
     return (
         f'{{"traceId":"{trace.trace_id}","spanId":"{trace.span_id}",{parent}"name":{_known_text(span.name)},"kind":{_CLIENT_KIND},'
-        f'"startTimeUnixNano":"{span.start}","endTimeUnixNano":"{span.end}","attributes":[{attributes}],"status":{status}}}'
+        f'"startTimeUnixNano":"{span.start}","endTimeUnixNano":"{span.end}","attributes":[{span.attributes}],"status":{status}}}'
     )
 
 
-def _attribute(key: str, value: Value) -> str:
-    """One attribute; keys are constants of ours and need no escapes."""
+def attributes(values: Mapping[str, Value]) -> str:
+    """Attributes as text."""
+    return ",".join([attribute(key, value) for key, value in values.items()])
+
+
+def number(value: float) -> str:
+    """A number as text."""
+    return _encode(value).decode()
+
+
+def attribute(key: str, value: Value) -> str:
+    """One attribute as text; keys are constants of ours and need no escapes."""
     kind = type(value)
     if kind is int:
         return f'{{"key":"{key}","value":{{"intValue":"{value}"}}}}'

@@ -187,9 +187,8 @@ def test_trace_context_is_continued_or_begun() -> None:
 
 def test_spans_in_otlp_json() -> None:
     trace = spans.Trace("a" * 32, "b" * 16, "", sampled=True)
-    span = spans.Span(
-        "bot", "chat m", trace, 10**18, 10**18 + 5, {"i": 1, "b": True, "f": 0.5, "l": ["x"]}, error="timeout"
-    )
+    attributes = spans.attributes({"i": 1, "b": True, "f": 0.5, "l": ["x"]})
+    span = spans.Span("bot", "chat m", trace, 10**18, 10**18 + 5, attributes, error="timeout")
     told = json.loads(spans.encode([span], Identity("shop", "pod", "uid", "node")))
     item = told["resourceSpans"][0]["scopeSpans"][0]["spans"][0]
     assert item["startTimeUnixNano"] == "1000000000000000000"
