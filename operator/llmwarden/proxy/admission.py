@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _NO_LABELS: Final = Labels()
 _NO_PROMPT: Final = estimate.Prompt()
+_OUTCOMES: Final = (Allowed, Denied)
 _LEASE_SECONDS: Final = 2.0  # a call waits for a lease no longer
 
 
@@ -99,7 +100,7 @@ class Admission:
             self.prompt = estimate.prompt(body or b"", asked.input_bytes)
         self.price()  # asks for it when it is not there: by the call's end it is
         outcome = self._check(asked=False)
-        if isinstance(outcome, Allowed | Denied):
+        if isinstance(outcome, _OUTCOMES):
             return self._decide(outcome, body)
         return self._admit_later(outcome, body)
 

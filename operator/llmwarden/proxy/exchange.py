@@ -20,6 +20,7 @@ _RETRY_AFTER: Final = ((b"Retry-After", b"1"),)
 _DISCARD: Final = 1024 * 1024  # bytes of a body that are read and dropped after an early answer
 _SAFE: Final = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 _LENGTH: Final = frozenset({b"content-length"})
+_DECIDED: Final = (Forward, Refusal)
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -172,7 +173,7 @@ class Exchange:
         if body is None:
             self._holding = False
         decision = call.admit(body)
-        if isinstance(decision, Forward | Refusal):
+        if isinstance(decision, _DECIDED):
             self._decided(decision)
         else:
             self._task = asyncio.get_running_loop().create_task(self._wait(decision))

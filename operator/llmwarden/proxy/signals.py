@@ -50,7 +50,7 @@ class LabelBook:
 
     def of(self, heads: dict[bytes, bytes], default: Labels) -> Labels:
         """What the request says, and for the rest what the service says."""
-        if not heads.keys() & LABEL_HEADERS:
+        if LABEL_HEADERS.isdisjoint(heads):
             return default
         key = (heads.get(_FEATURE, b""), heads.get(_TEAM, b""), heads.get(_COHORT, b""), default)
         known = self._known.get(key)

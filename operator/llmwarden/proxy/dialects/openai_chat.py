@@ -11,6 +11,7 @@ from llmwarden.proxy.dialects.openai_shared import Usage, note_error, note_tier,
 from llmwarden.proxy.framing import Framing
 
 _NOTHING: Final = frozenset({b"null", b'""', b"[]", b"{}"})
+_NOTHING_LENGTH: Final = max(map(len, _NOTHING))
 _DONE: Final = b"[DONE]"
 # `"usage":null` cannot stand inside a JSON string: its quotes would be escaped there.
 _NULL_AFTER: Final = re.compile(rb',\s*"usage"\s*:\s*null')
@@ -138,12 +139,15 @@ class Chat(openai_shared.Endpoint):
             temperature=prompt.number(request.temperature),
             top_p=prompt.number(request.top_p),
             seed=prompt.positive(request.seed),
-            choices=max(prompt.positive(request.n) or 1, prompt.positive(request.best_of) or 1),
-            input_bytes=_length(request.prompt)
-            + _length(request.functions)
-            + _length(request.tools)
-            + _length(request.response_format),
+            input_bytes=len(request.prompt)
+            + len(request.functions)
+            + len(request.tools)
+            + len(request.response_format),
         )
+        if request.n is not None or request.best_of is not None:
+            asked.choices = max(prompt.positive(request.n) or 1, prompt.positive(request.best_of) or 1)
+            if not {type(request.n), type(request.best_of)} <= {int, type(None)}:
+                asked.unbounded = "unreadable"  # some servers take "5" for a number
         if isinstance(request, _Unshaped):
             asked.input_bytes += len(bytes(request.messages))
             asked.unbounded = "unreadable"
@@ -151,8 +155,6 @@ class Chat(openai_shared.Endpoint):
         _read_messages(asked, request.messages or [])
         if request.prompt is not _NEVER_SENT:
             asked.choices *= _prompts(bytes(request.prompt))
-        if not {type(request.n), type(request.best_of)} <= {int, type(None)}:
-            asked.unbounded = "unreadable"  # some servers take "5" for a number
         asked.unbounded = asked.unbounded or _reaches_out(request)
         return asked
 
@@ -245,12 +247,9 @@ class Chat(openai_shared.Endpoint):
 
 def _limit(one: Any, other: Any) -> int | None:
     """The larger of two limits of output tokens: which of them a server heeds is its own affair."""
-    first, second = prompt.positive(one), prompt.positive(other)
-    return max(first or 0, second or 0) or None
-
-
-def _length(value: msgspec.Raw) -> int:
-    return len(value) if value is not _NEVER_SENT else 0
+    if one is None:
+        return prompt.positive(other) or None
+    return max(prompt.positive(one) or 0, prompt.positive(other) or 0) or None
 
 
 def _read_messages(asked: Asked, messages: list[_In]) -> None:
@@ -281,6 +280,8 @@ def _reaches_out(request: _Request) -> str:
         return "server_tools"
     if _size(request.prediction):
         return "prediction"
+    if request.tools is _NEVER_SENT:
+        return ""
     tools = bytes(request.tools)
     if not tools or tools in _NOTHING:
         return ""
@@ -321,26 +322,25 @@ def _note_error(answer: Answer, message: _Message) -> None:
 
 
 def _size(value: msgspec.Raw) -> int:
-    if value is _NEVER_SENT:
-        return 0
-    raw = bytes(value)
-    return len(raw) if raw and raw not in _NOTHING else 0
+    size = len(value)
+    return size if size > _NOTHING_LENGTH or (size and bytes(value) not in _NOTHING) else 0
 
 
 def _content(delta: _Delta) -> int:
     """Bytes of content; the role chunk has none."""
-    size = 0
-    for value in (
-        delta.content,
-        delta.tool_calls,
-        delta.reasoning_content,
-        delta.reasoning,
-        delta.function_call,
-        delta.refusal,
-        delta.audio,
-    ):
-        if value is not _NEVER_SENT:
-            size += _size(value)
+    size = _size(delta.content)
+    if delta.tool_calls is not _NEVER_SENT:
+        size += _size(delta.tool_calls)
+    if delta.reasoning_content is not _NEVER_SENT:
+        size += _size(delta.reasoning_content)
+    if delta.reasoning is not _NEVER_SENT:
+        size += _size(delta.reasoning)
+    if delta.function_call is not _NEVER_SENT:
+        size += _size(delta.function_call)
+    if delta.refusal is not _NEVER_SENT:
+        size += _size(delta.refusal)
+    if delta.audio is not _NEVER_SENT:
+        size += _size(delta.audio)
     return size
 
 

@@ -67,25 +67,30 @@ def note_usage(answer: Answer, usage: Usage) -> None:
     output = count(usage.completion_tokens if usage.completion_tokens is not None else usage.output_tokens)
     inputs = usage.prompt_tokens_details or usage.input_tokens_details
     outputs = usage.completion_tokens_details or usage.output_tokens_details
-    cached = count(inputs.cached_tokens if inputs else None) or count(
-        usage.prompt_cache_hit_tokens or usage.cached_tokens
-    )
-    reasoning = count(outputs.reasoning_tokens if outputs else None)
+    cached = count(inputs.cached_tokens) if inputs else 0
+    if not cached:
+        cached = count(usage.prompt_cache_hit_tokens or usage.cached_tokens)
+    reasoning = count(outputs.reasoning_tokens) if outputs else 0
     if reasoning and count(usage.total_tokens) == read + output + reasoning:
         output += reasoning  # xAI counts what was thought beside what was answered
     if max(read, output) > MOST_TOKENS:
         answer.malformed += 1
         return
-    cached = min(cached, read)
-    written = min(count(inputs.cache_write_tokens if inputs else None), read - cached)
+    written = heard = spoken = 0
+    if inputs:
+        cached = min(cached, read)
+        written = min(count(inputs.cache_write_tokens), read - cached) if inputs.cache_write_tokens else 0
+        heard = min(count(inputs.audio_tokens), read - cached - written) if inputs.audio_tokens else 0
+    if outputs:
+        spoken = min(count(outputs.audio_tokens), output) if outputs.audio_tokens else 0
     answer.usage = Tokens(
         input=read,
-        cached_input=cached,
+        cached_input=min(cached, read),
         cache_write=written,
         output=output,
         reasoning=min(reasoning, output),
-        input_audio=min(count(inputs.audio_tokens if inputs else None), read - cached - written),
-        output_audio=min(count(outputs.audio_tokens if outputs else None), output),
+        input_audio=heard,
+        output_audio=spoken,
     )
     if usage.queue_time is not None and usage.queue_time >= 0:
         answer.queue_seconds = usage.queue_time

@@ -40,7 +40,7 @@ def chain_parts(messages: Iterable[tuple[msgspec.Raw, ...]]) -> tuple[int, ...]:
         for part in parts:
             length = len(part)
             if length:
-                check = sample(part, check)
+                check = crc32(part, check) if length <= 2 * _SAMPLE else sample(part, check)
                 size += length
         value = ((value ^ check ^ (size << 32)) * _FACTOR) & _MASK
         kept.append(value)
