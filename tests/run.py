@@ -1,6 +1,7 @@
 """The one test command: `python -m tests.run [TIER ...] [--update]`.
 
-Runs the tiers in two lanes side by side: those that only compute, cheapest first, and those on the node cluster, which mostly wait.
+Runs the tiers in two lanes side by side: those that only compute, cheapest first, and those on the node cluster, which mostly wait; the
+latter lane helps with the former's tiers once its own are done.
 What the dear ones need (the cluster's binaries, the image, the cluster itself) is made meanwhile at low priority, and taken away at the end
 unless it was there before. Every tier has a quota of seconds; going over it is a failure. A tier that cannot run here is skipped with its
 reason; under `CI=true` that is a failure. Standard library only: it must start before anything else works.
@@ -27,6 +28,7 @@ from tests.preparing import HEARTBEAT_SECONDS, Preparation, Preparer
 from tests.processes import Children, last_line, say, tail
 
 PYTHON = sys.executable
+COMPUTING = "computing"  # the lane of tiers that need no cluster with a node
 TOTAL_QUOTA = 35 * 60.0  # the whole command, everything cold, two cores
 JOIN_SECONDS = 1.0  # a thread is waited for in pieces, so that Ctrl-C is heard
 
@@ -50,7 +52,7 @@ class Tier:
     needs: tuple[str, ...] = ()
     obstacle: Callable[[], str] = lambda: ""  # why it cannot run on this machine; "" when it can
     default: bool = True
-    lane: str = "computing"  # tiers of a lane run one after another, lanes side by side
+    lane: str = COMPUTING  # tiers of a lane run one after another, lanes side by side
 
 
 @dataclass(slots=True)
@@ -298,10 +300,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     preparer = Preparer(children, [item for item in PREPARATIONS if item.name in needed])
     started = time.monotonic()
     results: list[Result] = []
+    waiting = Waiting(chosen)
     lanes = [
-        threading.Thread(target=run_lane, args=([tier for tier in chosen if tier.lane == lane], children, preparer, extra, results))
+        threading.Thread(target=run_lane, args=(lane, waiting, children, preparer, extra), kwargs={"results": results})
         for lane in dict.fromkeys(tier.lane for tier in chosen)
-    ]  # fmt: skip
+    ]
     # A polite `kill` must clean up as Ctrl-C does.
     # Said for SIGINT too: a shell starts its background jobs with it ignored, and Python keeps it so.
     before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -326,13 +329,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return summarise(results, time.monotonic() - started, complete=not options.tiers)
 
 
+class Waiting:
+    """Tiers that have not begun, by lane. Threads share it."""
+
+    def __init__(self, tiers: Sequence[Tier]) -> None:
+        """Take all of them, in their order."""
+        self._tiers = list(tiers)
+        self._lock = threading.Lock()
+
+    def next(self, lane: str) -> Tier | None:
+        """Take a lane's next tier; after its own, one of those that only compute, which may stand beside anything. None: no more."""
+        with self._lock:
+            for wanted in (lane, COMPUTING):
+                for tier in self._tiers:
+                    if tier.lane == wanted:
+                        self._tiers.remove(tier)
+                        return tier
+            return None
+
+
 def run_lane(
-    tiers: Sequence[Tier], children: Children, preparer: Preparer, extra: tuple[str, ...], results: list[Result]
+    lane: str,
+    waiting: Waiting,
+    children: Children,
+    preparer: Preparer,
+    extra: tuple[str, ...],
+    *,
+    results: list[Result],
 ) -> None:
     """Run the tiers of a lane one after another, adding to `results`."""
-    for tier in tiers:
-        if children.closed:
-            return
+    while not children.closed and (tier := waiting.next(lane)) is not None:
         say(f"== {tier.name}")
         result = run_tier(tier, children, preparer, extra)
         say(

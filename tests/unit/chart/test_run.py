@@ -199,3 +199,17 @@ def test_ctrl_c_leaves_no_child_behind(tmp_path: Path) -> None:
     grandchild = int((tmp_path / "pids").read_text() or 0)
     state = Path(f"/proc/{grandchild}/stat")
     assert not state.exists() or state.read_text().rsplit(")", 1)[1].split()[0] == "Z"
+
+
+def test_a_lane_helps_with_what_only_computes_when_its_own_tiers_are_done() -> None:
+    tiers = [run.Tier("a", 1, ()), run.Tier("b", 1, ()), run.Tier("e", 1, (), lane="waiting"), run.Tier("c", 1, ())]
+    waiting = run.Waiting(tiers)
+
+    def take(lane: str) -> str | None:
+        tier = waiting.next(lane)
+        return None if tier is None else tier.name
+
+    assert [take("waiting"), take(run.COMPUTING), take("waiting")] == ["e", "a", "b"]
+    assert [take(run.COMPUTING), take(run.COMPUTING), take("waiting")] == ["c", None, None]
+    # The other way round it is not: two tiers on one node cluster at once would meet.
+    assert run.Waiting(tiers[2:3]).next(run.COMPUTING) is None
