@@ -167,9 +167,8 @@ class Admission:
         """The price, asked for in the background where it is not known or not fresh."""
         if not self.model:
             return None
-        if self.match.alias:
-            self._known(self.model)
-        return self._known(self.row_model())
+        known = self._known(self.model)
+        return self._known(self.row_model()) if self.match.alias else known
 
     def _known(self, model: str) -> Known | None:
         known = self._fresh(model)

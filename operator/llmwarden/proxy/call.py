@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from llmwarden.proxy.calls import MeteredService
 
 _REPLACED: Final = signals.LABEL_HEADERS | {b"accept-encoding", b"traceparent"}
+_REPLACED_ALONE: Final = _REPLACED | {b"tracestate"}  # a state without its trace means nothing
 _QUEUE_HEADER: Final = b"x-queue-time"  # TGI, in milliseconds
 _TOLD: Final = frozenset(
     {b"content-type", b"content-encoding", _QUEUE_HEADER, *signals.RATE_LIMITS}
 )  # what is read of an answer's head
-_STATE: Final = frozenset({b"tracestate"})
 _WHOLE_CAP: Final = 16 * 1024 * 1024  # bytes of an answer that are kept to be understood at its end
 _PROGRESS_SECONDS: Final = 1.0  # how often a stream's progress goes into the journal
 _LESSON: Final = 512  # bytes of a stream by which its shape is looked for at a time
@@ -77,7 +77,7 @@ class MeteredCall(Admission):
 
     def head(self, request: Request) -> tuple[frozenset[bytes], list[bytes]]:  # noqa: ARG002 - the seam's signature
         """Ask for an answer that can be read, and continue the trace."""
-        gone = _REPLACED if self.trace.parent_id else _REPLACED | _STATE  # a state without its trace means nothing
+        gone = _REPLACED if self.trace.parent_id else _REPLACED_ALONE
         return gone, [b"Accept-Encoding: identity\r\ntraceparent: ", self.trace.header(), b"\r\n"]
 
     def answered(self, status: int, headers: list[Header]) -> bool:  # noqa: C901 - one pass over the headers

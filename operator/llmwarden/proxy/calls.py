@@ -19,7 +19,7 @@ from llmwarden.proxy.credentials import Credentials
 from llmwarden.proxy.dialects import ordered
 from llmwarden.proxy.dialects.base import Dialect, Match, Target
 from llmwarden.proxy.gate import Gate, Short
-from llmwarden.proxy.http1 import BadMessageError, origin_form
+from llmwarden.proxy.http1 import BadMessageError, origin_form, united
 from llmwarden.proxy.journal import Journal
 from llmwarden.proxy.prices import PriceBook
 from llmwarden.proxy.seam import Request
@@ -132,7 +132,7 @@ class MeteredService:
     def credentials(self) -> tuple[frozenset[bytes], bytes]:
         """The provider's key, when we hold it; headers that are for us go no further."""
         drop, line = self._credentials.headers()
-        return drop | signals.LABEL_HEADERS, line
+        return united(drop, signals.LABEL_HEADERS), line
 
     def error_body(self, status: int, code: str, message: str) -> bytes:
         """An error of ours, in the backend's own shape, that says whose it is."""

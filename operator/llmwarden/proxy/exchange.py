@@ -241,7 +241,7 @@ class Exchange:
             lines.append(endpoint.pool.line)
         if self._call is not None:
             more, added = self._call.head(request)
-            drop |= more
+            drop = http1.united(drop, more)
             lines += added
         out = [
             http1.request_head(

@@ -353,6 +353,17 @@ def request_head(
     return b"%b%b%b%b\r\n" % (line, block, framing, b"".join(lines))
 
 
+def united(one: frozenset[bytes], other: frozenset[bytes]) -> frozenset[bytes]:
+    """Both sets of names, always as the same object for the same two: its hash is then made once."""
+    key = (one, other)
+    known = _united.get(key)
+    if known is None:
+        known = one | other
+        if len(_united) < _REMEMBERED:
+            _united[key] = known
+    return known
+
+
 def origin_form(target: bytes) -> bytes:
     """The path and query of a request target, also of one in absolute form."""
     if target[:1] == b"/" or target == b"*":
@@ -490,4 +501,5 @@ def _read_size(digits: bytes) -> int:
 
 _sizes: Final = Memory(_read_size)
 _connections: Final = Memory(tokens)
+_united: Final[dict[tuple[frozenset[bytes], frozenset[bytes]], frozenset[bytes]]] = {}
 _dropped: Final[dict[tuple[frozenset[bytes], frozenset[bytes], bool], frozenset[bytes]]] = {}

@@ -99,10 +99,15 @@ class Series:
             self._gaps.add(call.gaps, call.gaps_sum)
         self._seldom(call)
         tokens = call.tokens
-        counts = (tokens.input, tokens.cached_input, tokens.cache_write, tokens.output, tokens.reasoning)
-        for counter, count in zip(self._tokens, counts, strict=True):
-            if count:
-                counter.inc(count)
+        read, cached, written, output, reasoning = self._tokens
+        read.value += tokens.input
+        output.value += tokens.output
+        if tokens.cached_input:
+            cached.value += tokens.cached_input
+        if tokens.cache_write:
+            written.value += tokens.cache_write
+        if tokens.reasoning:
+            reasoning.value += tokens.reasoning
         if tokens.cache_write_1h or tokens.input_audio or tokens.output_audio:
             self._count_rare(tokens)
         if call.picodollars is not None:
