@@ -44,14 +44,14 @@ def cost(tokens: Tokens, price: Picodollars, *, requests: int) -> int:
         + max(0, tokens.output - tokens.reasoning - tokens.output_audio) * price.output
         + requests * price.request
     )
-    for count, own, whole in (
-        (hour, price.cache_write_1h, price.cache_write),
-        (tokens.input_audio, price.input_audio, price.input),
-        (tokens.reasoning, price.reasoning, price.output),
-        (tokens.output_audio, price.output_audio, price.output),
-    ):
-        if count:
-            spent += count * (whole if own is None else own)
+    if hour:
+        spent += hour * (price.cache_write if price.cache_write_1h is None else price.cache_write_1h)
+    if tokens.input_audio:
+        spent += tokens.input_audio * (price.input if price.input_audio is None else price.input_audio)
+    if tokens.reasoning:
+        spent += tokens.reasoning * (price.output if price.reasoning is None else price.reasoning)
+    if tokens.output_audio:
+        spent += tokens.output_audio * (price.output if price.output_audio is None else price.output_audio)
     return spent
 
 
