@@ -273,7 +273,7 @@ def _exceeded(params: Params, budget: budgets.Budget) -> dict[str, Any]:
         wait="",
         severity="warning" if budget.action == "Alert" else "critical",
         labels=_of_budget(budget),
-        summary=f"{title(params)}: {_budget(budget)} is at its end: {{{{ $value | humanizePercentage }}}} is spent, the rest fits no call that comes",
+        summary=f"{title(params)}: {_budget(budget)} is at its end ({{{{ $value | humanizePercentage }}}} spent)",
         description=(
             f"{_consequence(budget)} The budget opens again when its window ({budget.window}) ends; raise its limit if the "
             "spending is wanted."
