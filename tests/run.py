@@ -1,7 +1,7 @@
 """The one test command: `python -m tests.run [TIER ...] [--update]`.
 
-Runs the tiers in lanes side by side: those that need no node, cheapest first and two at a time, and those on the node cluster, one after
-another; the latter lane helps with the former's tiers once its own are done.
+Runs the tiers in two lanes side by side: those that only compute, cheapest first, and those on the node cluster, which mostly wait; the
+latter lane helps with the former's tiers once its own are done.
 What the dear ones need (the cluster's binaries, the image, the cluster itself) is made meanwhile at low priority, and taken away at the end
 unless it was there before. Every tier has a quota of seconds; going over it is a failure. A tier that cannot run here is skipped with its
 reason; under `CI=true` that is a failure. Standard library only: it must start before anything else works.
@@ -29,9 +29,6 @@ from tests.processes import Children, last_line, say, tail
 
 PYTHON = sys.executable
 COMPUTING = "computing"  # the lane of tiers that need no cluster with a node
-AT_ONCE = {
-    COMPUTING: 2
-}  # tiers of a lane side by side: tests with processes, sockets and API servers wait more than they compute
 TOTAL_QUOTA = 35 * 60.0  # the whole command, everything cold, two cores
 JOIN_SECONDS = 1.0  # a thread is waited for in pieces, so that Ctrl-C is heard
 
@@ -307,7 +304,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     lanes = [
         threading.Thread(target=run_lane, args=(lane, waiting, children, preparer, extra), kwargs={"results": results})
         for lane in dict.fromkeys(tier.lane for tier in chosen)
-        for _ in range(AT_ONCE.get(lane, 1))
     ]
     # A polite `kill` must clean up as Ctrl-C does.
     # Said for SIGINT too: a shell starts its background jobs with it ignored, and Python keeps it so.
