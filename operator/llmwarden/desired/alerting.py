@@ -3,10 +3,13 @@
 from typing import Any, Final
 
 from llmwarden import names
+from llmwarden.desired import promql
 from llmwarden.desired.manifest import dashboard_uid
 from llmwarden.desired.params import Params
 
 RUNBOOKS: Final = "docs/runbooks"
+WINDOW: Final = "5m"
+FEW_CALLS: Final = 5  # in WINDOW: below that, one slow call would be an alert
 Rule = dict[str, Any]
 
 
@@ -49,6 +52,11 @@ def alert(
     if keep:
         rule["keep_firing_for"] = keep
     return rule
+
+
+def of(params: Params, *more: str) -> str:
+    """Return the label matchers of the service, and more of them."""
+    return promql.selector(params.service.metadata.namespace, params.service.metadata.name, *more)
 
 
 def title(params: Params) -> str:

@@ -10,12 +10,10 @@ from typing import Final
 from llmwarden import names
 from llmwarden.api.v1alpha1.llmservice import OptionalAlert
 from llmwarden.desired import promql, vocabulary
-from llmwarden.desired.alerting import Rule, alert, title
+from llmwarden.desired.alerting import FEW_CALLS, WINDOW, Rule, alert, of, title
 from llmwarden.desired.params import Params
 from llmwarden.domain.objectives import SpendObjective
 
-WINDOW: Final = "5m"
-FEW_CALLS: Final = 5  # in WINDOW: below that, one slow call would be an alert
 ERROR_LIMIT: Final = 0.05
 P95_SECONDS: Final = 10
 P99_SECONDS: Final = 2
@@ -44,16 +42,12 @@ def alerts(params: Params) -> list[Rule]:
     return found
 
 
-def _of(params: Params, *more: str) -> str:
-    return promql.selector(params.service.metadata.namespace, params.service.metadata.name, *more)
-
-
 def _enough(params: Params) -> str:
-    return f"({promql.rate(names.METRIC_REQUESTS, _of(params), WINDOW)} * 300 >= {FEW_CALLS})"
+    return f"({promql.rate(names.METRIC_REQUESTS, of(params), WINDOW)} * 300 >= {FEW_CALLS})"
 
 
 def _slow(params: Params, name: str, q: float, limit: int) -> Rule:
-    quantile = promql.quantile(q, names.METRIC_DURATION, _of(params), WINDOW)
+    quantile = promql.quantile(q, names.METRIC_DURATION, of(params), WINDOW)
     return alert(
         params,
         name,
@@ -72,7 +66,7 @@ def _errors(params: Params) -> Rule:
     return alert(
         params,
         "LLMErrorRateHigh",
-        f"({promql.error_ratio(_of(params), WINDOW)} > {ERROR_LIMIT})\nand {_enough(params)}",
+        f"({promql.error_ratio(of(params), WINDOW)} > {ERROR_LIMIT})\nand {_enough(params)}",
         wait="5m",
         severity="warning",
         summary=f"{title(params)}: {{{{ $value | humanizePercentage }}}} of calls fail",
@@ -89,7 +83,7 @@ def _spend(params: Params) -> Rule | None:
     return alert(
         params,
         "LLMSpendHigh",
-        f"{promql.rate(names.METRIC_COST, _of(params), '15m')} * 3600 > {SPEND_PER_HOUR}",
+        f"{promql.rate(names.METRIC_COST, of(params), '15m')} * 3600 > {SPEND_PER_HOUR}",
         wait="5m",
         severity="warning",
         summary=f'{title(params)}: spends ${{{{ printf "%.2f" $value }}}} an hour, above ${SPEND_PER_HOUR}',
@@ -101,11 +95,11 @@ def _spend(params: Params) -> Rule | None:
 
 
 def _quiet(params: Params) -> Rule:
-    calls = f"{names.METRIC_REQUESTS}{{{_of(params)}}}"
+    calls = f"{names.METRIC_REQUESTS}{{{of(params)}}}"
     expr = (
         f"sum by ({promql.BY}) (increase({calls}[1d] offset 1h)) > {QUIET_CALLS}\n"
         f"and (sum by ({promql.BY}) (increase({calls}[1h])) == 0)\n"
-        f"and on ({promql.BY}) (count by ({promql.BY}) ({names.METRIC_IN_FLIGHT}{{{_of(params)}}}) > 0)"
+        f"and on ({promql.BY}) (count by ({promql.BY}) ({names.METRIC_IN_FLIGHT}{{{of(params)}}}) > 0)"
     )
     return alert(
         params,
@@ -123,7 +117,7 @@ def _quiet(params: Params) -> Rule:
 
 def _proxy_down(params: Params) -> Rule:
     # `up` knows the pod only; which pods are the service's, its proxies' own series told while they were scraped.
-    pods = f"max by (namespace, pod) (last_over_time({names.METRIC_IN_FLIGHT}{{{_of(params)}}}[1h]))"
+    pods = f"max by (namespace, pod) (last_over_time({names.METRIC_IN_FLIGHT}{{{of(params)}}}[1h]))"
     up = f'up{{namespace="{params.service.metadata.namespace}",job=~".*/{names.POD_MONITOR_PROXIES}"}}'
     return alert(
         params,
@@ -141,7 +135,7 @@ def _proxy_down(params: Params) -> Rule:
 
 def _journal(params: Params) -> Rule:
     # The counter knows the pod only, as `up` does.
-    pods = f"max by (namespace, pod) (last_over_time({names.METRIC_IN_FLIGHT}{{{_of(params)}}}[1h]))"
+    pods = f"max by (namespace, pod) (last_over_time({names.METRIC_IN_FLIGHT}{{{of(params)}}}[1h]))"
     failed = f'increase({names.METRIC_JOURNAL_ERRORS}{{namespace="{params.service.metadata.namespace}"}}[10m]) > 0'
     return alert(
         params,
@@ -164,7 +158,7 @@ def _cache(params: Params) -> Rule | None:
     return alert(
         params,
         "LLMKVCacheFull",
-        f"llmservice:engine_kv_cache_used:ratio{{{_of(params)}}} > {CACHE_LIMIT}",
+        f"llmservice:engine_kv_cache_used:ratio{{{of(params)}}} > {CACHE_LIMIT}",
         wait="5m",
         severity="warning",
         summary=f"{title(params)}: {{{{ $value | humanizePercentage }}}} of an engine's KV cache is in use",
@@ -179,7 +173,7 @@ def _queue(params: Params) -> Rule | None:
     engine = vocabulary.engine_of(params)
     if engine is None or "waiting" not in engine.metrics:
         return None
-    waiting = f"llmservice:engine_requests_waiting{{{_of(params)}}}"
+    waiting = f"llmservice:engine_requests_waiting{{{of(params)}}}"
     return alert(
         params,
         "LLMEngineQueueGrowing",
@@ -200,7 +194,7 @@ def _gpu(
     """An alert on the GPUs of the service's pods. Exporters that do not honour labels call the pod `exported_pod`: our monitors honour them."""
     if params.service.spec.gpu is None or params.service.spec.gpu.exporter == "None":
         return None
-    pods = f"max by (namespace, pod) (last_over_time({names.METRIC_IN_FLIGHT}{{{_of(params)}}}[15m]))"
+    pods = f"max by (namespace, pod) (last_over_time({names.METRIC_IN_FLIGHT}{{{of(params)}}}[15m]))"
     expr = f"({series})\nand on (namespace, pod) ({pods})"
     return alert(
         params,

@@ -8,17 +8,15 @@ from typing import Any, Final
 
 from llmwarden import names
 from llmwarden.desired import defaults, promql, slo, spending, vocabulary
-from llmwarden.desired.alerting import alert, title
+from llmwarden.desired.alerting import FEW_CALLS, WINDOW, alert, of, title
 from llmwarden.desired.manifest import Manifest, beside
 from llmwarden.desired.monitors import API_VERSION
 from llmwarden.desired.params import Params
 from llmwarden.domain import durations, money
 from llmwarden.domain.objectives import LatencyObjective, SpendObjective
 
-WINDOW: Final = "5m"
 SPEND_WINDOW: Final = "15m"
 SLOW_LIMIT: Final = 0.05  # more than so many slower than the threshold: the 95th percentile is above it
-FEW_CALLS: Final = 5  # in WINDOW: below that, one slow call would be an alert
 
 _ALERTS: Final = {
     "RequestDuration": ("LLMLatencyHigh", "95th percentile of latency"),
@@ -61,18 +59,14 @@ def _alerts(params: Params) -> list[dict[str, Any]]:
     return found + spending.alerts(params)
 
 
-def _of(params: Params, *more: str) -> str:
-    return promql.selector(params.service.metadata.namespace, params.service.metadata.name, *more)
-
-
 def _latency(params: Params, objective: LatencyObjective) -> dict[str, Any]:
     metric = slo.METRICS[objective.indicator]
     name, what = _ALERTS[objective.indicator]
-    every = promql.rate(f"{metric}_count", _of(params), WINDOW)
-    good = promql.rate(f"{metric}_bucket", _of(params, promql.bound(objective.threshold_seconds)), WINDOW)
+    every = promql.rate(f"{metric}_count", of(params), WINDOW)
+    good = promql.rate(f"{metric}_bucket", of(params, promql.bound(objective.threshold_seconds)), WINDOW)
     # The quantile is what a person reads; the share of calls within the bucket is what decides: it is exact.
     expr = (
-        f"{promql.quantile(0.95, metric, _of(params), WINDOW)}\n"
+        f"{promql.quantile(0.95, metric, of(params), WINDOW)}\n"
         f"and (1 - ({good}) / ({every}) > {SLOW_LIMIT})\n"
         f"and ({every} * 300 >= {FEW_CALLS})"
     )
@@ -98,7 +92,7 @@ def _spend(params: Params, objective: SpendObjective) -> dict[str, Any]:
     return alert(
         params,
         "LLMSpendRateHigh",
-        f"{promql.rate(names.METRIC_COST, _of(params), SPEND_WINDOW)} * 3600 > {limit}",
+        f"{promql.rate(names.METRIC_COST, of(params), SPEND_WINDOW)} * 3600 > {limit}",
         wait="5m",
         severity="warning",
         labels={"objective": objective.name},

@@ -14,6 +14,7 @@ from llmwarden.desired import promql, vocabulary
 from llmwarden.desired.dashboards.panels import (
     HALF,
     INTERVAL,
+    THIRD,
     PanelBuilder,
     bars,
     figure,
@@ -251,12 +252,9 @@ def _money(of: str) -> list[PanelBuilder]:
             "short",
             _day(names.METRIC_UNCOSTED, of),
             limits=(1, 1000),
-            span=SPAN_UNCOSTED,
+            span=THIRD,
         ),
     ]
-
-
-SPAN_UNCOSTED: Final = 8
 
 
 def _errors(of: str) -> list[PanelBuilder]:
