@@ -1,0 +1,240 @@
+"""The conditions of an LLMService: of each, whether it holds, why, and what to do."""
+
+import datetime as dt
+from collections import Counter
+from collections.abc import Mapping
+from typing import Final
+
+from llmwarden.api.v1alpha1 import llmservice as api
+from llmwarden.api.v1alpha1.common import Condition, ConditionType
+from llmwarden.desired import spending
+from llmwarden.desired.snapshot import Outcome, Snapshot, Verdict
+from llmwarden.desired.status import held
+from llmwarden.desired.status.objectives import readings
+from llmwarden.domain import conditions, objectives
+from llmwarden.errors import InvalidSpecError
+
+LISTED: Final = 3  # how many of a kind a message names
+SELECTED: Final[tuple[ConditionType, ...]] = ("ScrapeSelected", "RulesSelected", "RouteMatched", "DashboardSelected")
+
+
+def build(snapshot: Snapshot, outcome: Outcome, new: api.LLMServiceStatus, now: dt.datetime) -> tuple[Condition, ...]:
+    """Build all conditions; the time of one that did not change stays."""
+    verdicts: dict[ConditionType, Verdict] = {
+        "Instrumented": _instrumented(snapshot, new),
+        "MetricsFresh": _metrics_fresh(snapshot, new),
+        "AlertsReady": _child(outcome, "PrometheusRule", installed=snapshot.capabilities.rules),
+        "DashboardReady": _child(
+            outcome,
+            snapshot.dashboard_kind,
+            installed=snapshot.dashboard_kind == "ConfigMap" or snapshot.capabilities.grafana_dashboards,
+        ),
+        "ScrapeSelected": _scrape_selected(snapshot),
+        "RulesSelected": _selected(snapshot, "RulesSelected"),
+        "RouteMatched": _route_matched(snapshot, outcome),
+        "DashboardSelected": _selected(snapshot, "DashboardSelected"),
+        "WithinBudget": _within_budget(snapshot, new),
+        "MeetsObjectives": _meets_objectives(snapshot),
+        "CostKnown": _cost_known(snapshot, new),
+    }
+    verdicts["Ready"] = _ready(snapshot, verdicts)
+    found: tuple[Condition, ...] = new.conditions
+    for kind, (status, reason, message) in verdicts.items():
+        found = conditions.set_condition(
+            found,
+            kind,
+            status,
+            reason,
+            message,
+            generation=snapshot.service.metadata.generation,
+            now=now,
+        )
+    return found
+
+
+def _kept(snapshot: Snapshot, kind: str, fallback: Verdict) -> Verdict:
+    """Keep what was said before: nothing is known yet, after a restart, and that is no news."""
+    old = conditions.find(snapshot.service.status.conditions, kind) if snapshot.service.status else None
+    return (old.status, old.reason, old.message) if old is not None else fallback
+
+
+def _ready(snapshot: Snapshot, verdicts: Mapping[ConditionType, Verdict]) -> Verdict:
+    """Measured and held to its budgets? What is optional and not installed is named, but keeps nobody from being ready."""
+    if snapshot.problems:
+        first = snapshot.problems[0]
+        return "False", first.reason, " ".join(problem.message for problem in snapshot.problems)
+    missing: list[str] = []
+    notes: list[str] = []
+    for kind in ("Instrumented", "AlertsReady", "DashboardReady", "MetricsFresh"):
+        status, reason, message = verdicts[kind]
+        if status == "True":
+            continue
+        optional = reason in {"NotInstalled", "NotConfigured"} or kind == "MetricsFresh"
+        (notes if optional else missing).append(f"{kind}: {message}")
+    notes += [f"{kind}: {verdicts[kind][2]}" for kind in SELECTED if verdicts[kind][0] == "False"]
+    notes += [problem.message for problem in snapshot.warnings]
+    text = " ".join([*missing, *notes])
+    if missing:
+        kind = next(kind for kind in ("Instrumented", "AlertsReady", "DashboardReady") if verdicts[kind][0] != "True")
+        return "False", f"Not{kind}", text
+    if notes:
+        return "True", "ReadyWithGaps", text
+    return "True", "AsSpecified", "Calls are measured, priced and held to their budgets."
+
+
+def _instrumented(snapshot: Snapshot, new: api.LLMServiceStatus) -> Verdict:
+    pods = snapshot.pods
+    injection = new.injection
+    if injection is not None and injection.state == "Stopped":
+        return "False", "InjectionStopped", injection.message
+    if not pods:
+        text = (
+            "No pod of this namespace matches workload.selector: compare it with the labels of the pods "
+            f"(kubectl get pods -n {snapshot.service.metadata.namespace} --show-labels)."
+        )
+        return "False", "NoPods", text
+    lacking = [pod for pod in pods if pod.state in {"Unmetered", "Hanging"}]
+    metered = sum(pod.state == "Metered" for pod in pods)
+    if lacking:
+        reasons = Counter(pod.reason for pod in lacking)
+        parts = []
+        for reason, count in sorted(reasons.items(), key=lambda item: (-item[1], item[0])):
+            example = next(pod for pod in lacking if pod.reason == reason)
+            remedy = f"; {example.remedy}" if example.remedy else ""
+            parts.append(f"{count} {reason} (such as {example.name}: {example.message}{remedy})")
+        text = f"{len(lacking)} of {len(pods)} pods are not measured: {'; '.join(parts)}."
+        return "False", next(iter(reasons)) if len(reasons) == 1 else "PodsNotMetered", text
+    if not metered:
+        return "False", "Starting", f"The proxies of {len(pods)} pods are starting."
+    notes = sorted({f"{note.message}; {note.remedy}" for pod in pods for note in pod.notes})[:LISTED]
+    text = "All pods that run are measured." + (f" Noticed: {' '.join(notes)}" if notes else "")
+    return "True", "AllMetered", text
+
+
+def _metrics_fresh(snapshot: Snapshot, new: api.LLMServiceStatus) -> Verdict:
+    source = snapshot.prometheus
+    if not source.configured:
+        text = "No Prometheus is named in the chart's prometheus.url: there is no latency and no throughput to show."
+        return "False", "NotConfigured", text
+    if not source.asked:
+        return _kept(snapshot, "MetricsFresh", ("Unknown", "NotAsked", "Prometheus was not asked yet."))
+    if not source.fresh:
+        return "False", source.reason, f"{source.message} The last figures are kept, with their time (asOf)."
+    if not snapshot.figures.scraped:
+        return _not_scraped(snapshot, new)
+    if not snapshot.ledger.fresh and snapshot.ledger.asked:
+        return (
+            "False",
+            snapshot.ledger.reason,
+            f"{snapshot.ledger.message} Usage and cost are the last that were known.",
+        )
+    return "True", "Fresh", "Prometheus and ledger answer."
+
+
+def _not_scraped(snapshot: Snapshot, new: api.LLMServiceStatus) -> Verdict:
+    if not new.workload or not new.workload.metered:
+        return "Unknown", "NothingToScrape", "No pod is measured yet."
+    if not snapshot.capabilities.pod_monitors:
+        text = "Prometheus has no series of this service: the Prometheus Operator, which would scrape it, is not installed."
+        return "False", "NotScraped", text
+    text = (
+        "Prometheus answers, but has no series of this service. New pods take up to a minute; else it does not select the "
+        "PodMonitor llmwarden-proxies: set the chart's prometheus.monitorLabels to the labels that it selects by."
+    )
+    return "False", "NotScraped", text
+
+
+def _selected(snapshot: Snapshot, kind: ConditionType) -> Verdict:
+    """Give what `desired.selected` found; what was said before while it is not known."""
+    found = snapshot.selected.get(kind)
+    text = "It is not known yet who selects it: either it is not applied, or the objects that might cannot be read."
+    return found if found is not None else _kept(snapshot, kind, ("Unknown", "NotKnownYet", text))
+
+
+def _scrape_selected(snapshot: Snapshot) -> Verdict:
+    """Series that are there have been scraped, whoever selects what: an agent, or a configuration of its own."""
+    status, reason, message = _selected(snapshot, "ScrapeSelected")
+    there = snapshot.prometheus.fresh and snapshot.figures.scraped
+    if there and (status == "Unknown" or reason == "NotSelected"):
+        but = f" That is not by the PodMonitor: {message}" if status == "False" else ""
+        return "True", "Scraped", f"The proxies' series are in Prometheus.{but}"
+    return status, reason, message
+
+
+def _route_matched(snapshot: Snapshot, outcome: Outcome) -> Verdict:
+    if "AlertmanagerConfig" in outcome.failed:
+        return "False", "ApplyFailed", outcome.failed["AlertmanagerConfig"]
+    return _selected(snapshot, "RouteMatched")
+
+
+def _child(outcome: Outcome, kind: str, *, installed: bool) -> Verdict:
+    if not installed:
+        whose = "Grafana Operator's custom resources (grafana.integreatly.org)"
+        if kind == "PrometheusRule":
+            whose = "Prometheus Operator's custom resources (monitoring.coreos.com)"
+        text = f"The {whose} are not installed; this is made good as soon as they are."
+        return "False", "NotInstalled", text
+    if kind in outcome.failed:
+        return "False", "ApplyFailed", outcome.failed[kind]
+    return "True", "Applied", f"The {kind} is there."
+
+
+_UNUSUAL: Final = " Unusual: "
+
+
+def _within_budget(snapshot: Snapshot, new: api.LLMServiceStatus) -> Verdict:
+    """Within the budgets, and spending as usual? What is unusual is only said: it may be wanted."""
+    status, reason, message = _budgets_verdict(snapshot, new)
+    unusual = [f"{spending.UNUSUAL[name]} ({name})" for name in snapshot.figures.unusual]
+    message = message.partition(_UNUSUAL)[0]  # one that was kept may have it
+    return status, reason, f"{message}{_UNUSUAL}{'; '.join(unusual)}." if unusual else message
+
+
+def _budgets_verdict(snapshot: Snapshot, new: api.LLMServiceStatus) -> Verdict:
+    if not snapshot.ledger.fresh:
+        # Unknown is not zero: a blank answer must not clear an overspend.
+        return _kept(snapshot, "WithinBudget", ("Unknown", "NotAsked", "The ledger was not asked yet."))
+    if not new.budgets:
+        return "True", "NoBudgets", "No budget applies."
+    over = [budget for budget in new.budgets if budget.state == "Exceeded"]
+    if over:
+        parts = [f"{held.called(budget)} is used up ({budget.action})" for budget in over]
+        return "False", "Exceeded", f"{'; '.join(parts)}."
+    warned = [budget for budget in new.budgets if budget.state == "Warned"]
+    if warned:
+        parts = [f"{budget.used_percent} % of {held.called(budget)} is used" for budget in warned]
+        return "True", "Warned", f"{'; '.join(parts)}."
+    return "True", "Open", "Every budget has room."
+
+
+def _meets_objectives(snapshot: Snapshot) -> Verdict:
+    try:
+        wanted = objectives.of_service(snapshot.service)
+    except InvalidSpecError as error:
+        return "Unknown", "InvalidSpec", str(error)
+    if not wanted:
+        return "True", "NoObjectives", "No objective is set."
+    if not snapshot.prometheus.fresh and snapshot.prometheus.configured:
+        return _kept(snapshot, "MeetsObjectives", ("Unknown", "NotAsked", "Prometheus was not asked yet."))
+    results = objectives.evaluate(wanted, readings(snapshot, wanted))
+    missed = [result.sentence for result in results if result.met is False]
+    if missed:
+        return "False", "Missed", f"{'; '.join(missed)}."
+    if objectives.all_met(results) is None:
+        unknown = [result.sentence for result in results if result.met is None]
+        return "Unknown", "NotMeasured", f"{'; '.join(unknown)}."
+    return "True", "Met", "Every objective is met."
+
+
+def _cost_known(snapshot: Snapshot, new: api.LLMServiceStatus) -> Verdict:
+    if not snapshot.ledger.asked or (not snapshot.ledger.fresh and snapshot.service.status is not None):
+        return _kept(snapshot, "CostKnown", ("Unknown", "NotAsked", "The ledger was not asked yet."))
+    if not snapshot.ledger.fresh:
+        return "Unknown", snapshot.ledger.reason, snapshot.ledger.message
+    usage = new.usage
+    if usage is None or not usage.uncosted_tokens:
+        return "True", "Priced", "Every model that was used has a price."
+    models = ", ".join(usage.uncosted_models[:LISTED]) or "some models"
+    more = f" and {len(usage.uncosted_models) - LISTED} more" if len(usage.uncosted_models) > LISTED else ""
+    text = f"The price of {models}{more} is not known: their tokens are in no cost. The platform team sets it with a ModelPrice."
+    return "False", "PriceUnknown", text
