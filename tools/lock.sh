@@ -7,3 +7,4 @@ uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-
 # Without the override of pyproject.toml: in the image botocore has what it asks for.
 uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --group bedrock -o requirements-bedrock.lock "$@"
 uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --group fuzz -o requirements-fuzz.lock "$@"
+uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --group compile --constraint requirements-dev.lock -o requirements-compile.lock "$@"
