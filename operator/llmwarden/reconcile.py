@@ -26,7 +26,8 @@ from llmwarden.kube import Client
 from llmwarden.observe.engines import Engines
 from llmwarden.observe.ledger import Ledger
 from llmwarden.observe.prometheus import Prometheus
-from llmwarden.observe.world import Key, Name, World
+from llmwarden.observe.resources import Key, Name
+from llmwarden.observe.world import World
 from llmwarden.settings import Settings
 
 logger = logging.getLogger(__name__)

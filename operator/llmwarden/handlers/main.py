@@ -24,7 +24,8 @@ from llmwarden.kube.client import until_available
 from llmwarden.observe.engines import Engines
 from llmwarden.observe.ledger import Ledger
 from llmwarden.observe.prometheus import Prometheus
-from llmwarden.observe.world import KINDS, NAMESPACE, Key, World
+from llmwarden.observe.resources import KINDS, NAMESPACE, Key
+from llmwarden.observe.world import World
 from llmwarden.reconcile import Reconciler, Sources
 from llmwarden.settings import Settings
 

@@ -16,7 +16,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from llmwarden.errors import UnavailableError, WardenError
 from llmwarden.kube import ThrottledError
-from llmwarden.observe.world import Key
+from llmwarden.observe.resources import Key
 
 logger = logging.getLogger(__name__)
 

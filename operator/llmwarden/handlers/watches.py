@@ -8,7 +8,8 @@ from typing import Any
 import kopf
 
 from llmwarden import names
-from llmwarden.observe.world import KINDS, NAMESPACE, World
+from llmwarden.observe.resources import KINDS, NAMESPACE
+from llmwarden.observe.world import World
 
 
 def registry(world: World) -> kopf.OperatorRegistry:

@@ -135,7 +135,7 @@ class Engines:
 
 
 def _identity(address: Address, found: engines.Recognised, version: str) -> EngineIdentity:
-    identity = EngineIdentity(found.type, version)
+    identity = EngineIdentity(found.type, version, missing=found.missing, queue_bounds=found.queue_bounds)
     if address.type not in {found.type, "OpenAICompatible"}:
         text = f"By its metrics it is {found.type}, not {address.type} as backend.type says: correct the type."
         return replace(identity, message=text)

@@ -13,6 +13,7 @@ import httpx
 from llmwarden import names
 from llmwarden.desired import promql, spending
 from llmwarden.desired.snapshot import Engine, Figures, Quantiles
+from llmwarden.domain import engines
 from llmwarden.errors import UnavailableError
 
 WINDOWS: Final = ("5m", "1h")  # the second where the first has no traffic
@@ -20,12 +21,6 @@ COVERAGE_CALLS: Final = 100  # of an engine in an hour; below, single calls at t
 AT_ONCE: Final = 4  # questions in flight: Prometheus has others to answer, too
 Key = tuple[str, str]  # namespace, service
 Values = dict[Key, float]
-
-# Names of the engines' gauges, by what they say (operator/ARCHITECTURE.md names the conventions); the llmservice label
-# is put on by the engine's PodMonitor.
-_RUNNING: Final = "vllm:num_requests_running|sglang:num_running_reqs|tgi_batch_current_size|num_requests_running"
-_WAITING: Final = "vllm:num_requests_waiting|sglang:num_queue_reqs|tgi_queue_size|num_requests_waiting"
-_CACHE: Final = "vllm:kv_cache_usage_perc|vllm:gpu_cache_usage_perc|sglang:token_usage|gpu_cache_usage_perc"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +41,31 @@ def _quantile(q: float, metric: str) -> str:
     return f"histogram_quantile({q}, {' or '.join(parts)})"
 
 
-def _gauge(pattern: str, how: str) -> str:
-    return f'{how} by ({promql.BY}) ({{__name__=~"{pattern}",{names.LABEL_M_SERVICE}!=""}})'
+def _engines(key: str, form: str) -> str:
+    """Ask all engines by `domain.engines`' names: `form` has `{}` where the series' selector goes; their PodMonitors put the label on."""
+    parts = []
+    for metric in engines.metrics_of(key):
+        more = f",{metric.labels}" if metric.labels else ""
+        parts.append(form.format(f'{{__name__=~"{metric.pattern}",{names.LABEL_M_SERVICE}!=""{more}}}'))
+    return " or ".join(parts)
+
+
+def _gauge(key: str, how: str) -> str:
+    return _engines(key, f"{how} by ({promql.BY}) ({{}})")
+
+
+def _rate(key: str) -> str:
+    # One name at a time: `rate` drops names, and a version that has the old one beside the new would answer the same series twice.
+    found = []
+    for metric in engines.metrics_of(key):
+        for name in metric.names:
+            pattern = engines.Metric((name,)).pattern
+            found.append(f'sum by ({promql.BY}) (rate({{__name__=~"{pattern}",{names.LABEL_M_SERVICE}!=""}}[5m]))')
+    return " or ".join(found)
 
 
 _QUANTILES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 _HISTOGRAMS: Final = {"ttft": names.METRIC_TTFT, "duration": names.METRIC_DURATION, "tpot": names.METRIC_TPOT}
-_HITS: Final = 'vllm:prefix_cache_hits_total{llmservice!=""}'
-_QUERIES: Final = 'vllm:prefix_cache_queries_total{llmservice!=""}'
 
 # Both recorded in one evaluation, so that their sums over an hour are of the same calls. Scrapes a moment apart make single calls differ.
 _COVERAGE: Final = (
@@ -76,13 +88,10 @@ QUESTIONS: Final[tuple[Question, ...]] = (
         promql.rate(names.METRIC_TOKENS, f'{names.LABEL_M_TOKEN_TYPE}="output"', WINDOWS[0]),
     ),
     Question("credential_errors", f"sum by ({promql.BY}) (increase({names.METRIC_CREDENTIAL_ERRORS}[15m])) > 0"),
-    Question("engine.running", _gauge(_RUNNING, "sum")),
-    Question("engine.waiting", _gauge(_WAITING, "sum")),
-    Question("engine.cache_used", _gauge(_CACHE, "max")),
-    Question(
-        "engine.prefix_hits",
-        f"sum by ({promql.BY}) (rate({_HITS}[5m])) / (sum by ({promql.BY}) (rate({_QUERIES}[5m])) > 0)",
-    ),
+    Question("engine.running", _gauge("running", "sum")),
+    Question("engine.waiting", _gauge("waiting", "sum")),
+    Question("engine.cache_used", _gauge("cache_used", "max")),
+    Question("engine.prefix_hits", f"({_rate('prefix_hits')}) / (({_rate('prefix_queries')}) > 0)"),
     Question("coverage", _COVERAGE),
     *(
         Question(f"unusual.{name}", f'max by ({promql.BY}) (ALERTS{{alertname="{name}",alertstate="firing"}})')

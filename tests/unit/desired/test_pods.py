@@ -5,7 +5,7 @@ import pytest
 
 from llmwarden import names
 from llmwarden.desired.pods import PodView, view
-from llmwarden.observe.world import strip_pod
+from llmwarden.observe.stripping import strip_pod
 from llmwarden.settings import Settings
 from tests.unit.desired.helpers import service
 

@@ -3,7 +3,7 @@ from collections.abc import Awaitable, Callable
 
 from llmwarden.errors import UnavailableError
 from llmwarden.handlers.queue import FIRST_SECONDS, WorkQueue
-from llmwarden.observe.world import Key
+from llmwarden.observe.resources import Key
 
 KEY = Key("LLMService", "shop", "bot")
 
