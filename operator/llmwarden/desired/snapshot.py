@@ -35,11 +35,16 @@ class Engine:
 
 @dataclass(frozen=True, slots=True)
 class EngineIdentity:
-    """What an engine is, by its own metrics (not by the spec). Empty strings are unknown; `message` says what is missing or wrong."""
+    """What an engine is, by its own metrics (not by the spec). Empty strings are unknown; `message` says what is missing or wrong.
+
+    `missing`: what of its vocabulary (`domain.engines`) it leaves out. `queue_bounds`: of its histogram of time in the queue, in seconds.
+    """
 
     type: str
     version: str = ""
     message: str = ""
+    missing: tuple[str, ...] = ()
+    queue_bounds: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from typing import Final
 from llmwarden.api.v1alpha1.common import BackendType
 
 _PREFIX: Final = "(?:kserve_|ray_)?"
+_NUMBER: Final = re.compile(r"[0-9.]+(?:e[+-]?[0-9]+)?")  # a bucket's bound; +Inf is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +174,7 @@ class Recognised:
     type: BackendType
     prefix: str = ""
     missing: tuple[str, ...] = ()  # of the engine's vocabulary: what this version, or its flags, leave out
+    queue_bounds: tuple[float, ...] = ()  # of its histogram of time in the queue, in seconds, rising, without +Inf
 
 
 def recognise(exposition: str) -> Recognised | None:
@@ -180,8 +182,17 @@ def recognise(exposition: str) -> Recognised | None:
     for engine, signature in _SIGNATURES:
         found = signature.search(exposition)
         if found is not None:
-            return Recognised(engine.type, found.group(1), _missing(engine, exposition))
+            return Recognised(
+                engine.type, found.group(1), _missing(engine, exposition), _bounds(engine, "queue", exposition)
+            )
     return None
+
+
+def metrics_of(key: str) -> tuple[Metric, ...]:
+    """Return what all engines call one thing: of those that are told apart by name alone one metric, of the others one each."""
+    found = [engine.metrics[key] for engine in ENGINES if key in engine.metrics]
+    plain = tuple(name for metric in found if not metric.labels for name in metric.names)
+    return (*((Metric(plain),) if plain else ()), *(metric for metric in found if metric.labels))
 
 
 def _missing(engine: Engine, exposition: str) -> tuple[str, ...]:
@@ -190,3 +201,13 @@ def _missing(engine: Engine, exposition: str) -> tuple[str, ...]:
         for name, metric in engine.metrics.items()
         if re.search(rf"^{metric.pattern}(?:_bucket|_count|_sum)?(?:\{{| )", exposition, re.MULTILINE) is None
     )
+
+
+def _bounds(engine: Engine, key: str, exposition: str) -> tuple[float, ...]:
+    """Return the finite bounds of a histogram, as the engine has them: they differ by version, and some engines let flags set them."""
+    metric = engine.metrics.get(key)
+    if metric is None:
+        return ()
+    texts = re.findall(rf'^{metric.pattern}_bucket\{{[^}}]*\ble="([^"]+)"', exposition, re.MULTILINE)
+    found = {float(match[-1]) for match in texts if _NUMBER.fullmatch(match[-1])}
+    return tuple(sorted(found))

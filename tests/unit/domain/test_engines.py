@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from llmwarden.domain.engines import BY_TYPE, ENGINES, recognise
+from llmwarden.domain.engines import BY_TYPE, ENGINES, metrics_of, recognise
 
 SAMPLES = Path(__file__).parent / "engines"
 
@@ -54,3 +54,25 @@ def test_every_engine_counts_its_requests_or_says_that_it_cannot() -> None:
     without = {engine.type for engine in ENGINES if "requests" not in engine.metrics}
     assert without == {"LlamaCpp"}
     assert set(BY_TYPE) == {engine.type for engine in ENGINES}
+
+
+def test_an_engines_own_bounds_are_read_from_what_it_shows() -> None:
+    def bounds(sample: str) -> tuple[float, ...]:
+        found = recognise((SAMPLES / f"{sample}.prom").read_text(encoding="utf-8"))
+        assert found is not None
+        return found.queue_bounds
+
+    assert bounds("vllm")[:5] == (0.3, 0.5, 0.8, 1.0, 1.5)
+    assert bounds("vllm")[-1] == 7680.0
+    assert bounds("vllm-kserve") == bounds("vllm-ray") == (0.3,)
+    assert bounds("tgi") == (0.1,)
+    assert bounds("llama-cpp") == bounds("nim") == ()
+
+
+def test_all_engines_spellings_of_one_thing_are_one_question_and_those_told_apart_by_labels_one_each() -> None:
+    plain, labelled = metrics_of("waiting")
+    assert set(plain.names) == {
+        name for engine in ENGINES for name in engine.metrics["waiting"].names if not engine.metrics["waiting"].labels
+    }
+    assert labelled.labels == 'request_type="waiting"'
+    assert metrics_of("preemptions")[0].names == ("vllm:num_preemptions_total", "sglang:num_retractions_total")

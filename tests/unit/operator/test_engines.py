@@ -5,6 +5,7 @@ import http.server
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -103,7 +104,21 @@ def ask(
 )
 def test_an_engine_says_what_it_is(pages: dict[str, str], type_: str, expected: EngineIdentity | None) -> None:
     with server(pages) as (port, _):
-        assert ask(port, type_) == expected
+        found = ask(port, type_)
+    # What it leaves out and its bounds are the table's business: tests/unit/domain/test_engines.py.
+    assert (found and replace(found, missing=(), queue_bounds=())) == expected
+
+
+def test_its_bounds_and_gaps_are_kept_for_objectives() -> None:
+    with server({"/metrics": sample("vllm")}) as (port, _):
+        found = ask(port, "VLLM")
+    assert found is not None
+    assert found.queue_bounds[0] == 0.3
+    assert found.missing == ()
+    with server({"/metrics": sample("vllm-old")}) as (port, _):
+        found = ask(port, "VLLM")
+    assert found is not None
+    assert "queue" in found.missing
 
 
 def test_it_is_asked_again_when_the_pod_is_another_or_much_time_has_passed() -> None:

@@ -5,6 +5,7 @@ import httpx
 import pytest
 
 from llmwarden import names
+from llmwarden.domain.engines import ENGINES
 from llmwarden.errors import UnavailableError
 from llmwarden.observe.prometheus import OBJECTIVES, QUESTIONS, Prometheus
 
@@ -89,3 +90,16 @@ async def test_no_answer_is_unavailable() -> None:
 def test_every_question_is_summed_by_service() -> None:
     for question in QUESTIONS:
         assert f"by (namespace, {names.LABEL_M_SERVICE}" in question.query
+
+
+def test_engines_gauges_are_asked_by_every_name_that_the_table_has() -> None:
+    by_name = {question.name: question.query for question in QUESTIONS}
+    for key, question in (
+        ("running", "engine.running"),
+        ("waiting", "engine.waiting"),
+        ("cache_used", "engine.cache_used"),
+    ):
+        for engine in ENGINES:
+            for name in engine.metrics[key].names if key in engine.metrics else ():
+                assert name.replace(":", "[:_]") in by_name[question], (engine.type, name)
+    assert "sglang[:_]cached_tokens_total" in by_name["engine.prefix_hits"]
