@@ -18,7 +18,7 @@ CRDS = ROOT / "crds"
 VALUES = ROOT / "charts" / "llmwarden" / "values.yaml"
 RESOURCES = ROOT / "docs" / "resources.md"
 SETTINGS = ROOT / "docs" / "settings.md"
-ORDER = ("LLMService", "LLMBudget", "ClusterLLMBudget", "ModelPrice")
+ORDER = ("LLMService", "LLMBudget", "ClusterLLMBudget", "ModelPrice", "ProviderAccount")
 
 _ENTRY = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z][A-Za-z0-9]*):(?: (?P<value>.*))?$")
 
@@ -68,14 +68,14 @@ def rules(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def resources() -> str:
-    """Return the page about the four kinds."""
+    """Return the page about the five kinds."""
     crds = {
         crd["spec"]["names"]["kind"]: crd for crd in map(yaml.safe_load, (p.read_text() for p in CRDS.glob("*.yaml")))
     }
     lines = [
         "# Resources",
         "",
-        "The fields of the four kinds, made from `crds/` by `python -m tools.docgen`; do not edit. Examples: `manifests/samples/`.",
+        "The fields of the five kinds, made from `crds/` by `python -m tools.docgen`; do not edit. Examples: `manifests/samples/`.",
     ]
     for kind in ORDER:
         spec = crds[kind]["spec"]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from llmwarden.api.v1alpha1 import ClusterLLMBudget, LLMBudget, LLMService, ModelPrice
+from llmwarden.api.v1alpha1 import ClusterLLMBudget, LLMBudget, LLMService, ModelPrice, ProviderAccount
 from llmwarden.names import GROUP
 
 Scope = Literal["Namespaced", "Cluster"]
@@ -24,7 +24,7 @@ class Column:
 class Resource:
     """One kind."""
 
-    model: type[LLMService | LLMBudget | ClusterLLMBudget | ModelPrice]
+    model: type[LLMService | LLMBudget | ClusterLLMBudget | ModelPrice | ProviderAccount]
     plural: str
     short: tuple[str, ...]
     scope: Scope
@@ -97,6 +97,21 @@ RESOURCES: Final = (
             Column("GPU", ".spec.gpu.product", "The GPU whose hours it prices."),
             Column("CURRENT", ".status.summary.current", "The price that applies now."),
             Column("READY", _READY, "Whether a price applies now.", priority=1),
+            _AGE,
+        ),
+    ),
+    Resource(
+        model=ProviderAccount,
+        plural="provideraccounts",
+        short=("pacct",),
+        scope="Cluster",
+        columns=(
+            Column("PROVIDER", ".spec.provider", "Who bills it."),
+            Column("DAY", ".status.summary.day", "The newest day that is compared."),
+            Column("BILLED", ".status.summary.provider", "What the provider charges for that day's tokens."),
+            Column("COUNTED", ".status.summary.ledger", "What the ledger counted."),
+            Column("VERDICT", ".status.summary.verdict", "How they compare."),
+            Column("READY", _READY, "Whether the provider answers."),
             _AGE,
         ),
     ),

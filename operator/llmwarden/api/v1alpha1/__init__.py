@@ -8,6 +8,7 @@ from llmwarden.api.v1alpha1.llmbudget import ClusterLLMBudget, LLMBudget, Shared
 from llmwarden.api.v1alpha1.llmservice import Budget, LLMService, LLMServiceSpec, LLMServiceStatus, Objective
 from llmwarden.api.v1alpha1.modelprice import ModelPrice, PriceEntry
 from llmwarden.api.v1alpha1.parse import parse
+from llmwarden.api.v1alpha1.provideraccount import ProviderAccount, ProviderAccountStatus
 
 __all__ = [
     "BackendType",
@@ -24,6 +25,8 @@ __all__ = [
     "ModelPrice",
     "Objective",
     "PriceEntry",
+    "ProviderAccount",
+    "ProviderAccountStatus",
     "SharedBudgetStatus",
     "parse",
 ]

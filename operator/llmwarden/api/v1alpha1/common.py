@@ -48,6 +48,7 @@ ConditionType = Literal[
     "WithinBudget",
     "MeetsObjectives",
     "CostKnown",
+    "CostDrift",
 ]
 
 # Exact in picodollars: 12 decimals. Nine digits before the point: a budget of a billion dollars is a typing error.
@@ -194,6 +195,26 @@ Threshold = Annotated[
                 '(write 1.5 seconds as "1500ms")',
             )
         ),
+    ),
+]
+QuietTime = Annotated[
+    str,
+    Field(
+        max_length=4,
+        json_schema_extra=rules(
+            rule(
+                "self.matches('^([2-9]|[1-9][0-9])m$|^([1-9]|1[0-9]|2[0-4])h$')",
+                'must be a whole number of minutes (2m to 99m) or hours (1h to 24h), such as "5m"',
+            )
+        ),
+    ),
+]
+WholePercent = Annotated[
+    int,
+    Field(
+        json_schema_extra=rules(
+            rule("self >= 1 && self <= 100", "must be a whole percentage from 1 to 100"), format="int32"
+        )
     ),
 ]
 WholeWindow = Annotated[

@@ -23,11 +23,13 @@ from llmwarden.api.v1alpha1.common import (
     Money,
     Percent,
     PositiveAmount,
+    QuietTime,
     SecretKeyRef,
     Short,
     Text,
     Threshold,
     Time,
+    WholePercent,
     WholeWindow,
     cut,
     first,
@@ -163,6 +165,34 @@ class ErrorsObjective(Model):
     """Calls that fail."""
 
 
+class AvailabilityObjective(Model):
+    """Whether calls are answered at all: traffic that stops is an outage, whoever stopped it."""
+
+    quiet_for: QuietTime = "5m"
+    """An outage begins where no call was answered for so long (pods gone, nothing scraped, nobody calling), 5m unless set; calls that all fail are one at once."""
+
+
+class ContextUseObjective(Model):
+    """How much of the model's context window calls take."""
+
+    threshold_percent: WholePercent
+    """The share that a call's input and output may take, of models whose window is known."""
+
+
+class QueueTimeObjective(Model):
+    """How long calls wait in the engine's queue, by the engine's own histogram."""
+
+    threshold: Threshold
+    """How long they may wait; it must be one of the bounds that the engine's histogram has."""
+
+
+class KvCacheObjective(Model):
+    """How full the engine's key-value cache is, by its own gauge."""
+
+    threshold_percent: WholePercent
+    """Up to where it is well."""
+
+
 class SpendObjective(Model):
     """How fast money may be spent."""
 
@@ -170,22 +200,28 @@ class SpendObjective(Model):
     """US dollars an hour, as a decimal string."""
 
 
+# What is measured as a share of calls or of time. Quality (judged answers) is to be one more: a field of `Objective` named here, a type in
+# `domain.objectives`, and its good and total in `desired.indicators`; alerts, budgets and panels follow from those.
+_SHARES = ("latency", "errors", "availability", "contextUse", "queueTime", "kvCache")
+_KINDS = (*_SHARES, "spend")
+
+
 class Objective(Model):
-    """A service level objective: exactly one of latency, errors and spend."""
+    """A service level objective, of exactly one kind: latency, errors, availability, contextUse, queueTime, kvCache or spend."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule(
-                "(has(self.latency) ? 1 : 0) + (has(self.errors) ? 1 : 0) + (has(self.spend) ? 1 : 0) == 1",
-                "set exactly one of latency, errors and spend",
+                f"{' + '.join(f'(has(self.{kind}) ? 1 : 0)' for kind in _KINDS)} == 1",
+                f"set exactly one of {', '.join(_KINDS[:-1])} and {_KINDS[-1]}",
             ),
             rule(
                 "has(self.spend) || (has(self.targetPercent) && has(self.window))",
-                'targetPercent and window are required with latency and errors, such as targetPercent: "99" and window: 28d',
+                'targetPercent and window are required with every kind but spend, such as targetPercent: "99" and window: 28d',
             ),
             rule(
                 "!has(self.spend) || (!has(self.targetPercent) && !has(self.window))",
-                "targetPercent and window go with latency and errors; remove them beside spend",
+                "targetPercent and window go with the other kinds; remove them beside spend",
             ),
         )
     )
@@ -196,10 +232,18 @@ class Objective(Model):
     """A share of calls that must be faster than a threshold."""
     errors: ErrorsObjective | None = None
     """A share of calls that must not fail."""
+    availability: AvailabilityObjective | None = None
+    """A share of time in which calls must be answered."""
+    context_use: ContextUseObjective | None = None
+    """A share of calls that must leave room in the model's context window."""
+    queue_time: QueueTimeObjective | None = None
+    """A share of calls that must not wait longer in the engine's queue."""
+    kv_cache: KvCacheObjective | None = None
+    """A share of time in which the engine's key-value cache must not be fuller."""
     spend: SpendObjective | None = None
     """A bound on the rate of spending."""
     target_percent: Percent | None = None
-    """The share of calls that must be good."""
+    """The share of calls, or of time, that must be good."""
     window: WholeWindow | None = None
     """Over what time the share is taken."""
 
@@ -328,6 +372,12 @@ class LLMServiceSpec(Model):
                 "workload.interception.port.name is required with Port interception, which is the default of engines such as VLLM: "
                 "name the engine's container port, or set workload.interception.type: Env for pods that call the engine",
                 ".workload",
+            ),
+            rule(
+                f"!has(self.objectives) || {_IS_PORT} || !self.objectives.exists(item, has(item.queueTime) || has(item.kvCache))",
+                "objectives of kind queueTime and kvCache are measured by an engine's own metrics, and the selected pods are its clients: "
+                "set them on the LLMService of the engine itself",
+                ".objectives",
             ),
             rule(
                 f"self.backend.type != 'OpenAICompatible' || {_IS_PORT} || has(self.backend.url)",

@@ -8,9 +8,10 @@ from pydantic import ValidationError
 from llmwarden.api.v1alpha1.llmbudget import ClusterLLMBudget, LLMBudget
 from llmwarden.api.v1alpha1.llmservice import LLMService
 from llmwarden.api.v1alpha1.modelprice import ModelPrice
+from llmwarden.api.v1alpha1.provideraccount import ProviderAccount
 from llmwarden.errors import InvalidSpecError
 
-Resource = TypeVar("Resource", bound=LLMService | LLMBudget | ClusterLLMBudget | ModelPrice)
+Resource = TypeVar("Resource", bound=LLMService | LLMBudget | ClusterLLMBudget | ModelPrice | ProviderAccount)
 
 
 def parse(model: type[Resource], value: Mapping[str, Any]) -> Resource:
