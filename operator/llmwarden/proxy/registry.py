@@ -8,7 +8,7 @@ import math
 import time
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -99,7 +99,7 @@ class _Family(Generic[Child]):
                 child,
             )
 
-    def lines(self, *, openmetrics: bool) -> Iterator[str]:
+    def lines(self, *, openmetrics: bool) -> Iterable[str]:
         """The samples."""
         del openmetrics
         raise NotImplementedError
@@ -113,11 +113,10 @@ class Counter(_Family[Value]):
     def _make(self) -> Value:
         return Value()
 
-    def lines(self, *, openmetrics: bool) -> Iterator[str]:
+    def lines(self, *, openmetrics: bool) -> Iterable[str]:
         """The samples."""
         del openmetrics
-        for labels, child in self.children():
-            yield _sample(self.name, labels, number(child.value))
+        return [_sample(self.name, labels, number(child.value)) for labels, child in self.children()]
 
 
 class Gauge(Counter):
@@ -181,7 +180,7 @@ class Registry:
     """All families of one process."""
 
     def __init__(self) -> None:
-        self.families: list[_Family[Value] | _Family[Distribution] | Renamed] = []
+        self.families: list[_Family[Any] | Renamed] = []
 
     def expose(self, *, openmetrics: bool) -> bytes:
         """The text of a scrape."""

@@ -229,7 +229,7 @@ class Anthropic:
     """`base.Dialect`."""
 
     name = "anthropic"
-    backends = frozenset({"Anthropic"})
+    backends: Final = frozenset({"Anthropic"})
 
     def match(self, target: Target) -> Match | None:
         """`/v1/messages` under any prefix, and Vertex AI's paths."""

@@ -169,7 +169,10 @@ class Dialect(Protocol):
     """One provider API."""
 
     name: str
-    backends: frozenset[str]  # LLMService backend types that speak it by nature; their routes try it first
+
+    @property
+    def backends(self) -> frozenset[str]:
+        """LLMService backend types that speak it by nature; their routes try it first."""
 
     def match(self, target: Target) -> Match | None:
         """The call that a request to this target is; None when it is none of this dialect."""

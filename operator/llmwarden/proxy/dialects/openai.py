@@ -24,7 +24,7 @@ class OpenAI:
     """`base.Dialect`."""
 
     name = "openai"
-    backends = frozenset(
+    backends: Final = frozenset(
         {"OpenAI", _AZURE, "VLLM", "SGLang", "NIM", "TensorRTLLM", "LlamaCpp", "OpenAICompatible", "TGI"}
     )
 
