@@ -13,15 +13,24 @@ from llmwarden.desired.manifest import Manifest, beside
 from llmwarden.desired.params import Params
 
 API_VERSION: Final = "monitoring.coreos.com/v1alpha1"
-# One incident for one alert of one objective or budget: its trigger and its resolve have the same key.
-GROUP_BY: Final = ("alertname", "namespace", names.LABEL_M_SERVICE, "objective", "budget")
+# One incident for one alert of one objective or budget: its trigger and its resolve have the same key. A page has another than the ticket
+# that may have been open for days: who has acknowledged that would not be called again.
+GROUP_BY: Final = ("alertname", "namespace", names.LABEL_M_SERVICE, "objective", "budget", "kind", "severity")
 GROUP_WAIT: Final = "15s"
 GROUP_INTERVAL: Final = "1m"
 REPEAT_INTERVAL: Final = "4h"
 # A budget that refuses calls makes errors by itself: its own alert says why, a second page would say less.
 SILENCED_BY_BUDGET: Final = ("LLMErrorRateHigh", "LLMErrorBudgetBurn", "LLMAvailabilityBudgetBurn")
 
+# Budgets that refuse calls at their end. One with Fallback or Alert goes on, for weeks maybe: its errors are errors.
+REFUSING: Final = ("Block", "Throttle")
+
 _SEVERITY: Final = '{{ if eq .CommonLabels.severity "critical" }}critical{{ else }}warning{{ end }}'
+# Of the first alert: several in one group (GPUs of one pod) have no summary in common, and an event without one is refused.
+_FIRST: Final = "{{ (index .Alerts 0).Annotations.%s }}"
+_SUMMARY: Final = _FIRST % "summary" + "{{ if gt (len .Alerts) 1 }} ({{ len .Alerts }} alerts){{ end }}"
+# Where the platform team has not said where runbooks and Grafana are, an address is a path only, which is no link.
+_LINK: Final = '{{ $url := (index .Alerts 0).Annotations.%s }}{{ if match "^https?://" $url }}{{ $url }}{{ end }}'
 _TITLE: Final = "[{{ .Status | toUpper }}] {{ .CommonLabels.alertname }} {{ .CommonLabels.namespace }}/{{ .CommonLabels.llmservice }}"
 _TEXT: Final = (
     "{{ range .Alerts }}{{ .Annotations.summary }}\n{{ .Annotations.description }}\n"
@@ -57,10 +66,20 @@ def alertmanager_config(params: Params) -> Manifest | None:
             "receivers": [{"name": "people", **receiver}],
             "inhibitRules": [
                 {
-                    "sourceMatch": [*mine, _equal("alertname", "LLMBudgetExceeded"), _equal("severity", "critical")],
+                    "sourceMatch": [
+                        *mine,
+                        _equal("alertname", "LLMBudgetExceeded"),
+                        _matches("action", "|".join(REFUSING)),
+                    ],
                     "targetMatch": [*mine, _matches("alertname", "|".join(SILENCED_BY_BUDGET))],
                     "equal": ["namespace", names.LABEL_M_SERVICE],
-                }
+                },
+                # A page says all that its ticket would.
+                {
+                    "sourceMatch": [*mine, _equal("severity", "critical")],
+                    "targetMatch": [*mine, _equal("severity", "warning")],
+                    "equal": [label for label in GROUP_BY if label != "severity"],
+                },
             ],
         },
     }
@@ -72,16 +91,23 @@ def _receiver(alerts: Alerts) -> dict[str, Any]:
         config: dict[str, Any] = {
             "sendResolved": True,
             "routingKey": alerts.pager_duty.routing_key_secret_ref.dump(),
-            "description": "{{ .CommonAnnotations.summary }}",
+            "description": _SUMMARY,
             "severity": _SEVERITY,
+            "source": "{{ .CommonLabels.namespace }}/{{ .CommonLabels.llmservice }}",
             "client": "LLM Warden",
+            "clientURL": _LINK % "dashboard_url",
             "group": "{{ .CommonLabels.namespace }}",
             "component": "{{ .CommonLabels.llmservice }}",
             "class": "{{ .CommonLabels.alertname }}",
             "details": [
-                {"key": "description", "value": "{{ .CommonAnnotations.description }}"},
-                {"key": "runbook", "value": "{{ .CommonAnnotations.runbook_url }}"},
-                {"key": "dashboard", "value": "{{ .CommonAnnotations.dashboard_url }}"},
+                {"key": "description", "value": _FIRST % "description"},
+                {"key": "runbook", "value": _FIRST % "runbook_url"},
+                {"key": "dashboard", "value": _FIRST % "dashboard_url"},
+            ],
+            # Alertmanager leaves out a link without an address.
+            "pagerDutyLinkConfigs": [
+                {"href": _LINK % "runbook_url", "alt": "Runbook"},
+                {"href": _LINK % "dashboard_url", "alt": "Dashboard"},
             ],
         }
         if alerts.pager_duty.url is not None:

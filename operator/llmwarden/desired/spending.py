@@ -272,7 +272,7 @@ def _exceeded(params: Params, budget: budgets.Budget) -> dict[str, Any]:
         f"{_ratio(params, budget)} and {_ratio(params, budget, names.METRIC_BUDGET_EXCEEDED)} == 1",
         wait="",
         severity="warning" if budget.action == "Alert" else "critical",
-        labels=_of_budget(budget),
+        labels={**_of_budget(budget), "action": budget.action},  # the route asks for it
         summary=f"{title(params)}: {_budget(budget)} is at its end ({{{{ $value | humanizePercentage }}}} spent)",
         description=(
             f"{_consequence(budget)} The budget opens again when its window ({budget.window}) ends; raise its limit if the "

@@ -80,7 +80,7 @@ CASES = {
     "used up by the ledger's word, before the last cent": Case(
         "LLMBudgetExceeded",
         {USED: "0.9x5 0.97x10 0x5", EXCEEDED: "0x6 1x9 0x5"},
-        {"4m": [], "12m": [of_budget("critical")], "19m": []},
+        {"4m": [], "12m": [of_budget("critical", action="Block")], "19m": []},
     ),
     "two per cent of a month in an hour": Case(
         "LLMBudgetBurn",
@@ -186,5 +186,5 @@ def test_a_short_window_burns_by_larger_shares_and_a_rolling_one_not_at_all(tmp_
 
 
 def test_an_alerting_budget_is_a_warning_only(tmp_path: Path) -> None:
-    case = Case("LLMBudgetExceeded", {USED: "1.2x9", EXCEEDED: "1x9"}, {"5m": [of_budget()]})
+    case = Case("LLMBudgetExceeded", {USED: "1.2x9", EXCEEDED: "1x9"}, {"5m": [of_budget(action="Alert")]})
     assert not check(rule(action="Alert"), case, tmp_path)
