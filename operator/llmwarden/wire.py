@@ -106,7 +106,11 @@ class PriceVariant(msgspec.Struct, frozen=True):
 
 
 class Price(msgspec.Struct, frozen=True, rename="camel"):
-    """Answer of GET /v1/price; `price_id` is null where no price is known."""
+    """Answer of GET /v1/price; `price_id` is null where no price is known.
+
+    `provisional`: gate and show by these picodollars, but report without an id: the ledger rates such tokens by GPU-hours when
+    their hour is over. (A proxy that does not know the field takes it for an unknown price, which is what it reports then.)
+    """
 
     contract: int
     price_id: str | None = None
@@ -114,6 +118,7 @@ class Price(msgspec.Struct, frozen=True, rename="camel"):
     variants: tuple[PriceVariant, ...] = ()
     window: int = 0  # tokens that the model can read and write in one call; 0: not known
     valid_until: dt.datetime | None = None
+    provisional: bool = False
 
 
 class PodRef(msgspec.Struct, frozen=True):
@@ -143,6 +148,11 @@ class Row(msgspec.Struct, frozen=True, rename="camel"):
     context: int = 0
     tier: str = ""
     labels: Labels = Labels()
+    # Milliseconds, of calls that a model in the proxy's own pod answered: in which calls were in flight (overlaps once), and that
+    # prefill and decode took (overlaps each for themselves). What GPU-hours are shared by.
+    busy_ms: int = 0
+    prefill_ms: int = 0
+    decode_ms: int = 0
 
 
 class LeaseUse(msgspec.Struct, frozen=True):
@@ -202,6 +212,40 @@ class ReportAnswer(msgspec.Struct, frozen=True, rename="camel"):
     report_interval_seconds: float | None = None  # from now on; adapts to load and to how near a budget is
 
 
+class GpuPod(msgspec.Struct, frozen=True, rename="camel"):
+    """GPUs of one product that a pod of a service (`namespace/name`) holds: the operator's word.
+
+    Merged by the span's bounds: `since` only falls, `until` only rises, so repeats, losses and restarts change nothing and a gap
+    between two reports is no gap. `ended`: `until` is when it let them go, and nothing later counts. `serves`: calls reach its
+    model through a proxy; the other pods of a service (workers of a model over several nodes) are as busy as those.
+    """
+
+    service: str
+    uid: str
+    name: str
+    product: str  # as a ModelPrice names it; "" where no label of the node tells
+    gpus: int
+    since: dt.datetime
+    until: dt.datetime
+    ended: bool = False
+    serves: bool = True
+    rate: int = 0  # picodollars an hour of one GPU of its node, as OpenCost says; 0: it does not
+
+
+class GpuReport(msgspec.Struct, frozen=True):
+    """Body of POST /v1/gpus."""
+
+    contract: int
+    pods: tuple[GpuPod, ...]
+
+
+class GpuAnswer(msgspec.Struct, frozen=True):
+    """Answer of POST /v1/gpus: `accepted` are on the disk; the others cannot be meant."""
+
+    contract: int
+    accepted: int
+
+
 class UsageTotals(msgspec.Struct, frozen=True, rename="camel"):
     """Sums over a span of time."""
 
@@ -220,6 +264,25 @@ class Rerating(msgspec.Struct, frozen=True):
     tokens: int
 
 
+class GpuUsage(msgspec.Struct, frozen=True, rename="camel"):
+    """GPUs that a service held, over a span of time. Money is in picodollars, and of closed hours whose rates are all known.
+
+    `picodollars` is their whole cost, `idle` the part that no call pays; the rest is in the totals of tokens, or (`covered`) of tokens
+    that a ModelPrice prices by themselves. `unpriced_milliseconds` have no known rate: `products` names which GPUs need one.
+    """
+
+    milliseconds: int = 0  # times GPUs
+    picodollars: int = 0
+    idle: int = 0
+    covered: int = 0
+    tokens: int = 0  # of the same hours
+    unpriced_milliseconds: int = 0
+    products: tuple[str, ...] = ()
+    input_picodollars: int | None = None  # a token, as calls are gated now; None where that is not known
+    output_picodollars: int | None = None
+    lost_pods: int = 0  # whose end nobody saw: they count until they were last seen
+
+
 class ServiceUsage(msgspec.Struct, frozen=True, rename="camel"):
     """Usage of one LLMService. `last24h` and `last_hour` are exact to one bucket."""
 
@@ -231,6 +294,7 @@ class ServiceUsage(msgspec.Struct, frozen=True, rename="camel"):
     reporting_pods: int = 0
     last_reported_at: dt.datetime | None = None
     rerated: Rerating | None = None  # the last time, in this life of the ledger
+    gpu: GpuUsage | None = None  # of the last 24 hours; None where it holds no GPUs
 
 
 class ServiceShare(msgspec.Struct, frozen=True):

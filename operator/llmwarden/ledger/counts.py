@@ -16,11 +16,14 @@ from llmwarden import wire
 
 
 class Counts(wire.Tokens, frozen=True):
-    """Tokens by kind, and calls; kinds are parts of each other as `wire.Tokens` says."""
+    """Tokens by kind, calls, and times of calls in milliseconds; kinds are parts of each other as `wire.Tokens` says."""
 
     requests: int = 0
     errors: int = 0
     estimated: int = 0
+    busy_ms: int = 0  # see wire.Row
+    prefill_ms: int = 0
+    decode_ms: int = 0
 
     @property
     def budgeted_tokens(self) -> int:
@@ -41,7 +44,8 @@ ZERO: Final = Counts()
 
 def of_row(row: wire.Row) -> Counts:
     """Counters of a reported row."""
-    return Counts(*(*astuple(row.tokens), row.requests, row.errors, row.estimated))
+    times = (row.busy_ms, row.prefill_ms, row.decode_ms)
+    return Counts(*(*astuple(row.tokens), row.requests, row.errors, row.estimated, *times))
 
 
 def merge(known: Counts, reported: Counts) -> Counts:

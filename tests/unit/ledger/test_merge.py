@@ -184,7 +184,7 @@ def test_a_newer_schema_is_refused_with_a_sentence(tmp_path: Path) -> None:
     Store(str(path)).close()
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
-    with pytest.raises(SchemaError, match="schema 9999, this ledger knows up to 0002: run the newer version"):
+    with pytest.raises(SchemaError, match=r"schema 9999, this ledger knows up to [0-9]{4}: run the newer version"):
         Store(str(path))
 
 

@@ -4,12 +4,16 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
 
 from llmwarden import wire
 from llmwarden.domain.cost import Rates
 from llmwarden.errors import UnavailableError
 from llmwarden.ledger.counts import Counts
-from llmwarden.ledger.store import Issued, Store
+from llmwarden.ledger.store import Issued, Store, schema
+from llmwarden.ledger.store.engine import Database
 from tests.unit.ledger.objects import BUCKET
 
 # As version 0.1 made it: its statements, word for word.
@@ -89,4 +93,27 @@ def test_a_migration_that_fails_leaves_the_database_as_it_was(tmp_path: Path) ->
     connection.close()
     store = Store(path)
     assert sum(delta.counts.requests for delta in store.sums()) == 8
+    store.close()
+
+
+def test_a_database_of_schema_0002_is_taken_over(database: str) -> None:
+    """What was counted before calls had times has times of zero, on both databases."""
+    opened = Database(database)
+    with opened.writer.begin() as connection:
+        config = Config(attributes={"connection": connection})
+        config.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations"))
+        command.upgrade(config, "0002")
+        names = "namespace, service, provider, model, price_id, context, tier, feature, team, cohort"
+        connection.execute(
+            sa.text(f"INSERT INTO keys (id, {names}) VALUES (1, 'shop', 'chat', 'vllm', 'm', '', 0, '', '', '', '')")  # noqa: S608 - names from above
+        )
+        old = "requests, errors, estimated, input, cached_input, cache_write, output, reasoning, cache_write_1h, input_audio, output_audio"
+        connection.execute(
+            sa.text(f"INSERT INTO spend (bucket, key_id, {old}) VALUES ({BUCKET}, 1, 3, 0, 0, 70, 0, 0, 9, 0, 0, 0, 0)")  # noqa: S608 - the same
+        )
+    opened.close()
+    store = Store(database)
+    (delta,) = store.sums()
+    assert delta.counts == Counts(requests=3, input=70, output=9)
+    assert store.held(-1, 0) == ([], -1)
     store.close()

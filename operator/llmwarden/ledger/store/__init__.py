@@ -16,9 +16,11 @@ Tables
   the price it was counted at, and cannot name a cheaper model's.
 - `services`: the labels that each service had last (when it is gone, what it spent still counts in the shared budgets), and
   when it was last reported.
+- `gpu_pods`, `gpu_held`: GPUs that pods of services held, and sums of their time by bucket (`gpu.py`).
 Costs are not stored: they are counters times prices, both of which never change once written (but for growing counters).
 """
 
+from llmwarden.ledger.store.gpu import HeldSum, Lost, PodKey, PodSpan
 from llmwarden.ledger.store.leases import Ground, Held, Holding, Silent
 from llmwarden.ledger.store.model import Batch, BehindError, Delta, Issued, Merged, PriceRecord, issued_of
 from llmwarden.ledger.store.schema import SchemaError
@@ -30,9 +32,13 @@ __all__ = [
     "Delta",
     "Ground",
     "Held",
+    "HeldSum",
     "Holding",
     "Issued",
+    "Lost",
     "Merged",
+    "PodKey",
+    "PodSpan",
     "PriceRecord",
     "SchemaError",
     "Silent",

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 import sqlalchemy as sa
 
 from llmwarden.ledger.counts import FIELDS
+from llmwarden.ledger.store import gpu
 from llmwarden.ledger.store import tables as t
 from llmwarden.ledger.store.engine import Database
 from llmwarden.names import BUCKET_SECONDS
@@ -36,6 +37,7 @@ class Compacted(NamedTuple):
 def step(database: Database, connection: sa.Connection, now: int, keep: int) -> Compacted:
     """Do a bounded part of what is to be done, in the connection's transaction, which must hold the change number's lock."""
     cut = (now - keep) // BUCKET_SECONDS * BUCKET_SECONDS
+    gpu.forget(connection, (now - BUCKETS_SECONDS) * 1000)
     return Compacted(_fold(connection, cut), _days(database, connection, now), _forget(connection, cut))
 
 

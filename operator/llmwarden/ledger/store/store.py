@@ -13,7 +13,7 @@ from llmwarden import wire
 from llmwarden.domain.cost import Rates
 from llmwarden.errors import UnavailableError, WardenError
 from llmwarden.ledger.counts import FIELDS, Counts
-from llmwarden.ledger.store import compact, leases, schema
+from llmwarden.ledger.store import compact, gpu, leases, schema
 from llmwarden.ledger.store import tables as t
 from llmwarden.ledger.store.compact import Compacted
 from llmwarden.ledger.store.engine import Database
@@ -144,6 +144,28 @@ class Store:
         """End journals whose pods are confirmed dead, and their leases; returns those that had not ended."""
         with self._guard(), self.database.writer.begin() as connection:
             return leases.release(connection, journal_ids)
+
+    # GPUs -------------------------------------------------------------------------------------------------------------
+
+    def hold(self, told: Sequence[gpu.PodSpan]) -> None:
+        """Take what pods hold, in one transaction; returns once it is on the disk."""
+        with self._guard(), self.database.writer.begin() as connection:
+            gpu.take(self.database, connection, self._next(connection), told)
+
+    def held(self, after: int, since: int) -> tuple[list[gpu.HeldSum], int]:
+        """GPU time that changed after a change number (-1: all), of buckets from `since` on, and the number to ask with next."""
+        with self._guard(), self.database.reader.connect() as connection:
+            return gpu.held(connection, after, since)
+
+    def lose(self, before: int) -> list[gpu.Lost]:
+        """Mark pods whose end nobody saw, last told of before a time (milliseconds since the epoch); returns the new ones."""
+        with self._guard(), self.database.writer.begin() as connection:
+            return gpu.lose(connection, before)
+
+    def lost(self, since: int) -> Mapping[str, int]:
+        """By service, how many pods were lost since a time (milliseconds since the epoch)."""
+        with self._guard(), self.database.reader.connect() as connection:
+            return gpu.lost(connection, since)
 
     # Size -------------------------------------------------------------------------------------------------------------
 

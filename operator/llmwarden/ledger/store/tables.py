@@ -114,3 +114,28 @@ services = sa.Table(
     sa.Column("labels", sa.Text, nullable=False, server_default="{}"),  # JSON object
     sa.Column("last_reported_at", sa.BigInteger, nullable=False, server_default="0"),
 )
+
+gpu_pods = sa.Table(
+    "gpu_pods",
+    METADATA,
+    *(sa.Column(name, sa.Text, primary_key=True) for name in ("namespace", "service", "uid", "product")),
+    sa.Column("pod_name", sa.Text, nullable=False),
+    sa.Column("gpus", sa.BigInteger, nullable=False),
+    sa.Column("since", sa.BigInteger, nullable=False),  # milliseconds since the epoch
+    sa.Column("until", sa.BigInteger, nullable=False),
+    sa.Column("ended", sa.Boolean, nullable=False),
+    sa.Column("lost", sa.Boolean, nullable=False),  # nobody saw its end
+    sqlite_with_rowid=False,
+)
+
+gpu_held = sa.Table(
+    "gpu_held",
+    METADATA,
+    *(sa.Column(name, sa.Text, primary_key=True) for name in ("namespace", "service", "product")),
+    sa.Column("rate", sa.BigInteger, primary_key=True),  # OpenCost's, picodollars an hour of one GPU; 0: none
+    sa.Column("bucket", sa.BigInteger, primary_key=True),
+    sa.Column("gpu_ms", sa.BigInteger, nullable=False),  # GPUs times milliseconds
+    sa.Column("pod_ms", sa.BigInteger, nullable=False),  # milliseconds of pods that serve
+    sa.Column("changed", sa.BigInteger, nullable=False, index=True),  # change number
+    sqlite_with_rowid=False,
+)

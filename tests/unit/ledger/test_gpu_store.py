@@ -1,0 +1,89 @@
+"""GPUs that pods held, on real databases: reports that repeat, go backwards, or come after a gap."""
+
+from llmwarden.domain.spans import Span
+from llmwarden.ledger.store import HeldSum, PodKey, PodSpan, Store
+from tests.unit.ledger.objects import BUCKET
+
+MS = BUCKET * 1000
+KEY = PodKey("shop", "chat", "uid-1", "NVIDIA-L4")
+
+
+def told(since: int, until: int, *, ended: bool = False, key: PodKey = KEY, rate: int = 0) -> PodSpan:
+    return PodSpan(key, "chat-0", 2, serves=True, span=Span(MS + since, MS + until, ended), rate=rate)
+
+
+def sums(store: Store) -> dict[int, tuple[int, int]]:
+    found, _ = store.held(-1, 0)
+    return {one.bucket - BUCKET: (one.gpu_ms, one.pod_ms) for one in found if one.gpu_ms}
+
+
+def test_a_span_grows_by_what_is_new_only(database: str) -> None:
+    store = Store(database)
+    for _ in range(3):
+        store.hold([told(0, 1000)])
+        store.hold([told(0, 500)])  # late
+    assert sums(store) == {0: (2000, 1000)}
+    # The operator was away for half an hour: the gap is no gap.
+    store.hold([told(0, 1_800_500)])
+    assert sums(store) == {0: (1_800_000, 900_000), 900: (1_800_000, 900_000), 1800: (1000, 500)}
+    store.hold([told(0, 1_800_100, ended=True), told(0, 1_900_000)])
+    assert sums(store)[1800] == (200, 100)
+    store.close()
+
+
+def test_replicas_read_what_changed_since(database: str) -> None:
+    store = Store(database)
+    store.hold([told(0, 1000)])
+    found, number = store.held(-1, 0)
+    assert found == [HeldSum("shop/chat", "NVIDIA-L4", 0, BUCKET, 2000, 1000)]
+    assert store.held(number, 0) == ([], number)
+    store.hold([told(0, 1000)])
+    assert store.held(number, 0)[0] == []
+    store.hold([told(0, 2000)])
+    found, later = store.held(number, 0)
+    assert found == [HeldSum("shop/chat", "NVIDIA-L4", 0, BUCKET, 4000, 2000)]
+    assert later > number
+    assert store.held(-1, BUCKET + 900)[0] == []
+    store.close()
+
+
+def test_a_restart_changes_nothing(database: str) -> None:
+    store = Store(database)
+    store.hold([told(0, 1000)])
+    store.close()
+    store = Store(database)
+    store.hold([told(0, 1000)])
+    assert sums(store) == {0: (2000, 1000)}
+    store.close()
+
+
+def test_opencosts_rates_are_kept_apart(database: str) -> None:
+    store = Store(database)
+    store.hold([told(0, 1000, rate=5)])
+    store.hold([told(0, 1500, rate=7)])
+    found, _ = store.held(-1, 0)
+    assert {(one.rate, one.gpu_ms) for one in found} == {(5, 2000), (7, 1000)}
+    store.close()
+
+
+def test_a_pod_that_vanished_is_lost_once_and_found_again(database: str) -> None:
+    store = Store(database)
+    other = PodKey("shop", "chat", "uid-2", "NVIDIA-L4")
+    store.hold([told(0, 1000), told(0, 1000, ended=True, key=other)])
+    assert store.lose(MS + 1000) == []
+    assert [lost.key for lost in store.lose(MS + 1001)] == [KEY]
+    assert store.lose(MS + 1001) == []
+    assert store.lost(MS) == {"shop/chat": 1}
+    store.hold([told(0, 5000)])
+    assert store.lost(MS) == {}
+    assert sums(store)[0][0] == 2 * 1000 + 2 * 5000
+    store.close()
+
+
+def test_pods_of_long_ago_are_forgotten_but_not_their_time(database: str) -> None:
+    store = Store(database)
+    store.hold([told(0, 1000)])
+    store.compact(BUCKET + 200 * 86_400, 86_400)
+    assert store.lose(MS + 10**9) == []
+    assert sums(store) == {0: (2000, 1000)}
+    store.close()
