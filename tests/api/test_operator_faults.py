@@ -5,15 +5,16 @@ import json
 import os
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 
 from llmwarden import names
-from tests.api.flaky import flaky
+from tests.api.flaky import Flaky, flaky
 from tests.api.operating import (
     LLM,
     NAMESPACE,
@@ -33,6 +34,7 @@ pytestmark = pytest.mark.usefixtures("alone")
 # `make soak` takes ten thousand.
 MANY = int(os.environ.get("LLMWARDEN_TEST_SERVICES", "200"))
 RECONCILED = 'llmwarden_operator_reconcile_total{kind="LLMService",result="success"}'
+WATCHES_ENDED = "llmwarden_operator_watches_ended_total"
 CLUSTER_RECONCILED = 'llmwarden_operator_reconcile_total{kind="Cluster",result="success"}'
 
 
@@ -45,6 +47,19 @@ def services(plane: ControlPlane, namespace: str, count: int) -> list[str]:
         wanted.append(item)
     with ThreadPoolExecutor(8) as pool:
         return [made["metadata"]["name"] for made in pool.map(lambda item: make(plane, item), wanted)]
+
+
+@contextmanager
+def between(kubeconfig: Path, directory: Path, share: float) -> Iterator[tuple[Flaky, Path]]:
+    """Put an API server that fails a share of all requests before the real one; yields it, and a kubeconfig that leads to it."""
+    config = json.loads(kubeconfig.read_text())
+    cluster = config["clusters"][0]["cluster"]
+    context = ssl.create_default_context(cadata=base64.b64decode(cluster["certificate-authority-data"]).decode())
+    with flaky(cluster["server"], context, share) as server:
+        config["clusters"][0]["cluster"] = {"server": server.url}
+        through = directory / "flaky"
+        through.write_text(json.dumps(config))
+        yield server, through
 
 
 def looks(operator: Operator, count: int, seconds: float = 60) -> None:
@@ -67,13 +82,7 @@ def test_it_converges_though_a_tenth_of_all_requests_fail_and_does_not_hammer(
     monitoring: Callable[[], None],
 ) -> None:
     monitoring()
-    config = json.loads(kubeconfig.read_text())
-    cluster = config["clusters"][0]["cluster"]
-    context = ssl.create_default_context(cadata=base64.b64decode(cluster["certificate-authority-data"]).decode())
-    with flaky(cluster["server"], context) as server:
-        config["clusters"][0]["cluster"] = {"server": server.url}
-        through = tmp_path / "flaky"
-        through.write_text(json.dumps(config))
+    with between(kubeconfig, tmp_path, share=0.1) as (server, through):
         operator = Operator(through, tmp_path / "operator.log")
         try:
             wanted = services(crds, namespace, 20)
@@ -99,6 +108,27 @@ def test_it_converges_though_a_tenth_of_all_requests_fail_and_does_not_hammer(
             assert "this is a bug" not in operator.log.read_text()
         finally:
             assert operator.stop() == 0
+
+
+def test_a_watch_that_reports_an_error_is_begun_again_and_ends_nothing_else(
+    crds: ControlPlane, namespace: str, kubeconfig: Path, tmp_path: Path
+) -> None:
+    with between(kubeconfig, tmp_path, share=0.0) as (server, through):
+        operator = Operator(through, tmp_path / "operator.log")
+        try:
+            services(crds, namespace, 1)
+            until(lambda: done(crds, namespace) == 1, "the service has its status")
+            for ended in (1, 2):
+                until(server.break_watches, "kopf watches")
+                until(lambda ended=ended: operator.metric(WATCHES_ENDED) >= ended, "kopf has ended")  # type: ignore[misc]
+                other = sample("chat", namespace)
+                other["metadata"]["name"] = f"later-{ended}"
+                make(crds, other)
+                until(lambda ended=ended: done(crds, namespace) == 1 + ended, "its successor sees a new service")  # type: ignore[misc]
+            until(server.break_watches, "and watches")
+            assert operator.answers("/livez")
+        finally:
+            assert operator.stop() == 0, operator.log.read_text()[-3000:]
 
 
 def test_two_operators_at_once_do_not_undo_each_others_work(

@@ -1,25 +1,22 @@
 """`python -m llmwarden operator`: watches, the work queue, the status tick, health and metrics, in one process."""
 
 import asyncio
+import contextlib
 import datetime as dt
 import logging
 import os
 import random
-import signal
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-import kopf
-
 from llmwarden import kube, names, serving
 from llmwarden import settings as configuration
 from llmwarden.errors import InvalidSpecError, WardenError
-from llmwarden.handlers import watches
 from llmwarden.handlers.queue import WorkQueue
+from llmwarden.handlers.watching import Watching
 from llmwarden.kube.client import until_available
 from llmwarden.observe.engines import Engines
 from llmwarden.observe.ledger import Ledger
@@ -48,6 +45,7 @@ class Operator:
         self._client = client
         self._settings = settings
         self._stop = stop
+        self._due = asyncio.Event()  # a resync is wanted before its time
         self._queue = WorkQueue(self._work, time.monotonic)
         self._world = World(client, settings, self._queue.mark, now)
         self._reconciler = Reconciler(client, settings, self._world, now, time.monotonic)
@@ -56,6 +54,7 @@ class Operator:
         self._ledger = Ledger(settings.ledger_url, token_file)
         self._engines = Engines(time.monotonic)
         self._sources = Sources(self._world, self._prometheus, self._ledger, self._engines, now)
+        self._watching = Watching(self._world.take, self._due.set)
         self._synced = asyncio.Event()
         self._resynced = time.monotonic()
 
@@ -70,7 +69,7 @@ class Operator:
                 servers=[
                     serving.serve_metrics(self.not_ready, live=self.not_live, stop=self._stop, port=port),
                 ],
-                background=[self._watch(), self._world.run(), self._reconcile(), self._tick(), self._resync()],
+                background=[self._watching.run(), self._world.run(), self._reconcile(), self._tick(), self._resync()],
             )
         finally:
             await self._ledger.close()
@@ -87,30 +86,6 @@ class Operator:
         age = time.monotonic() - self._resynced
         limit = STALLED_RESYNCS * self._settings.resync_seconds + 60
         return None if age < limit else f"no resync has succeeded for {age:.0f} s"
-
-    async def _watch(self) -> None:
-        """Run kopf, which puts handlers of SIGTERM and SIGINT of its own in the place of ours: put ours back once it is ready."""
-        ready = asyncio.Event()
-        restore = asyncio.create_task(self._own_signals(ready))
-        try:
-            await kopf.operator(
-                registry=watches.registry(self._world),
-                settings=watches.settings(),
-                standalone=True,
-                clusterwide=True,
-                stop_flag=self._stop,
-                ready_flag=ready,
-            )
-        finally:
-            restore.cancel()
-            self._stop.set()  # without its watches we are of no use
-
-    async def _own_signals(self, ready: asyncio.Event) -> None:
-        await ready.wait()
-        if threading.current_thread() is threading.main_thread():
-            loop = asyncio.get_running_loop()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, self._stop.set)
 
     async def _reconcile(self) -> None:
         """Work, once all is known: what has not been read yet must not be taken for missing."""
@@ -138,7 +113,10 @@ class Operator:
     async def _resync(self) -> None:
         await self._synced.wait()
         while True:
-            await asyncio.sleep(self._settings.resync_seconds * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
+            pause = self._settings.resync_seconds * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._due.wait(), pause)
+            self._due.clear()
             try:
                 await self._list()
             except WardenError as error:

@@ -1,19 +1,21 @@
-"""kopf's watches: each event updates the world, which marks what it makes dirty. No policy, no patches, no annotations.
+"""kopf's watches: each event is told to the world, which marks what it makes dirty. No policy, no patches, no annotations.
 
 `on.event` alone: handlers of create, update and resume keep state in annotations, and timers and daemons add finalizers.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import kopf
 
 from llmwarden import names
 from llmwarden.observe.resources import KINDS, NAMESPACE
-from llmwarden.observe.world import World
+
+Take = Callable[[str, dict[str, Any] | None, tuple[str, str]], None]  # as observe.world.World.take
 
 
-def registry(world: World) -> kopf.OperatorRegistry:
-    """Make the handlers of one operator."""
+def registry(take: Take) -> kopf.OperatorRegistry:
+    """Make the handlers of one operator, which call `take`."""
     made = kopf.OperatorRegistry()
 
     def watch(kind: str, *resource: str) -> None:
@@ -21,7 +23,7 @@ def registry(world: World) -> kopf.OperatorRegistry:
             gone = event["type"] == "DELETED"
             # kopf's own views of the body would be kept as long as the object: take the plain one.
             item: dict[str, Any] = {"kind": kind, **event["object"]}
-            world.take(kind, None if gone else item, (namespace or "", name or ""))
+            take(kind, None if gone else item, (namespace or "", name or ""))
 
         kopf.on.event(*resource, id=f"seen-{kind.lower()}", registry=made)(seen)
 
@@ -49,4 +51,6 @@ def settings() -> kopf.OperatorSettings:
     made.networking.request_timeout = 30
     # An object's worker need not outlive its event: nothing is batched.
     made.queueing.idle_timeout = 1.0
+    # It would kill the process where kopf does not end in time: that is ours to decide.
+    made.process.ultimate_exiting_timeout = None
     return made
