@@ -157,7 +157,7 @@ class Admission:
             self.service.name,
             self.provider(),
             model,
-            price_id,
+            price_id or None,  # "": a provisional price
             bucket,
             bounds[above - 1] if above else 0,
             tier,

@@ -13,6 +13,7 @@ from urllib.parse import unquote
 import msgspec
 
 from llmwarden.proxy import signals, spans
+from llmwarden.proxy.busy import Busy
 from llmwarden.proxy.call import Deferred, MeteredCall
 from llmwarden.proxy.clock import LedgerClock
 from llmwarden.proxy.credentials import Credentials
@@ -103,6 +104,7 @@ class MeteredService:
         self.held = 0  # bytes of answers that are kept to be understood at their ends
         self.deferred: dict[str, Deferred] = {}
         self.aliases: dict[str, str] = {}  # the model that answers under a deployment's name
+        self.busy = Busy() if route.mode == "Port" else None
 
     def open(self, request: Request) -> "MeteredCall | None":
         """A call when the request goes to an endpoint that some dialect knows."""

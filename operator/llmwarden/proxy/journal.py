@@ -14,6 +14,7 @@ import msgspec
 from msgspec.structs import astuple
 
 from llmwarden import names
+from llmwarden.proxy.busy import NO_TIMES
 from llmwarden.wire import Labels, Row, Tokens
 
 _NAME: Final = "journal"
@@ -47,6 +48,7 @@ class Entry(msgspec.Struct, frozen=True):
     tokens: Tokens
     error: bool = False
     estimated: bool = False
+    times: tuple[int, int, int] = NO_TIMES  # wire.Row: busy_ms, prefill_ms, decode_ms
 
 
 class _Totals(msgspec.Struct):
@@ -61,11 +63,14 @@ class _Totals(msgspec.Struct):
     cache_write_1h: int = 0
     input_audio: int = 0
     output_audio: int = 0
+    busy_ms: int = 0
+    prefill_ms: int = 0
+    decode_ms: int = 0
     dirty: bool = True  # not yet acknowledged as it is
 
     @property
     def tokens(self) -> Tokens:
-        return Tokens(*astuple(self)[3:-1])
+        return Tokens(*astuple(self)[3:-4])
 
 
 class Journal:
@@ -130,6 +135,7 @@ class Journal:
                 int(entry.error),
                 int(entry.estimated),
                 astuple(tokens),
+                *(entry.times if entry.times != NO_TIMES else ()),
             )
         )
 
@@ -149,6 +155,11 @@ class Journal:
         totals.cache_write_1h += tokens.cache_write_1h
         totals.input_audio += tokens.input_audio
         totals.output_audio += tokens.output_audio
+        if entry.times != NO_TIMES:
+            busy, prefill, decode = entry.times
+            totals.busy_ms += busy
+            totals.prefill_ms += prefill
+            totals.decode_ms += decode
         totals.dirty = True
 
     # Reports.
@@ -253,9 +264,11 @@ class Journal:
     def _apply(self, record: list[Any] | None) -> bool:
         try:
             match record:
-                case ["c", number, key, error, estimated, counts]:
+                case ["c", number, key, error, estimated, counts, *times]:
                     self._open.pop(number, None)
-                    self._add(Entry(_key(key), Tokens(*counts), error=bool(error), estimated=bool(estimated)))
+                    busy, prefill, decode = times or NO_TIMES
+                    entry = Entry(_key(key), Tokens(*counts), bool(error), bool(estimated), (busy, prefill, decode))
+                    self._add(entry)
                 case ["r", key, *counts]:
                     self._rows[_key(key)] = _Totals(*counts)
                 case ["o", number, *_]:
@@ -297,6 +310,9 @@ def _row(key: Key, totals: _Totals) -> Row:
         context=key.context,
         tier=key.tier,
         labels=Labels(key.feature, key.team, key.cohort),
+        busy_ms=totals.busy_ms,
+        prefill_ms=totals.prefill_ms,
+        decode_ms=totals.decode_ms,
     )
 
 

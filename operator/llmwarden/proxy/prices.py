@@ -13,7 +13,7 @@ _ENTRIES = 1000
 
 
 class Known(msgspec.Struct, frozen=True):
-    """A ledger's answer: with `price_id` None, that it knows no price. `window` is the model's, in tokens, 0 where it is not known."""
+    """A ledger's answer: with `price_id` None, that it knows no price; with "", a provisional one, whose calls are reported without an id. `window` is the model's, in tokens, 0 where it is not known."""
 
     price_id: str | None
     rates: Rates | None
@@ -76,10 +76,11 @@ class PriceBook:
     def put(self, service: str, model: str, generation: str, price: Price) -> None:
         """Keep an answer."""
         rates = None
-        if price.price_id is not None and price.picodollars is not None:
+        price_id = "" if price.provisional else price.price_id
+        if price_id is not None and price.picodollars is not None:
             rates = Rates(price.picodollars, price.variants)
         self._slots[service, model] = _Slot(
-            known=Known(price.price_id, rates, price.window, _dearest(rates)),
+            known=Known(price_id, rates, price.window, _dearest(rates)),
             generation=generation,
             valid_until=price.valid_until.timestamp() if price.valid_until is not None else 0.0,
         )

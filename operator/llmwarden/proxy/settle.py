@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from llmwarden.proxy import record
+from llmwarden.proxy.busy import NO_TIMES
 from llmwarden.proxy.journal import Entry
 from llmwarden.proxy.record import Record
 from llmwarden.wire import Tokens
@@ -72,6 +73,7 @@ def settle(call: "MeteredCall", error: str, status: int | None) -> None:
             tokens,
             error=finished.failed,
             estimated=finished.estimated,
+            times=_times(call, finished),
         ),
         call.number,
     )
@@ -94,6 +96,15 @@ def settle(call: "MeteredCall", error: str, status: int | None) -> None:
         finished.answered_model,
     ).record(finished)
     _emit(call, finished)
+
+
+def _times(call: "MeteredCall", finished: Record) -> tuple[int, int, int]:
+    """How long a model in this very pod was at work; nothing where the upstream is elsewhere."""
+    busy = call.service.busy
+    if busy is None:
+        return NO_TIMES
+    end = call.started + finished.duration
+    return busy.times(call.started, end, finished.first_token, finished.queue_seconds or 0.0, finished.tokens.output)
 
 
 def _record(call: "MeteredCall", error: str, status: int) -> Record:

@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Literal
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -20,8 +21,10 @@ SSE: list[Header] = [(b"content-type", b"Content-Type", b"text/event-stream; cha
 JSON: list[Header] = [(b"content-type", b"Content-Type", b"application/json")]
 
 
-def service(directory: Path, backend: str = "OpenAI", limits: Limits | None = None) -> MeteredService:
-    route = Route("bot", "Env", backend, Listen("127.0.0.1", 0), "http://upstream.test")
+def service(
+    directory: Path, backend: str = "OpenAI", limits: Limits | None = None, *, mode: Literal["Env", "Port"] = "Env"
+) -> MeteredService:
+    route = Route("bot", mode, backend, Listen("127.0.0.1", 0), "http://upstream.test")
     shared = Shared(
         identity=Identity("shop", "bot-1", "uid"),
         gate=Gate(),
