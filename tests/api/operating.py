@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import httpx
 
 from llmwarden import names
 from tests.api.support import ROOT, SAMPLES, ControlPlane, documents
+from tests.ports import free_port
 
 NAMESPACE = names.DEFAULT_NAMESPACE
 USER = f"system:serviceaccount:{NAMESPACE}:{names.OPERATOR}"
@@ -42,8 +42,7 @@ class Operator:
     """The operator's process."""
 
     def __init__(self, kubeconfig: Path, log: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.log = log
         environment = {
             **os.environ,

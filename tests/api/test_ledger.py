@@ -4,7 +4,6 @@ import datetime as dt
 import json
 import os
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -21,14 +20,10 @@ import pytest
 
 from llmwarden import names, pki
 from tests.api.support import ControlPlane
+from tests.ports import free_port
 
 T = TypeVar("T")
 DOLLAR = 10**12
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def until(check: Callable[[], T], seconds: float = 30.0) -> T:

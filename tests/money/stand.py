@@ -17,7 +17,8 @@ import msgspec
 
 from llmwarden import wire
 from llmwarden.ledger.store import Store
-from tests.proxy.fakes import Proxy, Received, Server, free_port, whole
+from tests.ports import free_port
+from tests.proxy.fakes import Proxy, Received, Server, whole
 from tests.unit.ledger.objects import model_price, service
 
 ROOT = Path(__file__).parents[2]

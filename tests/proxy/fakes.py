@@ -8,7 +8,6 @@ import json
 import os
 import re
 import signal
-import socket
 import ssl
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -18,9 +17,12 @@ from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 
+from image import compile as compiling
 from llmwarden import names, pki, wire
 
 ROOT = Path(__file__).resolve().parents[2]
+# The compiled tree of this checkout where it is made, as it is in the image; PROXY_SOURCE=operator runs what is written.
+SOURCE = ROOT / os.environ.get("PROXY_SOURCE", compiling.tree() if compiling.tree().exists() else "operator")
 RESETS = dt.datetime(2100, 1, 1, tzinfo=dt.UTC)
 BUDGET = "LLMService/shop/bot/daily"
 PICO = 10**12
@@ -313,12 +315,6 @@ class Ledger:
         return spent
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 class Proxy:
     """The proxy as a process, with one route."""
 
@@ -371,7 +367,7 @@ class Proxy:
             "LLMWARDEN_POD_UID": self.uid,
         }
         site = environment.pop("TEST_SITE", "")
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (site, str(ROOT / "operator"))))
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (site, str(SOURCE))))
         self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "llmwarden", "proxy", env=environment, stderr=asyncio.subprocess.PIPE
         )

@@ -7,7 +7,8 @@ import statistics
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from tests.proxy.fakes import Proxy, Received, Server, free_port, provider, running
+from tests.ports import free_port
+from tests.proxy.fakes import Proxy, Received, Server, provider, running
 from tests.proxy.load import calls, percentile
 
 QUEUE = 2048  # spans that wait for a collector at most (proxy/spans.py)

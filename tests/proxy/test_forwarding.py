@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from llmwarden import pki
+from tests.ports import free_port
 from tests.proxy.fakes import (
     CHAT,
     STREAM,
@@ -19,7 +20,6 @@ from tests.proxy.fakes import (
     chunk,
     chunk_of,
     event,
-    free_port,
     post,
     running,
     talk,
