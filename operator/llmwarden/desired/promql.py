@@ -20,6 +20,12 @@ def bound(seconds: float) -> str:
     return f'le="{seconds!r}"'
 
 
+def duration(seconds: int) -> str:
+    """Return whole minutes as a range, exactly: `90m` would be, but `1h30m` is read more easily."""
+    hours, minutes = divmod(seconds // 60, 60)
+    return (f"{hours}h" if hours else "") + (f"{minutes}m" if minutes or not hours else "")
+
+
 def quantile(q: float, metric: str, matchers: str, window: str) -> str:
     """Return a quantile of a histogram, by service."""
     return f"histogram_quantile({q}, sum by ({BY}, le) (rate({metric}_bucket{{{matchers}}}[{window}])))"

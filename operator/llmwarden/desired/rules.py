@@ -7,7 +7,7 @@ figure, its description says what to do. A threshold is compared with a bucket's
 from typing import Any, Final
 
 from llmwarden import names
-from llmwarden.desired import defaults, promql, slo, spending, vocabulary
+from llmwarden.desired import defaults, indicators, promql, slo, spending, vocabulary
 from llmwarden.desired.alerting import FEW_CALLS, WINDOW, alert, of, title
 from llmwarden.desired.manifest import Manifest, beside
 from llmwarden.desired.monitors import API_VERSION
@@ -60,7 +60,7 @@ def _alerts(params: Params) -> list[dict[str, Any]]:
 
 
 def _latency(params: Params, objective: LatencyObjective) -> dict[str, Any]:
-    metric = slo.METRICS[objective.indicator]
+    metric = indicators.METRICS[objective.indicator]
     name, what = _ALERTS[objective.indicator]
     every = promql.rate(f"{metric}_count", of(params), WINDOW)
     good = promql.rate(f"{metric}_bucket", of(params, promql.bound(objective.threshold_seconds)), WINDOW)

@@ -257,6 +257,9 @@ def _route(route: Route) -> dict[str, Any]:
         "upstream": route.upstream,
         "thresholdsSeconds": _thresholds(route.service),
     }
+    context = {item.context_use.threshold_percent / 100 for item in route.service.spec.objectives if item.context_use}
+    if context:
+        entry["contextThresholds"] = sorted(context)
     if _has_key(route):
         entry["credentialFile"] = f"{names.CREDENTIALS_DIR}/{name}/key"
     return entry

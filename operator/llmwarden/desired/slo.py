@@ -10,11 +10,11 @@ from decimal import Decimal
 from typing import Any, Final
 
 from llmwarden import names
-from llmwarden.desired import promql
+from llmwarden.desired import indicators, promql, vocabulary
 from llmwarden.desired.alerting import Rule, alert, title
 from llmwarden.desired.params import Params
-from llmwarden.domain import durations
-from llmwarden.domain.objectives import ErrorsObjective, LatencyObjective
+from llmwarden.domain import durations, engine_objectives
+from llmwarden.domain.objectives import AvailabilityObjective, Share
 
 MINUTE: Final = 60
 HOUR: Final = 3600
@@ -26,14 +26,6 @@ RATE: Final = "5m"
 RAW: Final = HOUR  # up to here a ratio is taken from the counters; above, from recorded rates at even distances, which are cheap over weeks
 CAP: Final = 0.9  # a low target's budget cannot burn 14 times faster: even an outage would not page
 FEW_CALLS: Final = 10  # in the long window; below that one bad call would be an alert
-
-METRICS: Final = {
-    "RequestDuration": names.METRIC_DURATION,
-    "TimeToFirstToken": names.METRIC_TTFT,
-    "TimePerOutputToken": names.METRIC_TPOT,
-}
-
-Measured = LatencyObjective | ErrorsObjective
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,20 +59,26 @@ def burns(window_seconds: int) -> tuple[Burn, ...]:
     )
 
 
-def measured(params: Params) -> tuple[Measured, ...]:
-    """Return the objectives that are a share of calls."""
-    return tuple(item for item in params.objectives if isinstance(item, LatencyObjective | ErrorsObjective))
+def measured(params: Params) -> tuple[Share, ...]:
+    """Return the objectives that are a share of calls or of time, and that something measures."""
+    engine = vocabulary.engine_of(params)
+    return tuple(
+        item
+        for item in params.objectives
+        if isinstance(item, Share) and engine_objectives.refusal(item, engine) is None
+    )
 
 
 def records(params: Params) -> list[dict[str, Any]]:
-    """Record each objective's share of good calls over its window, its burn windows' share of bad ones, and what is left of its error budget."""
+    """Record each objective's share of what is good over its window, its burn windows' share of bad ones, and what is left of its error budget."""
     found: list[dict[str, Any]] = []
     for objective in measured(params):
         labels = {"objective": objective.name}
+        whose = {**labels, **_whose(params)} if isinstance(objective, AvailabilityObjective) else labels
         budget = _budget(objective)
         found += [
-            {"record": names.RECORD_GOOD, "expr": _good(params, objective, RATE), "labels": labels},
-            {"record": names.RECORD_TOTAL, "expr": _total(params, objective, RATE), "labels": labels},
+            {"record": names.RECORD_GOOD, "expr": indicators.good(params, objective, RATE), "labels": whose},
+            {"record": names.RECORD_TOTAL, "expr": indicators.total(params, objective, RATE), "labels": whose},
             {
                 "record": names.RECORD_RATIO,
                 "expr": _recorded(params, objective, objective.window_seconds),
@@ -99,7 +97,7 @@ def records(params: Params) -> list[dict[str, Any]]:
                 {
                     "record": names.RECORD_BAD,
                     "expr": f"1 - ({_share(params, objective, window)})",
-                    "labels": {**labels, "window": _text(window)},
+                    "labels": {**labels, "window": promql.duration(window)},
                 }
             )
     return found
@@ -112,23 +110,18 @@ def alerts(params: Params) -> list[Rule]:
     ]
 
 
-def _alert(params: Params, objective: Measured, severity: str) -> Rule:
+def _alert(params: Params, objective: Share, severity: str) -> Rule:
     budget = _budget(objective)
     parts = []
     pairs = [burn for burn in burns(objective.window_seconds) if burn.severity == severity]
     for burn in pairs:
         limit = min(burn.share * objective.window_seconds / burn.long * float(budget), CAP)
-        calls = f"avg_over_time({names.RECORD_TOTAL}{{{_of(params, objective)}}}[{_text(burn.long)}]) * {burn.long} >= {FEW_CALLS}"
+        calls = f"avg_over_time({names.RECORD_TOTAL}{{{_of(params, objective)}}}[{promql.duration(burn.long)}]) * {burn.long} >= {FEW_CALLS}"
         parts.append(
             f"({_bad(params, objective, burn.long)} > {limit:.6g}\n"
             f" and ignoring (window) {_bad(params, objective, burn.short)} > {limit:.6g}\n"
             f" and ignoring (window) {calls})"
         )
-    what = (
-        "fail"
-        if isinstance(objective, ErrorsObjective)
-        else f"miss {objective.indicator} of {durations.human(objective.threshold_seconds)}"
-    )
     fastest = pairs[0]
     over = durations.human_whole(objective.window_seconds)
     speed = (
@@ -142,7 +135,7 @@ def _alert(params: Params, objective: Measured, severity: str) -> Rule:
         "LLMErrorBudgetBurn",
         f"max without (window) (\n{joined}\n) / {budget:f}",
         wait="",
-        keep=_text(fastest.short),
+        keep=promql.duration(fastest.short),
         severity=severity,
         labels={"objective": objective.name},
         summary=(
@@ -150,65 +143,47 @@ def _alert(params: Params, objective: Measured, severity: str) -> Rule:
             f"({objective.target_percent:f} % over {over})"
         ),
         description=(
-            f"{speed} It is calls that {what}. Look at the dashboard for which model, pod or status it is and since when, and at the engine's "
-            "queue and cache or the provider's status."
+            f"{speed} It is {objective.of} {'in which' if objective.of == 'time' else 'that'} {objective.bad}. Look at the dashboard for which "
+            "model, pod or status it is and since when, and at the engine's queue and cache or the provider's status."
         ),
     )
 
 
-def _budget(objective: Measured) -> Decimal:
-    """The share of calls that may be bad, exactly."""
+def _budget(objective: Share) -> Decimal:
+    """The share that may be bad, exactly."""
     return (100 - objective.target_percent) / 100
 
 
-def _bad(params: Params, objective: Measured, window: int) -> str:
-    return f'{names.RECORD_BAD}{{{_of(params, objective)},window="{_text(window)}"}}'
+def _bad(params: Params, objective: Share, window: int) -> str:
+    return f'{names.RECORD_BAD}{{{_of(params, objective)},window="{promql.duration(window)}"}}'
 
 
-def _share(params: Params, objective: Measured, window: int) -> str:
-    """The share of good calls over a window."""
-    if window > RAW:
+def _share(params: Params, objective: Share, window: int) -> str:
+    """The share of good calls, or of good time, over a window."""
+    if window > RAW or objective.of == "time":
         return _recorded(params, objective, window)
-    text = _text(window)
-    return f"({_good(params, objective, text)})\n/ ({_total(params, objective, text)} > 0)"
+    text = promql.duration(window)
+    return f"({indicators.good(params, objective, text)})\n/ ({indicators.total(params, objective, text)} > 0)"
 
 
-def _recorded(params: Params, objective: Measured, window: int) -> str:
-    of, text = _of(params, objective), _text(window)
+def _recorded(params: Params, objective: Share, window: int) -> str:
+    of, text = _of(params, objective), promql.duration(window)
     return (
         f"sum_over_time({names.RECORD_GOOD}{{{of}}}[{text}])\n"
         f"/ (sum_over_time({names.RECORD_TOTAL}{{{of}}}[{text}]) > 0)"
     )
 
 
-def _good(params: Params, objective: Measured, window: str) -> str:
-    of = promql.selector(params.service.metadata.namespace, params.service.metadata.name)
-    if isinstance(objective, LatencyObjective):
-        matchers = f"{of},{promql.bound(objective.threshold_seconds)}"
-        return promql.rate(f"{METRICS[objective.indicator]}_bucket", matchers, window)
-    good = promql.rate(names.METRIC_REQUESTS, f'{of},{names.LABEL_M_ERROR}=""', window)
-    # Where every call fails there is no series of good ones: that is none, not unknown.
-    return f"({good}) or 0 * ({_total(params, objective, window)})"
+def _whose(params: Params) -> dict[str, str]:
+    """Labels that a rule gives to what it records: of an outage there is no series that has them."""
+    metadata = params.service.metadata
+    return {"namespace": metadata.namespace, names.LABEL_M_SERVICE: metadata.name}
 
 
-def _total(params: Params, objective: Measured, window: str) -> str:
-    of = promql.selector(params.service.metadata.namespace, params.service.metadata.name)
-    metric = (
-        f"{METRICS[objective.indicator]}_count" if isinstance(objective, LatencyObjective) else names.METRIC_REQUESTS
-    )
-    return promql.rate(metric, of, window)
-
-
-def _of(params: Params, objective: Measured) -> str:
+def _of(params: Params, objective: Share) -> str:
     metadata = params.service.metadata
     return promql.selector(metadata.namespace, metadata.name, f'objective="{objective.name}"')
 
 
 def _scaled(seconds: int, window_seconds: int) -> int:
     return round(seconds * window_seconds / REFERENCE / MINUTE) * MINUTE
-
-
-def _text(seconds: int) -> str:
-    """A duration as PromQL reads it, exactly."""
-    hours, minutes = divmod(seconds // MINUTE, 60)
-    return (f"{hours}h" if hours else "") + (f"{minutes}m" if minutes or not hours else "")

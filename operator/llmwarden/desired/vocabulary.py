@@ -57,12 +57,12 @@ def engine_of(params: Params) -> engines.Engine | None:
     return engines.BY_TYPE.get(params.service.spec.backend.type)
 
 
-def expression(params: Params, metric: engines.Metric, form: str, *, suffix: str = "") -> str:
-    """Return a query for a metric under each of its names: `form` has `{}` where the series' selector goes.
+def expression(params: Params, metric: engines.Metric, form: str, *more: str, suffix: str = "") -> str:
+    """Return a query for a metric under each of its names: `form` has `{}` where the series' selector goes, `more` are matchers in it.
 
     Alternatives are joined by `or`, not by one regular expression: `rate` drops names, and two of them would collide.
     """
-    matchers = promql.selector(params.service.metadata.namespace, params.service.metadata.name)
+    matchers = promql.selector(params.service.metadata.namespace, params.service.metadata.name, *more)
     if metric.labels:
         matchers = f"{matchers},{metric.labels}"
     parts = []

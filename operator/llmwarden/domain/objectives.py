@@ -1,6 +1,7 @@
 """Service level objectives: what a spec asks for, the histogram bounds that it needs, and whether it is met."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -20,28 +21,158 @@ _THRESHOLD_NAMES: dict[Indicator, Literal["duration", "ttft", "tpot"]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class LatencyObjective:
-    """At least `target_percent` of calls are faster than the threshold, over the window."""
+class Share(ABC):
+    """At least `target_percent` of calls, or of time, are good, over the window. What good is, each kind says."""
 
     name: str
-    indicator: Indicator
-    threshold_milliseconds: int
     target_percent: Decimal
     window_seconds: int
+
+    @property
+    def of(self) -> Literal["calls", "time"]:
+        """What the share is of."""
+        return "calls"
+
+    @property
+    @abstractmethod
+    def good(self) -> str:
+        """What is good, as a sentence goes on after "99 % of calls" or "99 % of time in which"."""
+
+    @property
+    @abstractmethod
+    def bad(self) -> str:
+        """What is bad, as a sentence goes on after "it is calls that" or "it is time in which"."""
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyObjective(Share):
+    """A call is good that is within the threshold; it is a bound of the proxies' histogram."""
+
+    indicator: Indicator
+    threshold_milliseconds: int
 
     @property
     def threshold_seconds(self) -> float:
         """The threshold as a histogram bound."""
         return self.threshold_milliseconds / 1000
 
+    @property
+    def good(self) -> str:
+        """See Share."""
+        return f"had {self.indicator} within {durations.human(self.threshold_seconds)}"
+
+    @property
+    def bad(self) -> str:
+        """See Share."""
+        return f"miss {self.indicator} of {durations.human(self.threshold_seconds)}"
+
 
 @dataclass(frozen=True, slots=True)
-class ErrorsObjective:
-    """At least `target_percent` of calls do not fail, over the window."""
+class QueueObjective(Share):
+    """A call is good that waited no longer in the engine's queue; the threshold must be a bound of the engine's own histogram."""
 
-    name: str
-    target_percent: Decimal
-    window_seconds: int
+    threshold_milliseconds: int
+
+    @property
+    def threshold_seconds(self) -> float:
+        """The threshold as a histogram bound."""
+        return self.threshold_milliseconds / 1000
+
+    @property
+    def good(self) -> str:
+        """See Share."""
+        return f"waited in the engine's queue for {durations.human(self.threshold_seconds)} at most"
+
+    @property
+    def bad(self) -> str:
+        """See Share."""
+        return f"wait in the engine's queue for longer than {durations.human(self.threshold_seconds)}"
+
+
+@dataclass(frozen=True, slots=True)
+class ContextObjective(Share):
+    """A call is good that took no more of the model's context window; a bound of the proxies' histogram, too."""
+
+    threshold_percent: int
+
+    @property
+    def threshold_ratio(self) -> float:
+        """The threshold as a histogram bound."""
+        return self.threshold_percent / 100
+
+    @property
+    def good(self) -> str:
+        """See Share."""
+        return f"took at most {self.threshold_percent} % of the context window"
+
+    @property
+    def bad(self) -> str:
+        """See Share."""
+        return f"take more than {self.threshold_percent} % of the model's context window"
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorsObjective(Share):
+    """A call is good that does not fail."""
+
+    @property
+    def good(self) -> str:
+        """See Share."""
+        return "did not fail"
+
+    @property
+    def bad(self) -> str:
+        """See Share."""
+        return "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class AvailabilityObjective(Share):
+    """A time is good in which calls are answered: some in the last `quiet_seconds`, and not all of those that come fail."""
+
+    quiet_seconds: int
+
+    @property
+    def of(self) -> Literal["calls", "time"]:
+        """See Share."""
+        return "time"
+
+    @property
+    def good(self) -> str:
+        """See Share."""
+        return "calls were answered"
+
+    @property
+    def bad(self) -> str:
+        """See Share."""
+        return f"no call is answered (none in {durations.human_whole(self.quiet_seconds)}, or all that come fail)"
+
+
+@dataclass(frozen=True, slots=True)
+class CacheObjective(Share):
+    """A time is good in which the engine's key-value cache is no fuller."""
+
+    threshold_percent: int
+
+    @property
+    def threshold_ratio(self) -> float:
+        """The threshold as the engine's gauge has it."""
+        return self.threshold_percent / 100
+
+    @property
+    def of(self) -> Literal["calls", "time"]:
+        """See Share."""
+        return "time"
+
+    @property
+    def good(self) -> str:
+        """See Share."""
+        return f"at most {self.threshold_percent} % of the KV cache was in use"
+
+    @property
+    def bad(self) -> str:
+        """See Share."""
+        return f"more than {self.threshold_percent} % of the engine's KV cache is in use"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +183,14 @@ class SpendObjective:
     picodollars_per_hour: int
 
 
-Objective = LatencyObjective | ErrorsObjective | SpendObjective
+Objective = Share | SpendObjective
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
     """What was measured for one objective.
 
-    `good_percent`: the share of calls that were good over the objective's window (latency, errors).
+    `good_percent`: the share of calls, or of time, that was good over the objective's window.
     `picodollars_last_hour`: what was spent (spend). None is unknown, which is neither good nor bad.
     """
 
@@ -71,8 +202,8 @@ class Reading:
 class Result:
     """Whether one objective is met; None is unknown. `sentence` says by what figures.
 
-    `measured` and `target` are decimals in percent of calls, or in US dollars an hour; `budget_left_percent` is whole percent of the share of
-    calls that may be bad, rounded down, below zero where it is overspent, at least -10000.
+    `measured` and `target` are decimals in percent of calls or time, or in US dollars an hour; `budget_left_percent` is whole percent of the share
+    that may be bad, rounded down, below zero where it is overspent, at least -10000.
     """
 
     name: str
@@ -124,11 +255,8 @@ def _evaluate(objective: Objective, reading: Reading) -> Result:
         )
     good = reading.good_percent
     if good is None:
-        return Result(objective.name, None, f"{objective.name}: no calls were measured")
-    if isinstance(objective, LatencyObjective):
-        what = f"of calls had {objective.indicator} within {durations.human(objective.threshold_seconds)}"
-    else:
-        what = "of calls did not fail"
+        return Result(objective.name, None, f"{objective.name}: {_nothing(objective)}")
+    what = f"of {objective.of}{' in which' if objective.of == 'time' else ''} {objective.good}"
     # Rounded down: 98.999 of 99 must not read "99 % of 99 %" and yet be missed.
     shown = Decimal(int(good * 100)) / 100
     return Result(
@@ -139,6 +267,18 @@ def _evaluate(objective: Objective, reading: Reading) -> Result:
         target=f"{objective.target_percent:f}",
         budget_left_percent=_budget_left(good, objective.target_percent),
     )
+
+
+def _nothing(objective: Share) -> str:
+    match objective:
+        case QueueObjective() | CacheObjective():
+            return "the engine has told nothing of it"
+        case ContextObjective():
+            return "no call of a model whose context window is known was measured"
+        case AvailabilityObjective():
+            return "its rules have not been evaluated yet"
+        case _:
+            return "no calls were measured"
 
 
 def _budget_left(good: Decimal, target: Decimal) -> int:
@@ -155,21 +295,33 @@ def _objective(objective: llmservice.Objective) -> Objective:
 
 
 def _parse(objective: llmservice.Objective) -> Objective:
-    kinds = [kind for kind in (objective.latency, objective.errors, objective.spend) if kind is not None]
+    kinds = [kind for kind in objective.kinds if kind is not None]
     if len(kinds) != 1:
-        message = "exactly one of latency, errors and spend is needed"
+        message = f"exactly one of {', '.join(llmservice.KINDS[:-1])} and {llmservice.KINDS[-1]} is needed"
         raise InvalidSpecError(message)
-    if objective.spend is not None:
-        return SpendObjective(objective.name, money.parse(objective.spend.per_hour))
+    kind = kinds[0]
+    if isinstance(kind, llmservice.SpendObjective):
+        return SpendObjective(objective.name, money.parse(kind.per_hour))
     if objective.target_percent is None or objective.window is None:
-        message = "targetPercent and window are required with latency and errors"
+        message = "targetPercent and window are required with every kind but spend"
         raise InvalidSpecError(message)
-    target = _percent(objective.target_percent)
-    window = durations.whole_seconds(objective.window)
-    if objective.latency is None:
-        return ErrorsObjective(objective.name, target, window)
-    threshold = durations.milliseconds(objective.latency.threshold)
-    return LatencyObjective(objective.name, objective.latency.indicator, threshold, target, window)
+    return _share(kind, objective.name, _percent(objective.target_percent), durations.whole_seconds(objective.window))
+
+
+def _share(kind: llmservice.ShareKind, name: str, target: Decimal, window: int) -> Share:
+    match kind:
+        case llmservice.LatencyObjective():
+            return LatencyObjective(name, target, window, kind.indicator, durations.milliseconds(kind.threshold))
+        case llmservice.QueueTimeObjective():
+            return QueueObjective(name, target, window, durations.milliseconds(kind.threshold))
+        case llmservice.ContextUseObjective():
+            return ContextObjective(name, target, window, kind.threshold_percent)
+        case llmservice.AvailabilityObjective():
+            return AvailabilityObjective(name, target, window, durations.whole_seconds(kind.quiet_for))
+        case llmservice.KvCacheObjective():
+            return CacheObjective(name, target, window, kind.threshold_percent)
+        case llmservice.ErrorsObjective():
+            return ErrorsObjective(name, target, window)
 
 
 def _percent(text: str) -> Decimal:

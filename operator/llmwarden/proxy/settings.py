@@ -40,6 +40,7 @@ class Route(msgspec.Struct, frozen=True, rename="camel"):
     upstream: str
     credential_file: str | None = None
     thresholds_seconds: Thresholds = Thresholds()
+    context_thresholds: tuple[float, ...] = ()  # the same of the context window's use, 0 to 1
 
 
 class Ledger(msgspec.Struct, frozen=True, rename="camel"):

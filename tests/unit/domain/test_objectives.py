@@ -34,14 +34,51 @@ def latency(name: str, indicator: str, threshold: str) -> dict[str, Any]:
 
 FIRST = latency("first", "TimeToFirstToken", "1s")
 ERRORS = {"name": "errors", "errors": {}, "targetPercent": "95", "window": "28d"}
+SHARE = {"targetPercent": "99", "window": "28d"}
 SPEND = {"name": "spend", "spend": {"perHour": "50.00"}}
 
 
 def test_objectives_are_exact_values() -> None:
     first, errors, spend = objectives.of_service(service(FIRST, ERRORS, SPEND))
-    assert first == objectives.LatencyObjective("first", "TimeToFirstToken", 1000, Decimal(99), 28 * 86400)
+    assert first == objectives.LatencyObjective("first", Decimal(99), 28 * 86400, "TimeToFirstToken", 1000)
     assert errors == objectives.ErrorsObjective("errors", Decimal(95), 28 * 86400)
     assert spend == objectives.SpendObjective("spend", 50 * 10**12)
+
+
+def test_the_other_kinds_are_shares_of_calls_or_of_time() -> None:
+    wanted = (
+        {**SHARE, "name": "up", "availability": {}},
+        {**SHARE, "name": "up-2", "availability": {"quietFor": "1h"}},
+        {**SHARE, "name": "room", "contextUse": {"thresholdPercent": 80}},
+        {**SHARE, "name": "queue", "queueTime": {"threshold": "500ms"}},
+        {**SHARE, "name": "cache", "kvCache": {"thresholdPercent": 90}},
+    )
+    found = objectives.of_service(service(*wanted))
+    whole = (Decimal(99), 28 * 86400)
+    assert found == (
+        objectives.AvailabilityObjective("up", *whole, 300),
+        objectives.AvailabilityObjective("up-2", *whole, 3600),
+        objectives.ContextObjective("room", *whole, 80),
+        objectives.QueueObjective("queue", *whole, 500),
+        objectives.CacheObjective("cache", *whole, 90),
+    )
+    shares = [item for item in objectives.of_service(service(*wanted)) if isinstance(item, objectives.Share)]
+    assert [item.of for item in shares] == [
+        "time",
+        "time",
+        "calls",
+        "calls",
+        "time",
+    ]
+    readings = {item.name: Reading(good_percent=Decimal("98.5")) for item in found}
+    assert [result.sentence for result in objectives.evaluate(found, readings)] == [
+        "up: 98.5 % of time in which calls were answered, of 99 % over 28d",
+        "up-2: 98.5 % of time in which calls were answered, of 99 % over 28d",
+        "room: 98.5 % of calls took at most 80 % of the context window, of 99 % over 28d",
+        "queue: 98.5 % of calls waited in the engine's queue for 500ms at most, of 99 % over 28d",
+        "cache: 98.5 % of time in which at most 90 % of the KV cache was in use, of 99 % over 28d",
+    ]
+    assert all(result.met is None for result in objectives.evaluate(found, {}))
 
 
 def test_each_histogram_gets_the_bounds_that_its_thresholds_need() -> None:
@@ -94,8 +131,8 @@ def test_unknown_is_neither_met_nor_missed() -> None:
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        ({"name": "x"}, "exactly one of latency, errors and spend"),
-        ({**ERRORS, "spend": {"perHour": "1"}}, "exactly one of latency, errors and spend"),
+        ({"name": "x"}, "exactly one of latency, errors, .* and spend is needed"),
+        ({**ERRORS, "spend": {"perHour": "1"}}, "exactly one of latency, errors, .* and spend is needed"),
         ({"name": "x", "errors": {}}, "targetPercent and window are required"),
         ({**ERRORS, "targetPercent": "100"}, "must be above 0 and below 100"),
         ({**ERRORS, "targetPercent": "NaN"}, "is not an amount"),

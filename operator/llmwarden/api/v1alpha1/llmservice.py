@@ -202,8 +202,15 @@ class SpendObjective(Model):
 
 # What is measured as a share of calls or of time. Quality (judged answers) is to be one more: a field of `Objective` named here, a type in
 # `domain.objectives`, and its good and total in `desired.indicators`; alerts, budgets and panels follow from those.
-_SHARES = ("latency", "errors", "availability", "contextUse", "queueTime", "kvCache")
-_KINDS = (*_SHARES, "spend")
+ShareKind = (
+    LatencyObjective
+    | ErrorsObjective
+    | AvailabilityObjective
+    | ContextUseObjective
+    | QueueTimeObjective
+    | KvCacheObjective
+)
+KINDS = ("latency", "errors", "availability", "contextUse", "queueTime", "kvCache", "spend")
 
 
 class Objective(Model):
@@ -212,8 +219,8 @@ class Objective(Model):
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule(
-                f"{' + '.join(f'(has(self.{kind}) ? 1 : 0)' for kind in _KINDS)} == 1",
-                f"set exactly one of {', '.join(_KINDS[:-1])} and {_KINDS[-1]}",
+                f"{' + '.join(f'(has(self.{kind}) ? 1 : 0)' for kind in KINDS)} == 1",
+                f"set exactly one of {', '.join(KINDS[:-1])} and {KINDS[-1]}",
             ),
             rule(
                 "has(self.spend) || (has(self.targetPercent) && has(self.window))",
@@ -246,6 +253,12 @@ class Objective(Model):
     """The share of calls, or of time, that must be good."""
     window: WholeWindow | None = None
     """Over what time the share is taken."""
+
+    @property
+    def kinds(self) -> tuple[ShareKind | SpendObjective | None, ...]:
+        """Every kind that it could be, in `KINDS`' order; None for those that it is not."""
+        shares = (self.latency, self.errors, self.availability, self.context_use, self.queue_time, self.kv_cache)
+        return (*shares, self.spend)
 
 
 class PagerDuty(Model):
@@ -328,6 +341,32 @@ class Alerts(Model):
     """E-mail."""
 
 
+class KeptTraces(Model):
+    """Which traces LLM Warden's collector always keeps; of the rest it keeps a share. Unset: as the platform says (docs/traces.md)."""
+
+    slower_than: Threshold | None = None
+    """Traces with a call of this service that took longer."""
+    dearer_than: PositiveAmount | None = None
+    """Traces with a call of this service that cost more US dollars, as a decimal string."""
+    percent: WholePercent | None = None
+    """At least this share of the traces with a call of this service."""
+
+
+Origin = Annotated[
+    str,
+    Field(
+        max_length=253,
+        json_schema_extra=rules(
+            rule(
+                "self.matches('^https?://([*][.])?[a-z0-9]([-a-z0-9.]*[a-z0-9])?(:[0-9]{1,5})?$')",
+                "must be an origin as browsers send it: scheme, host in lower case and, if not the scheme's own, port, without a path, "
+                'such as "https://shop.example.com" or "https://*.example.com"',
+            )
+        ),
+    ),
+]
+
+
 class Tracing(Model):
     """Spans of the service's calls."""
 
@@ -341,6 +380,10 @@ class Tracing(Model):
         ),
     ] = 100
     """Share of calls that are traced."""
+    keep: KeptTraces | None = None
+    """Which traces LLM Warden's collector, where it runs, always keeps."""
+    browser_origins: Annotated[tuple[Origin, ...], Field(max_length=16, json_schema_extra=SET)] = ()
+    """Origins of web pages whose browsers may send their spans to LLM Warden's collector, so that a trace begins at the click."""
     capture_content: Annotated[
         bool,
         Field(
