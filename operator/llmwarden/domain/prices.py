@@ -119,16 +119,22 @@ def lookup(model_prices: Iterable[ModelPrice], backend: str, model: str, at: dt.
 
 
 def duplicates(model_prices: Iterable[ModelPrice]) -> dict[str, tuple[str, ...]]:
-    """Return, by `provider/model` that more than one ModelPrice names, their names in order; the first says what it costs."""
+    """Return, by `provider/model` (or GPU) that more than one ModelPrice names, their names in order; the first says what it costs."""
     named: dict[str, list[str]] = {}
     for model_price in sorted(model_prices, key=lambda item: item.metadata.name):
-        for model in model_price.spec.models or ():
-            named.setdefault(f"{model_price.spec.provider}/{model}", []).append(model_price.metadata.name)
+        spec = model_price.spec
+        for model in spec.models or ():
+            named.setdefault(f"{spec.provider}/{model}", []).append(model_price.metadata.name)
+        if spec.gpu is not None:
+            named.setdefault(f"GPU {spec.gpu.product}", []).append(model_price.metadata.name)
     return {model: tuple(by) for model, by in named.items() if len(by) > 1}
 
 
 def gpu_hour_price(model_prices: Iterable[ModelPrice], product: str, at: dt.datetime) -> int | None:
-    """Return the picodollars of an hour of a GPU at an instant; None where no ModelPrice says."""
+    """Return the picodollars of an hour of a GPU at an instant; None where no ModelPrice says.
+
+    Of two for one product the first by name says. Raises InvalidSpecError where the price is malformed.
+    """
     for model_price in sorted(model_prices, key=lambda item: item.metadata.name):
         spec = model_price.spec
         if spec.gpu is None or spec.gpu.product != product:

@@ -10,7 +10,7 @@ Memory: about 0.4 KiB per service and bucket in which it was used, for `HORIZON_
 totals only.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -31,6 +31,8 @@ PriceOf = Callable[[Issued], Rates | None]
 """The numbers of a price, None where the ledger never handed it out for this provider and model."""
 LatePrice = Callable[[str, str, int], Rates | None]
 """The price of (provider, model) at a time, in seconds since the epoch, as known now."""
+GpuPrice = Callable[[str, str, str, int], wire.Picodollars | None]
+"""What GPU-hours make of a service's (`namespace/name`) tokens of (provider, model) at a time; None where they do not price them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,7 @@ class _Late:
 class _Service:
     buckets: dict[int, Sums] = field(default_factory=dict)
     total: Sums = NOTHING
-    late: dict[LateKey, _Late] = field(default_factory=dict)
+    late: dict[int, dict[LateKey, _Late]] = field(default_factory=dict)  # by bucket
     since: dict[int, Sums] = field(default_factory=dict)  # running sums of the buckets from a time on
 
     def add(self, bucket: int, sums: Sums, *, keep: bool) -> None:
@@ -129,9 +131,10 @@ class _Service:
 class Aggregate:
     """See the module. `now` in its methods is in seconds since the epoch."""
 
-    def __init__(self, price_of: PriceOf, late_price: LatePrice) -> None:
+    def __init__(self, price_of: PriceOf, late_price: LatePrice, gpu_price: GpuPrice | None = None) -> None:
         self._price_of = price_of
         self._late_price = late_price
+        self._gpu_price = gpu_price
         self._services: dict[str, _Service] = {}
 
     @property
@@ -152,21 +155,29 @@ class Aggregate:
                 service.add(delta.bucket, Sums(delta.counts, rate(delta.counts, price)), keep=keep)
                 continue
             key = LateKey(delta.provider, delta.model, delta.bucket, delta.context, delta.tier)
-            known = service.late.get(key)
+            known = service.late.get(key.bucket, {}).get(key)
             if known is None:
                 # The service never had this key: whatever price is found rates all of it.
-                known = _Late(counts.ZERO, self._late(key))
+                known = _Late(counts.ZERO, self._late(delta.service, key))
             grown = _Late(delta.counts, known.price).sums()
             service.add(delta.bucket, Sums(delta.counts, grown.picodollars, grown.uncosted), keep=keep)
             if keep:
-                service.late[key] = _Late(counts.add(known.counts, delta.counts), known.price)
+                kept = service.late.setdefault(key.bucket, {})
+                kept[key] = _Late(counts.add(known.counts, delta.counts), known.price)
 
-    def reprice(self) -> dict[str, Rerated]:
-        """Rate again what was reported without a usable price; returns the services whose figures changed, and by how much."""
+    def reprice(self, only: Mapping[str, Collection[int]] | None = None) -> dict[str, Rerated]:
+        """Rate again what was reported without a usable price; returns the services whose figures changed, and by how much.
+
+        `only`: of these services these buckets.
+        """
         changed: dict[str, Rerated] = {}
-        for name, service in self._services.items():
-            for key, late in service.late.items():
-                price = self._late(key)
+        for name in self._services if only is None else only:
+            service = self._services.get(name)
+            if service is None:
+                continue
+            wanted = service.late if only is None else only[name]
+            for key, late in [item for bucket in wanted for item in service.late.get(bucket, {}).items()]:
+                price = self._late(name, key)
                 if price == late.price:
                     continue
                 before = late.sums()
@@ -182,7 +193,26 @@ class Aggregate:
                 )
         return changed
 
-    def _late(self, key: LateKey) -> wire.Picodollars | None:
+    def counts_of(self, service: str, buckets: Iterable[int]) -> Counts:
+        """All that a service used in these buckets."""
+        known = self._services.get(service)
+        if known is None:
+            return counts.ZERO
+        return total(known.buckets[bucket] for bucket in buckets if bucket in known.buckets).counts
+
+    def late_of(self, service: str, buckets: Iterable[int]) -> Iterable[tuple[LateKey, Counts]]:
+        """What of it had no usable price when it was reported."""
+        known = self._services.get(service)
+        if known is not None:
+            for bucket in buckets:
+                for key, late in known.late.get(bucket, {}).items():
+                    yield key, late.counts
+
+    def _late(self, service: str, key: LateKey) -> wire.Picodollars | None:
+        if self._gpu_price is not None:
+            price = self._gpu_price(service, key.provider, key.model, key.bucket)
+            if price is not None:
+                return price
         rates = self._late_price(key.provider, key.model, key.bucket)
         return None if rates is None else rates.at(key.context, key.tier)
 
@@ -192,8 +222,8 @@ class Aggregate:
         for service in self._services.values():
             for bucket in [bucket for bucket in service.buckets if bucket < oldest]:
                 del service.buckets[bucket]
-            for key in [key for key in service.late if key.bucket < oldest]:
-                del service.late[key]
+            for bucket in [bucket for bucket in service.late if bucket < oldest]:
+                del service.late[bucket]
             for start in [start for start in service.since if start < oldest]:
                 del service.since[start]
 
@@ -229,7 +259,9 @@ class Aggregate:
         return sorted(
             {
                 key.title
-                for key, late in known.late.items()
-                if late.price is None and key.bucket >= start and late.counts.budgeted_tokens
+                for bucket, lates in known.late.items()
+                if bucket >= start
+                for key, late in lates.items()
+                if late.price is None and late.counts.budgeted_tokens
             }
         )

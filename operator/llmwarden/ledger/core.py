@@ -21,8 +21,9 @@ from llmwarden.domain.prices import Resolved
 from llmwarden.errors import InvalidSpecError
 from llmwarden.ledger import leases as lending
 from llmwarden.ledger.aggregate import DAY, Aggregate, Sums
+from llmwarden.ledger.gpu import GpuHours
 from llmwarden.ledger.pricing import Catalogue
-from llmwarden.ledger.store import Batch, Delta, Issued
+from llmwarden.ledger.store import Batch, Delta, HeldSum, Issued
 from llmwarden.ledger.view import Service, Shared, View
 
 logger = logging.getLogger(__name__)
@@ -88,11 +89,17 @@ class Core:
         self.prices: dict[Issued, Rates] = dict(prices)
         self.clock = clock
         self.report_seconds = report_seconds
-        self.aggregate = Aggregate(self.prices.get, self.late_price)
+        self.gpu = GpuHours(
+            rate_of=catalogue.gpu_hour,
+            priced=catalogue.overrides,
+            aggregate=lambda: self.aggregate,
+        )
+        self.aggregate = Aggregate(self.prices.get, self.late_price, self.gpu.price)
         self.presence = Presence()
         self.view = View()
         self.standings: dict[str, Standing] = {}
         self.last_reports: dict[str, int] = {}
+        self.trued_up_picodollars = 0  # money that closed hours moved to what their GPUs cost, up or down, in this life
         self.rerated_picodollars = 0  # money that moved in history, up or down, in this life
         self.rerated: dict[str, wire.Rerating] = {}  # by service, the last time that prices changed its history
         self._seen: set[str] = set()  # every service that was ever there in this life
@@ -110,9 +117,11 @@ class Core:
 
     def rebuild(self, sums: Iterable[Delta], last_reports: Mapping[str, int]) -> None:
         """Take everything from the store: at start, or when other replicas cannot be followed any more."""
-        self.aggregate = Aggregate(self.prices.get, self.late_price)
+        self.aggregate = Aggregate(self.prices.get, self.late_price, self.gpu.price)
         self.aggregate.apply(sums, self.clock().timestamp())
         self.last_reports = dict(last_reports)
+        self.gpu.recheck()
+        self._true_up()
         self._judge(list(self.standings), self.clock())
 
     def configure(self, view: View) -> None:
@@ -128,6 +137,8 @@ class Core:
         if prices_changed or self._next_start is None:
             self.catalogue.override(view.prices)
             self._next_start = self.catalogue.next_start(now)
+            self.gpu.recheck()
+            self.gpu.true_up(now.timestamp())
             # Also what was reported before the prices were known.
             self._reprice()
         self.standings = {key: self._stand(shared, now) for key, shared in view.budgets.items()}
@@ -141,15 +152,25 @@ class Core:
         }
         self._moved(everything=True)
 
+    def hold(self, sums: Iterable[HeldSum], lost: Mapping[str, int]) -> None:
+        """Take GPU time that pods held, as the store has it now, and how many pods of a service vanished in the last day."""
+        self.gpu.take(sums)
+        self.gpu.lost = lost
+        self._true_up()
+
     def merged(self, reports: Sequence[tuple[wire.Report, int]], batch: Batch) -> None:
         """Take what reports added to the store, and before that what other replicas did."""
         now = self.clock()
         self.prices.update(batch.prices)
         self.aggregate.apply(batch.foreign, now.timestamp())
+        for delta in batch.foreign:
+            self.gpu.touched(delta.service, delta.bucket)
         touched = {delta.service for delta in batch.foreign}
         for (report, at), result in zip(reports, batch.merged, strict=True):
             self.aggregate.apply(result.deltas, now.timestamp())
             touched.update(delta.service for delta in result.deltas)
+            for delta in result.deltas:
+                self.gpu.touched(delta.service, delta.bucket)
             for row in report.rows:
                 service = f"{report.pod.namespace}/{row.service}"
                 self.last_reports[service] = max(at, self.last_reports.get(service, 0))
@@ -165,12 +186,14 @@ class Core:
         if self._next_start is not None and now >= self._next_start:
             self._next_start = self.catalogue.next_start(now)
             self._moved(everything=True)
+        self._true_up()
         if not 0 <= self._next_sweep - now.timestamp() <= REPORTING_SECONDS:
             self._next_sweep = now.timestamp() + REPORTING_SECONDS / 3
             self.presence.forget(now.timestamp())
             self.desk.forget()
             if self.synced:
                 self.aggregate.forget(now.timestamp())
+                self.gpu.forget(now.timestamp())
 
     def remember(self, issued: Issued, rates: Rates) -> None:
         """Keep a price that the store has recorded, so that its rows can be rated."""
@@ -274,6 +297,13 @@ class Core:
             return None, None
         return self.catalogue.resolve_until(known.provider, model, self.clock())
 
+    def provisional_price(self, service: str, model: str) -> wire.Picodollars | None:
+        """What gates calls of a service (`namespace/name`) whose tokens GPU-hours price; None where they do not, or it is not known."""
+        known = self.view.services.get(service)
+        if known is None or self.catalogue.overrides(known.provider, model, self.clock()):
+            return None
+        return self.gpu.present(service) if self.gpu.prices(service) else None
+
     async def usage(self) -> wire.Usage:
         """Return every service and every budget. Lets others run in between: with many services it takes a while."""
         now = self.clock()
@@ -309,6 +339,19 @@ class Core:
                 money.human(change.picodollars),
                 change.tokens,
             )
+
+    def _true_up(self) -> None:
+        """Rate the tokens of hours that closed, or that changed since, by what their GPUs cost."""
+        moved = self.gpu.true_up(self.clock().timestamp())
+        if not moved:
+            return
+        for service, change in sorted(self.aggregate.reprice(moved).items()):
+            self.trued_up_picodollars += abs(change.picodollars)
+            logger.info(
+                "tokens of %s are rated by the GPU-hours they took: %s", service, money.human(change.picodollars)
+            )
+        self._judge({key for service in moved for key in self._spends.get(service, ())}, self.clock())
+        self._moved({service.partition("/")[0] for service in moved})
 
     def _stand(self, shared: Shared, now: dt.datetime) -> Standing:
         before = self.standings.get(shared.budget.key)
@@ -358,6 +401,9 @@ class Core:
         if prices is None:
             prices = self.catalogue.generation(service.provider, self.clock())
             self._price_generations[service.provider] = prices
+        present = self.gpu.present(service.key)
+        if present is not None:
+            prices += f"+{present.input}+{present.output}"
         return wire.ServiceConfig(
             state="Active",
             provider=service.provider,
@@ -398,6 +444,7 @@ class Core:
             reporting_pods=len(self.presence.by_service.get(name, ())),
             last_reported_at=None if last is None else dt.datetime.fromtimestamp(last, dt.UTC),
             rerated=self.rerated.get(name),
+            gpu=self.gpu.usage(name, day, now.timestamp()),
         )
 
     def _budget_usage(self, standing: Standing, now: dt.datetime) -> wire.BudgetUsage:

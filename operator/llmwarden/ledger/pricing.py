@@ -9,7 +9,7 @@ price. genai-prices' tiers begin above a number of input tokens, ours from one o
 
 What this leaves out, and says so here:
 - audio that was read from a cache counts as cached input; images, searches and units that are not tokens are not priced;
-- GPU-hours (`ModelPrice` with `gpu`) are not turned into a price of tokens: such models are uncosted.
+- GPU-hours (`ModelPrice` with `gpu`) are turned into prices of tokens elsewhere (`gpu.py`): here are their rates.
 
 A price's id names its numbers by a hash of them: the same id always means the same price, whatever an object or the
 table says later.
@@ -28,8 +28,8 @@ from genai_prices import data_snapshot
 
 from llmwarden import wire
 from llmwarden.api.v1alpha1 import ModelPrice
+from llmwarden.domain import money, upstream
 from llmwarden.domain import prices as dated_prices
-from llmwarden.domain import upstream
 from llmwarden.domain.cost import ORDINARY, Rates
 from llmwarden.domain.prices import Resolved, price_id
 
@@ -90,9 +90,11 @@ def per_request(usd: Decimal) -> tuple[int, bool]:
 
 def check(model_price: ModelPrice) -> None:
     """Raise InvalidSpecError where one of a ModelPrice's prices is malformed."""
-    if model_price.spec.models is not None:
-        for entry in model_price.spec.prices:
+    for entry in model_price.spec.prices:
+        if model_price.spec.models is not None:
             dated_prices.rates(entry)
+        elif entry.per_gpu_hour is not None:
+            money.parse(entry.per_gpu_hour)
 
 
 def _whole(value: Decimal) -> tuple[int, bool]:
@@ -105,6 +107,7 @@ class Catalogue:
 
     def __init__(self) -> None:
         self._overrides: dict[tuple[str, str], list[ModelPrice]] = {}  # by GenAI provider and model, first name first
+        self._gpus: dict[str, list[ModelPrice]] = {}  # by product, first name first
         self._contested: dict[str, tuple[str, ...]] = {}
         self._providers = {provider.id: provider for provider in data_snapshot.get_snapshot().providers}
         self._models: OrderedDict[tuple[str, str], Any] = OrderedDict()
@@ -137,12 +140,12 @@ class Catalogue:
 
     def override(self, model_prices: Sequence[ModelPrice]) -> None:
         """Use these ModelPrices from now on; they must be well-formed (`check`)."""
-        contested = dated_prices.duplicates(item for item in model_prices if item.spec.models)
+        contested = dated_prices.duplicates(model_prices)
         for model, objects in sorted(contested.items()):
             if self._contested.get(model) != objects:
                 logger.warning(
                     "ModelPrices %s all price %s: of those that apply at a time, the first of these names says; "
-                    "remove the model from the others",
+                    "remove it from the others",
                     ", ".join(objects),
                     model,
                 )
@@ -155,8 +158,10 @@ class Catalogue:
             if variant.min_input_tokens
         }
         self._bounds = tuple(sorted(self._table_bounds | own))
-        self._overrides = {}
+        self._overrides, self._gpus = {}, {}
         for item in sorted(model_prices, key=lambda item: item.metadata.name):
+            if item.spec.gpu is not None:
+                self._gpus.setdefault(item.spec.gpu.product, []).append(item)
             if item.spec.provider is not None:
                 provider = upstream.backend_provider(item.spec.provider)
                 for model in item.spec.models or ():
@@ -199,6 +204,15 @@ class Catalogue:
             found = self._table_price(provider, table, at)
         until = min(changes, default=None)
         return (None if found is None else Resolved(found.price_id, found.rates, until)), until
+
+    def gpu_hour(self, product: str, at: dt.datetime) -> int | None:
+        """Picodollars of an hour of a GPU at a time, by the ModelPrices; None where none says."""
+        items = self._gpus.get(product)
+        return dated_prices.gpu_hour_price(items, product, at) if items else None
+
+    def overrides(self, provider: str, model: str, at: dt.datetime) -> bool:
+        """Whether a ModelPrice prices the tokens of a model at a time."""
+        return _override(self._overrides.get((provider, model), []), model, at) is not None
 
     def window(self, provider: str, model: str) -> int:
         """Return how many tokens a model can read in one call; 0 where the table does not say."""
