@@ -62,6 +62,7 @@ SECRET_LEDGER_TLS: Final = "llmwarden-ledger-tls"  # noqa: S105 - a Secret's nam
 POD_MONITOR_PROXIES: Final = "llmwarden-proxies"
 POD_MONITOR_COMPONENTS: Final = "llmwarden-components"
 DASHBOARD_OVERVIEW: Final = "llmwarden-dashboard-overview"
+SECRET_PROVIDER_KEYS: Final = "llmwarden-provider-keys"  # noqa: S105 - a Secret's name
 DASHBOARD_LABEL: Final = "grafana_dashboard"
 
 # Objects beside each LLMService, in its namespace: a prefix and the service's name.
@@ -118,6 +119,10 @@ METRIC_BUDGET_LIMIT: Final = "llmwarden_budget_limit"
 # What the PrometheusRules record for each objective (label `objective`), so that status asks one question for all.
 RECORD_GOOD: Final = "llmwarden:objective:good_rate5m"
 RECORD_TOTAL: Final = "llmwarden:objective:total_rate5m"
+METRIC_PROVIDER_COST: Final = "llmwarden_provider_cost_usd"
+METRIC_PROVIDER_TOKENS: Final = "llmwarden_provider_tokens"
+METRIC_PROVIDER_DRIFT: Final = "llmwarden_provider_cost_drift"
+METRIC_PROVIDER_READ: Final = "llmwarden_provider_read_timestamp_seconds"
 RECORD_RATIO: Final = "llmwarden:objective:good_ratio"
 RECORD_BAD: Final = "llmwarden:objective:bad_ratio"  # by label `window`, for burn rates
 RECORD_BUDGET_LEFT: Final = (

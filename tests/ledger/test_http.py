@@ -2,7 +2,7 @@
 
 import asyncio
 import datetime as dt
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from llmwarden.ledger.core import Core
 from llmwarden.ledger.metrics import Metrics, State
 from llmwarden.ledger.pricing import Catalogue
 from llmwarden.ledger.query_api import SpendApi
+from llmwarden.ledger.reconciliation import Reconciler
 from llmwarden.ledger.store import Store
 from llmwarden.ledger.writer import Writer
 from tests.unit.ledger.objects import BUCKET, FakeClock, budget, model_price, service, view_of
@@ -55,7 +56,8 @@ class Tokens:
 class Rights:
     """Access by namespace, as RBAC would say it."""
 
-    async def may_list(self, caller: Caller, namespace: str) -> bool:
+    async def may_list(self, caller: Caller, namespace: str, resource: str = "llmservices") -> bool:
+        assert resource == "llmservices" or not namespace
         return caller.account == "viewer" and caller.namespace in {"all", namespace}
 
 
@@ -109,7 +111,9 @@ def row(**changes: Any) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def running(path: Path) -> AsyncIterator[Ledger]:
+async def running(
+    path: Path, accounts: Callable[[Core, Store, Writer], Reconciler] | None = None
+) -> AsyncIterator[Ledger]:
     store = Store(str(path / "ledger.sqlite3"))
     clock = FakeClock()
     core = Core(Catalogue(), store.prices(), clock, 5.0)
@@ -130,7 +134,14 @@ async def running(path: Path) -> AsyncIterator[Ledger]:
         namespace="llmwarden-system",
         ready=lambda: None if core.synced else "not yet read: LLMService",
         stopping=stop,
-        questions=SpendApi(core, store, tokens, Rights(), namespace="llmwarden-system"),
+        questions=SpendApi(
+            core,
+            store,
+            tokens,
+            Rights(),
+            namespace="llmwarden-system",
+            accounts=accounts(core, store, writer) if accounts else None,
+        ),
     )
     sock = serving.listen("127.0.0.1", 0)
     server = asyncio.create_task(serving.serve(app, sock=sock, stop=stop, grace_seconds=2))

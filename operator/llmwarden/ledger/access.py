@@ -21,9 +21,9 @@ REMEMBERED: Final = 4096
 
 
 class Access(Protocol):
-    """Tells whether a caller may list the LLMServices of a namespace; "" is all namespaces."""
+    """Tells whether a caller may list the LLMServices (or what else is said) of a namespace; "" is all namespaces."""
 
-    async def may_list(self, caller: Caller, namespace: str) -> bool:
+    async def may_list(self, caller: Caller, namespace: str, resource: str = "llmservices") -> bool:
         """Raises UnavailableError when that cannot be found out now."""
         ...
 
@@ -34,25 +34,25 @@ class Reviewer:
     def __init__(self, client: Client, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._client = client
         self._monotonic = monotonic
-        self._known: OrderedDict[tuple[str, str, str], tuple[float, bool]] = OrderedDict()
+        self._known: OrderedDict[tuple[str, str, str, str], tuple[float, bool]] = OrderedDict()
 
-    async def may_list(self, caller: Caller, namespace: str) -> bool:
+    async def may_list(self, caller: Caller, namespace: str, resource: str = "llmservices") -> bool:
         """See Access."""
-        key = (caller.namespace, caller.account, namespace)
+        key = (caller.namespace, caller.account, namespace, resource)
         known = self._known.get(key)
         if known is not None and self._monotonic() < known[0]:
             return known[1]
-        allowed = await self._ask(caller, namespace)
+        allowed = await self._ask(caller, namespace, resource)
         self._known[key] = (self._monotonic() + GOOD_SECONDS, allowed)
         self._known.move_to_end(key)
         while len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
         return allowed
 
-    async def _ask(self, caller: Caller, namespace: str) -> bool:
+    async def _ask(self, caller: Caller, namespace: str, resource: str) -> bool:
         attributes = {
             "group": names.GROUP,
-            "resource": "llmservices",
+            "resource": resource,
             "verb": "list",
             **({"namespace": namespace} if namespace else {}),
         }

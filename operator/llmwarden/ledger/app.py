@@ -59,6 +59,7 @@ def create_app(
     asked = (
         [
             Route("/v1/spend", api.guard(questions.spend), methods=["GET"]),
+            Route("/v1/reconciliation", api.guard(questions.reconciliation), methods=["GET"]),
             Route("/openapi.json", api.guard(questions.openapi), methods=["GET"]),
         ]
         if questions is not None

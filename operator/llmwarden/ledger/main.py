@@ -10,12 +10,15 @@ import time
 from collections.abc import Mapping
 
 import anyio.to_thread
+import httpx
 import prometheus_client
 import uvloop
 
 from llmwarden import kube, names, serving
 from llmwarden.errors import UnavailableError, WardenError
+from llmwarden.ledger import providers
 from llmwarden.ledger.access import Reviewer
+from llmwarden.ledger.account_metrics import AccountState
 from llmwarden.ledger.app import create_app
 from llmwarden.ledger.auth import TokenReviewer
 from llmwarden.ledger.core import Core
@@ -24,7 +27,9 @@ from llmwarden.ledger.lost import LostPods
 from llmwarden.ledger.metrics import Metrics, State
 from llmwarden.ledger.pricing import Catalogue
 from llmwarden.ledger.query_api import SpendApi
+from llmwarden.ledger.reconciliation import Reconciler, SecretKeys, watching
 from llmwarden.ledger.store import Store
+from llmwarden.ledger.store.accounts import Accounts
 from llmwarden.ledger.store.compact import DAY
 from llmwarden.ledger.watch import Watch
 from llmwarden.ledger.writer import Writer
@@ -62,22 +67,40 @@ async def run(settings: Settings, *, port: int, metrics_port: int) -> None:
     try:
         core = Core(Catalogue(), store.prices(), lambda: dt.datetime.now(dt.UTC), settings.report_seconds)
         core.rebuild(store.sums(), store.last_reports())
-        async with await kube.connect() as client:
-            await _serve(settings, core, store, client, port=port, metrics_port=metrics_port)
+        async with await kube.connect() as client, httpx.AsyncClient(timeout=providers.TIMEOUT) as http:
+            await _serve(settings, core, store, client, http, port=port, metrics_port=metrics_port)
     finally:
         store.close()
 
 
 async def _serve(
-    settings: Settings, core: Core, store: Store, client: kube.Client, *, port: int, metrics_port: int
+    settings: Settings,
+    core: Core,
+    store: Store,
+    client: kube.Client,
+    http: httpx.AsyncClient,
+    *,
+    port: int,
+    metrics_port: int,
 ) -> None:
     stop = serving.stop_on_signals()
     writer = Writer(store, core.merged, lambda: _rebuild(core, store), core.desk)
     departed = Departed(store.labels(), lambda: core.aggregate.services)
     watch = Watch(client, core.configure, departed)
+    accounts = Reconciler(
+        Accounts(store.database),
+        writer.alone,
+        SecretKeys(client, settings.namespace),
+        http,
+        clock=core.clock,
+        rates_of=core.prices.get,
+        late=core.late_price,
+        namespaces=lambda: watch.namespaces,
+    )
     certificate = serving.ServingCertificate(client, settings.namespace, names.SECRET_LEDGER_TLS)
     metrics = Metrics(prometheus_client.REGISTRY)
     prometheus_client.REGISTRY.register(State(core, watch.synced, store.size))
+    prometheus_client.REGISTRY.register(AccountState(lambda: accounts.shown))
 
     def ready() -> str | None:
         missing = watch.missing()
@@ -96,7 +119,7 @@ async def _serve(
         namespace=settings.namespace,
         ready=ready,
         stopping=stop,
-        questions=SpendApi(core, store, tokens, Reviewer(client), namespace=settings.namespace),
+        questions=SpendApi(core, store, tokens, Reviewer(client), namespace=settings.namespace, accounts=accounts),
     )
 
     lost = LostPods(client, store, writer, metrics, lambda: core.clock().timestamp())
@@ -118,6 +141,8 @@ async def _serve(
             _tick(core, store, writer, departed),
             _compact(writer, settings.pod_detail_days * DAY),
             lost.run(),
+            watching(client, accounts).run(),
+            _reconcile(core, accounts),
             end(),
         ],
     )
@@ -141,6 +166,13 @@ async def _compact(writer: Writer, keep: int) -> None:
                 await asyncio.sleep(COMPACT_PAUSE_SECONDS)
         except UnavailableError as error:
             logger.warning("old detail stays for now: %s", error)
+
+
+async def _reconcile(core: Core, accounts: Reconciler) -> None:
+    """Begin once prices and Namespaces are read: before that, whose spend it is and what it cost is not known."""
+    while not core.synced:  # noqa: ASYNC110 - once only
+        await asyncio.sleep(1)
+    await accounts.run()
 
 
 async def _tick(core: Core, store: Store, writer: Writer, departed: Departed) -> None:

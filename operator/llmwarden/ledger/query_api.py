@@ -1,4 +1,7 @@
-"""`GET /v1/spend`: what was spent, for people and programs; `GET /openapi.json` describes it, made from the answer's types."""
+"""`GET /v1/spend`: what was spent; `GET /v1/reconciliation`: providers' own figures beside it. For people and programs.
+
+`GET /openapi.json` describes both, made from the answers' types.
+"""
 
 import datetime as dt
 import re
@@ -17,9 +20,12 @@ from llmwarden.ledger.access import HEADER, Access
 from llmwarden.ledger.answers import Refusal
 from llmwarden.ledger.auth import Authenticator, Caller
 from llmwarden.ledger.core import Core
+from llmwarden.ledger.reconciliation import MOST_DAYS as MOST_ACCOUNT_DAYS
+from llmwarden.ledger.reconciliation import SHOWN_DAYS, Reconciler
 from llmwarden.ledger.spent import DIMENSIONS, By, Spend, as_csv
 from llmwarden.ledger.store import queries
 from llmwarden.ledger.store.engine import Database
+from llmwarden.reconciled import Reconciliation
 
 MOST_DAYS: Final = 400
 MOST_DIMENSIONS: Final = 5
@@ -38,9 +44,17 @@ class SpendApi:
     """Answers what was spent to who may know it: the operator all, others by what they may list in the API server."""
 
     def __init__(
-        self, core: Core, store: Stored, authenticator: Authenticator, access: Access, *, namespace: str
+        self,
+        core: Core,
+        store: Stored,
+        authenticator: Authenticator,
+        access: Access,
+        *,
+        namespace: str,
+        accounts: Reconciler | None = None,
     ) -> None:
         """`namespace` is our own, whose operator may read all."""
+        self._accounts = accounts
         self._core = core
         self._database = store.database
         self._authenticator = authenticator
@@ -61,13 +75,32 @@ class SpendApi:
             if name and not intake.NAME.fullmatch(name):
                 raise Refusal(400, "malformed", "give service=NAMESPACE/NAME and namespace=NAMESPACE as they are named")
         await self._authorise(await self._caller(request), namespace)
-        if not self._core.synced:
-            message = "the ledger has not yet read the cluster's prices"
-            raise Refusal(503, "not_synced", message, answers.RETRY_SECONDS)
+        self._require_sync()
         found = await self._read(start, end, by, namespace, service)
         if form == "csv":
             return Response(as_csv(found), media_type="text/csv; charset=utf-8")
         return answers.as_json(found)
+
+    async def reconciliation(self, request: Request) -> Response:
+        """GET /v1/reconciliation: an account is the whole organisation's, so only who may list ProviderAccounts sees it."""
+        given = request.query_params.get("days", str(SHOWN_DAYS))
+        if not given.isascii() or not given.isdigit() or not 1 <= int(given[:4]) <= MOST_ACCOUNT_DAYS:
+            raise Refusal(400, "malformed", f"give days=N, from 1 to {MOST_ACCOUNT_DAYS}")
+        caller = await self._caller(request)
+        operator = auth.is_operator(caller, self._namespace)
+        if not operator and not await self._access.may_list(caller, "", "provideraccounts"):
+            account = f"{caller.namespace}:{caller.account}"
+            message = f"service account {account} may not list provideraccounts, and so not see what providers bill"
+            raise Refusal(403, "forbidden", message)
+        self._require_sync()
+        if self._accounts is None:
+            return answers.as_json(Reconciliation(names.CONTRACT, self._core.clock(), {}))
+        return answers.as_json(await self._accounts.answer(int(given)))
+
+    def _require_sync(self) -> None:
+        if not self._core.synced:
+            message = "the ledger has not yet read the cluster's prices"
+            raise Refusal(503, "not_synced", message, answers.RETRY_SECONDS)
 
     async def openapi(self, request: Request) -> Response:
         """GET /openapi.json."""
@@ -166,14 +199,18 @@ def _dimensions(text: str) -> tuple[By, ...]:
 
 def description() -> dict[str, Any]:
     """OpenAPI 3.1 of what people and programs may ask."""
-    (answer, error), components = msgspec.json.schema_components(
-        [Spend, wire.ErrorAnswer], ref_template="#/components/schemas/{name}"
+    (answer, accounts, error), components = msgspec.json.schema_components(
+        [Spend, Reconciliation, wire.ErrorAnswer], ref_template="#/components/schemas/{name}"
     )
 
     def parameter(name: str, about: str, schema: dict[str, Any]) -> dict[str, Any]:
         return {"name": name, "in": "query", "required": False, "description": about, "schema": schema}
 
     refusals = {"400": "The question is malformed.", "401": "No token, or no good one.", "403": "Not yours to see.", "413": "The answer is too large.", "503": "It cannot be known now."}  # fmt: skip
+    refused = {
+        status: {"description": about, "content": {"application/json": {"schema": error}}}
+        for status, about in refusals.items()
+    }
     time = {"type": "string", "examples": ["24h", "7d", "2026-11-20T00:00:00Z"]}
     get = {
         "operationId": "getSpend",
@@ -212,10 +249,22 @@ def description() -> dict[str, Any]:
                 "description": "The spend.",
                 "content": {"application/json": {"schema": answer}, "text/csv": {"schema": {"type": "string"}}},
             },
-            **{
-                status: {"description": about, "content": {"application/json": {"schema": error}}}
-                for status, about in refusals.items()
-            },
+            **refused,
+        },
+    }
+    reconciliation = {
+        "operationId": "getReconciliation",
+        "summary": "What providers bill by UTC day, beside what was counted.",
+        "parameters": [
+            parameter(
+                "days",
+                "How many days back.",
+                {"type": "integer", "minimum": 1, "maximum": MOST_ACCOUNT_DAYS, "default": SHOWN_DAYS},
+            )
+        ],
+        "responses": {
+            "200": {"description": "Every account.", "content": {"application/json": {"schema": accounts}}},
+            **refused,
         },
     }
     return {
@@ -225,7 +274,7 @@ def description() -> dict[str, Any]:
             "version": __version__,
             "description": "Exact usage and money of LLM services. Money is whole picodollars (1e-12 US dollars).",
         },
-        "paths": {"/v1/spend": {"get": get}},
+        "paths": {"/v1/spend": {"get": get}, "/v1/reconciliation": {"get": reconciliation}},
         "components": {
             "schemas": components,
             "securitySchemes": {

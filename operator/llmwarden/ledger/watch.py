@@ -75,6 +75,11 @@ class Watch:
             if not informer.synced.is_set() and not (informer.absent and informer is not self._service_informer)
         ]
 
+    @property
+    def namespaces(self) -> Mapping[str, Labels]:
+        """Labels of every Namespace."""
+        return self._namespaces
+
     async def run(self) -> None:
         """Watch for ever; ends by cancellation only."""
         async with asyncio.TaskGroup() as group:

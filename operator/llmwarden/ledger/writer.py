@@ -7,6 +7,7 @@ them, without load each is committed at once.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
 
 import anyio.from_thread
 import anyio.to_thread
@@ -20,6 +21,7 @@ from llmwarden.ledger.store import Batch, BehindError, Ground, Merged, PriceReco
 logger = logging.getLogger(__name__)
 
 Answered = tuple[Merged, tuple[wire.LeaseGrant, ...]]
+T = TypeVar("T")
 
 MAX_BATCH = 256  # reports in one transaction: bounds how long the first of them waits
 MAX_WAITING = 4096  # reports that wait; more are refused: their proxies send the same totals again anyway
@@ -84,6 +86,11 @@ class Writer:
         """Remember the labels of services; returns once they are on the disk. Raises UnavailableError."""
         async with self._busy:
             await anyio.to_thread.run_sync(self._store.record_labels, labels)
+
+    async def alone(self, work: Callable[[], T]) -> T:
+        """Run something else that writes the database, while nothing else does. Raises UnavailableError."""
+        async with self._busy:
+            return await anyio.to_thread.run_sync(work)
 
     async def compact(self, now: int, keep: int) -> bool:
         """Take a step in dropping old detail; returns whether there was any. Raises UnavailableError."""

@@ -120,6 +120,7 @@ def test_crds_are_whole_and_kept() -> None:
         "LLMBudget",
         "ClusterLLMBudget",
         "ModelPrice",
+        "ProviderAccount",
     }
     sources = [objects(path.read_text())[0] for path in sorted(manifests.CRDS.glob("*.yaml"))]
     for item, source in zip(
@@ -322,6 +323,17 @@ def test_teams_edit_their_own_and_the_platforms_is_read_only() -> None:
 def test_a_wrong_value_is_refused_by_name(setting: str, says: str) -> None:
     with pytest.raises(subprocess.CalledProcessError) as failure:
         rendered(setting)
+def test_what_providers_bill_is_in_no_role_of_teams_and_their_keys_are_the_ledgers_alone(
+    chart: list[dict[str, Any]],
+) -> None:
+    readers = {name for _, name, rule in rules(chart) if "provideraccounts" in rule["resources"]}
+    assert readers == {"llmwarden-operator", "llmwarden-ledger", "llmwarden-accounts"}
+    roles = {item["metadata"]["name"]: item for item in rendered() if item["kind"] == "ClusterRole"}
+    assert not any("aggregate" in label for label in roles["llmwarden-accounts"]["metadata"]["labels"])
+    keys = {name for _, name, rule in rules(chart) if "llmwarden-provider-keys" in rule.get("resourceNames", ())}
+    assert keys == {"llmwarden-ledger"}
+
+
     assert says in failure.value.stderr
 
 
@@ -348,7 +360,7 @@ def test_the_operator_may_read_nothing_that_it_does_not_use(chart: list[dict[str
             "mutatingwebhookconfigurations",
             "customresourcedefinitions",
         ),
-        *("llmservices", "llmbudgets", "clusterllmbudgets", "modelprices"),
+        *("llmservices", "llmbudgets", "clusterllmbudgets", "modelprices", "provideraccounts"),
     }
     for kind, name, rule in rules(chart):
         if name == "llmwarden-operator" and {"get", "list", "watch"} & set(rule["verbs"]):
