@@ -62,6 +62,8 @@ BUILDS = {
     "prometheus-config-reloader": Build(
         "github.com/prometheus-operator/prometheus-operator/cmd/prometheus-config-reloader", module="monitoring"
     ),
+    "collector": Build("./collector", module="traces"),
+    "jaeger": Build("github.com/jaegertracing/jaeger/cmd/all-in-one", module="traces"),
 }
 CONTROL_PLANE = ("kube",)
 NODE = ("kube", "pause", "coredns", "provisioner")

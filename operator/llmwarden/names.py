@@ -23,6 +23,8 @@ ANNOTATION_INJECT: Final = f"{GROUP}/inject"  # "false" on a pod (template) opts
 LABEL_ALLOW_OPT_OUT: Final = f"{GROUP}/allow-opt-out"  # "true" on a namespace: its pods may opt out
 LABEL_NAMESPACE_INJECTION: Final = f"{GROUP}/injection"  # "disabled" on a namespace: nothing is injected there
 ANNOTATION_SPEC_HASH: Final = f"{GROUP}/spec-hash"  # on owned objects: hash of what we applied
+ANNOTATION_CONFIGURATION: Final = f"{GROUP}/configuration"  # on the collector's pods: hash of their configuration
+ANNOTATION_DCGM_UNFIT: Final = f"{GROUP}/dcgm-unfit"  # on the GPU exporter: NVIDIA's image was tried and did not run (JSON)
 ANNOTATION_FINDINGS: Final = f"{GROUP}/findings"  # on injected pods: JSON list of what was noticed at injection
 
 # Injected into pods.
@@ -51,6 +53,7 @@ OPERATOR: Final = "llmwarden-operator"
 WEBHOOK: Final = "llmwarden-webhook"
 LEDGER: Final = "llmwarden-ledger"
 GPU_EXPORTER: Final = "llmwarden-gpu-exporter"
+COLLECTOR: Final = "llmwarden-collector"
 WEBHOOK_CONFIGURATION: Final = "llmwarden"
 WEBHOOK_PATH: Final = "/mutate-pod"
 WEBHOOK_PORT: Final = 9443
@@ -59,10 +62,10 @@ METRICS_PORT: Final = 9090  # plain HTTP /metrics, /livez, /readyz of operator, 
 SECRET_CA: Final = "llmwarden-ca"  # noqa: S105 - a Secret's name
 SECRET_WEBHOOK_TLS: Final = "llmwarden-webhook-tls"  # noqa: S105 - a Secret's name
 SECRET_LEDGER_TLS: Final = "llmwarden-ledger-tls"  # noqa: S105 - a Secret's name
+SECRET_PROVIDER_KEYS: Final = "llmwarden-provider-keys"  # noqa: S105 - a Secret's name
 POD_MONITOR_PROXIES: Final = "llmwarden-proxies"
 POD_MONITOR_COMPONENTS: Final = "llmwarden-components"
 DASHBOARD_OVERVIEW: Final = "llmwarden-dashboard-overview"
-SECRET_PROVIDER_KEYS: Final = "llmwarden-provider-keys"  # noqa: S105 - a Secret's name
 DASHBOARD_LABEL: Final = "grafana_dashboard"
 
 # Objects beside each LLMService, in its namespace: a prefix and the service's name.
@@ -105,6 +108,7 @@ METRIC_UNMEASURED: Final = "llmwarden_unmeasured_requests_total"
 METRIC_IN_FLIGHT: Final = "llmwarden_requests_in_flight"
 METRIC_LAST_REPORT: Final = "llmwarden_proxy_ledger_last_report_timestamp_seconds"
 METRIC_SPANS_DROPPED: Final = "llmwarden_proxy_spans_dropped_total"
+METRIC_COMPILED: Final = "llmwarden_proxy_compiled_modules"
 METRIC_JOURNAL_ERRORS: Final = "llmwarden_proxy_journal_errors_total"
 METRIC_LEDGER_ERRORS: Final = "llmwarden_proxy_ledger_errors_total"
 METRIC_CREDENTIAL_ERRORS: Final = "llmwarden_proxy_credential_errors_total"
@@ -115,14 +119,14 @@ METRIC_BUDGET_USED: Final = "llmwarden_budget_used_ratio"
 METRIC_BUDGET_EXCEEDED: Final = "llmwarden_budget_exceeded"
 METRIC_LEDGER_UNREPORTED: Final = "llmwarden_ledger_unreported_pods_total"
 METRIC_BUDGET_LIMIT: Final = "llmwarden_budget_limit"
-
-# What the PrometheusRules record for each objective (label `objective`), so that status asks one question for all.
-RECORD_GOOD: Final = "llmwarden:objective:good_rate5m"
-RECORD_TOTAL: Final = "llmwarden:objective:total_rate5m"
 METRIC_PROVIDER_COST: Final = "llmwarden_provider_cost_usd"
 METRIC_PROVIDER_TOKENS: Final = "llmwarden_provider_tokens"
 METRIC_PROVIDER_DRIFT: Final = "llmwarden_provider_cost_drift"
 METRIC_PROVIDER_READ: Final = "llmwarden_provider_read_timestamp_seconds"
+
+# What the PrometheusRules record for each objective (label `objective`), so that status asks one question for all.
+RECORD_GOOD: Final = "llmwarden:objective:good_rate5m"
+RECORD_TOTAL: Final = "llmwarden:objective:total_rate5m"
 RECORD_RATIO: Final = "llmwarden:objective:good_ratio"
 RECORD_BAD: Final = "llmwarden:objective:bad_ratio"  # by label `window`, for burn rates
 RECORD_BUDGET_LEFT: Final = (

@@ -9,7 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from llmwarden import names
+from llmwarden.api.collector import Collector
 from llmwarden.errors import InvalidSpecError
 
 
@@ -28,6 +31,7 @@ class Settings:
     prometheus_url: str = ""
     prometheus_timeout: float = 10.0
     otlp_endpoint: str = ""
+    collector: Collector = field(default_factory=Collector)
     allowed_hosts: tuple[str, ...] = ()
     runbook_base_url: str = ""  # what an alert's runbook_url begins with; empty: the path in this repository
     rule_labels: Mapping[str, str] = field(default_factory=dict)
@@ -81,8 +85,19 @@ def load(environ: Mapping[str, str]) -> Settings:
         variable = f"LLMWARDEN_{name.upper()}"
         raw = environ.get(variable, "")
         if raw:
-            values[name] = _parse(variable, raw, getattr(defaults, name))
+            default = getattr(defaults, name)
+            values[name] = (
+                _collector(variable, raw) if isinstance(default, Collector) else _parse(variable, raw, default)
+            )
     return Settings(**values)
+
+
+def _collector(variable: str, raw: str) -> Collector:
+    try:
+        return Collector.model_validate_json(raw)
+    except ValidationError as error:
+        message = f"{variable}: {error}"
+        raise InvalidSpecError(message) from error
 
 
 _BOOLEANS: Final = {"true": True, "false": False}

@@ -140,7 +140,10 @@ LLMWARDEN_IMAGE_PULL_POLICY: {{ $v.image.pullPolicy | quote }}
 LLMWARDEN_CLUSTER_DOMAIN: {{ $v.clusterDomain | quote }}
 LLMWARDEN_PROMETHEUS_URL: {{ $v.prometheus.url | quote }}
 LLMWARDEN_PROMETHEUS_TIMEOUT: {{ $v.prometheus.timeoutSeconds | quote }}
-LLMWARDEN_OTLP_ENDPOINT: {{ $v.tracing.otlpEndpoint | quote }}
+{{- $collector := printf "http://llmwarden-collector.%s.svc:4318" .Release.Namespace }}
+LLMWARDEN_OTLP_ENDPOINT: {{ $v.tracing.otlpEndpoint | default (ternary $collector "" $v.collector.enabled) | quote }}
+{{- $more := dict "podSecurity" $v.podSecurity "imagePullSecrets" $v.imagePullSecrets }}
+LLMWARDEN_COLLECTOR: {{ merge $more $v.collector | toJson | quote }}
 LLMWARDEN_ALLOWED_HOSTS: {{ $v.backends.allowedHosts | toJson | quote }}
 LLMWARDEN_RUNBOOK_BASE_URL: {{ $v.prometheus.runbookBaseUrl | quote }}
 LLMWARDEN_RULE_LABELS: {{ $v.prometheus.ruleLabels | toJson | quote }}

@@ -28,9 +28,11 @@ PLURALS: Final[Mapping[str, str]] = {
     "ConfigMap": "configmaps",
     "GrafanaDashboard": "grafanadashboards",
     "DaemonSet": "daemonsets",
+    "Deployment": "deployments",
     "MutatingWebhookConfiguration": "mutatingwebhookconfigurations",
     "PodMonitor": "podmonitors",
     "PrometheusRule": "prometheusrules",
+    "Service": "services",
     "ServiceAccount": "serviceaccounts",
 }
 Identity = tuple[str, str, str]  # kind, namespace, name

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Final
 
 from llmwarden.desired import gpu_exporter, monitors, routes, rules, webhook_configuration
+from llmwarden.desired.collector import objects as collector
 from llmwarden.desired.dashboards import delivery
 from llmwarden.desired.manifest import Manifest, stamped
 from llmwarden.desired.params import ClusterParams, Params
@@ -22,6 +23,11 @@ CLUSTER: Final[tuple[Callable[[ClusterParams], Manifest | None], ...]] = (
     gpu_exporter.service_account,
     gpu_exporter.daemon_set,
     gpu_exporter.pod_monitor,
+    collector.service_account,
+    collector.config_map,
+    collector.deployment,
+    collector.service,
+    collector.pod_monitor,
 )
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 from llmwarden import names, wire
 from llmwarden.api.v1alpha1 import LLMService
 from llmwarden.desired import diff, pods, selected
+from llmwarden.desired import gpu_choice
 from llmwarden.desired import status as statuses
 from llmwarden.desired.dashboards.delivery import GRAFANA
 from llmwarden.desired.monitors import TRITON_METRICS_PORT
@@ -24,6 +25,7 @@ from llmwarden.kube import Client, Informer
 from llmwarden.observe import around, stripping
 from llmwarden.observe.choosers import Choosers
 from llmwarden.observe.engines import Address
+from llmwarden.observe.gpus import Gpus
 from llmwarden.observe.resources import CLUSTER, KINDS, Key, Name, Object, Resources
 from llmwarden.settings import Settings
 
@@ -61,8 +63,10 @@ class World(Resources):
         self._local: dict[str, tuple[Informer, Informer]] = {}
         self._owned = self._informers()
         self._choosers = Choosers(client, lambda: self._mark_kind("LLMService"))
+        self._gpus = Gpus(client, settings, lambda: self._mark(CLUSTER))
         self.prometheus = Source(configured=bool(settings.prometheus_url))
         self.figures: Mapping[Name, Figures] = {}
+        self.retention: int | None = None  # seconds for which the Prometheus that is asked keeps data
         self.engines: Mapping[Name, EngineIdentity] = {}
         self.ledger = Source()
         self.usage: wire.Usage | None = None
@@ -85,6 +89,8 @@ class World(Resources):
             "AlertmanagerConfig": informer(ROUTING, "alertmanagerconfigs"),
             "GrafanaDashboard": informer(GRAFANA, "grafanadashboards"),
             "ServiceAccount": informer("v1", "serviceaccounts", own),
+            "Deployment": informer("apps/v1", "deployments", own),
+            "Service": informer("v1", "services", own),
             "MutatingWebhookConfiguration": informer(
                 "admissionregistration.k8s.io/v1", "mutatingwebhookconfigurations"
             ),
@@ -103,7 +109,7 @@ class World(Resources):
         """Watch for ever; ends by cancellation only."""
         try:
             async with asyncio.TaskGroup() as group:
-                for informer in (*self._owned.values(), *self._choosers.informers):
+                for informer in (*self._owned.values(), *self._choosers.informers, *self._gpus.informers):
                     group.create_task(informer.run())
                 group.create_task(self._follow_capabilities())
         finally:
@@ -115,6 +121,7 @@ class World(Resources):
         for informer in self._owned.values():
             while not informer.synced.is_set() and not informer.absent:  # noqa: ASYNC110 - either will do, and once only
                 await asyncio.sleep(0.05)
+        await self._gpus.synced()
         for informer, services in list(self._local.values()):
             await informer.synced.wait()
             await services.synced.wait()
@@ -290,13 +297,10 @@ class World(Resources):
             and names.ANNOTATION_SPEC_HASH in item["metadata"].get("annotations", {})
         ]
 
-    @property
-    def foreign_dcgm(self) -> bool:
-        """Whether somebody else's dcgm-exporter is in the cluster."""
-        return any(
-            item["metadata"].get("labels", {}).get(names.LABEL_MANAGED_BY) != names.MANAGED_BY
-            for item in self._owned["DaemonSet"].items.values()
-        )
+    def gpu_choice(self) -> tuple[gpu_choice.Choice, gpu_choice.Facts]:
+        """Return which GPU exporter the cluster gets, and of what that is made."""
+        facts = self._gpus.facts(self._owned["DaemonSet"].items, (self._settings.namespace, names.GPU_EXPORTER))
+        return gpu_choice.choose(self.services(), self._settings, facts, self._now()), facts
 
     @property
     def webhook_ready(self) -> bool:
@@ -318,7 +322,8 @@ class World(Resources):
             if around.selects(service, pod) and (pod.get("status") or {}).get("phase") not in GONE
         ]
         usage = self.usage
-        figures = self.figures.get(name, Figures())
+        figures, identity = self.figures.get(name, Figures()), self.engines.get(name)
+        beside = self._beside(service, labels)
         return Snapshot(
             service=service,
             object=self._objects["LLMService"][name],
@@ -331,18 +336,24 @@ class World(Resources):
             capabilities=self.capabilities,
             prometheus=self.prometheus,
             figures=figures,
-            engine=self.engines.get(name),
+            engine=identity,
             ledger=self.ledger if usage is None or service.key in usage.services else _unknown_to(self.ledger),
             usage=usage.services.get(service.key) if usage else None,
             budgets=usage.budgets if usage else {},
-            problems=(*statuses.problems(service), *self._upstream(service)),
+            problems=(
+                *statuses.problems(service),
+                *around.unmeasurable(self.objectives(service), service, identity),
+                *self._upstream(service),
+            ),
             warnings=(
                 *around.services_by_number(service, chosen, local[1].items.values() if local else ()),
                 *around.credentials(service, figures),
-                *around.coverage_lacking(figures),
+                *around.coverage_lacking(figures, service, chosen, local[1].items.values() if local else ()),
             ),
-            selected=selected.verdicts(service, self._settings, self._beside(service, labels)),
+            selected=selected.verdicts(service, self._settings, beside),
+            retention=selected.retention(service, beside) or self.retention,
             dashboard_kind=self._settings.grafana_delivery,
+            gpu=gpu_choice.verdict(service, *self.gpu_choice(), self._settings) if service.spec.gpu else None,
         )
 
     def _beside(self, service: LLMService, labels: Mapping[str, str]) -> selected.Around:

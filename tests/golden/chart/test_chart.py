@@ -284,9 +284,24 @@ def test_nobody_writes_what_git_or_users_own(chart: list[dict[str, Any]]) -> Non
     for kind, name, rule in rules(chart):
         if name == "llmwarden-edit" or not writes & set(rule["verbs"]):
             continue
+        collectors = rule.get("resourceNames") == [names.COLLECTOR] or rule["verbs"] == ["create"]
+        if kind == "Role" and collectors and rule["resources"] in (["deployments"], ["services"]):
+            continue  # the trace collector, in our own namespace
         assert not never & set(rule["resources"]), (kind, name)
         if "llmwarden.io" in rule["apiGroups"]:
             assert all("/" in resource for resource in rule["resources"]), (kind, name)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_deployments_and_services_are_made_only_for_a_wanted_collector(*, enabled: bool) -> None:
+    made = [
+        resource
+        for _, _, rule in rules(rendered(f"collector.enabled={str(enabled).lower()}"))
+        if "create" in rule["verbs"]
+        for resource in rule["resources"]
+        if resource in {"deployments", "services"}
+    ]
+    assert made == (["deployments", "services"] if enabled else [])
 
 
 def test_only_the_operator_writes_anything_but_reviews(chart: list[dict[str, Any]]) -> None:
@@ -308,6 +323,17 @@ def test_teams_edit_their_own_and_the_platforms_is_read_only() -> None:
     assert view["verbs"] == ["get", "list", "watch"]
 
 
+def test_what_providers_bill_is_in_no_role_of_teams_and_their_keys_are_the_ledgers_alone(
+    chart: list[dict[str, Any]],
+) -> None:
+    readers = {name for _, name, rule in rules(chart) if "provideraccounts" in rule["resources"]}
+    assert readers == {"llmwarden-operator", "llmwarden-ledger", "llmwarden-accounts"}
+    roles = {item["metadata"]["name"]: item for item in rendered() if item["kind"] == "ClusterRole"}
+    assert not any("aggregate" in label for label in roles["llmwarden-accounts"]["metadata"]["labels"])
+    keys = {name for _, name, rule in rules(chart) if "llmwarden-provider-keys" in rule.get("resourceNames", ())}
+    assert keys == {"llmwarden-ledger"}
+
+
 @pytest.mark.parametrize(
     ("setting", "says"),
     [
@@ -323,17 +349,6 @@ def test_teams_edit_their_own_and_the_platforms_is_read_only() -> None:
 def test_a_wrong_value_is_refused_by_name(setting: str, says: str) -> None:
     with pytest.raises(subprocess.CalledProcessError) as failure:
         rendered(setting)
-def test_what_providers_bill_is_in_no_role_of_teams_and_their_keys_are_the_ledgers_alone(
-    chart: list[dict[str, Any]],
-) -> None:
-    readers = {name for _, name, rule in rules(chart) if "provideraccounts" in rule["resources"]}
-    assert readers == {"llmwarden-operator", "llmwarden-ledger", "llmwarden-accounts"}
-    roles = {item["metadata"]["name"]: item for item in rendered() if item["kind"] == "ClusterRole"}
-    assert not any("aggregate" in label for label in roles["llmwarden-accounts"]["metadata"]["labels"])
-    keys = {name for _, name, rule in rules(chart) if "llmwarden-provider-keys" in rule.get("resourceNames", ())}
-    assert keys == {"llmwarden-ledger"}
-
-
     assert says in failure.value.stderr
 
 
@@ -349,6 +364,7 @@ def test_oldest_kubernetes_gets_no_admission_policy_and_an_older_one_is_refused(
 def test_the_operator_may_read_nothing_that_it_does_not_use(chart: list[dict[str, Any]]) -> None:
     used = {
         *("pods", "namespaces", "services", "endpointslices", "configmaps", "serviceaccounts", "daemonsets", "secrets"),
+        "deployments",
         *(
             "podmonitors",
             "prometheusrules",

@@ -12,6 +12,7 @@ import yaml
 
 from image import packages
 from llmwarden import names
+from llmwarden.api.collector import Collector
 from llmwarden.api.v1alpha1 import ClusterLLMBudget, LLMBudget, LLMService, parse
 from llmwarden.desired.builder import build, build_cluster
 from llmwarden.desired.params import ClusterParams, Params
@@ -70,6 +71,57 @@ def test_dcgm_is_run_when_a_service_asks_for_it(golden: Callable[[Path, str], No
     chat["spec"]["gpu"] = {"exporter": "DCGM"}
     manifests = build_cluster(cluster_params(services=(parse(LLMService, chat),)))
     golden(HERE / "expected" / "dcgm.yaml", text([item for item in manifests if item["kind"] == "DaemonSet"]))
+
+
+COLLECTOR = Collector.model_validate(
+    {
+        "enabled": True,
+        "sampling": {"percent": 5},
+        "exporters": [
+            {
+                "name": "tempo",
+                "endpoint": "tempo.observability.svc:4317",
+                "ca": {"name": "tempo-ca", "key": "ca.crt"},
+                "headers": [{"name": "X-Scope-OrgID", "value": "a$b"}],
+            },
+            {
+                "name": "langfuse",
+                "protocol": "HTTP",
+                "endpoint": "https://cloud.langfuse.com/api/public/otel",
+                "headers": [
+                    {"name": "Authorization", "prefix": "Basic ", "secret": {"name": "langfuse", "key": "basic"}},
+                ],
+            },
+        ],
+    }
+)
+
+
+def test_the_collector_is_made_for_what_the_services_want(golden: Callable[[Path, str], None]) -> None:
+    chat, bot = samples()["LLMService/chat"], samples()["LLMService/support-bot"]
+    chat["spec"]["tracing"] = {"keep": {"slowerThan": "2s", "dearerThan": "1", "percent": 50}}
+    bot["spec"]["tracing"] = {"keep": {"slowerThan": "2s"}, "browserOrigins": ["https://shop.example.com"]}
+    services = tuple(parse(LLMService, item) for item in (bot, chat))
+    manifests = build_cluster(cluster_params(services=services, settings=Settings(collector=COLLECTOR)))
+    ours = [item for item in manifests if item["metadata"]["name"] == names.COLLECTOR]
+    golden(HERE / "expected" / "collector.yaml", text(ours))
+    configuration = yaml.safe_load(next(item for item in ours if item["kind"] == "ConfigMap")["data"]["collector.yaml"])
+    golden(
+        HERE / "expected" / "collector-configuration.yaml", yaml.safe_dump(configuration, sort_keys=False, width=160)
+    )
+
+
+def test_the_collectors_pod_goes_with_its_configuration_and_no_secret_is_in_that() -> None:
+    def made(collector: Collector) -> tuple[str, str]:
+        manifests = build_cluster(cluster_params(settings=Settings(collector=collector)))
+        kinds = {item["kind"]: item for item in manifests if item["metadata"]["name"] == names.COLLECTOR}
+        template = kinds["Deployment"]["spec"]["template"]
+        return template["metadata"]["annotations"][names.ANNOTATION_CONFIGURATION], yaml.safe_dump(kinds["ConfigMap"])
+
+    (before, first), (again, _) = made(COLLECTOR), made(COLLECTOR)
+    after, _ = made(COLLECTOR.replace(content="Keep"))
+    assert before == again != after
+    assert "Basic ${env:EXPORTER_1_HEADER_0}" in first
 
 
 def test_labels_by_which_a_stack_selects_are_put_on() -> None:
