@@ -81,7 +81,8 @@ def records(params: Params) -> list[dict[str, Any]]:
             {"record": names.RECORD_TOTAL, "expr": indicators.total(params, objective, RATE), "labels": whose},
             {
                 "record": names.RECORD_RATIO,
-                "expr": _recorded(params, objective, objective.window_seconds),
+                # Good and total are recorded one after another: a scrape that came between makes good a little more than all.
+                "expr": f"clamp_max({_recorded(params, objective, objective.window_seconds)}, 1)",
                 "labels": labels,
             },
             {
@@ -96,7 +97,7 @@ def records(params: Params) -> list[dict[str, Any]]:
             found.append(
                 {
                     "record": names.RECORD_BAD,
-                    "expr": f"1 - ({_share(params, objective, window)})",
+                    "expr": f"clamp_min(1 - ({_share(params, objective, window)}), 0)",
                     "labels": {**labels, "window": promql.duration(window)},
                 }
             )

@@ -253,9 +253,10 @@ def _evaluate(objective: Objective, reading: Reading) -> Result:
             measured=money.to_decimal(spent),
             target=money.to_decimal(objective.picodollars_per_hour),
         )
-    good = reading.good_percent
-    if good is None:
+    if reading.good_percent is None:
         return Result(objective.name, None, f"{objective.name}: {_nothing(objective)}")
+    # Two rates that are asked for one after another can differ by a scrape that came between.
+    good = min(reading.good_percent, Decimal(100))
     what = f"of {objective.of}{' in which' if objective.of == 'time' else ''} {objective.good}"
     # Rounded down: 98.999 of 99 must not read "99 % of 99 %" and yet be missed.
     shown = Decimal(int(good * 100)) / 100

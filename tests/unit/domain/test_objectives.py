@@ -146,7 +146,7 @@ def test_an_objective_that_can_never_work_is_a_sentence(wrong: dict[str, Any], s
 
 @pytest.mark.parametrize(
     ("good", "left"),
-    [("100", 100), ("99.5", 50), ("99", 0), ("98.999", -1), ("90", -900), ("0", -9900)],
+    [("100.005", 100), ("100", 100), ("99.5", 50), ("99", 0), ("98.999", -1), ("90", -900), ("0", -9900)],
 )
 def test_an_error_budget_is_what_is_left_of_the_calls_that_may_be_bad(good: str, left: int) -> None:
     wanted = objectives.of_service(service({"name": "errors", "errors": {}, "targetPercent": "99", "window": "28d"}))
