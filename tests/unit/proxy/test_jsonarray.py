@@ -88,3 +88,18 @@ def test_an_object_above_the_cap_passes_unread_and_the_next_is_read() -> None:
     assert out + splitter.rest()[0] == data
     assert [item for item in contents if item is not None] == [b'{"next":1}']
     assert held <= CAP + 2 * 65536
+
+
+def test_the_work_of_what_comes_in_tiny_pieces_is_that_of_its_size() -> None:
+    # Nothing that is held is copied or searched again until its end has come: the very objects that were fed are kept.
+    pieces = [bytes([97 + number % 26]) * 7 for number in range(10_000)]
+    splitter = Splitter()
+    splitter.feed(begin := b'[{"data":"')
+    for piece in pieces:
+        assert splitter.feed(piece) == []
+    assert len(splitter._carry) == 1 + len(pieces)
+    assert all(held is fed for held, fed in zip(splitter._carry[1:], pieces, strict=True))
+    [(raw, content)] = splitter.feed(end := b'"}')
+    assert raw == begin + b"".join(pieces) + end
+    assert content is not None
+    assert splitter._carry == []

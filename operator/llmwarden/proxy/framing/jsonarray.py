@@ -22,12 +22,14 @@ class Splitter:
     between them (brackets, commas, white space) travels with the object that follows.
     """
 
-    __slots__ = ("_at", "_base", "_cap", "_carry", "_depth", "_in_string", "_skipping")
+    __slots__ = ("_at", "_base", "_cap", "_carry", "_depth", "_held", "_in_string", "_rest", "_skipping")
 
     def __init__(self, cap: int = CAP) -> None:
         self._cap = cap
-        self._carry = b""
-        self._at = 0  # how far the carry was scanned
+        self._carry: list[bytes] = []  # the beginning of an object, scanned: copied once, when its end is there
+        self._held = 0
+        self._rest = b""  # what follows it and is not scanned: half of what a backslash begins
+        self._at = 0  # how far the last piece was scanned
         self._depth = 0
         self._base = 0  # the depth at which an object is an event: 1 inside an array
         self._in_string = False
@@ -35,9 +37,9 @@ class Splitter:
 
     def feed(self, data: bytes) -> list[tuple[bytes, bytes | None]]:
         """Objects with what stands before them, each with its payload: None for the array's end, and for pieces of one too large."""
-        buffer = self._carry + data if self._carry else data
+        buffer = self._rest + data if self._rest else data
         events: list[tuple[bytes, bytes | None]] = []
-        start, at = 0, self._at
+        start = at = 0
         while (found := self._next_bracket(buffer, at)) >= 0:
             at = found + 1
             if buffer[found] in _OPENING:
@@ -47,28 +49,36 @@ class Splitter:
                 continue
             self._depth = max(self._depth - 1, 0)
             if self._depth <= self._base:
-                raw = buffer[start:at]
+                raw = self._take(buffer[start:at])
                 events.append((raw, None if self._skipping or self._depth < self._base else payload(raw)))
                 self._skipping = False
                 start = at
                 if self._depth == 0:
                     self._base = 0
-        rest = buffer[start:] if start else buffer
-        self._at -= start
-        if len(rest) > self._cap or (self._skipping and self._at):
+        scanned = buffer[start : self._at] if start or self._at < len(buffer) else buffer
+        self._rest = buffer[self._at :]
+        if scanned:
+            self._carry.append(scanned)
+            self._held += len(scanned)
+        if self._held and (self._skipping or self._held + len(self._rest) > self._cap):
             # What is scanned may go: the scan's state does not look back.
             self._skipping = True
-            events.append((rest[: self._at], None))
-            rest = rest[self._at :]
-            self._at = 0
-        self._carry = rest
+            events.append((self._take(), None))
         return events
 
     def rest(self) -> tuple[bytes, None]:
         """What has not made a whole object, and so has no payload; the splitter is empty after it."""
-        carry, self._carry = self._carry, b""
-        self._at = 0
-        return carry, None
+        rest, self._rest = self._rest, b""
+        return self._take(rest), None
+
+    def _take(self, end: bytes = b"") -> bytes:
+        if not self._carry:
+            return end
+        self._carry.append(end)
+        held = b"".join(self._carry)
+        self._carry.clear()
+        self._held = 0
+        return held
 
     def _next_bracket(self, buffer: bytes, at: int) -> int:
         """Where the next bracket outside strings is; -1 at the end of what has come, `_at` and `_in_string` then say how far."""
