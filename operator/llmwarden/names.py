@@ -65,6 +65,7 @@ SECRET_LEDGER_TLS: Final = "llmwarden-ledger-tls"  # noqa: S105 - a Secret's nam
 SECRET_PROVIDER_KEYS: Final = "llmwarden-provider-keys"  # noqa: S105 - a Secret's name
 POD_MONITOR_PROXIES: Final = "llmwarden-proxies"
 POD_MONITOR_COMPONENTS: Final = "llmwarden-components"
+RULES_PLATFORM: Final = "llmwarden-platform"
 DASHBOARD_OVERVIEW: Final = "llmwarden-dashboard-overview"
 DASHBOARD_LABEL: Final = "grafana_dashboard"
 

@@ -2,19 +2,19 @@
 
 import datetime as dt
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from llmwarden import names, pki
+from llmwarden import names, pki, reconciled
 from llmwarden.act.apply import Applier
 from llmwarden.act.events import Events
 from llmwarden.act.move import evict
 from llmwarden.act.publish import Publisher
-from llmwarden.api.v1alpha1 import ClusterLLMBudget, LLMBudget, ModelPrice
+from llmwarden.api.v1alpha1 import ClusterLLMBudget, LLMBudget, ModelPrice, ProviderAccount, ProviderAccountStatus
 from llmwarden.api.v1alpha1.common import Condition, Model
 from llmwarden.api.v1alpha1.llmservice import InjectionStatus, LLMServiceStatus
-from llmwarden.desired import injection, shared_status
+from llmwarden.desired import account_status, injection, shared_status
 from llmwarden.desired import status as statuses
 from llmwarden.desired.builder import build, build_cluster
 from llmwarden.desired.manifest import Manifest
@@ -72,6 +72,8 @@ class Reconciler:
                 return await self._service(key)
             case "LLMBudget" | "ClusterLLMBudget":
                 return await self._shared(key, self._budget_status)
+            case "ProviderAccount":
+                return await self._account(key)
             case _:
                 return await self._shared(key, self._price_status)
 
@@ -198,6 +200,30 @@ class Reconciler:
 
     async def _cluster(self) -> None:
         """Certificates first: without their CA the API server could not call the webhook."""
+    async def _account(self, key: Key) -> float | None:
+        """Publish how a ProviderAccount stands, and say it once a day where the provider and the ledger part."""
+        again = await self._shared(key, self._account_status)
+        item = self._world.raw(key.kind, (key.namespace, key.name))
+        if item is None:
+            return again
+        try:
+            account = self._world.parsed(key.kind, (key.namespace, key.name))
+        except InvalidSpecError:
+            return again
+        status, old = (
+            self._account_status(account, (key.namespace, key.name)),
+            account.status or ProviderAccountStatus(),
+        )
+        drifting = conditions.find(status.conditions, "CostDrift")
+        day = status.summary.day if status.summary else None
+        told = conditions.is_true(old.conditions, "CostDrift") and old.summary is not None and old.summary.day == day
+        if drifting is not None and drifting.status == "True" and not told:
+            await self._events.say(item, "CostDrift", drifting.message, warning=True)
+        return again
+
+    def _account_status(self, account: ProviderAccount, name: Name) -> ProviderAccountStatus:
+        return account_status.build(account, self._world.accounts.get(name[1]), self._world.ledger, self._now())
+
         bundle = await self._certificates()
         if bundle != self._world.ca_bundle:
             self._world.ca_bundle = bundle
@@ -206,7 +232,8 @@ class Reconciler:
             settings=self._settings,
             capabilities=self._world.capabilities,
             ca_bundle=bundle,
-            foreign_dcgm=self._world.foreign_dcgm,
+            accounts=bool(self._world.names("ProviderAccount")),
+            gpu=self._world.gpu_choice(),
         )
         wanted = build_cluster(params)
         failed = await self._applier.apply(wanted)
@@ -268,6 +295,23 @@ class Sources:
             return  # the certificates are made first: a moment's matter, and no fault of the ledger
         try:
             await self._ledger.trust(self._world.ca_bundle)
+    async def _retention(self) -> int | None:
+        """Ask for how long data is kept; what was known before where it does not answer this time."""
+        try:
+            return await self._prometheus.retention() if self._prometheus is not None else None
+        except UnavailableError:
+            return self._world.retention
+
+    async def _accounts(self) -> Mapping[str, reconciled.Account]:
+        """Ask for providers' own figures; what was known before where the ledger does not answer this time."""
+        if not self._world.names("ProviderAccount"):
+            return {}
+        try:
+            return (await self._ledger.reconciliation()).accounts
+        except UnavailableError as error:
+            logger.warning("%s", error)
+            return self._world.accounts
+
             usage = await self._ledger.usage()
         except UnavailableError as error:
             self._world.ledger = _stale(self._world.ledger, "LedgerUnavailable", error)
@@ -278,6 +322,7 @@ class Sources:
 
 def _stale(old: Source, reason: str, error: UnavailableError) -> Source:
     if old.fresh or not old.asked:
+            self._world.accounts = await self._accounts()
         logger.warning("%s", error)
     return replace(old, asked=True, fresh=False, reason=reason, message=str(error))
 

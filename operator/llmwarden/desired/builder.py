@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Final
 
-from llmwarden.desired import gpu_exporter, monitors, routes, rules, webhook_configuration
+from llmwarden.desired import gpu_exporter, monitors, platform, port_policy, routes, rules, webhook_configuration
 from llmwarden.desired.collector import objects as collector
 from llmwarden.desired.dashboards import delivery
 from llmwarden.desired.manifest import Manifest, stamped
@@ -21,6 +21,7 @@ CLUSTER: Final[tuple[Callable[[ClusterParams], Manifest | None], ...]] = (
     webhook_configuration.webhook_configuration,
     delivery.of_cluster,
     gpu_exporter.service_account,
+    platform.rules,
     gpu_exporter.daemon_set,
     gpu_exporter.pod_monitor,
     collector.service_account,

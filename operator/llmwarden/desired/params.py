@@ -31,4 +31,5 @@ class ClusterParams:
     settings: Settings
     capabilities: Capabilities
     ca_bundle: str = ""
-    foreign_dcgm: bool = False
+    accounts: bool = False  # whether there is a ProviderAccount
+    gpu: Choice = NO_EXPORTER

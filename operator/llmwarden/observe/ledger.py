@@ -1,14 +1,18 @@
-"""What the ledger knows: usage of every service and budget, in one question."""
+"""What the ledger knows: usage of every service and budget, in one question; providers' own figures, in another."""
 
 import asyncio
 import ssl
 from pathlib import Path
+from typing import TypeVar
 
 import httpx
 import msgspec
 
 from llmwarden import names, wire
 from llmwarden.errors import UnavailableError
+from llmwarden.reconciled import Reconciliation
+
+Answer = TypeVar("Answer", wire.Usage, Reconciliation)
 
 
 class Ledger:
@@ -44,6 +48,13 @@ class Ledger:
 
     async def usage(self) -> wire.Usage:
         """Ask for everything. Raises UnavailableError with a sentence."""
+        return await self._get("/v1/usage", wire.Usage)
+
+    async def reconciliation(self) -> Reconciliation:
+        """Ask for every ProviderAccount. Raises UnavailableError with a sentence."""
+        return await self._get("/v1/reconciliation", Reconciliation)
+
+    async def _get(self, path: str, kind: type[Answer]) -> Answer:
         if self._http is None:
             message = "The ledger cannot be asked yet: there is no certificate authority."
             raise UnavailableError(message)
@@ -55,7 +66,7 @@ class Ledger:
             raise UnavailableError(message) from error
         try:
             response = await self._http.get(
-                f"{self._url}/v1/usage",
+                f"{self._url}{path}",
                 params={"contract": names.CONTRACT},
                 headers={"Authorization": f"Bearer {token.strip()}"},
             )
@@ -66,7 +77,7 @@ class Ledger:
             message = f"The ledger answered {response.status_code}: {response.text[:200]}."
             raise UnavailableError(message)
         try:
-            return msgspec.json.decode(response.content, type=wire.Usage)
+            return msgspec.json.decode(response.content, type=kind)
         except msgspec.DecodeError as error:
             message = f"The ledger answered in an unknown shape: {error}."
             raise UnavailableError(message) from error

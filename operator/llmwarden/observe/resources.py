@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from llmwarden.api.v1alpha1 import ClusterLLMBudget, LLMBudget, LLMService, ModelPrice, parse
+from llmwarden.api.v1alpha1 import ClusterLLMBudget, LLMBudget, LLMService, ModelPrice, ProviderAccount, parse
 from llmwarden.domain import budgets, objectives, prices
 from llmwarden.errors import InvalidSpecError
 
@@ -26,6 +26,7 @@ KINDS: Final[Mapping[str, str]] = {
     "LLMBudget": "llmbudgets",
     "ClusterLLMBudget": "clusterllmbudgets",
     "ModelPrice": "modelprices",
+    "ProviderAccount": "provideraccounts",
 }
 NAMESPACE: Final = "Namespace"
 
@@ -69,6 +70,7 @@ class Resources:
             "LLMBudget": LLMBudget,
             "ClusterLLMBudget": ClusterLLMBudget,
             "ModelPrice": ModelPrice,
+            "ProviderAccount": ProviderAccount,
         }
         return self._value(kind, models[kind], name)
 

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
-from llmwarden import names, wire
+from llmwarden import names, reconciled, wire
 from llmwarden.api.v1alpha1 import LLMService
 from llmwarden.desired import diff, pods, selected
 from llmwarden.desired import gpu_choice
@@ -71,6 +71,7 @@ class World(Resources):
         self.ledger = Source()
         self.usage: wire.Usage | None = None
         self.ca_bundle = ""
+        self.accounts: Mapping[str, reconciled.Account] = {}
         # Told of every object of ours that a watch saw deleted, with the last version seen.
         self.on_gone: Callable[[tuple[str, str, str], int], None] = lambda _identity, _version: None
 
@@ -208,6 +209,10 @@ class World(Resources):
                 self._mark(Key(kind, *name))
             case _:  # a Namespace, by its labels
                 # Ours holds the proxies' PodMonitor, which may be selected by its namespace's labels.
+            case "ProviderAccount":
+                affected = ()
+                self._mark(Key(kind, *name))
+                self._mark(CLUSTER)  # the first one brings the platform's alerts
                 affected, namespace = ("LLMService",), None if name[1] == self._settings.namespace else name[1]
                 self._mark_kind("ClusterLLMBudget")
         for other in affected:

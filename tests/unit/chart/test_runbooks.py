@@ -9,7 +9,7 @@ RUNBOOKS = ROOT / "docs" / "runbooks"
 KINDS = {"LLMService", "LLMBudget"}
 
 
-MODULES = ("rules", "slo", "defaults", "spending")  # of llmwarden.desired: where alerts are made
+MODULES = ("rules", "slo", "defaults", "spending", "platform")  # of llmwarden.desired: where alerts are made
 
 
 def alerts() -> set[str]:

@@ -1,0 +1,75 @@
+"""Alerts that are no service's: the platform's own PrometheusRule, in our namespace, where there are ProviderAccounts."""
+
+from typing import Any, Final
+
+from llmwarden import names
+from llmwarden.desired.alerting import RUNBOOKS
+from llmwarden.desired.manifest import Manifest, ours
+from llmwarden.desired.monitors import API_VERSION
+from llmwarden.desired.params import ClusterParams
+
+UNREAD_SECONDS: Final = 86_400  # providers are asked each hour, and again after six at most
+_BY: Final = f"account, {names.LABEL_M_PROVIDER}"
+_MEANING: Final = {
+    "ProviderHasMore": "more tokens than were counted: calls go around the proxies",
+    "LedgerHasMore": "fewer tokens than were counted: another account is used, or calls are counted that it does not charge",
+    "ProviderDearer": "the same tokens at more: a price here is too low, or missing",
+    "LedgerDearer": "the same tokens at less: a discount that no ModelPrice says",
+}
+
+
+def rules(params: ClusterParams) -> Manifest | None:
+    """Build the PrometheusRule."""
+    if not params.capabilities.rules or not params.accounts:
+        return None
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "PrometheusRule",
+        "metadata": ours(names.RULES_PLATFORM, "alerts", params.settings.namespace, params.settings.rule_labels),
+        "spec": {"groups": [{"name": "llmwarden/platform", "rules": [*_drifts(params), _unread(params)]}]},
+    }
+
+
+def _drifts(params: ClusterParams) -> list[dict[str, Any]]:
+    return [
+        _alert(
+            params,
+            "LLMCostDrift",
+            # max: each replica of the ledger says the same.
+            f'max by ({_BY}, verdict) ({names.METRIC_PROVIDER_DRIFT}{{verdict="{verdict}"}}) == 1',
+            severity="critical" if verdict == "ProviderHasMore" else "warning",
+            summary=f"ProviderAccount {{{{ $labels.account }}}}: {{{{ $labels.{names.LABEL_M_PROVIDER} }}}} bills {meaning}",
+            description=(
+                "Of the newest UTC day that is settled. kubectl describe provideraccount says both figures; kubectl llm reconcile shows the days before."
+            ),
+        )
+        for verdict, meaning in _MEANING.items()
+    ]
+
+
+def _unread(params: ClusterParams) -> dict[str, Any]:
+    return _alert(
+        params,
+        "LLMProviderUnread",
+        f"time() - max by ({_BY}) ({names.METRIC_PROVIDER_READ}) > {UNREAD_SECONDS}",
+        wait="1h",
+        severity="warning",
+        summary="ProviderAccount {{ $labels.account }}: the provider's own figures could not be read for a day",
+        description="Nothing is compared meanwhile. The account's condition Ready says what the provider answered; often the admin key was revoked.",
+    )
+
+
+def _alert(
+    params: ClusterParams, name: str, expr: str, *, severity: str, summary: str, description: str, wait: str = ""
+) -> dict[str, Any]:
+    rule = {
+        "alert": name,
+        "expr": expr,
+        "labels": {"namespace": params.settings.namespace, "severity": severity},
+        "annotations": {
+            "summary": summary,
+            "description": description,
+            "runbook_url": f"{params.settings.runbook_base_url.rstrip('/') or RUNBOOKS}/{name}.md",
+        },
+    }
+    return {**rule, "for": wait} if wait else rule

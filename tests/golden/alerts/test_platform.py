@@ -1,0 +1,68 @@
+"""The platform's own alerts on a real `promtool test rules`: they fire, they do not, they clear."""
+
+from pathlib import Path
+
+import pytest
+
+from llmwarden.desired import platform
+from llmwarden.desired.params import ClusterParams
+from llmwarden.desired.snapshot import Capabilities
+from llmwarden.settings import Settings
+from tests.golden.alerts.promtool import Case, check
+
+WHOSE = {"account": "main", "gen_ai_provider_name": "OpenAI"}
+LABELS = ",".join(f'{key}="{value}"' for key, value in WHOSE.items())
+OURS = {"namespace": "llmwarden-system", **WHOSE}
+
+
+def params(*, accounts: bool = True, rules: bool = True) -> ClusterParams:
+    return ClusterParams((), Settings(), Capabilities(rules=rules), accounts=accounts)
+
+
+def drifting(verdict: str, values: str, ledger: str = "a") -> tuple[str, str]:
+    return f'llmwarden_provider_cost_drift{{{LABELS},verdict="{verdict}",pod="ledger-{ledger}"}}', values
+
+
+CASES = {
+    "traffic goes around, as both replicas say, until a day agrees": Case(
+        "LLMCostDrift",
+        dict([drifting("ProviderHasMore", "0x5 1x10 0x10"), drifting("ProviderHasMore", "0x5 1x10 0x10", "b")]),
+        {"3m": [], "8m": [{**OURS, "verdict": "ProviderHasMore", "severity": "critical"}], "20m": []},
+    ),
+    "a price that is wrong is a warning": Case(
+        "LLMCostDrift",
+        dict([drifting("LedgerDearer", "1x10"), drifting("ProviderHasMore", "0x10")]),
+        {"5m": [{**OURS, "verdict": "LedgerDearer", "severity": "warning"}]},
+    ),
+    "a provider that answered lately": Case(
+        "LLMProviderUnread", {f"llmwarden_provider_read_timestamp_seconds{{{LABELS}}}": "0+600x20"}, {"3h": []}, "10m"
+    ),
+    "a provider that was never read": Case(
+        "LLMProviderUnread",
+        {f"llmwarden_provider_read_timestamp_seconds{{{LABELS}}}": "0x200"},
+        {"1380m": [], "1520m": [{**OURS, "severity": "warning"}]},
+        "10m",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_alert(name: str, tmp_path: Path) -> None:
+    rule = platform.rules(params())
+    assert rule is not None
+    assert check(rule, CASES[name], tmp_path) == ""
+
+
+def test_there_is_none_without_accounts_or_without_the_api() -> None:
+    assert platform.rules(params(accounts=False)) is None
+    assert platform.rules(params(rules=False)) is None
+
+
+def test_each_alert_says_what_it_means_and_where_to_read_on() -> None:
+    rule = platform.rules(params())
+    assert rule is not None
+    (group,) = rule["spec"]["groups"]
+    assert len(group["rules"]) == 5
+    for alert in group["rules"]:
+        assert alert["annotations"]["runbook_url"] == f"docs/runbooks/{alert['alert']}.md"
+    assert len({alert["annotations"]["summary"] for alert in group["rules"]}) == 5
