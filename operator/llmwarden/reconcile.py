@@ -196,10 +196,6 @@ class Reconciler:
     def _price_status(self, price: ModelPrice, name: Name) -> Model:
         return shared_status.price(price, self._world.price_rivals(name), self._now())
 
-    # What exists once -----------------------------------------------------------------------------------------------
-
-    async def _cluster(self) -> None:
-        """Certificates first: without their CA the API server could not call the webhook."""
     async def _account(self, key: Key) -> float | None:
         """Publish how a ProviderAccount stands, and say it once a day where the provider and the ledger part."""
         again = await self._shared(key, self._account_status)
@@ -224,6 +220,10 @@ class Reconciler:
     def _account_status(self, account: ProviderAccount, name: Name) -> ProviderAccountStatus:
         return account_status.build(account, self._world.accounts.get(name[1]), self._world.ledger, self._now())
 
+    # What exists once -----------------------------------------------------------------------------------------------
+
+    async def _cluster(self) -> None:
+        """Certificates first: without their CA the API server could not call the webhook."""
         bundle = await self._certificates()
         if bundle != self._world.ca_bundle:
             self._world.ca_bundle = bundle
@@ -290,11 +290,6 @@ class Sources:
             self._world.figures = figures
             self._world.prometheus = Source(asked=True, fresh=True, as_of=self._now())
 
-    async def _ask_ledger(self) -> None:
-        if not self._world.ca_bundle:
-            return  # the certificates are made first: a moment's matter, and no fault of the ledger
-        try:
-            await self._ledger.trust(self._world.ca_bundle)
     async def _retention(self) -> int | None:
         """Ask for how long data is kept; what was known before where it does not answer this time."""
         try:
@@ -312,17 +307,22 @@ class Sources:
             logger.warning("%s", error)
             return self._world.accounts
 
+    async def _ask_ledger(self) -> None:
+        if not self._world.ca_bundle:
+            return  # the certificates are made first: a moment's matter, and no fault of the ledger
+        try:
+            await self._ledger.trust(self._world.ca_bundle)
             usage = await self._ledger.usage()
         except UnavailableError as error:
             self._world.ledger = _stale(self._world.ledger, "LedgerUnavailable", error)
         else:
             self._world.usage = usage
+            self._world.accounts = await self._accounts()
             self._world.ledger = Source(asked=True, fresh=True, as_of=usage.as_of)
 
 
 def _stale(old: Source, reason: str, error: UnavailableError) -> Source:
     if old.fresh or not old.asked:
-            self._world.accounts = await self._accounts()
         logger.warning("%s", error)
     return replace(old, asked=True, fresh=False, reason=reason, message=str(error))
 

@@ -70,8 +70,8 @@ class World(Resources):
         self.engines: Mapping[Name, EngineIdentity] = {}
         self.ledger = Source()
         self.usage: wire.Usage | None = None
-        self.ca_bundle = ""
         self.accounts: Mapping[str, reconciled.Account] = {}
+        self.ca_bundle = ""
         # Told of every object of ours that a watch saw deleted, with the last version seen.
         self.on_gone: Callable[[tuple[str, str, str], int], None] = lambda _identity, _version: None
 
@@ -207,12 +207,12 @@ class World(Resources):
             case "ModelPrice":
                 affected, namespace = ("ModelPrice",), None
                 self._mark(Key(kind, *name))
-            case _:  # a Namespace, by its labels
-                # Ours holds the proxies' PodMonitor, which may be selected by its namespace's labels.
             case "ProviderAccount":
                 affected = ()
                 self._mark(Key(kind, *name))
                 self._mark(CLUSTER)  # the first one brings the platform's alerts
+            case _:  # a Namespace, by its labels
+                # Ours holds the proxies' PodMonitor, which may be selected by its namespace's labels.
                 affected, namespace = ("LLMService",), None if name[1] == self._settings.namespace else name[1]
                 self._mark_kind("ClusterLLMBudget")
         for other in affected:
