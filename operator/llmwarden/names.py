@@ -74,6 +74,7 @@ PREFIX_ENGINE: Final = "llmwarden-engine-"  # PodMonitor of the engine itself
 PREFIX_ALERTS: Final = "llmwarden-alerts-"  # PrometheusRule
 PREFIX_ROUTE: Final = "llmwarden-route-"  # AlertmanagerConfig
 PREFIX_DASHBOARD: Final = "llmwarden-dashboard-"  # ConfigMap
+PREFIX_POLICY: Final = "llmwarden-port-"  # NetworkPolicy that leaves only the proxy's ports open
 
 # Metrics (Prometheus spelling). The OpenTelemetry names are these with dots.
 METRIC_DURATION: Final = "gen_ai_client_operation_duration_seconds"

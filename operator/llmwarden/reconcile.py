@@ -20,7 +20,7 @@ from llmwarden.desired.builder import build, build_cluster
 from llmwarden.desired.manifest import Manifest
 from llmwarden.desired.params import ClusterParams, Params
 from llmwarden.desired.snapshot import Outcome, Snapshot, Source
-from llmwarden.domain import budgets, conditions
+from llmwarden.domain import budgets, conditions, engine_objectives, upstream
 from llmwarden.errors import InvalidSpecError, NotFoundError, UnavailableError
 from llmwarden.kube import Client
 from llmwarden.observe.engines import Engines
@@ -103,10 +103,14 @@ class Reconciler:
         """Build the children, or take those of the last time where nothing that they are made of has changed."""
         service = snapshot.service
         held = self._world.applying(service)
-        made_of = (service.metadata.uid, service.metadata.generation, snapshot.capabilities, held)
+        bounds = snapshot.engine.queue_bounds if snapshot.engine is not None else ()
+        made_of = (service.metadata.uid, service.metadata.generation, snapshot.capabilities, held, bounds)
         known = self._built.get(key)
         if known is None or known[0] != made_of:
-            params = Params(service, self._settings, snapshot.capabilities, self._world.objectives(service), held)
+            wanted = engine_objectives.holdable(
+                self._world.objectives(service), upstream.scraped_engine(service), bounds
+            )
+            params = Params(service, self._settings, snapshot.capabilities, wanted, held)
             known = (made_of, build(params))
             self._built[key] = known
         return known[1]
@@ -288,6 +292,7 @@ class Sources:
             self._world.prometheus = _stale(self._world.prometheus, "PrometheusUnavailable", error)
         else:
             self._world.figures = figures
+            self._world.retention = await self._retention()
             self._world.prometheus = Source(asked=True, fresh=True, as_of=self._now())
 
     async def _retention(self) -> int | None:

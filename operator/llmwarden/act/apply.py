@@ -30,6 +30,7 @@ PLURALS: Final[Mapping[str, str]] = {
     "DaemonSet": "daemonsets",
     "Deployment": "deployments",
     "MutatingWebhookConfiguration": "mutatingwebhookconfigurations",
+    "NetworkPolicy": "networkpolicies",
     "PodMonitor": "podmonitors",
     "PrometheusRule": "prometheusrules",
     "Service": "services",

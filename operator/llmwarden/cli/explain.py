@@ -63,8 +63,14 @@ def links(item: Mapping[str, Any]) -> list[Link]:
         _condition(status, "DashboardReady", "Dashboard"),
         _condition(status, "DashboardSelected", "Dashboard shown"),
         _condition(status, "CostKnown", "Prices"),
+        *(
+            [_condition(status, "GPUMetricsReady", "GPUs")]
+            if service.spec.gpu and service.spec.gpu.exporter != "None"
+            else []
+        ),
         *_budgets(status),
         _objectives(status),
+        *_history(status),
     ]
 
 
@@ -201,6 +207,15 @@ def _objectives(status: LLMServiceStatus) -> Link:
             parts.append(f"{objective.error_budget_left_percent} % of the error budget left")
         details.append(f"{objective.name}: {', '.join(parts)}")
     return _condition(status, "MeetsObjectives", "Objectives", tuple(details))
+
+
+def _history(status: LLMServiceStatus) -> list[Link]:
+    """Whether Prometheus remembers as long as the objectives ask: of this condition True is what needs doing."""
+    found = conditions.find(status.conditions, "RetentionTooShort")
+    if found is None or found.reason == "NothingLooksBack":
+        return []
+    states: Mapping[str, State] = {"True": "todo", "False": "ok", "Unknown": "unknown"}
+    return [Link("History kept", states[found.status], found.message)]
 
 
 def _count(number: int, noun: str) -> str:

@@ -14,6 +14,7 @@ SERVICE: Final[tuple[Callable[[Params], Manifest | None], ...]] = (
     rules.rules,
     delivery.of_service,
     routes.alertmanager_config,
+    port_policy.network_policy,
 )
 CLUSTER: Final[tuple[Callable[[ClusterParams], Manifest | None], ...]] = (
     monitors.proxies,

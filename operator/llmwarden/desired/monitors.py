@@ -40,6 +40,9 @@ def engine(params: Params) -> Manifest | None:
     elif service.spec.backend.type in PATHS and interception is not None and interception.port is not None:
         path, port = PATHS[service.spec.backend.type], interception.port.name
         endpoints = [_endpoint(params, port, path), _endpoint(params, renamed_port(port), path)]
+        if interception.network_policy is not None:
+            # The engine's own port is closed to all but the pod itself: the proxy passes the scrape on.
+            endpoints = [_endpoint(params, port, path, through_proxy=True)]
     else:
         return None
     return {
@@ -99,18 +102,19 @@ def components(params: ClusterParams) -> Manifest | None:
     }
 
 
-def _endpoint(params: Params, port: str, path: str) -> dict[str, Any]:
+def _endpoint(params: Params, port: str, path: str, *, through_proxy: bool = False) -> dict[str, Any]:
+    # The proxy would pass the scrape on: the same series twice.
+    not_the_proxy = {
+        "action": "drop",
+        "sourceLabels": ["__meta_kubernetes_pod_container_name"],
+        "regex": names.PROXY_CONTAINER,
+    }
     return {
         "port": port,
         "path": path,
         "interval": params.settings.scrape_interval,
         "relabelings": [
-            # The proxy would pass the scrape on: the same series twice.
-            {
-                "action": "drop",
-                "sourceLabels": ["__meta_kubernetes_pod_container_name"],
-                "regex": names.PROXY_CONTAINER,
-            },
+            *([] if through_proxy else [not_the_proxy]),
             {
                 "action": "replace",
                 "targetLabel": names.LABEL_M_SERVICE,

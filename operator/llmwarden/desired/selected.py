@@ -12,6 +12,7 @@ from llmwarden import names
 from llmwarden.api.v1alpha1 import LLMService
 from llmwarden.api.v1alpha1.common import ConditionType
 from llmwarden.desired.snapshot import Verdict
+from llmwarden.domain import durations
 from llmwarden.domain.selection_proof import Candidate, Chooser, choosing, matches, refusal
 from llmwarden.settings import Settings
 
@@ -24,8 +25,11 @@ KEPT: Final = (
     "ruleNamespaceSelector",
     "alertmanagerConfigSelector",
     "alertmanagerConfigNamespaceSelector",
+    "retention",
+    "retentionSize",
 )  # all that we keep of another operator's spec
 
+RETENTION: Final = "24h"  # the Prometheus Operator's own default, where neither a time nor a size is set
 MONITOR_LABELS: Final = "prometheus.monitorLabels"
 RULE_LABELS: Final = "prometheus.ruleLabels"
 ROUTE_LABELS: Final = "prometheus.alertmanagerConfigLabels"
@@ -48,7 +52,7 @@ class Around:
 
 
 def strip(item: Object) -> dict[str, Any]:
-    """Keep of another operator's object its selectors, its name, and its labels, by which dashboards choose it."""
+    """Keep of another operator's object its selectors, for how long it keeps data, its name, and its labels, by which dashboards choose it."""
     metadata, spec = item["metadata"], item.get("spec") or {}
     return {
         "metadata": {key: metadata[key] for key in ("name", "namespace", "labels") if key in metadata},
@@ -115,6 +119,25 @@ def _ruled(service: LLMService, around: Around) -> Verdict | None:
     if not found:
         return "False", "NotSelected", refusal(choosers, candidate)
     return "True", "Selected", f"{_and([str(chooser) for chooser in found])} selects the PrometheusRule."
+
+
+def retention(service: LLMService, around: Around) -> int | None:
+    """Return for how many seconds the Prometheus that evaluates a service's rules keeps data; None where none is known to, or by size alone.
+
+    Of several the longest: status and dashboards may ask that one.
+    """
+    place = (service.metadata.namespace, names.PREFIX_ALERTS + service.metadata.name)
+    candidate = _candidate(around, "PrometheusRule", *place, RULE_LABELS)
+    if candidate is None or not around.prometheuses:
+        return None
+    choosers = _prometheuses(around.prometheuses, "ruleSelector", "ruleNamespaceSelector")
+    taken = {(chooser.namespace, chooser.name) for chooser in choosing(choosers, candidate)}
+    found = [
+        durations.prometheus(item["spec"].get("retention", "" if "retentionSize" in item["spec"] else RETENTION))
+        for item in around.prometheuses
+        if (item["metadata"].get("namespace", ""), item["metadata"]["name"]) in taken
+    ]
+    return max((seconds for seconds in found if seconds is not None), default=None)
 
 
 def _prometheuses(items: tuple[Object, ...], field: str, namespace_field: str) -> tuple[Chooser, ...]:

@@ -121,6 +121,9 @@ class Snapshot:
     problems: tuple[Problem, ...] = ()  # the spec cannot work as written
     warnings: tuple[Problem, ...] = ()  # it works, but not for all calls
     selected: Mapping[ConditionType, Verdict] = field(default_factory=dict)  # what is not in it is not known yet
+    retention: int | None = (
+        None  # for how many seconds the Prometheus that evaluates the rules keeps data; None is unknown
+    )
     dashboard_kind: str = "ConfigMap"  # what the dashboard is delivered as
 
 

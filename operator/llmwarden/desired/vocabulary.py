@@ -52,9 +52,7 @@ def records(params: Params) -> list[dict[str, Any]]:
 
 def engine_of(params: Params) -> engines.Engine | None:
     """Return the engine whose metrics are scraped beside a service; None for applications, and for engines without metrics."""
-    if upstream.interception(params.service) != "Port":
-        return None
-    return engines.BY_TYPE.get(params.service.spec.backend.type)
+    return upstream.scraped_engine(params.service)
 
 
 def expression(params: Params, metric: engines.Metric, form: str, *more: str, suffix: str = "") -> str:

@@ -6,6 +6,8 @@ from typing import Final
 from llmwarden.errors import InvalidSpecError
 
 _UNITS: Final = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_PROMETHEUS_UNITS: Final = {**_UNITS, "w": 7 * 86_400_000, "y": 365 * 86_400_000}
+_PROMETHEUS: Final = re.compile(r"([0-9]+(ms|[smhdwy]))+", re.ASCII)
 _DURATION: Final = re.compile(r"([1-9][0-9]{0,8})(ms|s|m|h|d)", re.ASCII)
 
 
@@ -30,6 +32,14 @@ def whole_seconds(text: str) -> int:
         message = f"{text!r} is not a whole number of seconds"
         raise InvalidSpecError(message)
     return value
+
+
+def prometheus(text: str) -> int | None:
+    """Return whole seconds of a duration as Prometheus writes it ("15d", "1d12h", "2w"); None where it is none. Parts of a second are dropped."""
+    if not text or _PROMETHEUS.fullmatch(text) is None:
+        return None
+    parts = re.findall(r"([0-9]+)(ms|[smhdwy])", text)
+    return sum(int(number) * _PROMETHEUS_UNITS[unit] for number, unit in parts) // 1000
 
 
 def human(value: float) -> str:

@@ -37,14 +37,14 @@ def refusal(objective: Objective, engine: Engine | None, bounds: tuple[float, ..
         return None
     key, what = _NEEDS[type(objective)]
     if engine is None:
-        text = f"objective {objective.name}: nothing tells {what}: no engine's metrics are scraped for this service; remove the objective."
+        text = f"Objective {objective.name}: nothing tells {what}: no engine's metrics are scraped for this service; remove the objective."
         return Refusal("EngineLacksSeries", text)
     if key not in engine.metrics:
-        text = f"objective {objective.name}: {engine.type} does not tell {what}; remove the objective."
+        text = f"Objective {objective.name}: {engine.type} does not tell {what}; remove the objective."
         return Refusal("EngineLacksSeries", text)
     if isinstance(objective, QueueObjective) and bounds and objective.threshold_seconds not in bounds:
         text = (
-            f"objective {objective.name}: {durations.human(objective.threshold_seconds)} is no bound of {engine.type}'s own histogram, so the share "
+            f"Objective {objective.name}: {durations.human(objective.threshold_seconds)} is no bound of {engine.type}'s own histogram, so the share "
             f"below it is not known; set the threshold to {_nearest(objective.threshold_seconds, bounds)}."
         )
         return Refusal("ThresholdNotABound", text)
@@ -57,6 +57,13 @@ def refusals(
     """Return why some of these cannot be held."""
     found = (refusal(item, engine, bounds) for item in objectives)
     return tuple(item for item in found if item is not None)
+
+
+def holdable(
+    objectives: Iterable[Objective], engine: Engine | None, bounds: tuple[float, ...] = ()
+) -> tuple[Objective, ...]:
+    """Return those of these that can be held."""
+    return tuple(item for item in objectives if refusal(item, engine, bounds) is None)
 
 
 def _nearest(threshold: float, bounds: tuple[float, ...]) -> str:

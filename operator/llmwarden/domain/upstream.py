@@ -12,6 +12,7 @@ from typing import Final
 
 from llmwarden.api.v1alpha1.common import BackendType, InterceptionType
 from llmwarden.api.v1alpha1.llmservice import LLMService
+from llmwarden.domain import engines
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,13 @@ def interception(service: LLMService) -> InterceptionType:
     if wanted is not None and wanted.type is not None:
         return wanted.type
     return default_interception(service.spec.backend.type)
+
+
+def scraped_engine(service: LLMService) -> engines.Engine | None:
+    """Return the engine whose metrics are scraped beside a service; None for applications, and for engines without metrics."""
+    if interception(service) != "Port":
+        return None
+    return engines.BY_TYPE.get(service.spec.backend.type)
 
 
 def check_url(

@@ -13,7 +13,7 @@ import httpx
 from llmwarden import names
 from llmwarden.desired import promql, spending
 from llmwarden.desired.snapshot import Engine, Figures, Quantiles
-from llmwarden.domain import engines
+from llmwarden.domain import durations, engines
 from llmwarden.errors import UnavailableError
 
 WINDOWS: Final = ("5m", "1h")  # the second where the first has no traffic
@@ -152,6 +152,23 @@ class Prometheus:
             if value.is_finite():
                 found[_key(labels)][labels.get("objective", "")] = value
         return dict(found)
+
+    async def retention(self) -> int | None:
+        """Return for how many seconds this Prometheus keeps data; None where it does not say, or keeps it by size alone. Raises UnavailableError.
+
+        Stores that only look like one (Thanos, Mimir) have no such page: that is None, too.
+        """
+        try:
+            response = await self._http.get("api/v1/status/runtimeinfo")
+        except httpx.HTTPError as error:
+            message = f"Prometheus at {self._http.base_url} did not answer: {str(error) or type(error).__name__}."
+            raise UnavailableError(message) from error
+        try:
+            said = str(response.json()["data"]["storageRetention"])
+        except (ValueError, KeyError, TypeError):
+            return None
+        # "15d", "15d or 10GiB", "10GiB": what holds first is what holds.
+        return next((found for part in said.split(" or ") if (found := durations.prometheus(part)) is not None), None)
 
     async def query(self, promql_text: str) -> list[tuple[Mapping[str, str], str]]:
         """Ask one instant query; returns labels and value of each series. Raises UnavailableError."""

@@ -84,7 +84,7 @@ def strip_pod(pod: Object) -> Object:
 
 def _strip_container(container: Mapping[str, Any]) -> Object:
     if container.get("name") == names.PROXY_CONTAINER:
-        return {"name": container["name"], "image": container.get("image", "")}
+        return {"name": container["name"], "image": container.get("image", ""), "ports": container.get("ports") or []}
     kept: Object = {key: container[key] for key in ("name", "image", "ports") if key in container}
     variables = [item for item in container.get("env") or [] if item.get("name") in _VARIABLES]
     if variables:
@@ -99,18 +99,18 @@ def _strip_status(item: Mapping[str, Any]) -> Object:
 
 
 def strip_service(item: Object) -> Object:
-    """Keep of a Service whom it selects, and the numbers that it targets."""
+    """Keep of a Service whom it selects, the numbers and names that it targets, and of a headless one its ports, which callers use as they are."""
     spec = item.get("spec") or {}
-    numbers = []
-    for port in spec.get("ports") or []:
-        target = port.get("targetPort", port.get("port"))
-        if isinstance(target, int):
-            numbers.append(target)
+    ports = spec.get("ports") or []
+    targets = [port.get("targetPort", port.get("port")) for port in ports]
+    headless = spec.get("clusterIP") == "None"
     name, namespace = item["metadata"]["name"], item["metadata"].get("namespace", "")
     return {
         "metadata": {"name": name, "namespace": namespace},
         "selector": spec.get("selector") or {},
-        "numbers": numbers,
+        "numbers": [target for target in targets if isinstance(target, int)],
+        "targets": [target for target in targets if isinstance(target, str)],
+        "headless": [port["port"] for port in ports if "port" in port] if headless else [],
     }
 
 
@@ -118,12 +118,16 @@ def strip_exporter(item: Object) -> Object | None:
     """Keep our own DaemonSets, and of others only those that run a dcgm-exporter."""
     if (item["metadata"].get("labels") or {}).get(names.LABEL_MANAGED_BY) == names.MANAGED_BY:
         return diff.compact(item)
-    containers = item.get("spec", {}).get("template", {}).get("spec", {}).get("containers") or []
-    if any("dcgm-exporter" in container.get("image", "") for container in containers):
-        return {
-            "kind": "DaemonSet",
-            "metadata": {key: item["metadata"].get(key) for key in ("name", "namespace")} | {"labels": {}},
-        }
+    spec = item.get("spec", {})
+    for container in spec.get("template", {}).get("spec", {}).get("containers") or []:
+        if "dcgm-exporter" in container.get("image", ""):
+            ports = container.get("ports") or [{"name": "metrics"}]
+            return {
+                "kind": "DaemonSet",
+                "metadata": {key: item["metadata"].get(key) for key in ("name", "namespace")} | {"labels": {}},
+                "selector": spec.get("selector", {}).get("matchLabels") or {},
+                "port": ports[0].get("name") or ports[0]["containerPort"],
+            }
     return None
 
 

@@ -39,6 +39,7 @@ BESIDE: Final = (
     "PodMonitor",
     "PrometheusRule",
     "AlertmanagerConfig",
+    "NetworkPolicy",
     "GrafanaDashboard",
 )  # kinds of what stands beside a service
 GONE: Final = frozenset({"Succeeded", "Failed"})
@@ -89,6 +90,7 @@ class World(Resources):
             "PrometheusRule": informer(MONITORING, "prometheusrules"),
             "AlertmanagerConfig": informer(ROUTING, "alertmanagerconfigs"),
             "GrafanaDashboard": informer(GRAFANA, "grafanadashboards"),
+            "NetworkPolicy": informer("networking.k8s.io/v1", "networkpolicies"),
             "ServiceAccount": informer("v1", "serviceaccounts", own),
             "Deployment": informer("apps/v1", "deployments", own),
             "Service": informer("v1", "services", own),
@@ -351,9 +353,8 @@ class World(Resources):
                 *self._upstream(service),
             ),
             warnings=(
-                *around.services_by_number(service, chosen, local[1].items.values() if local else ()),
+                *around.past_the_proxy(service, figures, chosen, local[1].items.values() if local else ()),
                 *around.credentials(service, figures),
-                *around.coverage_lacking(figures, service, chosen, local[1].items.values() if local else ()),
             ),
             selected=selected.verdicts(service, self._settings, beside),
             retention=selected.retention(service, beside) or self.retention,
@@ -388,8 +389,10 @@ class World(Resources):
             port_name = TRITON_METRICS_PORT if triton else interception.port.name
             wanted = {port_name, renamed_port(port_name)}
             for pod in sorted(local[0].items.values(), key=lambda pod: str(pod["metadata"]["name"])):
+            # Where a policy closes the engine's own port, the proxy passes the question on.
+            through = interception.network_policy is not None and not triton
                 numbers = (
-                    sorted(around.port_numbers(pod, wanted))
+                    sorted(around.port_numbers(pod, wanted, of_proxy=through))
                     if around.selects(service, pod) and around.ready(pod)
                     else []
                 )

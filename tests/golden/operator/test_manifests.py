@@ -124,6 +124,18 @@ def test_the_collectors_pod_goes_with_its_configuration_and_no_secret_is_in_that
     assert "Basic ${env:EXPORTER_1_HEADER_0}" in first
 
 
+def test_a_port_that_is_closed_gets_a_policy_and_is_scraped_through_the_proxy(
+    golden: Callable[[Path, str], None],
+) -> None:
+    chat = samples()["LLMService/chat"]
+    chat["spec"]["workload"]["interception"]["networkPolicy"] = {"openPorts": [9000]}
+    made = build(Params(parse(LLMService, chat), Settings(), ALL))
+    golden(
+        HERE / "expected" / "closed-port.yaml",
+        text([item for item in made if item["kind"] in {"NetworkPolicy", "PodMonitor"}]),
+    )
+
+
 def test_labels_by_which_a_stack_selects_are_put_on() -> None:
     settings = Settings(rule_labels={"release": "stack"}, monitor_labels={"release": "stack"})
     base = params("chat")

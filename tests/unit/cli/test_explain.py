@@ -142,6 +142,15 @@ def test_objectives_show_the_error_budget_that_is_left() -> None:
     assert found.details == ("fast: Missed, 98.1 measured, 99 wanted, -90 % of the error budget left",)
 
 
+def test_a_memory_that_is_too_short_is_to_do_though_its_condition_is_true() -> None:
+    objective = {"name": "up", "availability": {}, "targetPercent": "99", "window": "28d"}
+    for kept, state in ((15, "todo"), (30, "ok")):
+        given = snapshot(spec={"objectives": [objective]}, retention=kept * 86400)
+        found = link(explain.links(recorded(given, objectives=[objective])), "History kept")
+        assert found.state == state
+        assert f"Prometheus keeps data for {kept}d" in found.text
+
+
 def test_before_the_operator_has_spoken_and_after_an_edit_that_it_has_not_seen() -> None:
     [only] = explain.links(service_json())
     assert (only.name, only.state) == ("Operator", "todo")

@@ -150,3 +150,27 @@ def test_a_configmap_s_way_to_grafana_cannot_be_proved() -> None:
     status, reason, message = verdicts(around(), grafana_delivery="ConfigMap")["DashboardSelected"]
     assert (status, reason) == ("Unknown", "BySidecar")
     assert "grafana_dashboard=1" in message
+
+
+@pytest.mark.parametrize(
+    ("spec", "seconds"),
+    [
+        ({"retention": "15d"}, 15 * 86400),
+        ({"retention": "1d12h"}, 36 * 3600),
+        ({}, 86400),  # the Prometheus Operator's own default
+        ({"retentionSize": "50GB"}, None),
+        ({"retention": "2w", "retentionSize": "50GB"}, 14 * 86400),
+    ],
+)
+def test_how_long_data_is_kept_stands_in_the_prometheus_that_selects_the_rules(
+    spec: dict[str, Any], seconds: int | None
+) -> None:
+    stranger = other("stranger", **{**ALL, "ruleSelector": {"matchLabels": {"x": "y"}}, "retention": "5y"})
+    assert selected.retention(service(), around(prometheuses=(stranger, other(**ALL, **spec)))) == seconds
+
+
+def test_of_several_prometheuses_the_longest_memory_counts_and_of_none_nothing_is_known() -> None:
+    two = (other("a", **ALL, retention="2d"), other("b", **ALL, retention="9d"))
+    assert selected.retention(service(), around(prometheuses=two)) == 9 * 86400
+    for nobody in ((), None):
+        assert selected.retention(service(), around(prometheuses=nobody)) is None

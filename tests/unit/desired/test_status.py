@@ -8,7 +8,7 @@ import pytest
 from llmwarden.api.v1alpha1.llmservice import BudgetStatus, InjectionStatus, LLMServiceStatus
 from llmwarden.desired import status as statuses
 from llmwarden.desired.selection import Finding
-from llmwarden.desired.snapshot import Capabilities, Figures, Outcome, Problem, Snapshot, Source
+from llmwarden.desired.snapshot import Capabilities, EngineIdentity, Figures, Outcome, Problem, Snapshot, Source
 from llmwarden.domain import budgets, conditions
 from llmwarden.domain.windows import Window
 from llmwarden.wire import Tokens, UsageTotals
@@ -43,6 +43,7 @@ def test_all_is_well() -> None:
         "DashboardSelected",
         "WithinBudget",
         "MeetsObjectives",
+        "RetentionTooShort",
         "CostKnown",
     }
     assert verdict(status, "Ready") == ("True", "AsSpecified")
@@ -173,6 +174,55 @@ def test_objectives_are_judged_by_what_was_recorded() -> None:
         figures = Figures(**{**_fields(FIGURES), "good": {"first-token": Decimal(share)}})
         assert verdict(build(snapshot(spec=spec, figures=figures)), "MeetsObjectives") == expected
     assert verdict(build(snapshot(spec=spec)), "MeetsObjectives") == ("Unknown", "NotMeasured")
+
+
+ENGINE: dict[str, Any] = {
+    "backend": {"type": "VLLM"},
+    "workload": {"selector": {"matchLabels": {"app": "bot"}}, "interception": {"port": {"name": "http"}}},
+    "objectives": [
+        {"name": "queue", "queueTime": {"threshold": "700ms"}, "targetPercent": "99", "window": "28d"},
+        {"name": "up", "availability": {}, "targetPercent": "99.9", "window": "7d"},
+    ],
+}
+
+
+def test_an_objective_off_the_engines_bounds_is_refused_with_the_nearest() -> None:
+    figures = Figures(**{**_fields(FIGURES), "good": {"up": Decimal(1)}})
+    status = build(snapshot(spec=ENGINE, figures=figures, engine=EngineIdentity("VLLM", queue_bounds=(0.5, 0.8))))
+    assert verdict(status, "MeetsObjectives") == ("Unknown", "ThresholdNotABound")
+    found = conditions.find(status.conditions, "MeetsObjectives")
+    assert found is not None
+    assert found.message.endswith("set the threshold to 500ms or 800ms.")
+    assert [(item.name, item.state) for item in status.objectives] == [("queue", "Unknown"), ("up", "Met")]
+    lacking = {**ENGINE, "backend": {"type": "LlamaCpp"}}
+    assert verdict(build(snapshot(spec=lacking, figures=figures)), "MeetsObjectives") == (
+        "Unknown",
+        "EngineLacksSeries",
+    )
+
+
+def test_a_window_longer_than_prometheus_remembers_is_said_with_the_figure() -> None:
+    status = build(snapshot(spec=ENGINE, retention=15 * 86400))
+    assert verdict(status, "RetentionTooShort") == ("True", "WindowLongerThanRetention")
+    found = conditions.find(status.conditions, "RetentionTooShort")
+    assert found is not None
+    assert found.message.startswith("Prometheus keeps data for 15d, which is shorter than the window of queue (28d): ")
+    ready = conditions.find(status.conditions, "Ready")
+    assert ready is not None
+    assert ready.reason == "ReadyWithGaps"
+    assert found.message in ready.message
+    assert verdict(build(snapshot(spec=ENGINE, retention=28 * 86400)), "RetentionTooShort") == ("False", "LongEnough")
+    assert verdict(build(snapshot(spec=ENGINE)), "RetentionTooShort") == ("Unknown", "NotKnown")
+    assert verdict(build(snapshot(retention=3600)), "RetentionTooShort") == ("False", "NothingLooksBack")
+
+
+def test_a_child_that_has_no_condition_of_its_own_is_named_where_it_cannot_be_written() -> None:
+    given = snapshot()
+    status = build(given, Outcome({"NetworkPolicy": "It is forbidden."}))
+    ready = conditions.find(status.conditions, "Ready")
+    assert ready is not None
+    assert (ready.status, ready.reason) == ("True", "ReadyWithGaps")
+    assert "The NetworkPolicy could not be written: It is forbidden." in ready.message
 
 
 @pytest.mark.parametrize(

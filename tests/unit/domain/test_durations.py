@@ -20,6 +20,19 @@ def test_what_is_no_duration_is_refused_with_an_example(text: str) -> None:
         durations.milliseconds(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("15d", 15 * 86400), ("1d12h", 36 * 3600), ("2w", 14 * 86400), ("1y", 365 * 86400), ("90m", 5400), ("1500ms", 1)],
+)
+def test_prometheus_durations_are_whole_seconds(text: str, seconds: int) -> None:
+    assert durations.prometheus(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "10GiB", "15", "d", "-1d", "15d or 10GiB", " 1d"])
+def test_what_prometheus_would_not_read_is_none(text: str) -> None:
+    assert durations.prometheus(text) is None
+
+
 def test_a_fraction_of_a_second_is_no_whole_second() -> None:
     assert durations.whole_seconds("2000ms") == 2
     with pytest.raises(InvalidSpecError, match="whole number of seconds"):

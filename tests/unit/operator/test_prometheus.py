@@ -103,3 +103,28 @@ def test_engines_gauges_are_asked_by_every_name_that_the_table_has() -> None:
             for name in engine.metrics[key].names if key in engine.metrics else ():
                 assert name.replace(":", "[:_]") in by_name[question], (engine.type, name)
     assert "sglang[:_]cached_tokens_total" in by_name["engine.prefix_hits"]
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        ("15d", 15 * 86400),
+        ("6h or 10GiB", 6 * 3600),
+        ("10GiB", None),
+        ("", None),
+        ("2w", 14 * 86400),
+        ("1y", 365 * 86400),
+    ],
+)
+async def test_how_long_it_keeps_data_is_read_off_its_runtime_information(said: str, seconds: int | None) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        assert request.url.path == "/api/v1/status/runtimeinfo"
+        data = {"startTime": "2026-11-21T10:00:00Z", "CWD": "/", "reloadConfigSuccess": True, "storageRetention": said}
+        return httpx.Response(200, json={"status": "success", "data": data})
+
+    assert await prometheus(answer).retention() == seconds
+
+
+async def test_a_store_without_that_page_does_not_say() -> None:
+    for response in (httpx.Response(404, text="404 page not found"), httpx.Response(200, json={"status": "success"})):
+        assert await prometheus(lambda _request, response=response: response).retention() is None

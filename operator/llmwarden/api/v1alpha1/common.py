@@ -47,6 +47,7 @@ ConditionType = Literal[
     "DashboardSelected",
     "WithinBudget",
     "MeetsObjectives",
+    "RetentionTooShort",
     "CostKnown",
     "CostDrift",
 ]
@@ -489,4 +490,4 @@ class Condition(Model):
     """The generation of the spec that this was said of."""
 
 
-Conditions = Annotated[tuple[Condition, ...], Field(max_length=16, json_schema_extra=list_map("type"))]
+Conditions = Annotated[tuple[Condition, ...], Field(max_length=24, json_schema_extra=list_map("type"))]

@@ -102,6 +102,26 @@ class InterceptedPort(Model):
     """Its name in the pod's containers; a number alone cannot be intercepted."""
 
 
+class PortPolicy(Model):
+    """A NetworkPolicy that closes the way around the proxy: of injected pods only the proxy's ports stay reachable."""
+
+    open_ports: Annotated[
+        tuple[
+            Annotated[
+                int,
+                Field(
+                    json_schema_extra=rules(
+                        rule("self >= 1 && self <= 65535", "must be a port's number, 1 to 65535"), format="int32"
+                    )
+                ),
+            ],
+            ...,
+        ],
+        Field(max_length=32, json_schema_extra=SET),
+    ] = ()
+    """Numbers of other ports of these pods that must stay reachable: a NetworkPolicy closes all that it does not name."""
+
+
 class Interception(Model):
     """How calls reach the proxy."""
 
@@ -112,6 +132,11 @@ class Interception(Model):
                 "port goes with type Port: remove it, or set type: Port",
                 ".port",
             ),
+            rule(
+                "!has(self.networkPolicy) || has(self.port)",
+                "networkPolicy goes with Port interception: name the container port in port.name, or remove it",
+                ".networkPolicy",
+            ),
         )
     )
 
@@ -119,6 +144,8 @@ class Interception(Model):
     """Env sets the SDKs' base-URL variables; Port takes a named container port. Follows from backend.type unless set."""
     port: InterceptedPort | None = None
     """For Port: which container port."""
+    network_policy: PortPolicy | None = None
+    """For Port: write a NetworkPolicy that leaves only the proxy's ports open ({} suffices). It holds only where the cluster's network enforces policies."""
 
 
 class Workload(Model):

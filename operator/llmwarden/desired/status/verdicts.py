@@ -11,10 +11,13 @@ from llmwarden.desired import spending
 from llmwarden.desired.snapshot import Outcome, Snapshot, Verdict
 from llmwarden.desired.status import held
 from llmwarden.desired.status.objectives import readings
-from llmwarden.domain import conditions, objectives
+from llmwarden.domain import conditions, durations, engine_objectives, objectives, upstream
 from llmwarden.errors import InvalidSpecError
 
 LISTED: Final = 3  # how many of a kind a message names
+UNNAMED: Final = frozenset(
+    {"NetworkPolicy", "PodMonitor", "ScrapeConfig", "ServiceMonitor"}
+)  # children without a condition of their own
 SELECTED: Final[tuple[ConditionType, ...]] = ("ScrapeSelected", "RulesSelected", "RouteMatched", "DashboardSelected")
 
 
@@ -35,10 +38,14 @@ def build(snapshot: Snapshot, outcome: Outcome, new: api.LLMServiceStatus, now: 
         "DashboardSelected": _selected(snapshot, "DashboardSelected"),
         "WithinBudget": _within_budget(snapshot, new),
         "MeetsObjectives": _meets_objectives(snapshot),
+        "RetentionTooShort": _retention(snapshot),
         "CostKnown": _cost_known(snapshot, new),
     }
-    verdicts["Ready"] = _ready(snapshot, verdicts)
-    found: tuple[Condition, ...] = new.conditions
+    verdicts["Ready"] = _ready(snapshot, outcome, verdicts)
+    if snapshot.gpu is not None:
+        known = snapshot.gpu[0] != "Unknown"
+        verdicts["GPUMetricsReady"] = snapshot.gpu if known else _kept(snapshot, "GPUMetricsReady", snapshot.gpu)
+    found = tuple(item for item in new.conditions if item.type != "GPUMetricsReady" or snapshot.gpu is not None)
     for kind, (status, reason, message) in verdicts.items():
         found = conditions.set_condition(
             found,
@@ -58,7 +65,7 @@ def _kept(snapshot: Snapshot, kind: str, fallback: Verdict) -> Verdict:
     return (old.status, old.reason, old.message) if old is not None else fallback
 
 
-def _ready(snapshot: Snapshot, verdicts: Mapping[ConditionType, Verdict]) -> Verdict:
+def _ready(snapshot: Snapshot, outcome: Outcome, verdicts: Mapping[ConditionType, Verdict]) -> Verdict:
     """Measured and held to its budgets? What is optional and not installed is named, but keeps nobody from being ready."""
     if snapshot.problems:
         first = snapshot.problems[0]
@@ -72,6 +79,11 @@ def _ready(snapshot: Snapshot, verdicts: Mapping[ConditionType, Verdict]) -> Ver
         optional = reason in {"NotInstalled", "NotConfigured"} or kind == "MetricsFresh"
         (notes if optional else missing).append(f"{kind}: {message}")
     notes += [f"{kind}: {verdicts[kind][2]}" for kind in SELECTED if verdicts[kind][0] == "False"]
+    if verdicts["RetentionTooShort"][0] == "True":
+        notes.append(f"RetentionTooShort: {verdicts['RetentionTooShort'][2]}")
+    notes += [
+        f"The {kind} could not be written: {why}" for kind, why in sorted(outcome.failed.items()) if kind in UNNAMED
+    ]
     notes += [problem.message for problem in snapshot.warnings]
     text = " ".join([*missing, *notes])
     if missing:
@@ -216,14 +228,44 @@ def _meets_objectives(snapshot: Snapshot) -> Verdict:
         return "True", "NoObjectives", "No objective is set."
     if not snapshot.prometheus.fresh and snapshot.prometheus.configured:
         return _kept(snapshot, "MeetsObjectives", ("Unknown", "NotAsked", "Prometheus was not asked yet."))
+    bounds = snapshot.engine.queue_bounds if snapshot.engine is not None else ()
+    refused = engine_objectives.refusals(wanted, upstream.scraped_engine(snapshot.service), bounds)
     results = objectives.evaluate(wanted, readings(snapshot, wanted))
     missed = [result.sentence for result in results if result.met is False]
     if missed:
         return "False", "Missed", f"{'; '.join(missed)}."
-    if objectives.all_met(results) is None:
+    if refused or objectives.all_met(results) is None:
         unknown = [result.sentence for result in results if result.met is None]
-        return "Unknown", "NotMeasured", f"{'; '.join(unknown)}."
+        text = " ".join(item.message for item in refused) or f"{'; '.join(unknown)}."
+        return "Unknown", refused[0].reason if refused else "NotMeasured", text
     return "True", "Met", "Every objective is met."
+
+
+def _retention(snapshot: Snapshot) -> Verdict:
+    """Whether Prometheus forgets before an objective's window ends: then its share is of what is kept, which must be said."""
+    try:
+        windows = {
+            item.name: item.window_seconds
+            for item in objectives.of_service(snapshot.service)
+            if isinstance(item, objectives.Share)
+        }
+    except InvalidSpecError as error:
+        return "Unknown", "InvalidSpec", str(error)
+    if not windows:
+        return "False", "NothingLooksBack", "No objective has a window."
+    kept = snapshot.retention
+    if kept is None:
+        text = "It is not known for how long Prometheus keeps data: no Prometheus object selects the rules, or it keeps data by size, and it does not say itself."
+        return _kept(snapshot, "RetentionTooShort", ("Unknown", "NotKnown", text))
+    said = durations.human_whole(kept)
+    short = [f"{name} ({durations.human_whole(window)})" for name, window in windows.items() if window > kept]
+    if not short:
+        return "False", "LongEnough", f"Prometheus keeps data for {said}, no objective's window is longer."
+    text = (
+        f"Prometheus keeps data for {said}, which is shorter than the window of {', '.join(short)}: their shares and error budgets are of the last {said} only. "
+        "Raise its retention (spec.retention of the Prometheus object), or set a shorter window."
+    )
+    return "True", "WindowLongerThanRetention", text
 
 
 def _cost_known(snapshot: Snapshot, new: api.LLMServiceStatus) -> Verdict:
