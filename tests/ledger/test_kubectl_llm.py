@@ -80,7 +80,7 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
 
 
 async def kubectl_llm(
-    ledger: Ledger, tmp_path: Path, *arguments: str, mintable: dict[str, str] | None = None
+    ledger: Ledger, tmp_path: Path, *arguments: str, mintable: dict[str, str] | None = None, command: str = "cost"
 ) -> tuple[int, str, str]:
     async with api_server(ledger, MINTABLE if mintable is None else mintable) as url:
         config: dict[str, Any] = {
@@ -94,7 +94,7 @@ async def kubectl_llm(
         path = tmp_path / "kubeconfig"
         path.write_text(json.dumps(config))
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "llmwarden.cli.main", "cost", "--kubeconfig", str(path), *arguments,
+            sys.executable, "-m", "llmwarden.cli.main", command, "--kubeconfig", str(path), *arguments,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         out, err = await asyncio.wait_for(process.communicate(), 60)

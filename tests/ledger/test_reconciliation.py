@@ -30,6 +30,7 @@ from llmwarden.ledger.store.accounts import Accounts
 from tests import postgresql
 from tests.ledger.billing import KEY, Billing, refusing, unauthorized
 from tests.ledger.test_http import Ledger, code, row, running
+from tests.ledger.test_kubectl_llm import kubectl_llm
 from tests.proxy.fakes import Received
 from tests.unit.ledger.objects import BUCKET, NOW, FakeClock, service, view_of
 
@@ -415,6 +416,39 @@ async def test_over_http_it_is_the_platforms_and_as_described(desk: Desk) -> Non
     assert code(await desk.ledger.get("/v1/reconciliation", token=None)) == (401, "unauthenticated")
     for days in ("0", "36", "-1", "x", "²"):
         assert code(await desk.ledger.get("/v1/reconciliation", token="operator", days=days)) == (400, "malformed")
+
+
+async def test_kubectl_llm_reconcile_shows_both_figures_and_fails_where_they_part(desk: Desk, tmp_path: Path) -> None:
+    status, out, err = await kubectl_llm(desk.ledger, tmp_path, command="reconcile")
+    assert (status, err) == (0, "")
+    assert "There is no ProviderAccount" in out
+    desk.account()
+    desk.account("second")
+    desk.billing.use("2026-11-19", input=100_000_000, dollars="15", other="2.5")
+    await desk.looked()
+    status, out, err = await kubectl_llm(desk.ledger, tmp_path, "--days", "2", command="reconcile")
+    assert (status, err) == (1, "")
+    line = next(line for line in out.splitlines() if "2026-11-19" in line)
+    for part in ("main", "$15.00", "$0.00", "+100.0 %", "100,000,000", "$2.50", "ProviderHasMore"):
+        assert part in line
+    assert "went around the proxies" in out
+    assert "second: not read (Overlapping)" in out
+    status, out, _ = await kubectl_llm(desk.ledger, tmp_path, "-o", "csv", "--days", "1", command="reconcile")
+    assert out.splitlines() == [
+        "account,provider,day,billed_usd,counted_usd,other_usd,billed_tokens,counted_tokens,uncosted_tokens,verdict",
+        "main,OpenAI,2026-11-19,15.00,0.00,2.50,100000000,0,0,ProviderHasMore",
+    ]
+    status, out, _ = await kubectl_llm(desk.ledger, tmp_path, "-o", "json", command="reconcile")
+    assert json.loads(out)["accounts"]["main"]["days"][0]["otherPicodollars"] == 2_500_000_000_000
+    status, _, err = await kubectl_llm(desk.ledger, tmp_path, "--days", "99", command="reconcile")
+    assert status == 2
+    assert "1 to 35" in err
+    mine = {"shop/viewer": "shop-viewer"}
+    refused = await kubectl_llm(
+        desk.ledger, tmp_path, "--service-account", "shop/viewer", command="reconcile", mintable=mine
+    )
+    assert refused[0] == 1
+    assert "may not list provideraccounts" in refused[2]
 
 
 async def test_replicas_on_postgresql_ask_once_and_all_know(tmp_path: Path) -> None:

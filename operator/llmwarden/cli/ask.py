@@ -7,7 +7,7 @@ to all who are authenticated), and `create` on the serviceaccounts/token of an a
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 import yaml
@@ -22,6 +22,9 @@ from llmwarden.errors import (
     WardenError,
 )
 from llmwarden.ledger.spent import Spend
+from llmwarden.reconciled import Reconciliation
+
+Answer = TypeVar("Answer", Spend, Reconciliation)
 
 HEADER: Final = "X-LLMWarden-Token"
 VIEWER: Final = "llmwarden-viewer"
@@ -115,14 +118,25 @@ async def token(client: kube.Client, candidates: list[tuple[str, str]]) -> str:
 
 async def spend(client: kube.Client, system: str, credential: str, query: Mapping[str, str]) -> Spend:
     """Ask the ledger in namespace `system`. Raises WardenError with a sentence."""
-    path = f"/api/v1/namespaces/{system}/services/https:{names.LEDGER}:https/proxy/v1/spend"
+    return await _asked(client, system, credential, "spend", query, kind=Spend)
+
+
+async def reconciliation(client: kube.Client, system: str, credential: str, days: int) -> Reconciliation:
+    """The same, of providers' own figures."""
+    return await _asked(client, system, credential, "reconciliation", {"days": str(days)}, kind=Reconciliation)
+
+
+async def _asked(
+    client: kube.Client, system: str, credential: str, what: str, query: Mapping[str, str], *, kind: type[Answer]
+) -> Answer:
+    path = f"/api/v1/namespaces/{system}/services/https:{names.LEDGER}:https/proxy/v1/{what}"
     try:
         answer: dict[str, Any] = await client.request("GET", path, query, headers={HEADER: credential})
     except (NotFoundError, NotInstalledError) as error:
         message = f"there is no ledger in namespace {system}; say where it is with --ledger-namespace ({error})"
         raise NotFoundError(message) from error
     try:
-        return msgspec.convert(answer, Spend, strict=False)
+        return msgspec.convert(answer, kind, strict=False)
     except msgspec.ValidationError as error:
         message = f"the ledger's answer is not understood, it may be of another version: {error}"
         raise UnavailableError(message) from error

@@ -12,7 +12,7 @@ import msgspec
 from rich.console import Console
 
 from llmwarden import __version__, kube, names
-from llmwarden.cli import ask, cost, explain
+from llmwarden.cli import ask, cost, explain, reconcile
 from llmwarden.errors import WardenError
 from llmwarden.ledger.spent import DIMENSIONS, By, as_csv
 
@@ -45,6 +45,14 @@ def _parser() -> argparse.ArgumentParser:
     _cost_arguments(
         commands.add_parser(
             "cost", parents=[connection], help="what was spent", description="Show what was spent, dearest first."
+        )
+    )
+    _reconcile_arguments(
+        commands.add_parser(
+            "reconcile",
+            parents=[connection],
+            help="what providers bill beside what was counted",
+            description="Show by day what providers bill of each ProviderAccount, and what was counted; the exit status is 1 where the newest day parts.",
         )
     )
     _explain_arguments(
@@ -81,6 +89,17 @@ def _cost_arguments(found: argparse.ArgumentParser) -> None:
         "--since", type=_since, default="24h", help="how long ago it begins: 90m, 24h, 7d, 4w (%(default)s)"
     )
     found.add_argument("-o", "--output", choices=["table", "json", "csv"], default="table")
+    _ledger_arguments(found, "list LLMServices")
+
+
+def _reconcile_arguments(found: argparse.ArgumentParser) -> None:
+    found.set_defaults(run=_reconcile)
+    found.add_argument("--days", type=_days, default=7, help="how many days back, 35 at most (%(default)s)")
+    found.add_argument("-o", "--output", choices=["table", "json", "csv"], default="table")
+    _ledger_arguments(found, "list ProviderAccounts")
+
+
+def _ledger_arguments(found: argparse.ArgumentParser, may: str) -> None:
     found.add_argument(
         "--ledger-namespace", default=names.DEFAULT_NAMESPACE, help="where LLM Warden runs (%(default)s)"
     )
@@ -88,8 +107,28 @@ def _cost_arguments(found: argparse.ArgumentParser) -> None:
         "--service-account",
         default="",
         metavar="NAMESPACE/NAME",
-        help="whose rights to ask with, which may list LLMServices; you need the right to make tokens for it",
+        help=f"whose rights to ask with, which may {may}; you need the right to make tokens for it",
     )
+
+
+async def _reconcile(options: argparse.Namespace) -> int:
+    system = options.ledger_namespace
+    async with await kube.connect(options.kubeconfig, options.context) as client:
+        credential = await ask.token(client, ask.accounts(options.service_account, "", system))
+        found = await ask.reconciliation(client, system, credential, options.days)
+    if options.output == "json":
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(found), indent=2).decode() + "\n")
+    elif options.output == "csv":
+        sys.stdout.write(reconcile.as_csv(found))
+    else:
+        console = _console()
+        if not found.accounts:
+            console.print("There is no ProviderAccount: nothing is compared. docs/money.md says how to make one.")
+            return 0
+        console.print(reconcile.table(found))
+        for sentence in reconcile.sentences(found):
+            console.print(sentence, markup=False)
+    return 1 if reconcile.parts(found) else 0
 
 
 async def _explain(options: argparse.Namespace) -> int:
@@ -149,6 +188,13 @@ def _dimensions(text: str) -> tuple[str, ...]:
         message = f"{text!r} is not one to four different ones of {', '.join(DIMENSIONS)}"
         raise argparse.ArgumentTypeError(message)
     return found
+
+
+def _days(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:4]) <= 35:  # noqa: PLR2004 - the ledger's limit
+        message = f"{text!r} is no number of days from 1 to 35"
+        raise argparse.ArgumentTypeError(message)
+    return int(text)
 
 
 def _since(text: str) -> str:
