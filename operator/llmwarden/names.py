@@ -24,7 +24,9 @@ LABEL_ALLOW_OPT_OUT: Final = f"{GROUP}/allow-opt-out"  # "true" on a namespace: 
 LABEL_NAMESPACE_INJECTION: Final = f"{GROUP}/injection"  # "disabled" on a namespace: nothing is injected there
 ANNOTATION_SPEC_HASH: Final = f"{GROUP}/spec-hash"  # on owned objects: hash of what we applied
 ANNOTATION_CONFIGURATION: Final = f"{GROUP}/configuration"  # on the collector's pods: hash of their configuration
-ANNOTATION_DCGM_UNFIT: Final = f"{GROUP}/dcgm-unfit"  # on the GPU exporter: NVIDIA's image was tried and did not run (JSON)
+ANNOTATION_DCGM_UNFIT: Final = (
+    f"{GROUP}/dcgm-unfit"  # on the GPU exporter: NVIDIA's image was tried and did not run (JSON)
+)
 ANNOTATION_FINDINGS: Final = f"{GROUP}/findings"  # on injected pods: JSON list of what was noticed at injection
 
 # Injected into pods.
@@ -89,7 +91,8 @@ METRIC_LIMIT_REMAINING: Final = "llmwarden_upstream_rate_limit_remaining"
 METRIC_LIMIT_RESET: Final = "llmwarden_upstream_rate_limit_reset_timestamp_seconds"
 METRIC_TOKENS: Final = "gen_ai_client_token_usage_tokens_total"
 # The same by the GenAI conventions' next version (their own repository), beside the above where it is asked for.
-LATEST_OPT_IN: Final = "gen_ai_latest_experimental"  # in OTEL_SEMCONV_STABILITY_OPT_IN
+STABILITY_ENV: Final = "OTEL_SEMCONV_STABILITY_OPT_IN"
+LATEST_OPT_IN: Final = "gen_ai_latest_experimental"  # in STABILITY_ENV
 LATEST: Final = {
     METRIC_DURATION: "gen_ai_client_inference_duration_seconds",
     METRIC_TTFT: "gen_ai_client_inference_time_to_first_chunk_seconds",
@@ -121,6 +124,9 @@ METRIC_BUDGET_USED: Final = "llmwarden_budget_used_ratio"
 METRIC_BUDGET_EXCEEDED: Final = "llmwarden_budget_exceeded"
 METRIC_LEDGER_UNREPORTED: Final = "llmwarden_ledger_unreported_pods_total"
 METRIC_BUDGET_LIMIT: Final = "llmwarden_budget_limit"
+METRIC_GPU_COST: Final = "llmwarden_gpu_cost_usd_per_hour"
+METRIC_GPU_TOKENS: Final = "llmwarden_gpu_usd_per_million_tokens"
+METRIC_GPU_UNPRICED: Final = "llmwarden_gpu_unpriced_gpu_hours"
 METRIC_PROVIDER_COST: Final = "llmwarden_provider_cost_usd"
 METRIC_PROVIDER_TOKENS: Final = "llmwarden_provider_tokens"
 METRIC_PROVIDER_DRIFT: Final = "llmwarden_provider_cost_drift"

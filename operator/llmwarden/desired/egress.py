@@ -40,13 +40,13 @@ def _proxies(container: Container) -> tuple[dict[str, Any], ...]:
     """The variables that name a proxy, and those that say around which hosts; in the container's order, as references need it."""
     wanted = {spelled for name in (*_PROXIES, _AROUND) for spelled in (name, name.lower())}
     kept = {f"{names.KEPT_PREFIX}{name}" for name in wanted}
-    entries = [entry for entry in container.get("env") or [] if entry.get("name") in wanted | kept and _copies(entry)]
+    entries = [entry for entry in container.get("env") or [] if entry.get("name") in wanted | kept and copies(entry)]
     if not any(entry["name"].upper() in _PROXIES for entry in entries):
         return ()
     return tuple(copy.deepcopy(dict(entry)) for entry in entries)
 
 
-def _copies(entry: Mapping[str, Any]) -> bool:
+def copies(entry: Mapping[str, Any]) -> bool:
     """Whether an entry means the same in another container of the pod."""
     value = entry.get("value") or ""
     if "$(" in value.replace(f"$({names.KEPT_PREFIX}", ""):

@@ -12,7 +12,7 @@ from typing import Any, Final
 from llmwarden import names
 from llmwarden.api.v1alpha1 import LLMService
 from llmwarden.desired import aws
-from llmwarden.desired.egress import Egress, egress
+from llmwarden.desired.egress import Egress, copies, egress
 from llmwarden.desired.intercept import (
     Known,
     Ports,
@@ -103,6 +103,7 @@ def inject(
     contract = _contract(routes, admin, settings, ca_pem, out)
     container = _container(routes, port_names, contract, _resources(changed, settings), settings, out=out)
     noticed += _sign(container, routes, app_containers(changed))
+    container["env"] += _stability(app_containers(changed))
     spec["initContainers"] = [container, *init]
     theirs = [item for item in spec.get("volumes") or [] if item.get("name") not in names.VOLUMES]
     spec["volumes"] = [*theirs, *_volumes(routes)]
@@ -208,6 +209,13 @@ def _sign(container: dict[str, Any], routes: Iterable[Route], apps: Iterable[dic
     paths = {mount["mountPath"] for mount in container["volumeMounts"]}
     container["volumeMounts"] += [mount for mount in found.mounts if mount["mountPath"] not in paths]
     return found.findings
+
+
+def _stability(apps: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The names of telemetry that the application asks OpenTelemetry for: the proxy's are to be the same. Of the first container that says."""
+    entries = (entry for container in apps for entry in container.get("env") or [])
+    found = next((entry for entry in entries if entry.get("name") == names.STABILITY_ENV and copies(entry)), None)
+    return [copy.deepcopy(found)] if found else []
 
 
 def _resources(pod: Mapping[str, Any], settings: Settings) -> dict[str, dict[str, str]]:

@@ -48,6 +48,7 @@ class Proxy:
         self.settings = settings
         directory = Path(settings.journal_dir)
         self.metrics = Metrics(settings.routes, settings.limits.models, latest=wants_latest(os.environ))
+        self.metrics.compiled.set(compiled_modules())
         self.journal = Journal(directory, identity.uid)
         self._journal_errors = 0
         tls = _tls() if _needs_tls(settings) else None
@@ -184,6 +185,12 @@ def _tls() -> ssl.SSLContext:
     return tls
 
 
+def compiled_modules() -> int:
+    """How many of our modules came compiled (image/compile.py): all that are hot in the image, none in a checkout."""
+    ours = [module for name, module in sys.modules.items() if name.startswith("llmwarden.")]
+    return sum((getattr(module, "__file__", None) or "").endswith(".so") for module in ours)
+
+
 def _allow_descriptors() -> None:
     """As many descriptors as the container may have: the limit that holds at first is often 1,024, which 500 clients use up."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -213,7 +220,10 @@ async def _run(settings: Settings, identity: Identity, begun: float) -> int:
     gc.collect()
     gc.freeze()
     ports = ", ".join(f"{item.route.service} {item.route.mode} on {item.port}" for item in proxy.endpoints)
-    _LOG.info("ready after %.2f s: %s; admin on %d", time.perf_counter() - begun, ports, proxy.admin.port)
+    taken = time.perf_counter() - begun
+    _LOG.info(
+        "ready after %.2f s: %s; admin on %d; %d modules compiled", taken, ports, proxy.admin.port, compiled_modules()
+    )
     await stop.wait()
     _LOG.info("draining for at most %g s", settings.limits.drain_seconds)
     await proxy.stop()

@@ -15,6 +15,7 @@ from llmwarden.proxy.settings import Route
 from llmwarden.wire import Tokens
 
 OTHER: Final = "other"
+_NANO: Final = 1e9
 _ERRORS: Final = 50  # distinct error types per series
 
 _CALL_LABELS: Final = (
@@ -29,7 +30,7 @@ _KINDS: Final = ("input", "cached_input", "cache_write", "output", "reasoning")
 
 def wants_latest(environ: Mapping[str, str]) -> bool:
     """Whether the names of the conventions' next version are asked for, as their transition plan says."""
-    return names.LATEST_OPT_IN in [item.strip() for item in environ.get("OTEL_SEMCONV_STABILITY_OPT_IN", "").split(",")]
+    return names.LATEST_OPT_IN in [item.strip() for item in environ.get(names.STABILITY_ENV, "").split(",")]
 
 
 class Series:
@@ -74,29 +75,20 @@ class Series:
         """Count a call that a budget refused: it has no duration of its own."""
         self._request(status, error).inc()
 
-    def record(self, call: Record) -> None:  # noqa: C901, PLR0912 - a flat list of metrics
+    def record(self, call: Record) -> None:
         """Count a finished call."""
         exemplar = call.trace.trace_id if call.trace.sampled else ""
+        at = call.ended / _NANO
         error = call.error
         duration = self._durations.get(error)
         if duration is None:
             if len(self._durations) >= _ERRORS:
                 error = OTHER
             duration = self._durations[error] = self._metrics.duration.labels(*self._labels, error)
-        duration.observe(call.duration, exemplar)
-        self._request(call.status, error).inc()
-        if call.first_token is not None:
-            if self._ttft is None:
-                self._ttft = self._metrics.ttft.labels(*self._labels)
-            self._ttft.observe(call.first_token, exemplar)
-        if call.per_token is not None:
-            if self._tpot is None:
-                self._tpot = self._metrics.tpot.labels(*self._labels)
-            self._tpot.observe(call.per_token)
-        if call.gaps:
-            if self._gaps is None:
-                self._gaps = self._metrics.gaps.labels(*self._labels)
-            self._gaps.add(call.gaps, call.gaps_sum)
+        duration.observe(call.duration, exemplar, at)
+        self._request(call.status, error).value += 1.0
+        if call.answer.pieces:
+            self._stream(call, exemplar, at)
         self._seldom(call)
         tokens = call.tokens
         read, cached, written, output, reasoning = self._tokens
@@ -111,10 +103,25 @@ class Series:
         if tokens.cache_write_1h or tokens.input_audio or tokens.output_audio:
             self._count_rare(tokens)
         if call.picodollars is not None:
-            if call.picodollars > 0:
-                self._cost.inc(call.picodollars / names.PICODOLLARS)
-        elif tokens.input or tokens.output:
-            self._uncosted.inc(tokens.input + tokens.output)
+            self._cost.value += call.picodollars / names.PICODOLLARS
+        else:
+            self._uncosted.value += tokens.input + tokens.output
+
+    def _stream(self, call: Record, exemplar: str, at: float) -> None:
+        """What only an answer in pieces has."""
+        answer = call.answer
+        if call.first_token is not None:
+            if self._ttft is None:
+                self._ttft = self._metrics.ttft.labels(*self._labels)
+            self._ttft.observe(call.first_token, exemplar, at)
+        if call.per_token is not None:
+            if self._tpot is None:
+                self._tpot = self._metrics.tpot.labels(*self._labels)
+            self._tpot.observe(call.per_token)
+        if answer.gaps:
+            if self._gaps is None:
+                self._gaps = self._metrics.gaps.labels(*self._labels)
+            self._gaps.add(answer.gaps, answer.last_content - answer.first_content)
 
     def _seldom(self, call: Record) -> None:
         """What not every call has."""
@@ -126,10 +133,11 @@ class Series:
             if self._context is None:
                 self._context = self._metrics.context.labels(*self._labels)
             self._context.observe(call.context_share)
-        if call.queue_seconds is not None:
+        queued = call.answer.queue_seconds
+        if queued is not None:
             if self._queue is None:
                 self._queue = self._metrics.queue.labels(*self._labels)
-            self._queue.observe(call.queue_seconds)
+            self._queue.observe(queued)
 
     def _count_rare(self, tokens: Tokens) -> None:
         for kind in ("cache_write_1h", "input_audio", "output_audio"):
@@ -207,7 +215,7 @@ class Metrics:
             "Share of the model's context window that a call's input and output took, where the window is known",
             _CALL_LABELS,
             names.CONTEXT_BOUNDS,
-            (),
+            [bound for route in routes for bound in route.context_thresholds],
         )
         self.retried = self._counter(
             names.METRIC_RETRIED, "Calls that were seen to be retries, by what showed it", (*service, "by")
@@ -251,6 +259,9 @@ class Metrics:
             self.registry, names.METRIC_LAST_REPORT, "When the ledger last took a report; 0: never"
         ).labels()
         self.spans_dropped = self._counter(names.METRIC_SPANS_DROPPED, "Spans that could not be delivered", ()).labels()
+        self.compiled = Gauge(
+            self.registry, names.METRIC_COMPILED, "Modules that run compiled; 0: all are interpreted"
+        ).labels()
         self.journal_errors = self._counter(
             names.METRIC_JOURNAL_ERRORS, "Writes to the journal that failed; the calls were served", ()
         ).labels()

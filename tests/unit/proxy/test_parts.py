@@ -10,9 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmwarden import names
+from llmwarden.desired import promql
 from llmwarden.errors import InvalidSpecError
 from llmwarden.proxy import http1, prices, spans
 from llmwarden.proxy.credentials import Credentials
+from llmwarden.proxy.dialects.base import Answer, Asked
+from llmwarden.proxy.record import Record
 from llmwarden.proxy.seam import Request
 from llmwarden.proxy.settings import Identity, Limits, Listen, Route, Thresholds, load, parse_origin
 from llmwarden.proxy.telemetry import Metrics
@@ -187,18 +190,26 @@ def test_trace_context_is_continued_or_begun() -> None:
 
 def test_spans_in_otlp_json() -> None:
     trace = spans.Trace("a" * 32, "b" * 16, "", sampled=True)
-    attributes = spans.attributes({"i": 1, "b": True, "f": 0.5, "l": ["x"]})
-    span = spans.Span("bot", "chat m", trace, 10**18, 10**18 + 5, attributes, error="timeout")
-    told = json.loads(spans.encode([span], Identity("shop", "pod", "uid", "node")))
+    server = spans.attributes({"i": 1, "b": True, "f": 0.5, "l": ["x"]})
+    call = Record("bot", server, "openai", "chat", trace, Asked(model='m"'), Answer())
+    call.ended, call.duration, call.status, call.error = 10**18 + 500, 5e-7, 504, "timeout"
+    told = json.loads(spans.encode([call], Identity("shop", "pod", "uid", "node")))
     item = told["resourceSpans"][0]["scopeSpans"][0]["spans"][0]
+    assert (item["traceId"], item["spanId"], item["name"], item["kind"]) == ("a" * 32, "b" * 16, 'chat m"', 3)
     assert item["startTimeUnixNano"] == "1000000000000000000"
     assert item["status"] == {"code": 2, "message": "timeout"}
     assert "parentSpanId" not in item
-    assert [entry["value"] for entry in item["attributes"]] == [
-        {"intValue": "1"},
-        {"boolValue": True},
-        {"doubleValue": 0.5},
-        {"arrayValue": {"values": [{"stringValue": "x"}]}},
+    assert [(entry["key"], entry["value"]) for entry in item["attributes"]] == [
+        ("gen_ai.operation.name", {"stringValue": "chat"}),
+        ("gen_ai.provider.name", {"stringValue": "openai"}),
+        ("gen_ai.request.model", {"stringValue": 'm"'}),
+        ("gen_ai.request.stream", {"boolValue": False}),
+        ("i", {"intValue": "1"}),
+        ("b", {"boolValue": True}),
+        ("f", {"doubleValue": 0.5}),
+        ("l", {"arrayValue": {"values": [{"stringValue": "x"}]}}),
+        ("http.response.status_code", {"intValue": "504"}),
+        ("error.type", {"stringValue": "timeout"}),
     ]
 
 
@@ -245,13 +256,21 @@ def test_thresholds_become_bounds_in_prometheus_spelling() -> None:
     assert b"_created" not in text
 
 
+def test_a_share_of_the_context_window_becomes_a_bound_as_rules_spell_it() -> None:
+    raw = b'{"service":"bot","mode":"Env","backend":"OpenAI","listen":{"host":"","port":0},"upstream":"http://u","contextThresholds":[0.85]}'
+    metrics = Metrics([msgspec.json.decode(raw, type=Route)], 10)
+    metrics.context.labels("bot", "p", "chat", "m", "m").observe(0.8)
+    text = metrics.expose("text/plain")[1].decode()
+    assert f"{promql.bound(0.85)}" in text
+
+
 def test_metrics_are_called_as_names_py_says() -> None:
     text = Metrics([], 10).expose("")[1].decode()
     for name in (
         names.METRIC_DURATION, names.METRIC_TTFT, names.METRIC_TPOT, names.METRIC_TOKENS, names.METRIC_REQUESTS, names.METRIC_COST,
         names.METRIC_UNCOSTED, names.METRIC_REFUSED, names.METRIC_UNMEASURED, names.METRIC_IN_FLIGHT, names.METRIC_LAST_REPORT,
         names.METRIC_SPANS_DROPPED, names.METRIC_JOURNAL_ERRORS, names.METRIC_LEDGER_ERRORS, names.METRIC_CREDENTIAL_ERRORS,
-        names.METRIC_MALFORMED_EVENTS, names.METRIC_ESTIMATED, names.METRIC_LIMITED,
+        names.METRIC_MALFORMED_EVENTS, names.METRIC_ESTIMATED, names.METRIC_LIMITED, names.METRIC_COMPILED,
     ):  # fmt: skip
         assert f"# HELP {name} " in text
 
