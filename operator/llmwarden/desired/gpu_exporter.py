@@ -1,11 +1,11 @@
 """The GPU exporter: one DaemonSet for the cluster, while some LLMService asks for it, and gone with the last that does.
 
-`Auto` uses a dcgm-exporter that is there already (NVIDIA's GPU operator brings one) and else our own NVML exporter, which needs
-no capability. One service that asks for `DCGM` makes it NVIDIA's for all: two exporters would say everything twice. Neither
-reads the Kubernetes API: both take pods from the kubelet's PodResources socket. So there is no RBAC to give.
+Which one it is, `gpu_choice` says. Neither reads the Kubernetes API: both take pods from the kubelet's PodResources socket. So there is no
+RBAC to give. Somebody else's dcgm-exporter is only scraped: whoever installed it scrapes it seldom with the labels of the pods that use the
+GPUs in place of its own, by which our rules and dashboards know whose a GPU is.
 """
 
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from llmwarden import names
 from llmwarden.desired.manifest import Manifest, ours
@@ -15,20 +15,11 @@ from llmwarden.desired.params import ClusterParams
 PORT: Final = 9400
 POD_RESOURCES: Final = "/var/lib/kubelet/pod-resources"
 _POD_RESOURCES: Final = {"name": "pod-resources", "mountPath": POD_RESOURCES, "readOnly": True}
-Exporter = Literal["DCGM", "NVML"]
-
-
-def wanted(params: ClusterParams) -> Exporter | None:
-    """Say which exporter is ours to run; None where none is asked for, or somebody else's is there already."""
-    asked = {service.spec.gpu.exporter for service in params.services if service.spec.gpu is not None} - {"None"}
-    if not asked or params.foreign_dcgm:
-        return None
-    return "DCGM" if "DCGM" in asked else "NVML"
 
 
 def service_account(params: ClusterParams) -> Manifest | None:
     """Build an identity without rights."""
-    if wanted(params) is None:
+    if params.gpu.exporter is None:
         return None
     return {
         "apiVersion": "v1",
@@ -39,29 +30,32 @@ def service_account(params: ClusterParams) -> Manifest | None:
 
 
 def pod_monitor(params: ClusterParams) -> Manifest | None:
-    """Scrape the exporter. The pod that an exporter names is the GPU's user: its labels win over the target's own."""
-    if wanted(params) is None or not params.capabilities.pod_monitors:
+    """Scrape the exporter, ours or theirs. The pod that an exporter names is the GPU's user: its labels win over the target's own."""
+    choice, settings = params.gpu, params.settings
+    if not params.capabilities.pod_monitors or (choice.exporter is None and choice.foreign is None):
         return None
-    settings = params.settings
+    foreign = choice.foreign
+    port = foreign.port if foreign is not None else "metrics"
+    relabelings: list[dict[str, Any]] = [
+        {"action": "replace", "sourceLabels": ["__meta_kubernetes_pod_node_name"], "targetLabel": "node"}
+    ]
+    if choice.exporter != "NVML":
+        # NVIDIA's names no pod for a GPU that nobody uses, where ours says "": without this it would be the exporter's own.
+        relabelings.append({"action": "labeldrop", "regex": "namespace|pod|container"})
     return {
         "apiVersion": API_VERSION,
         "kind": "PodMonitor",
         "metadata": ours(names.GPU_EXPORTER, "gpu-exporter", settings.namespace, settings.monitor_labels),
         "spec": {
-            "selector": {"matchLabels": _selector()},
+            **({"namespaceSelector": {"matchNames": [foreign.namespace]}} if foreign is not None else {}),
+            "selector": {"matchLabels": dict(foreign.selector) if foreign is not None else _selector()},
             "podMetricsEndpoints": [
                 {
-                    "port": "metrics",
+                    **({"portNumber": port} if isinstance(port, int) else {"port": port}),
                     "path": "/metrics",
                     "interval": settings.scrape_interval,
                     "honorLabels": True,
-                    "relabelings": [
-                        {
-                            "action": "replace",
-                            "sourceLabels": ["__meta_kubernetes_pod_node_name"],
-                            "targetLabel": "node",
-                        }
-                    ],
+                    "relabelings": relabelings,
                 }
             ],
         },
@@ -70,14 +64,16 @@ def pod_monitor(params: ClusterParams) -> Manifest | None:
 
 def daemon_set(params: ClusterParams) -> Manifest | None:
     """Build the DaemonSet, on nodes that are labelled as having NVIDIA GPUs."""
-    kind = wanted(params)
-    if kind is None:
+    choice, settings = params.gpu, params.settings
+    if choice.exporter is None:
         return None
-    settings = params.settings
+    metadata = ours(names.GPU_EXPORTER, "gpu-exporter", settings.namespace)
+    if choice.unfit is not None:
+        metadata["annotations"] = {names.ANNOTATION_DCGM_UNFIT: choice.unfit.dump()}
     return {
         "apiVersion": "apps/v1",
         "kind": "DaemonSet",
-        "metadata": ours(names.GPU_EXPORTER, "gpu-exporter", settings.namespace),
+        "metadata": metadata,
         "spec": {
             "selector": {"matchLabels": _selector()},
             "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "10%"}},
@@ -87,10 +83,12 @@ def daemon_set(params: ClusterParams) -> Manifest | None:
                     "serviceAccountName": names.GPU_EXPORTER,
                     "automountServiceAccountToken": False,
                     "enableServiceLinks": False,
+                    # Where NVIDIA's runtime is not the nodes' default one, only this brings the driver in.
+                    **({"runtimeClassName": choice.runtime_class} if choice.runtime_class else {}),
                     "nodeSelector": {settings.gpu_node_label: "true", "kubernetes.io/os": "linux"},
                     # GPU nodes are commonly tainted for GPU workloads; the exporter takes no GPU.
                     "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
-                    "containers": [_dcgm(params) if kind == "DCGM" else _nvml(params)],
+                    "containers": [_dcgm(params) if choice.exporter == "DCGM" else _nvml(params)],
                     # The directory, not the socket in it: a kubelet that restarts makes a new one.
                     "volumes": [{"name": "pod-resources", "hostPath": {"path": POD_RESOURCES, "type": "Directory"}}],
                 },
@@ -147,18 +145,30 @@ def _dcgm(params: ClusterParams) -> dict[str, Any]:
         "env": [
             {"name": "DCGM_EXPORTER_LISTEN", "value": f":{PORT}"},
             {"name": "DCGM_EXPORTER_KUBERNETES", "value": "true"},
+            # A shared GPU has a row for each of its pods, as ours has.
+            {"name": "KUBERNETES_VIRTUAL_GPUS", "value": "true"},
+            # The label Hostname: a pod's own name would be no node's.
+            {"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
             {"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"},
         ],
+        # DCGM takes half a minute to begin.
         "readinessProbe": {
             "httpGet": {"path": "/health", "port": "metrics"},
             "initialDelaySeconds": 30,
             "periodSeconds": 15,
         },
+        "livenessProbe": {
+            "httpGet": {"path": "/health", "port": "metrics"},
+            "initialDelaySeconds": 60,
+            "periodSeconds": 30,
+            "timeoutSeconds": 10,
+        },
         "resources": {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}},
-        # What DCGM needs, and the documented exception from the "restricted" level: root, and SYS_ADMIN for the profiling metrics.
+        # What DCGM needs, as its own chart has it: root, and SYS_ADMIN for the profiling metrics (under MIG the only utilisation).
         "securityContext": {
             "runAsNonRoot": False,
             "runAsUser": 0,
+            "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"], "add": ["SYS_ADMIN"]},
             "seccompProfile": {"type": "RuntimeDefault"},
         },

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from llmwarden.api.v1alpha1 import LLMService
+from llmwarden.desired.gpu_choice import NO_EXPORTER, Choice
 from llmwarden.desired.snapshot import Capabilities
 from llmwarden.domain.budgets import Budget
 from llmwarden.domain.objectives import Objective
@@ -25,7 +26,7 @@ class Params:
 
 @dataclass(frozen=True, slots=True)
 class ClusterParams:
-    """For what exists once. `ca_bundle` is PEM, empty while there is none; `foreign_dcgm`: somebody else's dcgm-exporter is there."""
+    """For what exists once. `ca_bundle` is PEM, empty while there is none; `gpu`: which GPU exporter is ours to run."""
 
     services: tuple[LLMService, ...]
     settings: Settings

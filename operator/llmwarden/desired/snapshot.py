@@ -125,6 +125,7 @@ class Snapshot:
         None  # for how many seconds the Prometheus that evaluates the rules keeps data; None is unknown
     )
     dashboard_kind: str = "ConfigMap"  # what the dashboard is delivered as
+    gpu: Verdict | None = None  # of GPUMetricsReady; None where the spec asks for no GPU metrics
 
 
 @dataclass(frozen=True, slots=True)

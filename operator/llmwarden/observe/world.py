@@ -13,8 +13,7 @@ from typing import Any, Final
 
 from llmwarden import names, reconciled, wire
 from llmwarden.api.v1alpha1 import LLMService
-from llmwarden.desired import diff, pods, selected
-from llmwarden.desired import gpu_choice
+from llmwarden.desired import diff, gpu_choice, pods, selected
 from llmwarden.desired import status as statuses
 from llmwarden.desired.dashboards.delivery import GRAFANA
 from llmwarden.desired.monitors import TRITON_METRICS_PORT
@@ -25,7 +24,7 @@ from llmwarden.kube import Client, Informer
 from llmwarden.observe import around, stripping
 from llmwarden.observe.choosers import Choosers
 from llmwarden.observe.engines import Address
-from llmwarden.observe.gpus import Gpus
+from llmwarden.observe.exporters import Exporters
 from llmwarden.observe.resources import CLUSTER, KINDS, Key, Name, Object, Resources
 from llmwarden.settings import Settings
 
@@ -64,7 +63,8 @@ class World(Resources):
         self._local: dict[str, tuple[Informer, Informer]] = {}
         self._owned = self._informers()
         self._choosers = Choosers(client, lambda: self._mark_kind("LLMService"))
-        self._gpus = Gpus(client, settings, lambda: self._mark(CLUSTER))
+        self._exporters = Exporters(client, settings, lambda: self._mark(CLUSTER))
+        self._gpu = (gpu_choice.NO_EXPORTER, gpu_choice.Facts())
         self.prometheus = Source(configured=bool(settings.prometheus_url))
         self.figures: Mapping[Name, Figures] = {}
         self.retention: int | None = None  # seconds for which the Prometheus that is asked keeps data
@@ -112,7 +112,7 @@ class World(Resources):
         """Watch for ever; ends by cancellation only."""
         try:
             async with asyncio.TaskGroup() as group:
-                for informer in (*self._owned.values(), *self._choosers.informers, *self._gpus.informers):
+                for informer in (*self._owned.values(), *self._choosers.informers, *self._exporters.informers):
                     group.create_task(informer.run())
                 group.create_task(self._follow_capabilities())
         finally:
@@ -124,7 +124,7 @@ class World(Resources):
         for informer in self._owned.values():
             while not informer.synced.is_set() and not informer.absent:  # noqa: ASYNC110 - either will do, and once only
                 await asyncio.sleep(0.05)
-        await self._gpus.synced()
+        await self._exporters.synced()
         for informer, services in list(self._local.values()):
             await informer.synced.wait()
             await services.synced.wait()
@@ -304,10 +304,11 @@ class World(Resources):
             and names.ANNOTATION_SPEC_HASH in item["metadata"].get("annotations", {})
         ]
 
-    def gpu_choice(self) -> tuple[gpu_choice.Choice, gpu_choice.Facts]:
-        """Return which GPU exporter the cluster gets, and of what that is made."""
-        facts = self._gpus.facts(self._owned["DaemonSet"].items, (self._settings.namespace, names.GPU_EXPORTER))
-        return gpu_choice.choose(self.services(), self._settings, facts, self._now()), facts
+    def gpu_choice(self) -> gpu_choice.Choice:
+        """Choose which GPU exporter the cluster gets; services' snapshots tell of the last choice."""
+        facts = self._exporters.facts(self._owned["DaemonSet"].items, (self._settings.namespace, names.GPU_EXPORTER))
+        self._gpu = (gpu_choice.choose(self.services(), self._settings, facts, self._now()), facts)
+        return self._gpu[0]
 
     @property
     def webhook_ready(self) -> bool:
@@ -359,7 +360,7 @@ class World(Resources):
             selected=selected.verdicts(service, self._settings, beside),
             retention=selected.retention(service, beside) or self.retention,
             dashboard_kind=self._settings.grafana_delivery,
-            gpu=gpu_choice.verdict(service, *self.gpu_choice(), self._settings) if service.spec.gpu else None,
+            gpu=gpu_choice.verdict(service, *self._gpu, self._settings),
         )
 
     def _beside(self, service: LLMService, labels: Mapping[str, str]) -> selected.Around:

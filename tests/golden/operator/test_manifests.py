@@ -15,6 +15,7 @@ from llmwarden import names
 from llmwarden.api.collector import Collector
 from llmwarden.api.v1alpha1 import ClusterLLMBudget, LLMBudget, LLMService, parse
 from llmwarden.desired.builder import build, build_cluster
+from llmwarden.desired.gpu_choice import Choice, Foreign, Unfit, unfit_of
 from llmwarden.desired.params import ClusterParams, Params
 from llmwarden.desired.snapshot import Capabilities
 from llmwarden.domain import budgets, objectives
@@ -49,7 +50,13 @@ def params(name: str, capabilities: Capabilities = ALL) -> Params:
 
 def cluster_params(capabilities: Capabilities = ALL, **changes: Any) -> ClusterParams:
     services = tuple(parse(LLMService, samples()[f"LLMService/{name}"]) for name in ("chat", "support-bot"))
-    values = {"services": services, "settings": Settings(), "capabilities": capabilities, "ca_bundle": "PEM"}
+    values = {
+        "services": services,
+        "settings": Settings(),
+        "capabilities": capabilities,
+        "ca_bundle": "PEM",
+        "gpu": Choice("NVML"),
+    }
     return ClusterParams(**{**values, **changes})
 
 
@@ -67,10 +74,9 @@ def test_the_cluster_gets_these_objects_once(golden: Callable[[Path, str], None]
 
 
 def test_dcgm_is_run_when_a_service_asks_for_it(golden: Callable[[Path, str], None]) -> None:
-    chat = samples()["LLMService/chat"]
-    chat["spec"]["gpu"] = {"exporter": "DCGM"}
-    manifests = build_cluster(cluster_params(services=(parse(LLMService, chat),)))
-    golden(HERE / "expected" / "dcgm.yaml", text([item for item in manifests if item["kind"] == "DaemonSet"]))
+    manifests = build_cluster(cluster_params(gpu=Choice("DCGM")))
+    mine = [item for item in manifests if item["metadata"]["name"] == names.GPU_EXPORTER]
+    golden(HERE / "expected" / "dcgm.yaml", text([item for item in mine if item["kind"] != "ServiceAccount"]))
 
 
 COLLECTOR = Collector.model_validate(
@@ -185,10 +191,24 @@ def test_without_the_prometheus_operator_only_what_needs_none_is_built() -> None
     ]
 
 
-def test_somebody_elses_dcgm_exporter_is_not_doubled() -> None:
-    kinds = [item["kind"] for item in build_cluster(cluster_params(foreign_dcgm=True))]
+def test_somebody_elses_dcgm_exporter_is_scraped_and_not_doubled() -> None:
+    foreign = Foreign("gpu-operator", "nvidia-dcgm-exporter", {"app": "nvidia-dcgm-exporter"}, "metrics")
+    manifests = build_cluster(cluster_params(gpu=Choice(foreign=foreign)))
+    kinds = [item["kind"] for item in manifests]
     assert "DaemonSet" not in kinds
     assert "ServiceAccount" not in kinds
+    monitor = next(item for item in manifests if item["metadata"]["name"] == names.GPU_EXPORTER)
+    assert monitor["metadata"]["namespace"] == names.DEFAULT_NAMESPACE
+    assert monitor["spec"]["namespaceSelector"] == {"matchNames": ["gpu-operator"]}
+    assert monitor["spec"]["selector"] == {"matchLabels": {"app": "nvidia-dcgm-exporter"}}
+
+
+def test_what_is_known_of_nvidias_exporter_is_written_on_ours() -> None:
+    unfit = Unfit("nvcr.io/x:1", "2026-11-21T12:00:00Z", "ImagePullBackOff")
+    manifests = build_cluster(cluster_params(gpu=Choice("NVML", unfit=unfit, runtime_class="nvidia")))
+    ours = next(item for item in manifests if item["kind"] == "DaemonSet")
+    assert unfit_of(ours) == unfit
+    assert ours["spec"]["template"]["spec"]["runtimeClassName"] == "nvidia"
 
 
 def test_without_a_service_or_a_ca_there_is_no_webhook_configuration() -> None:

@@ -49,6 +49,7 @@ ConditionType = Literal[
     "MeetsObjectives",
     "RetentionTooShort",
     "CostKnown",
+    "GPUMetricsReady",
     "CostDrift",
 ]
 
