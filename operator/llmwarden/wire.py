@@ -223,7 +223,8 @@ class GpuPod(msgspec.Struct, frozen=True, rename="camel"):
     service: str
     uid: str
     name: str
-    product: str  # as a ModelPrice names it; "" where no label of the node tells
+    resource: str  # such as nvidia.com/gpu
+    product: str  # as a ModelPrice names it; the resource where no label of the node tells. A later one corrects an earlier one
     gpus: int
     since: dt.datetime
     until: dt.datetime

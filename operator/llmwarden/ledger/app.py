@@ -21,6 +21,7 @@ from llmwarden.ledger import answers, auth, intake
 from llmwarden.ledger.answers import Refusal
 from llmwarden.ledger.auth import Authenticator, Caller
 from llmwarden.ledger.core import Core
+from llmwarden.ledger.gpu_api import GpuApi
 from llmwarden.ledger.metrics import Metrics
 from llmwarden.ledger.query_api import SpendApi
 from llmwarden.ledger.store import Issued, PriceRecord, issued_of
@@ -50,10 +51,11 @@ def create_app(
     ready: Callable[[], str | None],
     stopping: asyncio.Event,
     questions: SpendApi | None = None,
+    holdings: GpuApi | None = None,
 ) -> Starlette:
     """Make the ASGI app. `namespace` is our own (whose operator may read all); `stopping` ends long polls at once.
 
-    `questions` answers what people ask; without it there is the proxies' contract alone.
+    `questions` answers what people ask, `holdings` takes what pods hold; without them there is the proxies' contract alone.
     """
     api = Api(core, writer, authenticator, metrics, namespace=namespace, stopping=stopping)
     asked = (
@@ -65,6 +67,9 @@ def create_app(
         if questions is not None
         else []
     )
+
+    if holdings is not None:
+        asked.append(Route("/v1/gpus", api.guard(holdings.gpus), methods=["POST"]))
 
     async def livez(_: Request) -> Response:
         return Response("ok\n", media_type="text/plain")
@@ -161,6 +166,9 @@ class Api:
         self._require_sync()
         core = self._core
         known = core.view.services.get(f"{namespace}/{service}")
+        provisional = core.provisional_price(f"{namespace}/{service}", model)
+        if provisional is not None:
+            return answers.as_json(wire.Price(contract=names.CONTRACT, picodollars=provisional, provisional=True))
         found, until = core.price(f"{namespace}/{service}", model)
         window = core.catalogue.window(known.provider, model) if known is not None else 0
         if known is None or found is None:

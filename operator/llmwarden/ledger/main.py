@@ -23,6 +23,8 @@ from llmwarden.ledger.app import create_app
 from llmwarden.ledger.auth import TokenReviewer
 from llmwarden.ledger.core import Core
 from llmwarden.ledger.departed import Departed
+from llmwarden.ledger.gpu_api import GpuApi
+from llmwarden.ledger.gpu_metrics import GpuState
 from llmwarden.ledger.lost import LostPods
 from llmwarden.ledger.metrics import Metrics, State
 from llmwarden.ledger.pricing import Catalogue
@@ -100,6 +102,7 @@ async def _serve(
     certificate = serving.ServingCertificate(client, settings.namespace, names.SECRET_LEDGER_TLS)
     metrics = Metrics(prometheus_client.REGISTRY)
     prometheus_client.REGISTRY.register(State(core, watch.synced, store.size))
+    prometheus_client.REGISTRY.register(GpuState(core))
     prometheus_client.REGISTRY.register(AccountState(lambda: accounts.shown))
 
     def ready() -> str | None:
@@ -111,6 +114,8 @@ async def _serve(
         return None if certificate.ready.is_set() else f"no certificate yet in Secret {names.SECRET_LEDGER_TLS}"
 
     tokens = TokenReviewer(client)
+    holdings = GpuApi(core, store, writer, tokens, namespace=settings.namespace)
+    await holdings.follow()
     app = create_app(
         core,
         writer,
@@ -119,6 +124,7 @@ async def _serve(
         namespace=settings.namespace,
         ready=ready,
         stopping=stop,
+        holdings=holdings,
         questions=SpendApi(core, store, tokens, Reviewer(client), namespace=settings.namespace, accounts=accounts),
     )
 
@@ -141,6 +147,7 @@ async def _serve(
             _tick(core, store, writer, departed),
             _compact(writer, settings.pod_detail_days * DAY),
             lost.run(),
+            holdings.run(),
             watching(client, accounts).run(),
             _reconcile(core, accounts),
             end(),

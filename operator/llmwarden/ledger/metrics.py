@@ -14,7 +14,7 @@ from llmwarden import names
 from llmwarden.ledger.core import Core
 
 REPORT_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
-PATHS = frozenset({"/v1/config", "/v1/price", "/v1/report", "/v1/usage", "/v1/spend", "/openapi.json"})
+PATHS = frozenset({"/v1/config", "/v1/price", "/v1/report", "/v1/usage", "/v1/gpus", "/v1/spend", "/openapi.json"})
 
 
 class Metrics:
@@ -96,6 +96,11 @@ class State:
             "llmwarden_ledger_rerated_usd",
             "US dollars by which new prices changed what had been counted without one, up or down.",
             value=core.rerated_picodollars / names.PICODOLLARS,
+        )
+        yield CounterMetricFamily(
+            "llmwarden_ledger_trued_up_usd",
+            "US dollars by which closed hours changed what their tokens had been counted at, to what their GPUs cost, up or down.",
+            value=core.trued_up_picodollars / names.PICODOLLARS,
         )
         synced = GaugeMetricFamily(
             "llmwarden_ledger_informer_synced", "Whether a watched kind has been read (1).", labels=["kind"]

@@ -22,7 +22,7 @@ from llmwarden.ledger.auth import Authenticator, Caller
 from llmwarden.ledger.core import Core
 from llmwarden.ledger.reconciliation import MOST_DAYS as MOST_ACCOUNT_DAYS
 from llmwarden.ledger.reconciliation import SHOWN_DAYS, Reconciler
-from llmwarden.ledger.spent import DIMENSIONS, By, Spend, as_csv
+from llmwarden.ledger.spent import DIMENSIONS, By, GpuSpend, Spend, as_csv, gpu_spend
 from llmwarden.ledger.store import queries
 from llmwarden.ledger.store.engine import Database
 from llmwarden.reconciled import Reconciliation
@@ -123,13 +123,24 @@ class SpendApi:
             )
         except queries.TooLargeError as error:
             raise Refusal(413, "too_large", str(error)) from error
-        found = await spend.summarise(sums, by, span=span, rates_of=self._core.prices.get, late=self._late)
+        found = await spend.summarise(
+            sums, by, span=span, rates_of=self._core.prices.get, late=self._late, gpu=self._core.gpu.price
+        )
         if len(found.rows) > MOST_ROWS:
             message = (
                 f"the answer has more than {MOST_ROWS} rows: ask by less, for a shorter time, or for one namespace"
             )
             raise Refusal(413, "too_large", message)
-        return found
+        return msgspec.structs.replace(found, gpu=self._gpus(span, namespace, service))
+
+    def _gpus(self, span: tuple[int, int], namespace: str, service: str) -> tuple[GpuSpend, ...]:
+        used = {
+            name: usage
+            for name in self._core.gpu.services()
+            if namespace in {"", name.partition("/")[0]} and service in {"", name.partition("/")[2]}
+            if (usage := self._core.gpu.usage(name, *span)) is not None and usage.milliseconds
+        }
+        return tuple(gpu_spend(name, usage) for name, usage in used.items())
 
     def _late(self, provider: str, model: str, at: int) -> Rates | None:
         return self._core.late_price(provider, model, at)

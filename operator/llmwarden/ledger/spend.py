@@ -15,6 +15,7 @@ from llmwarden import wire
 from llmwarden.domain import money
 from llmwarden.domain.cost import Rates, cost
 from llmwarden.ledger import counts
+from llmwarden.ledger.aggregate import GpuPrice
 from llmwarden.ledger.counts import Counts
 from llmwarden.ledger.spent import By, Spend, SpendRow
 from llmwarden.ledger.store import Issued
@@ -43,14 +44,18 @@ async def summarise(
     span: tuple[int, int],
     rates_of: RatesOf,
     late: LateRates,
+    gpu: GpuPrice | None = None,
 ) -> Spend:
-    """Put sums together by these dimensions. `span` is what was asked for, in seconds since the epoch."""
+    """Put sums together by these dimensions. `span` is what was asked for, in seconds since the epoch.
+
+    `gpu` says what GPU-hours make of tokens that were reported without a price, `late` what the tables do.
+    """
     groups: dict[tuple[str, ...], Figures] = defaultdict(Figures)
     known: dict[tuple[str, str, int], Rates | None] = {}
     folded = _folded(sums, by)
     total = Figures()
     for number, one in enumerate(sums):
-        price = _price(one, rates_of, late, known)
+        price = _price(one, rates_of, late, known, gpu)
         for kind, part in _kinds(one.counts) if "kind" in by else (("", one.counts),):
             spent = 0 if price is None else cost(part, price, requests=part.requests)
             uncosted = part.budgeted_tokens if price is None else 0
@@ -74,11 +79,17 @@ async def summarise(
 
 
 def _price(
-    one: Sum, rates_of: RatesOf, late: LateRates, known: dict[tuple[str, str, int], Rates | None]
+    one: Sum,
+    rates_of: RatesOf,
+    late: LateRates,
+    known: dict[tuple[str, str, int], Rates | None],
+    gpu: GpuPrice | None,
 ) -> wire.Picodollars | None:
     key = one.key
     rates = rates_of(Issued(key.provider, key.model, key.price_id)) if key.price_id else None
     price = rates.at(key.context, key.tier) if rates is not None else None
+    if price is None and gpu is not None:
+        price = gpu(f"{key.namespace}/{key.service}", key.provider, key.model, one.start)
     if price is None:
         sought = (key.provider, key.model, one.start)
         if sought not in known:

@@ -8,6 +8,7 @@ from typing import Final, Literal, get_args
 import msgspec
 
 from llmwarden import wire
+from llmwarden.domain import money
 
 By = Literal[
     "service", "provider", "model", "tier", "kind", "label.feature", "label.team", "label.cohort", "pod", "hour", "day"
@@ -32,10 +33,27 @@ class SpendRow(msgspec.Struct, frozen=True, rename="camel"):
     uncosted_tokens: int = 0
 
 
+class GpuSpend(msgspec.Struct, frozen=True, rename="camel"):
+    """What the GPUs of a service (`namespace/name`) cost in the closed hours of the span; of hours whose rates are all known.
+
+    `picodollars` is the whole, `idlePicodollars` the part that is in no row: no call pays it. The rest is in the rows, or
+    (`coveredPicodollars`) the GPUs' share of tokens that a ModelPrice prices by themselves.
+    """
+
+    service: str
+    gpu_hours: str
+    picodollars: int
+    usd: str
+    idle_picodollars: int
+    idle_usd: str
+    covered_picodollars: int = 0
+    unpriced_gpu_hours: str = "0"
+
+
 class Spend(msgspec.Struct, frozen=True, rename="camel"):
     """Answer of GET /v1/spend: dearest first, or in the order of time where time is asked for. `total` is of all rows.
 
-    `from` and `to` are bounds of whole quarters of an hour; the last may still grow.
+    `gpu` has the services that hold GPUs, idle ones included: what is idle is in no row, and not in `total`. `from` and `to` are bounds of whole quarters of an hour; the last may still grow.
     """
 
     start: dt.datetime = msgspec.field(name="from")
@@ -43,6 +61,28 @@ class Spend(msgspec.Struct, frozen=True, rename="camel"):
     by: tuple[By, ...]
     rows: tuple[SpendRow, ...]
     total: SpendRow
+    gpu: tuple[GpuSpend, ...] = ()
+
+
+def gpu_spend(service: str, usage: wire.GpuUsage) -> GpuSpend:
+    """Say of a service's GPUs what they cost."""
+    return GpuSpend(
+        service,
+        hours(usage.milliseconds),
+        usage.picodollars,
+        money.to_decimal(usage.picodollars),
+        usage.idle,
+        money.to_decimal(usage.idle),
+        usage.covered,
+        hours(usage.unpriced_milliseconds),
+    )
+
+
+def hours(milliseconds: int) -> str:
+    """Decimal hours, to a hundredth, half up."""
+    hundredths = (milliseconds + 18_000) // 36_000
+    whole, rest = divmod(hundredths, 100)
+    return f"{whole}.{rest:02d}".rstrip("0").rstrip(".")
 
 
 def as_csv(spend: Spend) -> str:

@@ -5,11 +5,14 @@ from llmwarden.ledger.store import HeldSum, PodKey, PodSpan, Store
 from tests.unit.ledger.objects import BUCKET
 
 MS = BUCKET * 1000
-KEY = PodKey("shop", "chat", "uid-1", "NVIDIA-L4")
+RESOURCE = "nvidia.com/gpu"
+KEY = PodKey("shop", "chat", "uid-1", RESOURCE)
 
 
-def told(since: int, until: int, *, ended: bool = False, key: PodKey = KEY, rate: int = 0) -> PodSpan:
-    return PodSpan(key, "chat-0", 2, serves=True, span=Span(MS + since, MS + until, ended), rate=rate)
+def told(
+    since: int, until: int, *, ended: bool = False, key: PodKey = KEY, rate: int = 0, product: str = "NVIDIA-L4"
+) -> PodSpan:
+    return PodSpan(key, "chat-0", product, 2, serves=True, span=Span(MS + since, MS + until, ended), rate=rate)
 
 
 def sums(store: Store) -> dict[int, tuple[int, int]]:
@@ -68,7 +71,7 @@ def test_opencosts_rates_are_kept_apart(database: str) -> None:
 
 def test_a_pod_that_vanished_is_lost_once_and_found_again(database: str) -> None:
     store = Store(database)
-    other = PodKey("shop", "chat", "uid-2", "NVIDIA-L4")
+    other = PodKey("shop", "chat", "uid-2", RESOURCE)
     store.hold([told(0, 1000), told(0, 1000, ended=True, key=other)])
     assert store.lose(MS + 1000) == []
     assert [lost.key for lost in store.lose(MS + 1001)] == [KEY]
@@ -86,4 +89,17 @@ def test_pods_of_long_ago_are_forgotten_but_not_their_time(database: str) -> Non
     store.compact(BUCKET + 200 * 86_400, 86_400)
     assert store.lose(MS + 10**9) == []
     assert sums(store) == {0: (2000, 1000)}
+    store.close()
+
+
+def test_labels_that_come_late_correct_what_a_pod_held_and_that_go_change_nothing(database: str) -> None:
+    store = Store(database)
+    store.hold([told(0, 1_000_000, product=RESOURCE)])
+    store.hold([told(0, 1_500_000)])
+    store.hold([told(0, 1_800_000, product=RESOURCE)])  # the node is gone, and its labels with it
+    found, _ = store.held(-1, 0)
+    assert {(one.product, one.bucket - BUCKET, one.gpu_ms) for one in found if one.gpu_ms} == {
+        ("NVIDIA-L4", 0, 1_800_000),
+        ("NVIDIA-L4", 900, 1_800_000),
+    }
     store.close()

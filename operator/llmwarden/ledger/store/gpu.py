@@ -18,12 +18,12 @@ from llmwarden.ledger.store.merge import chunks
 
 
 class PodKey(NamedTuple):
-    """A pod's GPUs of one product, as a service's."""
+    """A pod's GPUs of one resource (such as nvidia.com/gpu), as a service's."""
 
     namespace: str
     service: str
     uid: str
-    product: str
+    resource: str
 
 
 class PodSpan(NamedTuple):
@@ -31,6 +31,7 @@ class PodSpan(NamedTuple):
 
     key: PodKey
     name: str
+    product: str
     gpus: int
     serves: bool
     span: Span
@@ -57,7 +58,16 @@ class Lost(NamedTuple):
 
 
 Place = tuple[str, str, str, int, int]
-_SPAN: Final = (t.gpu_pods.c.since, t.gpu_pods.c.until, t.gpu_pods.c.ended)
+_KNOWN: Final = tuple(t.gpu_pods.c[name] for name in ("since", "until", "ended", "product", "rate", "gpus"))
+
+
+class _Known(NamedTuple):
+    """What the database has of a pod: its span, and what that was counted as."""
+
+    span: Span
+    product: str
+    rate: int
+    gpus: int
 
 
 def take(database: Database, connection: sa.Connection, number: int, told: Sequence[PodSpan]) -> None:
@@ -67,25 +77,32 @@ def take(database: Database, connection: sa.Connection, number: int, told: Seque
     grown: dict[Place, list[int]] = {}
     for one in told:
         old = known.get(one.key)
-        new = one.span if old is None else spans.merge(old, one.span)
-        known[one.key] = new
+        new = one.span if old is None else spans.merge(old.span, one.span)
+        product = one.product
+        if old is not None and product == one.key.resource:
+            product = old.product  # the node's labels cannot be read any more: it is what it was
+        known[one.key] = _Known(new, product, one.rate, one.gpus)
+        counted = old
+        if old is not None and (product, one.gpus) != (old.product, old.gpus):
+            # The node's labels came after the pod: all of it was something else.
+            taken_back = spans.growth(old.span, Span(old.span.since, old.span.since))
+            _count(grown, one, (old.product, old.rate, old.gpus), taken_back)
+            counted = None
+        _count(grown, one, (product, one.rate, one.gpus), spans.growth(counted.span if counted else None, new))
         fresh[one.key] = {
             **one.key._asdict(),
             "pod_name": one.name,
+            "product": product,
+            "rate": one.rate,
             "gpus": one.gpus,
             "since": new.since,
             "until": new.until,
             "ended": new.ended,
             "lost": False,
         }
-        for bucket, milliseconds in spans.growth(old, new).items():
-            place = (one.key.namespace, one.key.service, one.key.product, one.rate, bucket)
-            sums = grown.setdefault(place, [0, 0])
-            sums[0] += milliseconds * one.gpus
-            sums[1] += milliseconds if one.serves else 0
     if fresh:
         upsert = database.insert(t.gpu_pods)
-        changing = ("pod_name", "gpus", "since", "until", "ended", "lost")
+        changing = ("pod_name", "product", "rate", "gpus", "since", "until", "ended", "lost")
         connection.execute(
             upsert.on_conflict_do_update(
                 index_elements=list(PodKey._fields), set_={name: upsert.excluded[name] for name in changing}
@@ -141,7 +158,7 @@ def lose(connection: sa.Connection, before: int) -> list[Lost]:
         sa.update(t.gpu_pods)
         .where(open_)
         .values(lost=True)
-        .returning(columns.namespace, columns.service, columns.uid, columns.product, columns.pod_name, columns.until)
+        .returning(columns.namespace, columns.service, columns.uid, columns.resource, columns.pod_name, columns.until)
     )
     return [Lost(PodKey(*row[:4]), row[4], row[5]) for row in found]
 
@@ -162,13 +179,24 @@ def forget(connection: sa.Connection, before: int) -> None:
     connection.execute(sa.delete(t.gpu_pods).where(t.gpu_pods.c.until < before))
 
 
-def _known(connection: sa.Connection, keys: Iterable[PodKey]) -> dict[PodKey, Span]:
+def _count(
+    grown: dict[Place, list[int]], one: PodSpan, counted: tuple[str, int, int], growth: Mapping[int, int]
+) -> None:
+    """Add growth as GPUs of a product at a rate: `counted` is product, rate and number."""
+    product, rate, gpus = counted
+    for bucket, milliseconds in growth.items():
+        sums = grown.setdefault((one.key.namespace, one.key.service, product, rate, bucket), [0, 0])
+        sums[0] += milliseconds * gpus
+        sums[1] += milliseconds if one.serves else 0
+
+
+def _known(connection: sa.Connection, keys: Iterable[PodKey]) -> dict[PodKey, _Known]:
     wanted = set(keys)
-    found: dict[PodKey, Span] = {}
+    found: dict[PodKey, _Known] = {}
     for chunk in chunks(sorted({key.uid for key in wanted})):
-        query = sa.select(*(t.gpu_pods.c[name] for name in PodKey._fields), *_SPAN).where(t.gpu_pods.c.uid.in_(chunk))
-        for *names, since, until, ended in connection.execute(query):
+        query = sa.select(*(t.gpu_pods.c[name] for name in PodKey._fields), *_KNOWN).where(t.gpu_pods.c.uid.in_(chunk))
+        for *names, since, until, ended, product, rate, gpus in connection.execute(query):
             key = PodKey(*names)
             if key in wanted:
-                found[key] = Span(since, until, bool(ended))
+                found[key] = _Known(Span(since, until, bool(ended)), product, rate, gpus)
     return found

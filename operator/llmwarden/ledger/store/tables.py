@@ -118,8 +118,10 @@ services = sa.Table(
 gpu_pods = sa.Table(
     "gpu_pods",
     METADATA,
-    *(sa.Column(name, sa.Text, primary_key=True) for name in ("namespace", "service", "uid", "product")),
+    *(sa.Column(name, sa.Text, primary_key=True) for name in ("namespace", "service", "uid", "resource")),
     sa.Column("pod_name", sa.Text, nullable=False),
+    sa.Column("product", sa.Text, nullable=False),
+    sa.Column("rate", sa.BigInteger, nullable=False),
     sa.Column("gpus", sa.BigInteger, nullable=False),
     sa.Column("since", sa.BigInteger, nullable=False),  # milliseconds since the epoch
     sa.Column("until", sa.BigInteger, nullable=False),

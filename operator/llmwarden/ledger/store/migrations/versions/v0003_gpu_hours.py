@@ -14,8 +14,10 @@ def upgrade() -> None:
             op.add_column(table, sa.Column(name, sa.BigInteger, nullable=False, server_default="0"))
     op.create_table(
         "gpu_pods",
-        *(sa.Column(name, sa.Text, primary_key=True) for name in ("namespace", "service", "uid", "product")),
+        *(sa.Column(name, sa.Text, primary_key=True) for name in ("namespace", "service", "uid", "resource")),
         sa.Column("pod_name", sa.Text, nullable=False),
+        sa.Column("product", sa.Text, nullable=False),
+        sa.Column("rate", sa.BigInteger, nullable=False),
         sa.Column("gpus", sa.BigInteger, nullable=False),
         sa.Column("since", sa.BigInteger, nullable=False),
         sa.Column("until", sa.BigInteger, nullable=False),
