@@ -38,8 +38,8 @@ BESIDE: Final = (
     "PodMonitor",
     "PrometheusRule",
     "AlertmanagerConfig",
-    "NetworkPolicy",
     "GrafanaDashboard",
+    "NetworkPolicy",
 )  # kinds of what stands beside a service
 GONE: Final = frozenset({"Succeeded", "Failed"})
 
@@ -389,9 +389,9 @@ class World(Resources):
             triton = service.spec.backend.type == "TensorRTLLM"
             port_name = TRITON_METRICS_PORT if triton else interception.port.name
             wanted = {port_name, renamed_port(port_name)}
-            for pod in sorted(local[0].items.values(), key=lambda pod: str(pod["metadata"]["name"])):
             # Where a policy closes the engine's own port, the proxy passes the question on.
             through = interception.network_policy is not None and not triton
+            for pod in sorted(local[0].items.values(), key=lambda pod: str(pod["metadata"]["name"])):
                 numbers = (
                     sorted(around.port_numbers(pod, wanted, of_proxy=through))
                     if around.selects(service, pod) and around.ready(pod)
