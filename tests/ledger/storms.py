@@ -55,17 +55,20 @@ async def storm(
     ledgers: Sequence[LedgerProcess],
     mischief: Callable[[random.Random], Awaitable[None]],
     *,
-    seconds: float,
+    times: int = 0,
+    seconds: float = 0.0,
+    enough: Callable[[list[Journal]], bool] = lambda _journals: True,
     journals: int = 20,
     seed: int = 1,
 ) -> list[Journal]:
     """Report through the mischief, then until each has said all; returns the journals.
 
-    Mischief is done again and again, each time after some reports were answered: on a slow machine, too.
+    Mischief is done so many times, for so long and until it is enough, each time after some reports were answered: on a slow machine, too.
     """
     chance = random.Random(seed)  # noqa: S311 - a seed makes it repeatable
     made = [Journal(f"pod-{number}") for number in range(journals)]
     end = time.monotonic() + seconds
+    over = asyncio.Event()
 
     async def send(client: httpx.AsyncClient, journal: Journal) -> bool:
         ledger = chance.choice(ledgers)
@@ -82,7 +85,7 @@ async def storm(
 
     async def live(journal: Journal) -> None:
         async with httpx.AsyncClient(timeout=20) as client:
-            while time.monotonic() < end:
+            while not over.is_set():
                 journal.call(chance)
                 await send(client, journal)
                 await asyncio.sleep(chance.uniform(0, 0.1))
@@ -91,13 +94,14 @@ async def storm(
                     await asyncio.sleep(0.2)
 
     async def disturb() -> None:
-        while True:
-            before = sum(journal.answered for journal in made)
-            while sum(journal.answered for journal in made) < before + chance.randint(5, 40):
-                if time.monotonic() >= end:
-                    return
+        done = 0
+        while done < times or time.monotonic() < end or not enough(made):
+            wanted = sum(journal.answered for journal in made) + chance.randint(5, 40)
+            while sum(journal.answered for journal in made) < wanted:
                 await asyncio.sleep(0.02)
             await mischief(chance)
+            done += 1
+        over.set()
 
     await asyncio.gather(disturb(), *(live(journal) for journal in made))
     return made

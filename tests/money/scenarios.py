@@ -94,15 +94,18 @@ class Kills:
     def model(self, pod: int) -> str:
         return f"m-{pod}-{len(self.lives[pod]) - 1}"
 
-    async def run(self, seconds: float, workers: int = 4) -> None:
-        """Load, and kill at random points; ends with all of them alive and nobody calling."""
+    async def run(self, times: int, seconds: float, workers: int = 4) -> None:
+        """Load, and kill at random points, so many times and for so long; ends with all of them alive and nobody calling."""
         self.lives = {number: [Life()] for number in range(len(self.stand.pods))}
         chance = random.Random(self.seed)  # noqa: S311 - no secret
         tasks = [asyncio.create_task(self._work(number)) for number in self.lives for _ in range(workers)]
         loop = asyncio.get_running_loop()
         ends = loop.time() + seconds
-        while loop.time() < ends:
-            await asyncio.sleep(chance.uniform(0.1, 0.9))
+        while self.kills < times or loop.time() < ends:
+            wanted = self._answered() + chance.randrange(20)  # on a slow machine, too, there is something to lose
+            await asyncio.sleep(chance.uniform(0.0, 0.5))
+            while self._answered() < wanted:
+                await asyncio.sleep(0.02)
             if self.server is not None and chance.random() < 0.3:
                 await self._cut_database(chance.uniform(0.2, 2.0))
             elif chance.random() < 0.5:
@@ -148,9 +151,12 @@ class Kills:
             else:
                 self.refused[answer.json()["error"]["code"]] += 1
 
+    def _answered(self) -> int:
+        return sum(life.answered for lives in self.lives.values() for life in lives)
+
     async def check(self) -> int:
         """Hold the ledger's sum against the provider's count, life by life; returns the calls that were answered."""
-        answered = sum(life.answered for lives in self.lives.values() for life in lives)
+        answered = self._answered()
         spent = await self.stand.settled(answered * cost(READ, WRITTEN))
         counted = await self.stand.ledger.by_model()
         provider = self.stand.provider
@@ -168,7 +174,13 @@ class Kills:
 
 
 async def killed(
-    directory: Path, *, seconds: float, seed: int = 0, pods: int = 3, server: postgresql.Server | None = None
+    directory: Path,
+    *,
+    times: int = 0,
+    seconds: float = 0.0,
+    seed: int = 0,
+    pods: int = 3,
+    server: postgresql.Server | None = None,
 ) -> Kills:
     """SIGKILL of proxies and of the ledger at random points under load; with a PostgreSQL, of the database's sessions, too."""
     database = await asyncio.to_thread(server.database) if server is not None else None
@@ -177,9 +189,12 @@ async def killed(
         stand.say(budget, models=[f"m-{pod}-{life}" for pod in range(pods) for life in range(LIVES)])
         await asyncio.sleep(0.5)
         kills = Kills(stand, seed, server=server)
-        await kills.run(seconds)
+        await kills.run(times, seconds)
         await kills.check()
         return kills
+
+
+FATES = ("lost", "unanswered", "twice", "late")
 
 
 class Road:
@@ -211,7 +226,7 @@ class Road:
     async def _pass(self, request: Received, writer: asyncio.StreamWriter) -> None:
         fate = "well"
         if self.bad and request.target == "/v1/report":
-            fate = self._chance.choice(["well", "well", "lost", "unanswered", "twice", "late"])
+            fate = self._chance.choice(["well", "well", *FATES])
         self.happened[fate] += 1
         if fate == "lost":
             writer.close()
@@ -232,8 +247,10 @@ class Road:
         await writer.drain()
 
 
-async def on_a_bad_road(directory: Path, *, seconds: float, seed: int = 0) -> tuple[Edge, Counter[str]]:
-    """Reports doubled, reordered and lost while calls go on up to the budget's end; then a good road for a while."""
+async def on_a_bad_road(
+    directory: Path, *, times: int = 0, seconds: float = 0.0, seed: int = 0
+) -> tuple[Edge, Counter[str]]:
+    """Reports doubled, reordered and lost, so many times each and for so long, while calls go on up to the budget's end; then a good road."""
     each = cost(50, 100)
     limit = 150 * each
     allowed = refused = 0
@@ -243,11 +260,12 @@ async def on_a_bad_road(directory: Path, *, seconds: float, seed: int = 0) -> tu
         await stand.through(road.server.port)
         loop = asyncio.get_running_loop()
         ends = loop.time() + seconds
+        well = 0
         try:
-            while loop.time() < ends or road.bad:
-                if loop.time() >= ends:
+            while road.bad or road.happened["well"] < well:
+                if road.bad and loop.time() >= ends and min(road.happened[fate] for fate in FATES) >= times:
                     road.bad = False
-                    ends = loop.time() + 4
+                    well = road.happened["well"] + 4 * len(stand.pods)
                 answers = await asyncio.gather(
                     *(stand.call(stand.pods[number % 3], read=50, written=100, max_tokens=200) for number in range(6))
                 )

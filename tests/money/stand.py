@@ -240,11 +240,11 @@ class Stand:
             await pod.wait()
         await asyncio.gather(*(pod.start() for pod in self.pods))
 
-    async def follows(self, pod: Pod) -> None:
-        """Wait until a proxy has its configuration."""
+    async def follows(self, pod: Pod, text: str = "") -> None:
+        """Wait until a proxy has its configuration, with this text in it."""
         saved = pod.journal / "config.json"
         async with asyncio.timeout(30):
-            while not saved.exists():
+            while not saved.exists() or text not in saved.read_text():
                 await asyncio.sleep(0.02)
 
     async def call(
