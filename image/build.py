@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from cluster.shell import run, succeeds
 from image import packages, store
 
 BASE_PACKAGES = ("python3", "python3-venv", "ca-certificates", "tzdata")
+# With what compiles the proxy's hot modules (image/compile.py): for a stage of the build, never below an image.
+COMPILER_PACKAGES = (*BASE_PACKAGES, "gcc", "libc6-dev", "python3-dev")
 BASE_IMAGE = "localhost/llmwarden-base"
 _BASE_FORMAT = "base-1"
 _TRIM = ("/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/info/*")
@@ -27,12 +29,16 @@ _TRIM = ("/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*", "/usr/sh
 
 @dataclass(frozen=True)
 class Definition:
-    """What an image is made from. `sources` are all files and folders of `context` that its Dockerfile copies."""
+    """What an image is made from. `sources` are all files and folders of `context` that its Dockerfile copies.
+
+    `compiles`: it has a stage that needs a C compiler, `FROM ${BUILDER}`.
+    """
 
     tag: str
     dockerfile: Path
     context: Path
     sources: tuple[Path, ...]
+    compiles: bool = False
 
 
 PRODUCT = Definition(
@@ -42,9 +48,12 @@ PRODUCT = Definition(
     sources=(
         store.ROOT / "requirements.lock",
         store.ROOT / "requirements-bedrock.lock",
+        store.ROOT / "requirements-compile.lock",
+        store.ROOT / "image/compile.py",
         store.ROOT / "operator/llmwarden",
         store.ROOT / ".dockerignore",
     ),
+    compiles=True,
 )
 
 
@@ -53,21 +62,21 @@ def has_docker() -> bool:
     return succeeds(["docker", "version", "--format", "{{.Server.Version}}"])
 
 
-def base() -> Path:
-    """Tar of a Debian (or Ubuntu) base system with Python, made by mmdebstrap; needs root once."""
+def base(wanted: tuple[str, ...] = BASE_PACKAGES) -> Path:
+    """Tar of a Debian (or Ubuntu) base system with these packages, made by mmdebstrap; needs root once."""
     suite = packages.BASE_SUITES[packages.family()]
-    key = store.digest(_BASE_FORMAT, suite, *BASE_PACKAGES, *_TRIM)
+    key = store.digest(_BASE_FORMAT, suite, *wanted, *_TRIM)
 
     def make(target: Path) -> None:
         if os.geteuid() != 0:
             message = "An image without Docker needs root: run this with sudo, or start Docker."
             raise ClusterError(message)
         program = store.need("mmdebstrap", "mmdebstrap")
-        store.say(f"making the base system, {suite} with Python (about 45 s, once)")
+        store.say(f"making a base system, {suite} with {wanted[-1]} (about 45 s, once)")
         started = time.monotonic()
         trim = [f"--dpkgopt=path-exclude={pattern}" for pattern in _TRIM]
         command = [
-            program, "--quiet", "--variant=essential", "--format=tar", f"--include={','.join(BASE_PACKAGES)}", *trim,
+            program, "--quiet", "--variant=essential", "--format=tar", f"--include={','.join(wanted)}", *trim,
             '--aptopt=Acquire::Languages "none"', '--aptopt=Apt::Install-Recommends "false"',
             "--customize-hook=rm -rf $1/var/cache/apt $1/var/lib/apt/lists $1/var/log/*",
             suite, str(target), *packages.sources(suite),
@@ -85,8 +94,9 @@ def build(definition: Definition) -> Path:
     """
     if has_docker():
         return _archive(definition, "docker", "", lambda target: _with_docker(definition, target))
-    bottom = base()
-    return _archive(definition, "buildah", bottom.name, lambda target: _with_buildah(definition, bottom, target))
+    bases = {"BASE": base()} | ({"BUILDER": base(COMPILER_PACKAGES)} if definition.compiles else {})
+    bottom = " ".join(path.name for path in bases.values())
+    return _archive(definition, "buildah", bottom, lambda target: _with_buildah(definition, bases, target))
 
 
 def _archive(definition: Definition, how: str, bottom: str, make: Callable[[Path], None]) -> Path:
@@ -112,18 +122,21 @@ def _with_docker(definition: Definition, target: Path) -> None:
     run(["docker", "save", "-o", target, definition.tag], timeout=300)
 
 
-def _with_buildah(definition: Definition, bottom: Path, target: Path) -> None:
+def _with_buildah(definition: Definition, bases: Mapping[str, Path], target: Path) -> None:
     buildah = [store.need("buildah", "buildah"), *_storage()]
     # One build at a time in one store: layers are shared, and two would fight for the disk anyway.
     with locked(store.cache() / "locks" / "buildah.lock", "another image"), tempfile.TemporaryDirectory() as folder:
-        image = f"{BASE_IMAGE}:{bottom.stem}"
-        if not succeeds([*buildah, "inspect", "--type=image", image]):
-            container = run([*buildah, "from", "scratch"]).strip()
-            run([*buildah, "add", "-q", container, bottom, "/"])
-            run([*buildah, "commit", "-q", "--rm", container, image])
+        stages = []
+        for argument, bottom in bases.items():
+            image = f"{BASE_IMAGE}:{bottom.stem}"
+            stages += ["--build-arg", f"{argument}={image}"]
+            if not succeeds([*buildah, "inspect", "--type=image", image]):
+                container = run([*buildah, "from", "scratch"]).strip()
+                run([*buildah, "add", "-q", container, bottom, "/"])
+                run([*buildah, "commit", "-q", "--rm", container, image])
         before = _image_id(buildah, definition.tag)
         command = [
-            *buildah, "bud", "-q", "--isolation", "chroot", "--pull-never", "--layers", "--build-arg", f"BASE={image}",
+            *buildah, "bud", "-q", "--isolation", "chroot", "--pull-never", "--layers", *stages,
             *_registry_access(Path(folder)), "-t", definition.tag, "-f", definition.dockerfile, definition.context,
         ]  # fmt: skip
         run([str(word) for word in command], timeout=1200)

@@ -22,6 +22,7 @@ from typing import Any, Final
 from benchmarks.datapath import figures, machine, subjects, tools, workloads
 from benchmarks.datapath.subjects import Around, Ours, Subject
 from benchmarks.datapath.workloads import Workload
+from image import compile as compiling
 from llmwarden import names, pki
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
@@ -98,12 +99,19 @@ def _certificates(directory: Path) -> tuple[Path, Path]:
     return ca, pair
 
 
+def _code(sources: Path, options: argparse.Namespace) -> Path:
+    return sources if options.interpreted else compiling.compiled(sources)
+
+
 class Bench:
     """One run of the command."""
 
     def __init__(self, options: argparse.Namespace, stack: ExitStack) -> None:
         self._options = options
         self._stack = stack
+        # As it ships; compiled before this process leaves one of the cores.
+        self._source = _code(_ROOT / "operator", options)
+        self._baseline = _code(options.baseline or _ROOT / "operator", options)
         self._driver_core, self._core = options.cores
         self._directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="llmwarden-bench-")))
         self._running: dict[str, Subject] = {}
@@ -122,13 +130,13 @@ class Bench:
         ]
         plain, over_tls = self._around()
         makers: dict[str, Callable[[], Subject]] = {
-            "ours": lambda: Ours("ours", self._core, self._directory, plain),
-            "ours-off": lambda: Ours("ours-off", self._core, self._directory, plain, measuring=False),
+            "ours": lambda: Ours("ours", self._core, self._directory, plain, self._source),
+            "ours-off": lambda: Ours("ours-off", self._core, self._directory, plain, self._source, measuring=False),
             "go": lambda: subjects.go("go", self._core, self._directory, plain),
             "envoy": lambda: subjects.envoy("envoy", self._core, self._directory, plain),
             "litellm": lambda: subjects.litellm("litellm", self._core, self._directory, plain),
-            "ours-tls": lambda: Ours("ours-tls", self._core, self._directory, over_tls),
-            "baseline": lambda: Ours("baseline", self._core, self._directory, plain, source=self._options.baseline),
+            "ours-tls": lambda: Ours("ours-tls", self._core, self._directory, over_tls, self._source),
+            "baseline": lambda: Ours("baseline", self._core, self._directory, plain, self._baseline),
             "go-tls": lambda: subjects.go("go-tls", self._core, self._directory, over_tls),
         }
         if "ours" in wanted:
@@ -247,7 +255,7 @@ def _report(bench: Bench, options: argparse.Namespace, obstacles: list[str]) -> 
         sign = "≥" if item.least else "≤"
         mark = "?" if obstacles else ("holds" if item.holds else "MISSED")
         say(f"{item.what.ljust(width)}  {item.value:8.4f} {sign} {item.bound:<6.4g} {mark}")
-    _write(options.output, bench, judgements, obstacles)
+    _write(options, bench, judgements, obstacles)
     if found.errors():
         say(f"{found.errors()} answers were wrong")
         return 2
@@ -257,21 +265,24 @@ def _report(bench: Bench, options: argparse.Namespace, obstacles: list[str]) -> 
     return 0 if all(item.holds for item in judgements) else 1
 
 
-def _write(output: Path, bench: Bench, judgements: list[figures.Judgement], obstacles: list[str]) -> None:
+def _write(
+    options: argparse.Namespace, bench: Bench, judgements: list[figures.Judgement], obstacles: list[str]
+) -> None:
     found = bench.figures
     document = {
         "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "machine": {"processor": _processor(), "kernel": platform.release(), "cores": os.cpu_count()},
         "python": platform.python_version(),
+        "interpreted": options.interpreted,
         "obstacles": obstacles,
         "judgements": [asdict(item) | {"holds": item.holds} for item in judgements],
         "memory_mib": {name: {"idle": found.idle[name], "loaded": found.loaded.get(name)} for name in found.idle},
         "starts_seconds": found.starts,
         "outcomes": {f"{subject}/{workload}": items for (subject, workload), items in found.outcomes.items()},
     }
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(document, indent=1), encoding="utf-8")
-    say(f"written: {output}")
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(document, indent=1), encoding="utf-8")
+    say(f"written: {options.output}")
 
 
 def _processor() -> str:
@@ -288,6 +299,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=(*_PLAIN, *_TLS), help="these proxies only")
     parser.add_argument("--workloads", nargs="+", choices=[item.name for item in workloads.ALL], help="these only")
     parser.add_argument("--baseline", type=Path, help="another checkout's operator folder, as one more proxy")
+    parser.add_argument("--interpreted", action="store_true", help="our proxies as written, not compiled as they ship")
     parser.add_argument("--anyway", action="store_true", help="measure on a loaded machine too; nothing is judged then")
     parser.add_argument("--cores", nargs=2, type=int, default=(0, 1), metavar=("DRIVER", "PROXY"), help="default: 0 1")
     parser.add_argument("--output", type=Path, default=_ROOT / "build" / "bench" / "datapath.json")

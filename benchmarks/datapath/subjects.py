@@ -156,7 +156,7 @@ def contract(around: Around, service: str, journal: Path, *, exporting: bool) ->
 class Ours(Subject):
     """The sidecar: with everything on, or for a service that was released (it passes through unmeasured, ungated, unreported).
 
-    `source` is another checkout's `operator` folder, to compare two versions.
+    `source` is where its code is: a compiled tree, or a checkout's `operator` folder.
     """
 
     def __init__(
@@ -165,9 +165,9 @@ class Ours(Subject):
         core: int,
         directory: Path,
         around: Around,
+        source: Path,
         *,
         measuring: bool = True,
-        source: Path | None = None,
     ) -> None:
         super().__init__(name, core, directory / f"{name}.log")
         journal = directory / f"{name}-journal"
@@ -178,7 +178,7 @@ class Ours(Subject):
             "LLMWARDEN_POD_NAMESPACE": "shop",
             "LLMWARDEN_POD_NAME": "bench-1",
             "LLMWARDEN_POD_UID": name,
-            "PYTHONPATH": str(source or _ROOT / "operator"),
+            "PYTHONPATH": str(source),
             "PYTHONUNBUFFERED": "1",
             "SSL_CERT_FILE": str(around.authority),
         }
