@@ -9,6 +9,7 @@ from typing import Any, Final
 from llmwarden import names, pki, reconciled
 from llmwarden.act.apply import Applier
 from llmwarden.act.events import Events
+from llmwarden.act.gpus import tell
 from llmwarden.act.move import evict
 from llmwarden.act.publish import Publisher
 from llmwarden.api.v1alpha1 import ClusterLLMBudget, LLMBudget, ModelPrice, ProviderAccount, ProviderAccountStatus
@@ -24,6 +25,7 @@ from llmwarden.domain import budgets, conditions, engine_objectives, upstream
 from llmwarden.errors import InvalidSpecError, NotFoundError, UnavailableError
 from llmwarden.kube import Client
 from llmwarden.observe.engines import Engines
+from llmwarden.observe.gpus import Gpus
 from llmwarden.observe.ledger import Ledger
 from llmwarden.observe.prometheus import Prometheus
 from llmwarden.observe.resources import Key, Name
@@ -269,10 +271,13 @@ class Sources:
         prometheus: Prometheus | None,
         ledger: Ledger,
         engines: Engines,
+        *,
+        gpus: Gpus,
         now: Callable[[], dt.datetime],
     ) -> None:
         self._world = world
         self._engines = engines
+        self._gpus = gpus
         self._prometheus = prometheus
         self._ledger = ledger
         self._now = now
@@ -280,8 +285,24 @@ class Sources:
     async def ask(self) -> None:
         """Ask all."""
         await self._ask_prometheus()
+        await self._tell_gpus()
         await self._ask_ledger()
         self._world.engines = await self._engines.ask(self._world.engine_addresses())
+
+    async def _tell_gpus(self) -> None:
+        """Tell the ledger which pods hold GPUs; what it was not told now it is told the next time, with the time between."""
+        if not self._world.ca_bundle:
+            return
+        pods = await self._gpus.told(self._world.pods_there(), self._world.take_gone(), self._now())
+        if not pods:
+            return
+        try:
+            await self._ledger.trust(self._world.ca_bundle)
+            await tell(self._ledger.post, pods)
+        except UnavailableError as error:
+            logger.warning("the ledger cannot be told which pods hold GPUs, trying again: %s", error)
+        else:
+            self._gpus.delivered(pods)
 
     async def _ask_prometheus(self) -> None:
         if self._prometheus is None:

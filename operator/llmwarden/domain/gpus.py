@@ -27,6 +27,17 @@ def limits(container: Mapping[str, Any]) -> dict[str, int]:
     return {name: count for name, count in held.items() if count}
 
 
+def essence(container: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a container says which GPUs it holds; nothing where it holds none."""
+    found = limits(container)
+    kept: dict[str, Any] = (
+        {"resources": {"limits": {name: str(count) for name, count in found.items()}}} if found else {}
+    )
+    if found and "restartPolicy" in container:
+        kept["restartPolicy"] = container["restartPolicy"]
+    return kept
+
+
 def product(resource: str, labels: Mapping[str, str]) -> str:
     """Return what a ModelPrice names it by: the node's product label, or the resource itself where there is none.
 

@@ -19,6 +19,7 @@ from llmwarden.handlers.queue import WorkQueue
 from llmwarden.handlers.watching import Watching
 from llmwarden.kube.client import until_available
 from llmwarden.observe.engines import Engines
+from llmwarden.observe.gpus import Gpus
 from llmwarden.observe.ledger import Ledger
 from llmwarden.observe.prometheus import Prometheus
 from llmwarden.observe.resources import KINDS, NAMESPACE, Key
@@ -53,7 +54,14 @@ class Operator:
         self._prometheus = Prometheus(url, settings.prometheus_timeout) if url else None
         self._ledger = Ledger(settings.ledger_url, token_file)
         self._engines = Engines(time.monotonic)
-        self._sources = Sources(self._world, self._prometheus, self._ledger, self._engines, now)
+        self._sources = Sources(
+            self._world,
+            self._prometheus,
+            self._ledger,
+            self._engines,
+            gpus=Gpus(client, self._prometheus),
+            now=now,
+        )
         self._watching = Watching(self._world.take, self._due.set)
         self._synced = asyncio.Event()
         self._resynced = time.monotonic()

@@ -54,7 +54,19 @@ class Ledger:
         """Ask for every ProviderAccount. Raises UnavailableError with a sentence."""
         return await self._get("/v1/reconciliation", Reconciliation)
 
+    async def post(self, path: str, body: bytes) -> None:
+        """Post a body. Raises UnavailableError with a sentence."""
+        await self._ask("POST", path, body)
+
     async def _get(self, path: str, kind: type[Answer]) -> Answer:
+        response = await self._ask("GET", path)
+        try:
+            return msgspec.json.decode(response.content, type=kind)
+        except msgspec.DecodeError as error:
+            message = f"The ledger answered in an unknown shape: {error}."
+            raise UnavailableError(message) from error
+
+    async def _ask(self, method: str, path: str, body: bytes | None = None) -> httpx.Response:
         if self._http is None:
             message = "The ledger cannot be asked yet: there is no certificate authority."
             raise UnavailableError(message)
@@ -65,8 +77,10 @@ class Ledger:
             message = f"The ledger cannot be asked: the token {self._token_file} cannot be read ({error.strerror})."
             raise UnavailableError(message) from error
         try:
-            response = await self._http.get(
+            response = await self._http.request(
+                method,
                 f"{self._url}{path}",
+                content=body,
                 params={"contract": names.CONTRACT},
                 headers={"Authorization": f"Bearer {token.strip()}"},
             )
@@ -76,8 +90,4 @@ class Ledger:
         if response.status_code != httpx.codes.OK:
             message = f"The ledger answered {response.status_code}: {response.text[:200]}."
             raise UnavailableError(message)
-        try:
-            return msgspec.json.decode(response.content, type=kind)
-        except msgspec.DecodeError as error:
-            message = f"The ledger answered in an unknown shape: {error}."
-            raise UnavailableError(message) from error
+        return response

@@ -6,6 +6,7 @@ from typing import Any, Final
 from llmwarden import names
 from llmwarden.desired import diff
 from llmwarden.desired.sdk import CLIENTS
+from llmwarden.domain import gpus
 
 Object = dict[str, Any]
 _VARIABLES: Final = frozenset(
@@ -38,7 +39,7 @@ def fingerprint(item: Mapping[str, Any] | None) -> tuple[object, ...] | None:
 
 
 def strip_pod(pod: Object) -> Object:
-    """Keep of a pod what decides whether it is metered."""
+    """Keep of a pod what decides whether it is metered, and which GPUs it holds."""
     metadata, spec, status = pod["metadata"], pod.get("spec") or {}, pod.get("status") or {}
     annotations = metadata.get("annotations") or {}
     kept = (
@@ -58,7 +59,7 @@ def strip_pod(pod: Object) -> Object:
             "ownerReferences": [item for item in metadata.get("ownerReferences") or [] if item.get("controller")],
         },
         "spec": {
-            **{key: spec[key] for key in ("hostNetwork", "os", "nodeSelector") if key in spec},
+            **{key: spec[key] for key in ("hostNetwork", "os", "nodeSelector", "nodeName") if key in spec},
             "containers": [_strip_container(item) for item in spec.get("containers") or []],
             "initContainers": [_strip_container(item) for item in spec.get("initContainers") or []],
             # An application's volume with one of our names is why a pod is left alone.
@@ -91,7 +92,7 @@ def _strip_container(container: Mapping[str, Any]) -> Object:
         kept["env"] = variables
     if container.get("envFrom"):
         kept["envFrom"] = [{}]
-    return kept
+    return kept | gpus.essence(container)
 
 
 def _strip_status(item: Mapping[str, Any]) -> Object:

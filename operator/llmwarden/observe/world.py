@@ -13,10 +13,10 @@ from typing import Any, Final
 
 from llmwarden import names, reconciled, wire
 from llmwarden.api.v1alpha1 import LLMService
-from llmwarden.desired import diff, gpu_choice, pods, selected
+from llmwarden.desired import diff, engine_scraping, gpu_choice, pods, selected
 from llmwarden.desired import status as statuses
 from llmwarden.desired.dashboards.delivery import GRAFANA
-from llmwarden.desired.monitors import TRITON_METRICS_PORT
+from llmwarden.desired.engine_scraping import TRITON_METRICS_PORT
 from llmwarden.desired.sidecar import renamed_port, services_upstream
 from llmwarden.desired.snapshot import Capabilities, EngineIdentity, Figures, Problem, Snapshot, Source
 from llmwarden.domain import upstream
@@ -36,12 +36,15 @@ MONITORING: Final = "monitoring.coreos.com/v1"
 BESIDE: Final = (
     "ConfigMap",
     "PodMonitor",
+    "ServiceMonitor",
+    "ScrapeConfig",
     "PrometheusRule",
     "AlertmanagerConfig",
     "GrafanaDashboard",
     "NetworkPolicy",
 )  # kinds of what stands beside a service
 GONE: Final = frozenset({"Succeeded", "Failed"})
+MOST_GONE: Final = 10_000  # deleted pods that nobody asked for yet
 
 
 class World(Resources):
@@ -61,6 +64,7 @@ class World(Resources):
         self._now = now
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._local: dict[str, tuple[Informer, Informer]] = {}
+        self._gone: list[tuple[Object, dt.datetime]] = []  # pods that were deleted, until they are taken
         self._owned = self._informers()
         self._choosers = Choosers(client, lambda: self._mark_kind("LLMService"))
         self._exporters = Exporters(client, settings, lambda: self._mark(CLUSTER))
@@ -87,6 +91,8 @@ class World(Resources):
         return {
             "ConfigMap": informer("v1", "configmaps"),
             "PodMonitor": informer(MONITORING, "podmonitors"),
+            "ServiceMonitor": informer(MONITORING, "servicemonitors"),
+            "ScrapeConfig": informer(ROUTING, "scrapeconfigs"),
             "PrometheusRule": informer(MONITORING, "prometheusrules"),
             "AlertmanagerConfig": informer(ROUTING, "alertmanagerconfigs"),
             "GrafanaDashboard": informer(GRAFANA, "grafanadashboards"),
@@ -151,6 +157,8 @@ class World(Resources):
 
         return Capabilities(
             pod_monitors=there("PodMonitor"),
+            service_monitors=there("ServiceMonitor"),
+            scrape_configs=there("ScrapeConfig"),
             rules=there("PrometheusRule"),
             alertmanager_configs=there("AlertmanagerConfig"),
             grafana_dashboards=there("GrafanaDashboard"),
@@ -257,6 +265,8 @@ class World(Resources):
         self._local.pop(namespace, None)
 
     def _pod_changed(self, namespace: str, old: Object | None, new: Object | None) -> None:
+        if new is None and old is not None and len(self._gone) < MOST_GONE:
+            self._gone.append((old, self._now()))
         for name in self._objects["LLMService"]:
             if name[0] != namespace:
                 continue
@@ -356,6 +366,7 @@ class World(Resources):
             warnings=(
                 *around.past_the_proxy(service, figures, chosen, local[1].items.values() if local else ()),
                 *around.credentials(service, figures),
+                *engine_scraping.problems(service, self._settings, self.capabilities),
             ),
             selected=selected.verdicts(service, self._settings, beside),
             retention=selected.retention(service, beside) or self.retention,
@@ -368,7 +379,7 @@ class World(Resources):
         own, (namespace, name) = self._settings.namespace, (service.metadata.namespace, service.metadata.name)
         places = (
             ("PodMonitor", own, names.POD_MONITOR_PROXIES),
-            ("PodMonitor", namespace, names.PREFIX_ENGINE + name),
+            *((kind, namespace, names.PREFIX_ENGINE + name) for kind in selected.ENGINE),
             ("PrometheusRule", namespace, names.PREFIX_ALERTS + name),
             ("AlertmanagerConfig", namespace, names.PREFIX_ROUTE + name),
             ("GrafanaDashboard", namespace, names.PREFIX_DASHBOARD + name),
@@ -376,6 +387,19 @@ class World(Resources):
         found = {place: self.owned(place[0], place[1:]) for place in places}
         there = {place: item for place, item in found.items() if item is not None}
         return self._choosers.around(there, {own: self.namespace_labels(own), namespace: labels})
+
+    def pods_there(self) -> list[tuple[Object, tuple[LLMService, ...]]]:
+        """Return every pod of namespaces that hold services, with those services."""
+        found = []
+        for namespace, (informer, _) in self._local.items():
+            services = self.services(namespace)
+            found += [(pod, services) for pod in informer.items.values()]
+        return found
+
+    def take_gone(self) -> list[tuple[Object, dt.datetime, tuple[LLMService, ...]]]:
+        """Return pods that were deleted since this was last asked, and when that was seen."""
+        gone, self._gone = self._gone, []
+        return [(pod, at, self.services(pod["metadata"]["namespace"])) for pod, at in gone]
 
     def engine_addresses(self) -> list[Address]:
         """Return where the engines behind Port services can be asked: of each service one pod that is ready."""
