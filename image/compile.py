@@ -118,7 +118,7 @@ class _Unions(ast.NodeTransformer):
 
 
 def keep_structs(sources: Path) -> Path:
-    """Rewrite, line for line, what mypyc would lose of `msgspec.Struct` classes, in `sources`; returns the module that this needs.
+    """Rewrite, line for line, what mypyc would lose of structs and named tuples, in `sources`; returns the module that this needs.
 
     It evaluates most annotations to their bare class, or to `type` (a quoted one that is no union stays), and drops a class's keywords
     (msgspec inherits them: such a class gets a base that has them, in a module that is not compiled).
@@ -128,13 +128,10 @@ def keep_structs(sources: Path) -> Path:
         path = sources / f"{name.replace('.', '/')}.py"
         text = path.read_text(encoding="utf-8")
         changes: list[tuple[ast.expr, str]] = []
-        structs: set[str] = set()
+        structs = {"msgspec.Struct", "NamedTuple"}
         needed: set[str] = set()
         for node in ast.parse(text).body:
-            if not isinstance(node, ast.ClassDef) or not {ast.unparse(base) for base in node.bases} & {
-                "msgspec.Struct",
-                *structs,
-            }:
+            if not isinstance(node, ast.ClassDef) or structs.isdisjoint(ast.unparse(base) for base in node.bases):
                 continue
             structs.add(node.name)
             fields = [item.annotation for item in node.body if isinstance(item, ast.AnnAssign)]

@@ -3,6 +3,7 @@
 import asyncio
 import datetime as dt
 import json
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -489,3 +490,23 @@ async def test_probes_tell_the_state(tmp_path: Path) -> None:
         for path in ("/startupz", "/readyz", "/livez"):
             assert (await proxy.admin_get(path)).startswith("HTTP/1.1 200 ")
         assert (await proxy.admin_get("/nothing")).startswith("HTTP/1.1 404 ")
+
+
+async def test_a_priced_model_and_a_fallback_have_their_labels_after_names_that_clients_made_up(tmp_path: Path) -> None:
+    async with accounted(tmp_path) as ledger:
+        ledger.price("m-1", 1)
+        ledger.budget(wire.BudgetConfig("USD", PICO, 0, "Open", "Fallback", RESETS, RESETS, fallback_model="small"))
+        async with running(tmp_path, ledger=ledger, limits={"models": 2}) as (_, proxy):
+            await ledger.until_followed()
+
+            async def labels() -> set[str]:
+                return set(
+                    re.findall(REQUESTS + r'{.*gen_ai_request_model="([^"]*)"', await proxy.admin_get("/metrics"))
+                )
+
+            for name in ("made-up-1", "made-up-2", "made-up-3", "small"):
+                await ask(proxy, model=name)
+            assert await labels() == {"made-up-1", "made-up-2", "other", "small"}
+            async with asyncio.timeout(10):
+                while "m-1" not in await labels():  # its price is asked for with its first call
+                    await ask(proxy)

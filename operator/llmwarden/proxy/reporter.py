@@ -111,6 +111,9 @@ class Reporter:
     def _apply(self, config: Config) -> None:
         self._shared.config = config
         self._shared.gate.configure(config)
+        for budget in config.budgets.values():
+            if budget.fallback_model:
+                self._shared.metrics.reserve(budget.fallback_model)
         self._set_interval(config.report_interval_seconds)
         if config.now is not None:
             self._shared.clock.told(config.now.timestamp())
@@ -164,6 +167,8 @@ class Reporter:
             self._failed(_unreadable(error))
         else:
             self._shared.prices.put(service, model, generation, price)
+            if price.picodollars is not None:
+                self._shared.metrics.reserve(model)
 
     # Leases.
 

@@ -16,6 +16,7 @@ from llmwarden.wire import Tokens
 
 OTHER: Final = "other"
 _NANO: Final = 1e9
+_RESERVED: Final = 10  # models that are known, as a multiple of the cap for all others
 _ERRORS: Final = 50  # distinct error types per series
 
 _CALL_LABELS: Final = (
@@ -163,7 +164,8 @@ class Metrics:
         self.registry = Registry()
         self.before_scrape: list[Callable[[], None]] = []  # what sets gauges that are read only then
         self._cap = models
-        self._models: set[str] = set()
+        self._models: set[str] = set()  # that have a label of their own
+        self._unknown: set[str] = set()  # those of them that nobody vouches for
         self._series: dict[tuple[str, ...], Series] = {}
         routes = tuple(routes)
         service = (names.LABEL_M_SERVICE,)
@@ -307,10 +309,20 @@ class Metrics:
         """The model as a label: what is new beyond the cap is `other`."""
         if not model or model in self._models:
             return model
-        if len(self._models) >= self._cap:
+        if len(self._unknown) >= self._cap:
             return OTHER
+        self._unknown.add(model)
         self._models.add(model)
         return model
+
+    def reserve(self, model: str) -> None:
+        """Let a model that the ledger knows have its own label, however many names clients have made up before.
+
+        A price can cover a family of names, so these are bounded as well, at ten times the cap.
+        """
+        if len(self._models) < self._cap * _RESERVED:
+            self._models.add(model)
+            self._unknown.discard(model)
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
         return Counter(self.registry, name, text, labels)

@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families as text_fami
 from prometheus_client.utils import floatToGoString
 
 from llmwarden import names
+from llmwarden.proxy.dialects.base import Answer, Asked
 from llmwarden.proxy.record import Record
 from llmwarden.proxy.registry import Counter, Gauge, Histogram, Registry, number
 from llmwarden.proxy.spans import Trace
@@ -28,7 +29,7 @@ def filled() -> Registry:
     Counter(registry, "calls_total", "Calls", ("model",)).labels(ODD).inc(3)
     Gauge(registry, "now", "A gauge").labels().set(1.5)
     histogram = Histogram(registry, "time_seconds", "Times", ("model",), (0.1, 2.0)).labels("m")
-    histogram.observe(0.1, TRACE)
+    histogram.observe(0.1, TRACE, time.time())
     histogram.observe(5)
     histogram.add([1, 2, 0], 0.5)
     return registry
@@ -85,17 +86,20 @@ def test_buckets_are_those_of_the_reference_client(values: list[float]) -> None:
 
 
 def call(model: str) -> Record:
-    return Record(
-        "bot", "openai", "chat", Trace(TRACE, "b7ad6b7169203331", "", sampled=True), 1,
-        status=200, duration=0.1, asked_model=model, answered_model=model, tokens=Tokens(input=1, output=1), picodollars=1,
-    )  # fmt: skip
+    answer = Answer()
+    answer.model = model
+    trace = Trace(TRACE, "b7ad6b7169203331", "", sampled=True)
+    made = Record("bot", "", "openai", "chat", trace, Asked(model=model), answer)
+    made.ended, made.status, made.duration = 1, 200, 0.1
+    made.tokens, made.picodollars = Tokens(input=1, output=1), 1
+    return made
 
 
 def test_ten_thousand_model_names_make_a_hundred_series_and_one_for_the_others() -> None:
     metrics = Metrics([], 100)
     for index in range(10_000):
         finished = call(f"model-{index}")
-        metrics.series("bot", "openai", "chat", finished.asked_model, finished.answered_model).record(finished)
+        metrics.series("bot", "openai", "chat", finished.asked.model, finished.answer.model).record(finished)
     text = metrics.expose("")[1].decode()
     lines = [line for line in text.splitlines() if line.startswith(names.METRIC_REQUESTS + "{")]
     assert len(lines) == 101
@@ -103,6 +107,24 @@ def test_ten_thousand_model_names_make_a_hundred_series_and_one_for_the_others()
     assert len(other) == 1
     assert other[0].endswith(" 9900.0")
     assert len(metrics._series) == 101
+
+
+def test_models_that_are_known_have_their_label_whatever_clients_made_up_before() -> None:
+    metrics = Metrics([], 100)
+    for index in range(10_000):
+        assert metrics.capped(f"made-up-{index}") == (f"made-up-{index}" if index < 100 else "other")
+    assert metrics.capped("gpt-5") == "other"
+    for index in range(2_000):  # a price may cover a family of names, which are a client's to make up, too
+        metrics.reserve("gpt-5" if not index else f"gpt-5-{index}")
+    assert metrics.capped("gpt-5") == "gpt-5"
+    assert sum(metrics.capped(f"gpt-5-{index}") != "other" for index in range(10_000)) == 899
+
+
+def test_a_model_that_becomes_known_gives_its_place_back() -> None:
+    metrics = Metrics([], 1)
+    assert metrics.capped("first") == "first"
+    metrics.reserve("first")
+    assert [metrics.capped(name) for name in ("second", "third", "first")] == ["second", "other", "first"]
 
 
 def test_the_conventions_next_names_stand_beside_ours_where_they_are_asked_for() -> None:
