@@ -34,7 +34,9 @@ PLURALS: Final[Mapping[str, str]] = {
     "PodMonitor": "podmonitors",
     "PrometheusRule": "prometheusrules",
     "Service": "services",
+    "ScrapeConfig": "scrapeconfigs",
     "ServiceAccount": "serviceaccounts",
+    "ServiceMonitor": "servicemonitors",
 }
 Identity = tuple[str, str, str]  # kind, namespace, name
 

@@ -150,7 +150,7 @@ def _pods(service: LLMService, status: LLMServiceStatus) -> list[Link]:
     if workload.coverage_percent is not None:
         text = f"The proxies saw {workload.coverage_percent} % of the calls that the engine counted."
         around = workload.coverage_percent < 99  # noqa: PLR2004 - world.COVERED
-        remedy = " The others go around them: let Services target the port by its name, and callers use a Service, not pods' addresses."
+        remedy = " The others go around them: the Ready condition names the Services by which they may, and the remedy."
         found.append(Link("Calls measured", "todo" if around else "ok", text + (remedy if around else "")))
     return found
 

@@ -3,14 +3,23 @@
 from collections.abc import Callable
 from typing import Final
 
-from llmwarden.desired import gpu_exporter, monitors, platform, port_policy, routes, rules, webhook_configuration
+from llmwarden.desired import (
+    engine_scraping,
+    gpu_exporter,
+    monitors,
+    platform,
+    port_policy,
+    routes,
+    rules,
+    webhook_configuration,
+)
 from llmwarden.desired.collector import objects as collector
 from llmwarden.desired.dashboards import delivery
 from llmwarden.desired.manifest import Manifest, stamped
 from llmwarden.desired.params import ClusterParams, Params
 
 SERVICE: Final[tuple[Callable[[Params], Manifest | None], ...]] = (
-    monitors.engine,
+    engine_scraping.engine,
     rules.rules,
     delivery.of_service,
     routes.alertmanager_config,

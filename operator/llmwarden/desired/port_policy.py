@@ -9,8 +9,8 @@ the node, which is always allowed. Pods without a proxy are left alone: they wou
 from typing import Any, Final
 
 from llmwarden import names
+from llmwarden.desired.engine_scraping import TRITON_METRICS_PORT
 from llmwarden.desired.manifest import Manifest, beside
-from llmwarden.desired.monitors import TRITON_METRICS_PORT
 from llmwarden.desired.params import Params
 from llmwarden.domain import upstream
 

@@ -21,6 +21,8 @@ SCRAPING: Final = ("serviceMonitorSelector", "podMonitorSelector", "probeSelecto
 KEPT: Final = (
     *SCRAPING,
     "podMonitorNamespaceSelector",
+    "serviceMonitorNamespaceSelector",
+    "scrapeConfigNamespaceSelector",
     "ruleSelector",
     "ruleNamespaceSelector",
     "alertmanagerConfigSelector",
@@ -30,6 +32,15 @@ KEPT: Final = (
 )  # all that we keep of another operator's spec
 
 RETENTION: Final = "24h"  # the Prometheus Operator's own default, where neither a time nor a size is set
+# Kinds by which an engine's own metrics are scraped, and the fields of a Prometheus that select each.
+ENGINE: Final[Mapping[str, tuple[str, str]]] = {
+    kind: (f"{field}Selector", f"{field}NamespaceSelector")
+    for kind, field in (
+        ("PodMonitor", "podMonitor"),
+        ("ServiceMonitor", "serviceMonitor"),
+        ("ScrapeConfig", "scrapeConfig"),
+    )
+}
 MONITOR_LABELS: Final = "prometheus.monitorLabels"
 RULE_LABELS: Final = "prometheus.ruleLabels"
 ROUTE_LABELS: Final = "prometheus.alertmanagerConfigLabels"
@@ -75,20 +86,20 @@ def verdicts(service: LLMService, settings: Settings, around: Around) -> dict[Co
 
 
 def _scraped(service: LLMService, settings: Settings, around: Around) -> Verdict | None:
-    wanted = [(settings.namespace, names.POD_MONITOR_PROXIES)]
-    engine = (service.metadata.namespace, names.PREFIX_ENGINE + service.metadata.name)
-    if _applied(around, "PodMonitor", *engine) is not None:
-        wanted.append(engine)
+    wanted = [("PodMonitor", settings.namespace, names.POD_MONITOR_PROXIES)]
+    name = names.PREFIX_ENGINE + service.metadata.name
+    engine = [(kind, service.metadata.namespace, name) for kind in ENGINE]
+    wanted += [place for place in engine if _applied(around, *place) is not None]
     if around.prometheuses is None:
         return None
     if not around.prometheuses:
         return _nobody(
             "Prometheus", "PodMonitors", "whatever scrapes must be told of the proxies' pods by its own configuration"
         )
-    choosers = _prometheuses(around.prometheuses, "podMonitorSelector", "podMonitorNamespaceSelector")
     takers: list[str] = []
     for place in wanted:
-        candidate = _candidate(around, "PodMonitor", *place, MONITOR_LABELS)
+        choosers = _prometheuses(around.prometheuses, *ENGINE[place[0]])
+        candidate = _candidate(around, *place, MONITOR_LABELS)
         if candidate is None:
             return None  # it is not there yet
         found = choosing(choosers, candidate)
@@ -97,10 +108,11 @@ def _scraped(service: LLMService, settings: Settings, around: Around) -> Verdict
             if by_hand:
                 text = f"Prometheus {_called(by_hand[0])} has no selector at all, so its scrape configuration is written by hand: what it scrapes cannot be seen."
                 return "Unknown", "ConfiguredByHand", text
-            reason = "EngineNotSelected" if place == engine else "NotSelected"
+            reason = "EngineNotSelected" if place in engine else "NotSelected"
             return "False", reason, refusal(choosers, candidate)
         takers += [str(chooser) for chooser in found if str(chooser) not in takers]
-    return "True", "Selected", f"{_and(takers)} selects the PodMonitors."
+    kinds = sorted({f"{kind}s" for kind, _, _ in wanted})
+    return "True", "Selected", f"{_and(takers)} selects the {_and(kinds)}."
 
 
 def _ruled(service: LLMService, around: Around) -> Verdict | None:

@@ -91,6 +91,8 @@ class Capabilities:
     """Which optional APIs the cluster has now."""
 
     pod_monitors: bool = False
+    service_monitors: bool = False
+    scrape_configs: bool = False
     rules: bool = False
     alertmanager_configs: bool = False
     grafana_dashboards: bool = False

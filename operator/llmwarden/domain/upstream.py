@@ -114,7 +114,8 @@ def interception(service: LLMService) -> InterceptionType:
 
 def scraped_engine(service: LLMService) -> engines.Engine | None:
     """Return the engine whose metrics are scraped beside a service; None for applications, and for engines without metrics."""
-    if interception(service) != "Port":
+    elsewhere = service.spec.scrape is not None and service.spec.scrape.elsewhere
+    if interception(service) != "Port" and not elsewhere:
         return None
     return engines.BY_TYPE.get(service.spec.backend.type)
 
@@ -149,6 +150,27 @@ def check_url(
     else:
         return _check_authority(match["authority"], scheme, backend, tuple(allowed_hosts), cluster_domain)
     return f"backend.url {problem}"
+
+
+def check_target(target: str, allowed_hosts: Iterable[str] = (), cluster_domain: str = "cluster.local") -> str | None:
+    """Return why a `scrape.targets[]` (HOST:PORT) is refused, as a sentence with the remedy; None where it is good.
+
+    Prometheus reaches more than an application team may: so hosts are the cluster's Services and the platform's allow-list, as for `backend.url`.
+    """
+    parts = _AUTHORITY.fullmatch(target)
+    if parts is None or parts["port"] is None or not 0 < int(parts["port"]) <= _MAX_PORT:
+        return f"scrape.targets has no valid host and port ({target!r}); write one such as gpu1.example.com:8000"
+    host = _normal(parts["host"])
+    address = _address(host)
+    if address is None and (len(host) > _MAX_HOST or not _HOST.fullmatch(host)):
+        return f"scrape.targets has no valid host ({parts['host']!r}); write one such as gpu1.example.com:8000"
+    if address is None and is_cluster_host(host, cluster_domain):
+        return None
+    if any(_allows(pattern, host) for pattern in allowed_hosts):
+        return None
+    return (
+        f"scrape.targets names {host}, which is not allowed: the platform team can add it to the chart's allowedHosts"
+    )
 
 
 def is_cluster_host(host: str, cluster_domain: str = "cluster.local") -> bool:

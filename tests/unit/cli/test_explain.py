@@ -128,7 +128,7 @@ def test_an_engine_is_recognised(engine: EngineIdentity | None, state: str, says
 
 def test_calls_around_the_proxy() -> None:
     figures = Figures(**{**{name: getattr(FIGURES, name) for name in Figures.__slots__}, "coverage": 0.7})
-    found = link(explain.links(recorded(snapshot(figures=figures))), "Calls measured")
+    found = link(explain.links(recorded(snapshot(spec=PORT, figures=figures), **PORT)), "Calls measured")
     assert found.state == "todo"
     assert "70 %" in found.text
 

@@ -38,6 +38,7 @@ from llmwarden.api.v1alpha1.common import (
     rule,
     rules,
 )
+from llmwarden.api.v1alpha1.scraping import Scrape
 from llmwarden.wire import BudgetAction, BudgetState, Unit
 
 _ENGINES = "['VLLM', 'SGLang', 'TGI', 'Ollama', 'NIM', 'TensorRTLLM', 'LlamaCpp']"
@@ -444,9 +445,9 @@ class LLMServiceSpec(Model):
                 ".workload",
             ),
             rule(
-                f"!has(self.objectives) || {_IS_PORT} || !self.objectives.exists(item, has(item.queueTime) || has(item.kvCache))",
+                f"!has(self.objectives) || {_IS_PORT} || has(self.scrape) || !self.objectives.exists(item, has(item.queueTime) || has(item.kvCache))",
                 "objectives of kind queueTime and kvCache are measured by an engine's own metrics, and the selected pods are its clients: "
-                "set them on the LLMService of the engine itself",
+                "set them on the LLMService of the engine itself, or say in scrape where its metrics are",
                 ".objectives",
             ),
             rule(
@@ -469,6 +470,8 @@ class LLMServiceSpec(Model):
     """Who is told."""
     tracing: Tracing = Tracing()
     """Spans of the calls."""
+    scrape: Scrape | None = None
+    """How the engine's own metrics are scraped; needed only for engines elsewhere, or behind TLS or a password."""
     gpu: Gpu | None = None
     """Measurement of GPUs; none unless set."""
 

@@ -7,7 +7,7 @@ from llmwarden import wire
 from llmwarden.api.v1alpha1 import llmservice as api
 from llmwarden.api.v1alpha1.common import Money
 from llmwarden.desired.snapshot import Engine, Figures, Quantiles, Snapshot
-from llmwarden.domain import money
+from llmwarden.domain import money, upstream
 
 MINUTE: Final = 60
 
@@ -125,7 +125,8 @@ def _significant_money(picodollars: int, calls: int) -> str:
 def workload(snapshot: Snapshot, old: api.LLMServiceStatus) -> api.WorkloadStatus:
     """Show which pods are measured, and which are not and why."""
     pods = snapshot.pods
-    coverage = snapshot.figures.coverage
+    # An engine elsewhere serves others, too: what it counts is not this service's.
+    coverage = snapshot.figures.coverage if upstream.interception(snapshot.service) == "Port" else None
     percent = None if coverage is None else min(100, int(coverage * 100))
     if not snapshot.prometheus.fresh:
         percent = old.workload.coverage_percent if old.workload is not None else None
