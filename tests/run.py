@@ -102,6 +102,8 @@ OWN_CLUSTER = os.environ.get("CLUSTER", "local") in {"", "local"}
 
 # In the order in which the tiers need them.
 PREPARATIONS = (
+    # The process tier's proxies run as they ship: tests/proxy/fakes.py takes the compiled tree where there is one.
+    Preparation("compiled", _module("image", "compile"), 600),
     Preparation("promtool", _module("image", "promtool"), 300),
     Preparation("helm", _module("cluster", "build", "helm"), 900),
     Preparation("cluster", _module("cluster", "build"), 1500),
@@ -143,7 +145,7 @@ TIERS = (
     ),
     Tier("unit", 300, (_tests("tests/unit", "tests/fuzz"),)),
     # Our programs as processes of their own, talking over real sockets.
-    Tier("process", 600, (_tests("tests/proxy", "tests/ledger", "tests/money"),)),
+    Tier("process", 600, (_tests("tests/proxy", "tests/ledger", "tests/money"),), needs=("compiled",)),
     Tier("golden", 240, (_tests("tests/golden"),), needs=("promtool", "helm")),
     Tier(
         "api",
