@@ -113,17 +113,27 @@ def test_what_a_service_does_not_have_has_no_row() -> None:
     def rows(name: str) -> list[str]:
         return [panel["title"] for panel in model(name)["panels"] if panel["type"] == "row"]
 
-    assert rows("support-bot") == ["Health", "Latency", "Tokens and cost", "Errors", "The proxy itself"]
+    assert rows("support-bot") == ["Health", "Slow because of what", "Errors", "Tokens and cost", "The proxy itself"]
     assert rows("chat-gpu") == [
         "Health",
-        "Latency",
-        "Tokens and cost",
-        "Errors",
+        "Slow because of what",
         "Engine (VLLM)",
         "GPUs",
+        "Errors",
+        "Tokens and cost",
         "The proxy itself",
     ]
     assert "KV cache" not in [panel["title"] for panel in panels(model("tgi"))]
+
+
+def test_heatmaps_show_single_calls_traces() -> None:
+    for name in NAMES:
+        heatmaps = [panel for panel in panels(model(name)) if panel["type"] == "heatmap"]
+        assert bool(heatmaps) == (name != "overview")
+        # An exemplar is of a histogram's own buckets: a recorded series has none.
+        assert all(
+            target["exemplar"] and "_bucket{" in target["expr"] for panel in heatmaps for target in panel["targets"]
+        )
 
 
 def test_delivered_as_the_settings_say() -> None:

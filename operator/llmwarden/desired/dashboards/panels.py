@@ -12,6 +12,7 @@ from grafana_foundation_sdk.models import prometheus as prometheus_models
 SOURCE: Final = models.DataSourceRef(type_val="prometheus", uid="${datasource}")
 INTERVAL: Final = "$__rate_interval"
 HEIGHT: Final = 7  # of a panel; Grafana's grid has 24 columns
+COLUMNS: Final = 150  # of a heatmap: all buckets of all pods are asked for at each, and finer ones cannot be told apart
 THIRD, HALF, SIXTH = 8, 12, 4
 
 Query = tuple[str, str]  # PromQL and legend
@@ -116,6 +117,7 @@ def heat(title: str, description: str, unit: str, metric: str, matchers: str, *,
         .span(span)
         .height(HEIGHT)
         .calculate(calculate=False)
+        .max_data_points(COLUMNS)
         .color(
             heatmap.HeatmapColorOptions()
             .mode(heatmap_models.HeatmapColorMode.SCHEME)

@@ -1,7 +1,8 @@
 """The dashboard of one LLMService: one screen that answers "slow because of what" and "dear because of what".
 
-Sections: health at a glance, latency, tokens and cost, errors, the engine and its GPUs beside the traffic that causes it, the proxy itself. (Agents
-and quality get their rows with their issues.) Counters that exist only once something has happened are joined to a zero that is always there.
+Sections: health at a glance; what is slow and which part of a call it is, beside what may be its cause (longer prompts and answers, one model); the
+engine and its GPUs below that; errors, tokens and cost, the proxy itself. (Agents and quality get their rows with their issues.) Lines over hours read
+recorded series where there are such, as alerts do; exemplars are on the heatmaps. Counters that exist only once something has happened are joined to a zero that is always there.
 """
 
 from typing import Final
@@ -10,7 +11,8 @@ from grafana_foundation_sdk.builders import dashboard as builders
 from grafana_foundation_sdk.models import dashboard as models
 
 from llmwarden import names
-from llmwarden.desired import promql, vocabulary
+from llmwarden.desired import promql, slo, vocabulary
+from llmwarden.desired.dashboards import gpu_cost
 from llmwarden.desired.dashboards.panels import (
     HALF,
     INTERVAL,
@@ -26,6 +28,8 @@ from llmwarden.desired.dashboards.panels import (
 )
 from llmwarden.desired.manifest import dashboard_uid
 from llmwarden.desired.params import Params
+from llmwarden.domain import upstream
+from llmwarden.domain.objectives import Share
 
 KIND: Final = names.LABEL_M_TOKEN_TYPE
 MODEL: Final = names.LABEL_M_RESPONSE_MODEL
@@ -58,16 +62,19 @@ def build(params: Params) -> models.Dashboard:
     )
     sections: list[tuple[str, list[PanelBuilder]]] = [
         ("Health", _health(params, of)),
-        ("Latency", _latency(of)),
-        ("Tokens and cost", _money(of)),
-        ("Errors", _errors(of)),
+        ("Slow because of what", _latency(of)),
     ]
     engine = vocabulary.engine_of(params)
     if engine is not None:
         sections.append((f"Engine ({engine.type})", _engine(of, set(engine.metrics))))
+    own_model = upstream.interception(params.service) == "Port"
     if params.service.spec.gpu is not None and params.service.spec.gpu.exporter != "None":
         sections.append(("GPUs", _gpus(metadata.namespace, of)))
-    sections.append(("The proxy itself", _proxy(of, metadata.namespace)))
+    sections += [
+        ("Errors", _errors(of)),
+        ("Tokens and cost", [*_money(of), *(gpu_cost.panels(of) if own_model else [])]),
+        ("The proxy itself", _proxy(of, metadata.namespace)),
+    ]
     for title, panels in sections:
         made = made.with_row(row(title))
         for panel in panels:
@@ -141,7 +148,7 @@ def _health(params: Params, of: str) -> list[PanelBuilder]:
             limits=(0.8, 1.0),
         ),
     ]
-    if params.objectives:
+    if slo.measured(params):
         found += [
             bars(
                 "Error budget left",
@@ -151,40 +158,77 @@ def _health(params: Params, of: str) -> list[PanelBuilder]:
                 limits=(0.5, 0.2),
             ),
             graph(
-                "Bad calls by objective and window",
-                "Share of calls that miss an objective. A page follows where a short and a long window burn the error budget together.",
-                "percentunit",
-                (f"{names.RECORD_BAD}{{{of}}} or {_always(of, 'objective')}", "{{objective}} {{window}}"),
+                "Burn rate of error budgets",
+                "How many times too fast each error budget goes, over the hour (of a window of 30 days) that a page looks at: at 1 it lasts just its window, "
+                "above 14 somebody is called.",
+                "suffix: x",
+                *(_burn(of, objective) for objective in slo.measured(params)),
             ),
         ]
     return found
 
 
-def _latency(of: str) -> list[PanelBuilder]:
-    def quantiles(metric: str) -> tuple[tuple[str, str], ...]:
-        return tuple((promql.quantile(q, metric, of, INTERVAL), name) for name, q in vocabulary.QUANTILES.items())
+def _burn(of: str, objective: Share) -> tuple[str, str]:
+    window = promql.duration(slo.burns(objective.window_seconds)[0].long)
+    matchers = f'{of},objective="{objective.name}",window="{window}"'
+    allowed = (100 - objective.target_percent) / 100
+    return f"{names.RECORD_BAD}{{{matchers}}} / {allowed:f} or {_always(of)}", objective.name
 
+
+def _latency(of: str) -> list[PanelBuilder]:
+    def quantiles(recorded: str) -> tuple[tuple[str, str], ...]:
+        return tuple((f"llmservice:{recorded}:{name}_5m{{{of}}}", name) for name in vocabulary.QUANTILES)
+
+    def mean(metric: str) -> str:
+        return f"sum(rate({metric}_sum{{{of}}}[{INTERVAL}])) / (sum(rate({metric}_count{{{of}}}[{INTERVAL}])) > 0)"
+
+    calls = f'(sum(rate({names.METRIC_REQUESTS}{{{of},{names.LABEL_M_STATUS}="200"}}[{INTERVAL}])) > 0)'
+
+    def of_a_call(kind: str) -> str:
+        return f'sum(rate({names.METRIC_TOKENS}{{{of},{KIND}="{kind}"}}[{INTERVAL}])) / {calls}'
+
+    by_model = f"sum by ({MODEL}, le) (rate({names.METRIC_DURATION}_bucket{{{of}}}[{INTERVAL}]))"
     return [
         graph(
             "Time to first token",
-            "From a streamed call's arrival to its first token of content.",
+            "From a streamed call's arrival to its first token of content, over five minutes.",
             "s",
-            *quantiles(names.METRIC_TTFT),
-            exemplars=True,
+            *quantiles("ttft_seconds"),
         ),
         graph(
             "Time per output token",
-            "Between the tokens of an answer.",
+            "Between the tokens of an answer, over five minutes.",
             "s",
-            *quantiles(names.METRIC_TPOT),
-            exemplars=True,
+            *quantiles("time_per_output_token_seconds"),
         ),
         graph(
             "Answer",
-            "From a call's arrival to the end of its answer.",
+            "From a call's arrival to the end of its answer, over five minutes.",
             "s",
-            *quantiles(names.METRIC_DURATION),
-            exemplars=True,
+            *quantiles("request_duration_seconds"),
+        ),
+        graph(
+            "Where a call's time goes",
+            "Of an average stream. What grows first: a queue or longer prompts (first token), a busy engine or provider, or longer answers (writing).",
+            "s",
+            (f"{mean(names.METRIC_TTFT)} or {_always(of)}", "to the first token"),
+            (f"({mean(names.METRIC_TPOT)}) * ({of_a_call('output')}) or {_always(of)}", "writing the rest"),
+            stacked=True,
+        ),
+        graph(
+            "Tokens of a call",
+            "Of an average answered call. Longer prompts make the first token late, longer answers the end.",
+            "short",
+            *(
+                (f"{of_a_call(kind)} or {_always(of)}", kind)
+                for kind in ("input", "cached_input", "output", "reasoning")
+            ),
+        ),
+        graph(
+            "Answer by model, p95",
+            "One line above the others: it is that model, not the service.",
+            "s",
+            (f"histogram_quantile(0.95, {by_model})", f"{{{{{MODEL}}}}}"),
         ),
         heat(
             "Time to first token, all calls",
