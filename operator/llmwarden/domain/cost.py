@@ -30,6 +30,24 @@ class Rates(msgspec.Struct, frozen=True):
         return self.picodollars if ordinary else None
 
 
+def dearest(rates: Rates) -> Picodollars:
+    """Return the price whose every kind is the dearest of all contexts and tiers: what a call in a tier without a price is held for."""
+    prices = [rates.picodollars, *(variant.picodollars for variant in rates.variants)]
+    return Picodollars(
+        input=max(price.input for price in prices),
+        output=max(price.output for price in prices),
+        cached_input=max(price.cached_input for price in prices),
+        cache_write=max(price.cache_write for price in prices),
+        request=max(price.request for price in prices),
+        cache_write_1h=max(
+            price.cache_write if price.cache_write_1h is None else price.cache_write_1h for price in prices
+        ),
+        input_audio=max(price.input if price.input_audio is None else price.input_audio for price in prices),
+        reasoning=max(price.output if price.reasoning is None else price.reasoning for price in prices),
+        output_audio=max(price.output if price.output_audio is None else price.output_audio for price in prices),
+    )
+
+
 def cost(tokens: Tokens, price: Picodollars, *, requests: int) -> int:
     """Return picodollars: each part of the input and of the output at its own price, the plain rest at theirs.
 

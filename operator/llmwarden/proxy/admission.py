@@ -12,10 +12,10 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Final
 
 from llmwarden import names
-from llmwarden.proxy import estimate, settle, signals, spans
+from llmwarden.proxy import estimate, settle, spans
 from llmwarden.proxy.dialects.base import Answer, Asked, Dialect, Match
 from llmwarden.proxy.gate import Allowed, Bound, Denied, Held, NeedsPrice, Outcome, Short
-from llmwarden.proxy.journal import Key
+from llmwarden.proxy.journal import Account, Key
 from llmwarden.proxy.prices import Known
 from llmwarden.proxy.seam import Decision, Forward, Refusal, Request
 from llmwarden.wire import Labels, ServiceConfig
@@ -23,10 +23,32 @@ from llmwarden.wire import Labels, ServiceConfig
 if TYPE_CHECKING:
     from llmwarden.proxy.calls import MeteredService
 
-_NO_LABELS: Final = Labels()
 _NO_PROMPT: Final = estimate.Prompt()
 _OUTCOMES: Final = (Allowed, Denied)
+_ACCOUNTS: Final = 256  # models whose totals are at hand
 _LEASE_SECONDS: Final = 2.0  # a call waits for a lease no longer
+
+
+class Opened:
+    """What a request's head says of its call: the same for each that comes with this head, as long as the configuration is the same."""
+
+    __slots__ = ("config", "dialect", "heads", "labels", "match", "service")
+
+    def __init__(  # noqa: PLR0917 - what it is made of
+        self,
+        service: "MeteredService",
+        match: Match,
+        dialect: Dialect,
+        config: ServiceConfig | None,
+        heads: dict[bytes, bytes],
+        labels: Labels,
+    ) -> None:
+        self.service = service
+        self.match = match
+        self.dialect = dialect
+        self.config = config
+        self.heads = heads  # those that mean something (signals.read)
+        self.labels = labels
 
 
 class Admission:
@@ -37,11 +59,11 @@ class Admission:
         "_opaque",
         "_request",
         "_settled",
+        "_target",
         "_usage_added",
         "answer",
         "asked",
         "body_bytes",
-        "body_key",
         "budget",
         "config",
         "dialect",
@@ -56,27 +78,27 @@ class Admission:
         "trace",
     )
 
-    def __init__(
-        self, service: "MeteredService", request: Request, match: Match, dialect: Dialect, config: ServiceConfig | None
-    ) -> None:
-        self.service = service
-        self.match = match
-        self.dialect = dialect
-        self.config = config
+    def __init__(self, opened: Opened, request: Request) -> None:
+        self.service = opened.service
+        self.match = opened.match
+        self.dialect = opened.dialect
+        self.config = config = opened.config
+        self.labels = opened.labels
+        self._heads = opened.heads
         self.started = request.started
-        self._heads = heads = signals.read(request.headers)
-        self.trace = spans.begin(heads.get(b"traceparent", b""), config.sample_percent if config is not None else 100.0)
-        self.labels = service.shared.labels.of(heads, config.labels if config is not None else _NO_LABELS)
+        self.trace = spans.begin(
+            opened.heads.get(b"traceparent", b""), config.sample_percent if config is not None else 100.0
+        )
         self.retry = ""
         self.asked = Asked()
         self.answer = Answer()
         self.body_bytes = 0
-        self.body_key = 0
         self.prompt = _NO_PROMPT
         self.model = ""  # as sent upstream
         self.budget = ""  # that made us change the model, or refused
         self.held: Held = ()  # of leases
         self._request = request
+        self._target = request.target  # as it came: a fallback changes the request's
         self._opaque = False
         self._usage_added = False
         self._settled = False
@@ -87,22 +109,29 @@ class Admission:
             return self._poll()
         asked = self.match.api.read_request(body, self.match) if body is not None else None
         self.body_bytes = len(body) if body is not None else self._request.length or 0
-        self.body_key = signals.body_key(self._request.target, body or b"")
-        self.retry = self.service.shared.retries.seen(self._heads, self.body_key, self.started)
         if asked is None:
             self._opaque = True
             self.model = self.asked.model = self.match.model
             self.asked.unbounded = "unreadable"
             self.asked.input_bytes = self.body_bytes  # compressed or not: it is all that is known of it
+            self.prompt = estimate.Prompt((body or b"")[: estimate.SAMPLE])
         else:
             self.asked = asked
             self.model = asked.model
             self.prompt = estimate.prompt(body or b"", asked.input_bytes)
+        retries = self.service.shared.retries
+        self.retry = retries.seen(self._heads)
+        if retries.expected() and not self.retry and retries.came_again(self.body_key(), self.started):
+            self.retry = "body"
         self.price()  # asks for it when it is not there: by the call's end it is
         outcome = self._check(asked=False)
         if isinstance(outcome, _OUTCOMES):
             return self._decide(outcome, body)
         return self._admit_later(outcome, body)
+
+    def body_key(self) -> int:
+        """What the body is known by in this process, whatever its size; asked for only once calls fail."""
+        return hash((self._target, self.body_bytes, self.prompt.sample))
 
     async def _admit_later(self, outcome: NeedsPrice | Short, body: bytes | None) -> Decision:
         """Ask the ledger for what is missing, and check again; a lease is waited for until a deadline."""
@@ -148,20 +177,44 @@ class Admission:
         return self.model or self.answer.model
 
     def key(self, model: str, tokens_in: int, tier: str, price_id: str | None) -> Key:
-        """What the call counts under, now."""
-        shared = self.service.shared
-        bucket = int(shared.clock()) // names.BUCKET_SECONDS * names.BUCKET_SECONDS
-        bounds = shared.config.context_bounds if shared.config is not None else ()
-        above = bisect_right(bounds, tokens_in)
+        """What the call counts under, now; without its labels."""
         return Key(
             self.service.name,
             self.provider(),
             model,
             price_id or None,  # "": a provisional price
-            bucket,
-            bounds[above - 1] if above else 0,
+            self._bucket(),
+            self._context(tokens_in),
             tier,
         )
+
+    def account(self, model: str, tokens_in: int, tier: str, price_id: str | None) -> Account:
+        """The totals that the call counts in, now: mostly those of the model's last call."""
+        accounts = self.service.accounts
+        known = accounts.get(model)
+        if known is not None and known.fits(
+            self.provider(), price_id or None, self._bucket(), self._context(tokens_in), tier, self.labels
+        ):
+            return known
+        journal = self.service.shared.journal
+        key = self.key(model, tokens_in, tier, price_id)
+        labels = journal.bounded(key.bucket, self.labels)
+        known = journal.account(key._replace(feature=labels.feature, team=labels.team, cohort=labels.cohort))
+        if len(accounts) >= _ACCOUNTS:
+            accounts.clear()
+        accounts[model] = known
+        return known
+
+    def _bucket(self) -> int:
+        return int(self.service.shared.clock()) // names.BUCKET_SECONDS * names.BUCKET_SECONDS
+
+    def _context(self, tokens_in: int) -> int:
+        """The largest bound that the input reaches."""
+        config = self.service.shared.config
+        if config is None or not config.context_bounds:
+            return 0
+        above = bisect_right(config.context_bounds, tokens_in)
+        return config.context_bounds[above - 1] if above else 0
 
     def price(self) -> Known | None:
         """The price, asked for in the background where it is not known or not fresh."""

@@ -1,21 +1,18 @@
 """One measured call: its answer is understood as it passes, and settled once."""
 
 import time
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
 from llmwarden.proxy import estimate, settle, signals
-from llmwarden.proxy.admission import Admission
+from llmwarden.proxy.admission import Admission, Opened
 from llmwarden.proxy.dialects import shape
-from llmwarden.proxy.dialects.base import Asked, Dialect, Event, Match
+from llmwarden.proxy.dialects.base import Asked, Event
 from llmwarden.proxy.dialects.shape import Shape
 from llmwarden.proxy.framing import SPLITTERS, Piece, Splitter, sse
 from llmwarden.proxy.seam import Header, Request
-from llmwarden.wire import Labels, ServiceConfig, Tokens
-
-if TYPE_CHECKING:
-    from llmwarden.proxy.calls import MeteredService
+from llmwarden.wire import Labels, Tokens
 
 _REPLACED: Final = signals.LABEL_HEADERS | {b"accept-encoding", b"traceparent"}
 _REPLACED_ALONE: Final = _REPLACED | {b"tracestate"}  # a state without its trace means nothing
@@ -56,10 +53,8 @@ class MeteredCall(Admission):
         "status",
     )
 
-    def __init__(
-        self, service: "MeteredService", request: Request, match: Match, dialect: Dialect, config: ServiceConfig | None
-    ) -> None:
-        super().__init__(service, request, match, dialect, config)
+    def __init__(self, opened: Opened, request: Request) -> None:
+        super().__init__(opened, request)
         self.output_estimate: int | None = None  # of a whole answer without usage
         self.status = 0
         self.number = 0  # in the journal, while it streams

@@ -13,6 +13,7 @@ from urllib.parse import unquote
 import msgspec
 
 from llmwarden.proxy import signals, spans
+from llmwarden.proxy.admission import Opened
 from llmwarden.proxy.busy import Busy
 from llmwarden.proxy.call import Deferred, MeteredCall
 from llmwarden.proxy.clock import LedgerClock
@@ -21,13 +22,14 @@ from llmwarden.proxy.dialects import ordered
 from llmwarden.proxy.dialects.base import Dialect, Match, Target
 from llmwarden.proxy.gate import Gate, Short
 from llmwarden.proxy.http1 import BadMessageError, origin_form, united
-from llmwarden.proxy.journal import Journal
+from llmwarden.proxy.journal import Account, Journal
 from llmwarden.proxy.prices import PriceBook
 from llmwarden.proxy.seam import Request
 from llmwarden.proxy.settings import Identity, Limits, Route, parse_origin
 from llmwarden.proxy.telemetry import Metrics
-from llmwarden.wire import Config
+from llmwarden.wire import Config, Labels, ServiceConfig
 
+_NO_LABELS: Final = Labels()
 _DEFERRED: Final = 1000  # answers under way in the background that are remembered
 _ALIASES: Final = 256  # deployments whose model is known
 _PATHS: Final = 256  # targets whose meaning is remembered
@@ -104,21 +106,36 @@ class MeteredService:
         self.held = 0  # bytes of answers that are kept to be understood at their ends
         self.deferred: dict[str, Deferred] = {}
         self.aliases: dict[str, str] = {}  # the model that answers under a deployment's name
+        self.accounts: dict[str, Account] = {}  # by model: the journal's totals that its last call counted in
         self.busy = Busy() if route.mode == "Port" else None
 
     def open(self, request: Request) -> "MeteredCall | None":
         """A call when the request goes to an endpoint that some dialect knows."""
         config = self.shared.config
         service = config.services.get(self.name) if config is not None else None
-        if service is not None and service.state == "Released":
+        kept = request.kept
+        opened = kept.opened if kept is not None else None
+        if not isinstance(opened, Opened) or opened.service is not self or opened.config is not service:
+            opened = self._open(request, service)
+            if opened is None:
+                return None
+            if kept is not None:
+                kept.opened = opened
+        self.in_flight.value += 1.0
+        return MeteredCall(opened, request)
+
+    def _open(self, request: Request, config: ServiceConfig | None) -> Opened | None:
+        """What a request's head says; None, and counted, for one that is not measured."""
+        if config is not None and config.state == "Released":
             reason = "released"
         elif request.upgrade:
             reason = "upgrade"
         else:
             found = self._find(request)
             if found is not None and (not found[0].poll or found[0].poll in self.deferred):
-                self.in_flight.inc()
-                return MeteredCall(self, request, *found, service)
+                heads = signals.read(request.headers)
+                labels = self.shared.labels.of(heads, config.labels if config is not None else _NO_LABELS)
+                return Opened(self, found[0], found[1], config, heads, labels)
             reason = "path" if request.method == b"POST" else "method"
         self.spliced(reason)
         return None

@@ -284,7 +284,8 @@ class Exchange:
         bodiless = head.framing == "none" or request.method == b"HEAD"
         drop = http1.HOP_BY_HOP if not head.drop else http1.HOP_BY_HOP | head.drop
         if not bodiless and (changes or head.framing != "length"):
-            drop |= _LENGTH
+            if head.framing == "length":
+                drop |= _LENGTH
             self._chunked = not request.old
             self._close = request.old
         self._close = self._close or not request.keep or self.connection.endpoint.draining

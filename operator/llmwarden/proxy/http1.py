@@ -9,9 +9,7 @@ from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Final, TypeVar
 
-import msgspec
-
-from llmwarden.proxy.seam import Header, Request
+from llmwarden.proxy.seam import Header, Kept, Request
 
 # RFC 9110, 7.6.1 and 11.7: of one connection, never forwarded.
 HOP_BY_HOP: Final = frozenset(
@@ -48,6 +46,7 @@ _CHECKED: Final = frozenset(
 _FIELD: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*+([^\x00-\x08\x0a-\x1f\x7f]*)")
 _VALUE: Final = bytes({*range(0x20, 0x7F), 0x09, *range(0x80, 0x100)})  # RFC 9110, 5.5, obs-text among it
 _TARGET: Final = bytes({*range(0x21, 0x7F), *range(0x80, 0x100)})
+_LOOKED_AT: Final = HOP_BY_HOP | {b"content-length"}  # of answers
 _HEX: Final = b"0123456789abcdefABCDEF"
 # RFC 9110 and the registry of methods; what else comes is noise, or another protocol.
 _METHODS: Final = frozenset(
@@ -59,10 +58,10 @@ _REPEATED_BYTES: Final = 8192  # of a head: a longer one is not kept with its co
 _LINE: Final = 4096  # bytes of a chunk's size line, or of a trailer
 _TRAILERS: Final = 16 * 1024
 _MOST_HEADERS: Final = 200
-_BLOCKS: Final = 4  # for one head: mostly there is one
 _DIGITS: Final = 18  # of a length
 _HEX_DIGITS: Final = 15
 _STATUS: Final = re.compile(rb"[1-9][0-9]{2}")
+_NOTHING: Final[frozenset[bytes]] = frozenset()
 _FRAMES: Final = frozenset({b"content-length", b"transfer-encoding"})
 _NEVER_DROPPED: Final = HOP_BY_HOP | {b"content-length"}
 LAST_CHUNK: Final = b"0\r\n\r\n"
@@ -112,6 +111,7 @@ def _read_field(line: bytes) -> Header:
 
 
 _fields: Final = Memory(_read_field)
+_names: Final[dict[bytes, bytes]] = {}  # of lines that never come twice: as they are spelled, and in lower case
 
 
 def fields(lines: list[bytes]) -> list[Header]:
@@ -121,8 +121,15 @@ def fields(lines: list[bytes]) -> list[Header]:
 
 
 def _learn(line: bytes) -> Header:
+    name, _, value = line.partition(b":")
+    low = _names.get(name)
+    if low is not None and not value.translate(None, _VALUE):
+        return low, name, value.strip(b" \t")
     header = _read_field(line)
-    if header[0] not in _FORGOTTEN:
+    if header[0] in _FORGOTTEN:
+        if len(_names) < _REMEMBERED:
+            _names[name] = header[0]
+    else:
         _fields[line]
     return header
 
@@ -151,7 +158,7 @@ def read_request(head: bytes, started: float) -> Request:
     del lines[0]
     if len(lines) > _MOST_HEADERS:
         raise BadMessageError(431, "the request has too many headers")
-    request = Request(method=method, target=target, headers=fields(lines), started=started, old=old, lines=lines)
+    request = Request(method, target, fields(lines), started, old=old, lines=lines)
     check_request(request)
     return request
 
@@ -159,15 +166,18 @@ def read_request(head: bytes, started: float) -> Request:
 class Repeated:
     """A head that comes again on its connection, but for the digits of its Content-Length: most of a client's requests are so."""
 
-    __slots__ = ("_at", "_prefix", "_request", "_suffix")
+    __slots__ = ("_at", "_kept", "_name", "_prefix", "_request", "_suffix", "_target")
 
-    def __init__(self, head: bytes, request: Request, at: int) -> None:
-        line, value = request.lines[at], request.headers[at][2]
+    def __init__(self, head: bytes, request: Request, lines: list[bytes], at: int) -> None:
+        line, value = lines[at], request.headers[at][2]
         start = head.index(b"\r\n" + line) + 2 + line.rindex(value)
         self._prefix = head[:start]
         self._suffix = head[start + len(value) :]
         self._at = at
-        self._request = msgspec.structs.replace(request, blocks={})  # the exchange may change its own
+        self._name = request.headers[at][1]
+        self._request = request
+        self._target = request.target  # the exchange may change its own
+        self._kept = Kept()
 
     def read(self, head: bytes, started: float) -> Request | None:
         """The request, if this is the head."""
@@ -180,10 +190,10 @@ class Repeated:
             return None
         known = self._request
         headers = known.headers.copy()
-        headers[self._at] = (b"content-length", headers[self._at][1], digits)
+        headers[self._at] = (b"content-length", self._name, digits)
         return Request(
             known.method,
-            known.target,
+            self._target,
             headers,
             started,
             keep=known.keep,
@@ -191,17 +201,20 @@ class Repeated:
             encoded=known.encoded,
             drop=known.drop,
             lines=known.lines,  # that of the length never goes on
-            blocks=known.blocks,
+            kept=self._kept,
         )
 
 
 def repeated(head: bytes, request: Request) -> Repeated | None:
     """What to compare the next head with; None for one that is not so plain."""
+    lines = request.lines
     if request.length is None or request.old or request.expects or request.upgrade or len(head) > _REPEATED_BYTES:
+        return None
+    if lines is None:
         return None
     for at, header in enumerate(request.headers):
         if header[0] == b"content-length":
-            return Repeated(head, request, at)
+            return Repeated(head, request, lines, at)
     return None
 
 
@@ -249,17 +262,20 @@ def check_request(request: Request) -> None:  # noqa: C901, PLR0912 - one pass o
         request.keep = False
 
 
-class AnswerHead(msgspec.Struct, gc=False):
+class AnswerHead:
     """An answer's head. `framing` is "length", "chunked", "close" (its connection's end) or "none"; `drop` is what `Connection` names."""
 
-    status: int
-    reason: bytes
-    headers: list[Header]
-    lines: list[bytes]
     framing: str = "close"
     length: int = 0
-    keep: bool = True
-    drop: frozenset[bytes] = frozenset()
+    drop: frozenset[bytes] = _NOTHING
+    whole: bytes = b""  # the head as it came, where nothing of it is of its connection but how its body is framed
+
+    def __init__(self, status: int, reason: bytes, headers: list[Header], lines: list[bytes], *, keep: bool) -> None:
+        self.status = status
+        self.reason = reason
+        self.headers = headers
+        self.lines = lines
+        self.keep = keep
 
 
 def _read_status_line(line: bytes) -> tuple[int, bytes, bool]:
@@ -273,44 +289,45 @@ def _read_status_line(line: bytes) -> tuple[int, bytes, bool]:
 _status_lines: Final = Memory(_read_status_line)
 
 
-def read_answer(head: bytes) -> AnswerHead:  # noqa: C901 - one pass over the headers
+def read_answer(head: bytes) -> AnswerHead:  # noqa: C901, PLR0912 - one pass over the headers
     """An answer's head, without its empty line. Raises BadMessageError."""
     lines = head.split(b"\r\n")
     status, reason, old = _status_lines[lines[0]]
     del lines[0]
     headers = fields(lines)
     answer = AnswerHead(status, reason, headers, lines, keep=not old)
-    lengths: set[bytes] = set()
+    length = b""
+    passes = not old
     for header in headers:
         low = header[0]
-        if low not in _CHECKED:
+        if low not in _LOOKED_AT:
             continue
         if low == b"content-length":
-            lengths.add(header[2])
+            if not header[2].isdigit() or len(header[2]) > _DIGITS or (length and length != header[2]):
+                raise BadMessageError(502, "bad Content-Length")
+            length = header[2]
         elif low == b"transfer-encoding":
             # Other codings, two of them, or HTTP/1.0: who reads the length otherwise reads another answer.
             if old or answer.framing == "chunked" or header[2].lower() != b"chunked":
                 raise BadMessageError(502, "bad Transfer-Encoding")
             answer.framing = "chunked"
         elif low == b"connection":
+            passes = False
             answer.drop |= _connections[header[2]] - _NEVER_DROPPED
             if b"close" in _connections[header[2]]:
                 answer.keep = False
-    if lengths:
+        else:
+            passes = False
+    if length:
         if answer.framing == "chunked":
             raise BadMessageError(502, "Content-Length and Transfer-Encoding together")
-        _measure(answer, lengths)
+        answer.length = int(length)
+        answer.framing = "length"
     if status in NO_BODY:
         answer.framing = "none"
+    elif passes:
+        answer.whole = head
     return answer
-
-
-def _measure(answer: AnswerHead, lengths: set[bytes]) -> None:
-    value = lengths.pop()
-    if lengths or not value.isdigit() or len(value) > _DIGITS:
-        raise BadMessageError(502, "bad Content-Length")
-    answer.length = int(value)
-    answer.framing = "length"
 
 
 def request_head(
@@ -323,24 +340,17 @@ def request_head(
     body: bytes | None,
     upgrade: bool = False,
 ) -> bytes:
-    """The head for the upstream. `host` replaces the client's Host when not empty; `body`, when not None, sets the length."""
-    key = (drop, request.drop, not host)
-    gone = _dropped.get(key)
-    if gone is None:
-        gone = drop | HOP_BY_HOP | request.drop | _FRAMING | (_HOST if host else frozenset())
-        if len(_dropped) < _REMEMBERED:
-            _dropped[key] = gone
-    blocks = request.blocks
-    block = blocks.get(gone) if blocks is not None else None
-    if block is None:
-        own = request.lines or [name + b": " + value for _, name, value in request.headers]
-        kept = [line for line, header in zip(own, request.headers, strict=True) if header[0] not in gone]
-        block = b"\r\n".join([*kept, b""])
-        if blocks is not None and len(blocks) < _BLOCKS:
-            blocks[gone] = block
-    line = b"%b %b%b HTTP/1.1\r\n" % (request.method, prefix, origin_form(request.target))
-    if host:
-        line += b"Host: %b\r\n" % host
+    """The head for the upstream. `host` replaces the client's Host when not empty; `body`, when not None, sets the length.
+
+    Of one connection `prefix` and `host` are always the same.
+    """
+    kept = request.kept
+    if kept is not None and kept.drop is drop and kept.target is request.target:
+        begin = kept.begin
+    else:
+        begin = _request_begin(request, prefix, host, drop)
+        if kept is not None:
+            kept.begin, kept.drop, kept.target = begin, drop, request.target
     framing = b""
     if body is not None:
         framing = b"Content-Length: %d\r\n" % len(body)
@@ -350,7 +360,20 @@ def request_head(
         framing = b"Content-Length: %d\r\n" % request.length
     if upgrade:
         framing = b"Connection: Upgrade\r\nUpgrade: %b\r\n%b" % (request.upgrade, framing)
-    return b"%b%b%b%b\r\n" % (line, block, framing, b"".join(lines))
+    return b"".join([begin, framing, *lines, b"\r\n"])
+
+
+def _request_begin(request: Request, prefix: bytes, host: bytes, drop: frozenset[bytes]) -> bytes:
+    """The request line and the client's headers, less what is of its connection or left out."""
+    gone = drop | HOP_BY_HOP | request.drop | _FRAMING | (_HOST if host else frozenset())
+    out = [b"%b %b%b HTTP/1.1\r\n" % (request.method, prefix, origin_form(request.target))]
+    if host:
+        out.append(b"Host: %b\r\n" % host)
+    own = request.lines
+    for at, (low, name, value) in enumerate(request.headers):
+        if low not in gone:
+            out += (own[at] if own is not None else name + b": " + value, b"\r\n")
+    return b"".join(out)
 
 
 def united(one: frozenset[bytes], other: frozenset[bytes]) -> frozenset[bytes]:
@@ -379,6 +402,8 @@ def response_head(
     head: AnswerHead, *, drop: frozenset[bytes], extra: Iterable[tuple[bytes, bytes]], chunked: bool, close: bool
 ) -> bytes:
     """The head for the client: the upstream's headers as they are, less what is of its connection."""
+    if head.whole and drop is HOP_BY_HOP and not extra and not close and chunked == (head.framing == "chunked"):
+        return head.whole + b"\r\n\r\n"
     out = [b"HTTP/1.1 %d %b" % (head.status, head.reason)]
     out += [line for line, header in zip(head.lines, head.headers, strict=True) if header[0] not in drop]
     for name, value in extra:
@@ -502,4 +527,3 @@ def _read_size(digits: bytes) -> int:
 _sizes: Final = Memory(_read_size)
 _connections: Final = Memory(tokens)
 _united: Final[dict[tuple[frozenset[bytes], frozenset[bytes]], frozenset[bytes]]] = {}
-_dropped: Final[dict[tuple[frozenset[bytes], frozenset[bytes], bool], frozenset[bytes]]] = {}

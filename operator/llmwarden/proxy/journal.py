@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from msgspec.structs import astuple
 
 from llmwarden import names
 from llmwarden.proxy.busy import NO_TIMES
@@ -41,17 +40,9 @@ class Key(NamedTuple):
     cohort: str = ""
 
 
-class Entry(msgspec.Struct, frozen=True):
-    """One finished call."""
+class Account:
+    """Totals of one key. A call is counted by a few additions, and the key's text is made once."""
 
-    key: Key
-    tokens: Tokens
-    error: bool = False
-    estimated: bool = False
-    times: tuple[int, int, int] = NO_TIMES  # wire.Row: busy_ms, prefill_ms, decode_ms
-
-
-class _Totals(msgspec.Struct):
     requests: int = 0
     errors: int = 0
     estimated: int = 0
@@ -67,10 +58,71 @@ class _Totals(msgspec.Struct):
     prefill_ms: int = 0
     decode_ms: int = 0
     dirty: bool = True  # not yet acknowledged as it is
+    gone: bool = False  # the journal has forgotten it: what is counted here is lost
+
+    def __init__(self, key: Key) -> None:
+        self.key = key
+        self.provider = key.provider
+        self.price_id = key.price_id
+        self.bucket = key.bucket
+        self.context = key.context
+        self.tier = key.tier
+        self.labels = Labels(key.feature, key.team, key.cohort)
+        self.text = msgspec.Raw(msgspec.json.encode(key))
 
     @property
     def tokens(self) -> Tokens:
-        return Tokens(*astuple(self)[3:-4])
+        """The sums of tokens."""
+        return Tokens(*[getattr(self, name) for name in _TOKENS])
+
+    def fits(  # noqa: PLR0917 - all that a key has beside service and model
+        self, provider: str, price_id: str | None, bucket: int, context: int, tier: str, labels: Labels
+    ) -> bool:
+        """Whether a call of the same service and model counts here."""
+        return (
+            self.bucket == bucket
+            and self.price_id == price_id
+            and self.context == context
+            and self.tier == tier
+            and self.provider == provider
+            and self.labels == labels
+            and not self.gone
+        )
+
+    def count(self, tokens: Tokens, times: tuple[int, int, int], *, error: bool, estimated: bool) -> None:
+        """Count a finished call."""
+        self.requests += 1
+        self.errors += error
+        self.estimated += estimated
+        self.input += tokens.input
+        self.output += tokens.output
+        if tokens.cached_input or tokens.cache_write:
+            self.cached_input += tokens.cached_input
+            self.cache_write += tokens.cache_write
+            self.cache_write_1h += tokens.cache_write_1h
+        self.reasoning += tokens.reasoning
+        if tokens.input_audio or tokens.output_audio:
+            self.input_audio += tokens.input_audio
+            self.output_audio += tokens.output_audio
+        if times is not NO_TIMES:
+            busy, prefill, decode = times
+            self.busy_ms += busy
+            self.prefill_ms += prefill
+            self.decode_ms += decode
+        self.dirty = True
+
+    def counts(self) -> list[int]:
+        """All of them, as they stand in a snapshot."""
+        return [getattr(self, name) for name in _COUNTS]
+
+    def restore(self, counts: list[int]) -> None:
+        """Take what a snapshot says; an older one has fewer counts."""
+        for name, count in zip(_COUNTS, counts, strict=False):
+            setattr(self, name, count)
+
+
+_TOKENS: Final = Tokens.__struct_fields__
+_COUNTS: Final = ("requests", "errors", "estimated", *_TOKENS, "busy_ms", "prefill_ms", "decode_ms")
 
 
 class Journal:
@@ -79,7 +131,7 @@ class Journal:
     def __init__(self, directory: Path, pod_uid: str) -> None:
         self._path = directory / _NAME
         self._pod_uid = pod_uid
-        self._rows: dict[Key, _Totals] = {}
+        self._rows: dict[Key, Account] = {}
         self._labels: dict[int, set[Labels]] = {}  # by bucket
         self._open: dict[int, list[Any]] = {}  # streams under way, by number
         self._number = 0
@@ -122,45 +174,41 @@ class Journal:
             record[7] = output
             self._write(record)
 
-    def add(self, entry: Entry, number: int = 0) -> None:
-        """Add a finished call (and end the stream `number`), on disk before its last byte is released."""
-        tokens = entry.tokens
-        self._add(entry)
-        self._open.pop(number, None)
-        self._write(
-            (
-                "c",
-                number,
-                entry.key,
-                int(entry.error),
-                int(entry.estimated),
-                astuple(tokens),
-                *(entry.times if entry.times != NO_TIMES else ()),
-            )
-        )
+    def account(self, key: Key) -> Account:
+        """The totals of a key; whoever remembers them looks at `gone` before the next call is counted there."""
+        account = self._rows.get(key)
+        if account is None:
+            account = self._rows[key] = Account(key)
+        return account
 
-    def _add(self, entry: Entry) -> None:
-        totals = self._rows.get(entry.key)
-        if totals is None:
-            totals = self._rows[entry.key] = _Totals()
-        tokens = entry.tokens
-        totals.requests += 1
-        totals.errors += entry.error
-        totals.estimated += entry.estimated
-        totals.input += tokens.input
-        totals.cached_input += tokens.cached_input
-        totals.cache_write += tokens.cache_write
-        totals.output += tokens.output
-        totals.reasoning += tokens.reasoning
-        totals.cache_write_1h += tokens.cache_write_1h
-        totals.input_audio += tokens.input_audio
-        totals.output_audio += tokens.output_audio
-        if entry.times != NO_TIMES:
-            busy, prefill, decode = entry.times
-            totals.busy_ms += busy
-            totals.prefill_ms += prefill
-            totals.decode_ms += decode
-        totals.dirty = True
+    def add(
+        self,
+        account: Account,
+        tokens: Tokens,
+        *,
+        error: bool = False,
+        estimated: bool = False,
+        times: tuple[int, int, int] = NO_TIMES,  # wire.Row: busy_ms, prefill_ms, decode_ms
+        number: int = 0,
+    ) -> None:
+        """Count a finished call (and end the stream `number`), on disk before its last byte is released."""
+        account.count(tokens, times, error=error, estimated=estimated)
+        if number:
+            self._open.pop(number, None)
+        counts = (
+            tokens.input,
+            tokens.cached_input,
+            tokens.cache_write,
+            tokens.output,
+            tokens.reasoning,
+            tokens.cache_write_1h,
+            tokens.input_audio,
+            tokens.output_audio,
+        )
+        if times is NO_TIMES:
+            self._write(("c", number, account.text, int(error), int(estimated), counts))
+        else:
+            self._write(("c", number, account.text, int(error), int(estimated), counts, *times))
 
     # Reports.
 
@@ -172,19 +220,19 @@ class Journal:
 
     def pending(self, limit: int) -> tuple[Row, ...]:
         """At most `limit` rows that the ledger has not acknowledged as they are, oldest first."""
-        keys = sorted((key for key, totals in self._rows.items() if totals.dirty), key=lambda key: key.bucket)
-        return tuple(_row(key, self._rows[key]) for key in keys[:limit])
+        found = sorted((item for item in self._rows.values() if item.dirty), key=lambda item: item.key.bucket)
+        return tuple(_row(item) for item in found[:limit])
 
     def acknowledge(self, rows: tuple[Row, ...], now: float) -> None:
         """Mark what was sent and has not grown since; forget what closed long ago."""
         for row in rows:
-            key = _key_of(row)
-            totals = self._rows.get(key)
-            if totals is not None and _row(key, totals) == row:
-                totals.dirty = False
+            account = self._rows.get(_key_of(row))
+            if account is not None and _row(account) == row:
+                account.dirty = False
         oldest = now - _REMEMBER_SECONDS
-        for key in [key for key, totals in self._rows.items() if key.bucket < oldest and not totals.dirty]:
-            del self._rows[key]
+        for account in [item for item in self._rows.values() if item.key.bucket < oldest and not item.dirty]:
+            account.gone = True
+            del self._rows[account.key]
         for bucket in [bucket for bucket in self._labels if bucket < oldest]:
             del self._labels[bucket]
 
@@ -212,7 +260,7 @@ class Journal:
 
     def _snapshot(self) -> bytes:
         records: list[object] = [("h", names.CONTRACT, self.id, self._pod_uid, self.sequence)]
-        records += [("r", key, *astuple(totals)[:-1]) for key, totals in self._rows.items()]
+        records += [("r", account.text, *account.counts()) for account in self._rows.values()]
         records += self._open.values()
         return b"".join(msgspec.json.encode(record) + b"\n" for record in records)
 
@@ -267,10 +315,12 @@ class Journal:
                 case ["c", number, key, error, estimated, counts, *times]:
                     self._open.pop(number, None)
                     busy, prefill, decode = times or NO_TIMES
-                    entry = Entry(_key(key), Tokens(*counts), bool(error), bool(estimated), (busy, prefill, decode))
-                    self._add(entry)
+                    account = self.account(_key(key))
+                    account.count(
+                        Tokens(*counts), (busy, prefill, decode), error=bool(error), estimated=bool(estimated)
+                    )
                 case ["r", key, *counts]:
-                    self._rows[_key(key)] = _Totals(*counts)
+                    self.account(_key(key)).restore(counts)
                 case ["o", number, *_]:
                     self._open[number] = record
                     self._number = max(self._number, number)
@@ -287,7 +337,7 @@ class Journal:
         for _, _, service, provider, model, price_id, read, written, *more in self._open.values():
             tokens = Tokens(input=read, output=written)
             key = Key(service, provider, model, price_id, self._died_in(), *more)
-            self._add(Entry(key, tokens, error=True, estimated=True))
+            self.account(key).count(tokens, NO_TIMES, error=True, estimated=True)
             self.orphans += 1
         self._open.clear()
 
@@ -296,23 +346,24 @@ class Journal:
         return int(self._path.stat().st_mtime) // names.BUCKET_SECONDS * names.BUCKET_SECONDS
 
 
-def _row(key: Key, totals: _Totals) -> Row:
+def _row(account: Account) -> Row:
+    key = account.key
     return Row(
         service=key.service,
         provider=key.provider,
         model=key.model,
         price_id=key.price_id,
         bucket=key.bucket,
-        requests=totals.requests,
-        errors=totals.errors,
-        estimated=totals.estimated,
-        tokens=totals.tokens,
+        requests=account.requests,
+        errors=account.errors,
+        estimated=account.estimated,
+        tokens=account.tokens,
         context=key.context,
         tier=key.tier,
-        labels=Labels(key.feature, key.team, key.cohort),
-        busy_ms=totals.busy_ms,
-        prefill_ms=totals.prefill_ms,
-        decode_ms=totals.decode_ms,
+        labels=account.labels,
+        busy_ms=account.busy_ms,
+        prefill_ms=account.prefill_ms,
+        decode_ms=account.decode_ms,
     )
 
 

@@ -5,7 +5,7 @@ For metrics, spans and the gate: the ledger's own arithmetic, which is the same,
 
 import msgspec
 
-from llmwarden.domain.cost import Rates, cost
+from llmwarden.domain.cost import Rates, cost, dearest
 from llmwarden.wire import Picodollars, Price, Tokens
 
 _RETRY_SECONDS = 5.0  # after a question that the ledger did not answer
@@ -25,6 +25,13 @@ class Known(msgspec.Struct, frozen=True):
         """Picodollars of one call; None where no price is known, or none for its tier."""
         price = self.rates.at(tokens.input, tier) if self.rates is not None else None
         return cost(tokens, price, requests=1) if price is not None else None
+
+    def charge(self, tokens: Tokens, tier: str) -> int:
+        """What budgets are charged: the cost; where only its tier has no price, what it is in the dearest that has one."""
+        known = self.cost(tokens, tier)
+        if known is not None or self.rates is None:
+            return known or 0
+        return cost(tokens, dearest(self.rates), requests=1)
 
     def at_most(self, tokens_in: int, tokens_out: int) -> int | None:
         """Picodollars that a call of so many tokens can cost at most; None where no price is known."""

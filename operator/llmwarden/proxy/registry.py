@@ -5,7 +5,6 @@ index and two additions, and what costs is left to the scrape. Formats: Promethe
 """
 
 import math
-import time
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, Generic, TypeVar
@@ -47,13 +46,13 @@ class Distribution:
         self.sum = 0.0
         self.examples: dict[int, tuple[str, float, float]] = {}  # bucket: trace id, value, POSIX time
 
-    def observe(self, value: float, trace: str = "") -> None:
-        """Count a value; `trace` is the id of the trace that shows it."""
+    def observe(self, value: float, trace: str = "", at: float = 0.0) -> None:
+        """Count a value; `trace` is the id of the trace that shows it, `at` when it ended (POSIX seconds)."""
         bucket = bisect_left(self._bounds, value)
         self.counts[bucket] += 1
         self.sum += value
         if trace:
-            self.examples[bucket] = (trace, value, time.time())
+            self.examples[bucket] = (trace, value, at)
 
     def add(self, counts: Iterable[int], total: float) -> None:
         """Add values that were counted by bucket."""

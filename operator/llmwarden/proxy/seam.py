@@ -6,31 +6,58 @@ piece of the answer's body, and exactly one of `Call.end`, `Call.fail`.
 """
 
 from collections.abc import Awaitable
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
+
+_NONE: Final[frozenset[bytes]] = frozenset()
 
 Header = tuple[bytes, bytes, bytes]  # lower-case name, name as received, value
 
 
-class Request(msgspec.Struct):
+class Kept:
+    """What is remembered between requests of one connection that have the same head but for its length."""
+
+    def __init__(self) -> None:
+        self.opened: object | None = None  # what the service has understood of it
+        # The head for the upstream up to what differs, and what it was made by.
+        self.begin = b""
+        self.drop: frozenset[bytes] | None = None
+        self.target = b""
+
+
+class Request:
     """One request's head. `started` is `time.perf_counter()` at its first byte; `length` is None without a declared length."""
 
-    method: bytes
-    target: bytes
-    headers: list[Header]
-    started: float
-    old: bool = False  # HTTP/1.0
-    keep: bool = True
-    length: int | None = None
-    chunked: bool = False
-    expects: bool = False
-    encoded: bool = False  # its body has a content encoding
-    upgrade: bytes = b""
-    drop: frozenset[bytes] = frozenset()  # what its Connection header names
-    lines: list[bytes] = []  # the headers as they came, one for one; empty where they were made here
-    # Of a head that comes again on its connection: its lines that go on, by what is left out.
-    blocks: dict[frozenset[bytes], bytes] | None = None
+    def __init__(
+        self,
+        method: bytes,
+        target: bytes,
+        headers: list[Header],
+        started: float,
+        *,
+        old: bool = False,
+        keep: bool = True,
+        length: int | None = None,
+        encoded: bool = False,
+        drop: frozenset[bytes] = _NONE,
+        lines: list[bytes] | None = None,
+        kept: Kept | None = None,
+    ) -> None:
+        self.method = method
+        self.target = target
+        self.headers = headers
+        self.started = started
+        self.old = old  # HTTP/1.0
+        self.keep = keep
+        self.length = length
+        self.chunked = False
+        self.expects = False
+        self.encoded = encoded  # its body has a content encoding
+        self.upgrade = b""
+        self.drop = drop  # what its Connection header names
+        self.lines = lines  # the headers as they came, one for one; None where they were made here
+        self.kept = kept  # of a head that comes again on its connection
 
 
 class Forward(msgspec.Struct, frozen=True):

@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from llmwarden.proxy import record
 from llmwarden.proxy.busy import NO_TIMES
-from llmwarden.proxy.journal import Entry
+from llmwarden.proxy.prices import Known
 from llmwarden.proxy.record import Record
 from llmwarden.wire import Tokens
 
@@ -23,79 +22,57 @@ _FEW: Final = 2
 
 def refuse(call: "Admission", code: str, status: int) -> None:
     """Note a call that a budget refused: it is no usage."""
-    shared = call.service.shared
-    refused = Record(
-        service=call.service.name,
-        provider=call.provider(),
-        operation=call.match.api.operation,
-        trace=call.trace,
-        ended=time.time_ns(),
-        status=status,
-        error=code,
-        duration=time.perf_counter() - call.started,
-        asked_model=call.asked.model,
-        model=call.model,
-        stream=call.asked.stream,
-        max_tokens=call.asked.max_tokens,
-        conversation=call.asked.conversation,
-        prefixes=call.asked.prefixes,
-        labels=call.labels,
-        retry=call.retry,
-        budget=call.budget,
-        refused=True,
-    )
-    metrics = shared.metrics
-    if refused.retry:
-        metrics.retried.labels(refused.service, refused.retry).inc()
-    metrics.refused.labels(refused.service, refused.budget).inc()
-    metrics.series(refused.service, refused.provider, refused.operation, refused.asked_model, "").refused(code, status)
-    _emit(call, refused)
+    service = call.service
+    finished = _begun(call, code, status)
+    finished.duration = time.perf_counter() - call.started
+    finished.model = call.model
+    finished.refused = True
+    metrics = service.shared.metrics
+    if finished.retry:
+        metrics.retried.labels(service.name, finished.retry).inc()
+    metrics.refused.labels(service.name, finished.budget).inc()
+    series = metrics.series(service.name, finished.provider, finished.operation, call.asked.model, "")
+    series.refused(code, status)
+    _offer(call, finished)
 
 
 def settle(call: "MeteredCall", error: str, status: int | None) -> None:
     """Charge a call that was made, whatever became of it. `status` is what we answered, if we did."""
-    answer = call.answer
+    answer, service = call.answer, call.service
+    shared = service.shared
     status = status or call.status or _GONE
-    error = error or (str(status) if status >= _ERROR else answer.error)
-    finished = _record(call, error, status)
-    shared = call.service.shared
+    finished = _begun(call, error or (str(status) if status >= _ERROR else answer.error), status)
+    known = call.price()
+    _fill(finished, call, known)
     tokens = finished.tokens
-    model = finished.model
-    if not (tokens.input or tokens.output):
-        model = shared.metrics.capped(model)  # a name that nothing was made of may be anything
-    key = call.key(model, tokens.input, finished.tier, finished.price_id)
-    labels = shared.journal.bounded(key.bucket, finished.labels)
-    if labels.feature or labels.team or labels.cohort:
-        key = key._replace(feature=labels.feature, team=labels.team, cohort=labels.cohort)
+    used = tokens.input + tokens.output
+    # A name that nothing was made of may be anything.
+    model = finished.model if used else shared.metrics.capped(finished.model)
     shared.journal.add(
-        Entry(
-            key,
-            tokens,
-            error=finished.failed,
-            estimated=finished.estimated,
-            times=_times(call, finished),
-        ),
-        call.number,
+        call.account(model, tokens.input, answer.tier, finished.price_id),
+        tokens,
+        error=finished.failed,
+        estimated=finished.estimated,
+        times=_times(call, finished),
+        number=call.number,
     )
-    shared.gate.charge(call.config, finished.picodollars or 0, tokens.input + tokens.output, call.held)
+    charged = finished.picodollars
+    if charged is None:
+        charged = known.charge(tokens, answer.tier) if known is not None else 0
+    shared.gate.charge(call.config, charged, used, call.held)
     call.held = ()
     metrics = shared.metrics
     if finished.retry:
-        metrics.retried.labels(finished.service, finished.retry).inc()
+        metrics.retried.labels(service.name, finished.retry).inc()
     if finished.error:
-        shared.retries.failed(call.body_key, time.perf_counter())
+        shared.retries.failed(call.body_key(), time.perf_counter())
     if finished.estimated:
-        metrics.estimated.labels(finished.service).inc()
-    if finished.malformed:
-        metrics.malformed.labels(finished.service).inc(finished.malformed)
-    metrics.series(
-        finished.service,
-        finished.provider,
-        finished.operation,
-        finished.asked_model or finished.answered_model,
-        finished.answered_model,
-    ).record(finished)
-    _emit(call, finished)
+        metrics.estimated.labels(service.name).inc()
+    if answer.malformed:
+        metrics.malformed.labels(service.name).inc(answer.malformed)
+    asked_model = call.asked.model or answer.model
+    metrics.series(service.name, finished.provider, finished.operation, asked_model, answer.model).record(finished)
+    _offer(call, finished)
 
 
 def _times(call: "MeteredCall", finished: Record) -> tuple[int, int, int]:
@@ -104,61 +81,45 @@ def _times(call: "MeteredCall", finished: Record) -> tuple[int, int, int]:
     if busy is None:
         return NO_TIMES
     end = call.started + finished.duration
-    return busy.times(call.started, end, finished.first_token, finished.queue_seconds or 0.0, finished.tokens.output)
+    return busy.times(call.started, end, finished.first_token, call.answer.queue_seconds or 0.0, finished.tokens.output)
 
 
-def _record(call: "MeteredCall", error: str, status: int) -> Record:
-    asked, answer = call.asked, call.answer
-    tokens, estimated = _tokens(call, status, error)
-    known = call.price()
-    picodollars = known.cost(tokens, answer.tier) if known is not None else None
-    if picodollars is None and not (tokens.input or tokens.output):
-        picodollars = 0
-    duration = time.perf_counter() - call.started
-    first_token = answer.first_content - call.started if answer.pieces else None
-    used = tokens.input + tokens.output
-    return Record(  # by position: forty keywords take three times as long
-        call.service.name,
-        call.provider(),
-        call.match.api.operation,
-        call.trace,
-        time.time_ns(),  # ended
-        status,
-        error,
-        duration,
-        asked.model,  # asked_model
-        call.row_model(),
-        answer.model,  # answered_model
-        tokens,
-        estimated,
-        answer.tier,
-        known.price_id if known is not None else None,
-        picodollars,
-        used / known.window if used and known is not None and known.window else None,  # context_share
-        first_token,
-        _per_token(call, tokens),
-        tuple(answer.gaps),
-        answer.last_content - answer.first_content,  # gaps_sum
-        _rate(tokens, duration - (first_token or 0.0)),  # tokens_per_second
-        answer.queue_seconds,
-        answer.server_seconds,
-        asked.stream,
-        asked.choices,
-        asked.max_tokens,
-        asked.temperature,
-        asked.top_p,
-        asked.seed,
-        asked.conversation,
-        asked.prefixes,
-        call.labels,
-        call.retry,
-        answer.id,  # response_id
-        tuple(answer.finish_reasons),
-        tuple(answer.tool_call_ids),
-        answer.malformed,
-        bool(answer.deferred),
-        call.budget,
+def _begun(call: "Admission", error: str, status: int) -> Record:
+    """What is known of every call that has ended."""
+    service = call.service
+    finished = Record(
+        service.name, service.server, call.provider(), call.match.api.operation, call.trace, call.asked, call.answer
     )
+    finished.ended = time.time_ns()
+    finished.status = status
+    finished.error = error
+    finished.labels = call.labels
+    finished.retry = call.retry
+    finished.budget = call.budget
+    return finished
+
+
+def _fill(finished: Record, call: "MeteredCall", known: Known | None) -> None:
+    """What was used, what it cost, how long it took."""
+    answer = call.answer
+    tokens, finished.estimated = _tokens(call, finished.status, finished.error)
+    finished.tokens = tokens
+    finished.model = call.row_model()
+    used = tokens.input + tokens.output
+    if known is not None:
+        finished.price_id = known.price_id
+        finished.picodollars = known.cost(tokens, answer.tier)
+        if used and known.window:
+            finished.context_share = used / known.window
+    if finished.picodollars is None and not used:
+        finished.picodollars = 0
+    duration = finished.duration = time.perf_counter() - call.started
+    if answer.pieces:
+        finished.first_token = answer.first_content - call.started
+        finished.per_token = _per_token(call, tokens)
+    if tokens.output >= _FEW:
+        seconds = duration - (finished.first_token or 0.0)
+        finished.tokens_per_second = tokens.output / seconds if seconds > 0 else None
 
 
 def _tokens(call: "MeteredCall", status: int, error: str) -> tuple[Tokens, bool]:
@@ -187,11 +148,6 @@ def rough_input(call: "MeteredCall") -> int:
     return -(-call.asked.input_bytes // _BYTES_PER_TOKEN)
 
 
-def _rate(tokens: Tokens, seconds: float) -> float | None:
-    """Output tokens per second; None for too few to tell."""
-    return tokens.output / seconds if tokens.output >= _FEW and seconds > 0 else None
-
-
 def _per_token(call: "MeteredCall", tokens: Tokens) -> float | None:
     """Seconds from one token of a choice to its next."""
     answer = call.answer
@@ -201,7 +157,7 @@ def _per_token(call: "MeteredCall", tokens: Tokens) -> float | None:
     return (answer.last_content - answer.first_content) / (each - 1)
 
 
-def _emit(call: "Admission", finished: Record) -> None:
+def _offer(call: "Admission", finished: Record) -> None:
     exporter = call.service.shared.exporter
     if exporter is not None and finished.trace.sampled:
-        exporter.offer(record.span(finished, call.service.server))
+        exporter.offer(finished)

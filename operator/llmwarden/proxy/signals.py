@@ -27,7 +27,6 @@ _OTHER: Final = Labels("other", "other", "other")
 _WINDOW: Final = 60.0  # seconds in which the same body again is taken for a retry of the call that failed
 _FAILED: Final = 1000
 _KEYS: Final = 5000
-_SAMPLE: Final = 1024  # bytes at both ends that a body is known by, with its length
 _EPOCH: Final = 10**9  # seconds above this are no duration
 _DURATION: Final = re.compile(
     r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?"
@@ -75,8 +74,8 @@ class Retries:
         self._keys: dict[bytes, None] = {}
         self._failed: dict[int, float] = {}  # when a call with this body failed
 
-    def seen(self, heads: dict[bytes, bytes], body: int, now: float) -> str:
-        """By what a request shows itself to be a retry: its client says so, its idempotency key came before, its body failed just now."""
+    def seen(self, heads: dict[bytes, bytes]) -> str:
+        """By what a request's head shows itself to be a retry: its client says so, or its idempotency key came before."""
         if heads.get(b"x-stainless-retry-count", b"0") != b"0":
             return "header"
         attempt = heads.get(b"amz-sdk-request")
@@ -90,8 +89,16 @@ class Retries:
             if len(self._keys) >= _KEYS:
                 del self._keys[next(iter(self._keys))]
             self._keys[key] = None
+        return ""
+
+    def expected(self) -> bool:
+        """Whether any call has failed: else no body needs to be compared."""
+        return bool(self._failed)
+
+    def came_again(self, body: int, now: float) -> bool:
+        """Whether a call with this body failed just now."""
         failed = self._failed.get(body)
-        return "body" if failed is not None and now - failed < _WINDOW else ""
+        return failed is not None and now - failed < _WINDOW
 
     def failed(self, body: int, now: float) -> None:
         """A call with this body failed; it may come again."""
@@ -99,11 +106,6 @@ class Retries:
         if len(self._failed) >= _FAILED:
             del self._failed[next(iter(self._failed))]
         self._failed[body] = now
-
-
-def body_key(target: bytes, body: bytes) -> int:
-    """What a body is known by in this process: cheap, whatever its size."""
-    return hash((target, len(body), body[:_SAMPLE], body[-_SAMPLE:]))
 
 
 class Limit(msgspec.Struct, frozen=True):

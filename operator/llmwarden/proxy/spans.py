@@ -7,9 +7,9 @@ import asyncio
 import random
 import re
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -22,20 +22,28 @@ _LINGER_SECONDS: Final = 1.0
 _TIMEOUT_SECONDS: Final = 5.0
 _MAX_PAUSE_SECONDS: Final = 10.0  # between tries at a failing collector
 _TRACEPARENT: Final = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
-_CLIENT_KIND: Final = 3  # SPAN_KIND_CLIENT
-_ERROR_STATUS: Final = 2  # STATUS_CODE_ERROR
+CLIENT_KIND: Final = 3  # SPAN_KIND_CLIENT
+ERROR_STATUS: Final = 2  # STATUS_CODE_ERROR
+# Ids of zeros are none (W3C trace context).
+_NO_TRACE: Final = "0" * 32
+_ONE_TRACE: Final = "0" * 31 + "1"
+_NO_SPAN: Final = "0" * 16
+_ONE_SPAN: Final = "0" * 15 + "1"
 _FULL: Final = 100.0
 
 Value = str | int | float | bool | list[str]
 
 
-class Trace(msgspec.Struct):
+class Trace:
     """A call's place in its trace; ids in hex."""
 
-    trace_id: str
-    span_id: str
-    parent_id: str
-    sampled: bool
+    __slots__ = ("parent_id", "sampled", "span_id", "trace_id")
+
+    def __init__(self, trace_id: str, span_id: str, parent_id: str, *, sampled: bool) -> None:
+        self.trace_id = trace_id
+        self.span_id = span_id
+        self.parent_id = parent_id
+        self.sampled = sampled
 
     def header(self) -> bytes:
         """The traceparent for the upstream."""
@@ -44,25 +52,27 @@ class Trace(msgspec.Struct):
 
 def begin(traceparent: bytes, sample_percent: float) -> Trace:
     """Continue the caller's trace, and its decision to sample; or start one, and decide."""
-    span_id = f"{random.getrandbits(64) or 1:016x}"
-    match = _TRACEPARENT.fullmatch(traceparent.strip()) if traceparent else None
-    if match and match[1] != b"ff" and match[2].strip(b"0") and match[3].strip(b"0"):
-        sampled = bool(int(match[4], 16) & 1)
-        return Trace(match[2].decode(), span_id, match[3].decode(), sampled)
+    ids = f"{random.getrandbits(192):048x}"
+    trace_id, span_id = ids[:32], ids[32:]
+    if span_id == _NO_SPAN:
+        span_id = _ONE_SPAN
+    if traceparent:
+        match = _TRACEPARENT.fullmatch(traceparent.strip())
+        if match and match[1] != b"ff" and match[2].strip(b"0") and match[3].strip(b"0"):
+            return Trace(match[2].decode(), span_id, match[3].decode(), sampled=bool(int(match[4], 16) & 1))
+    if trace_id == _NO_TRACE:
+        trace_id = _ONE_TRACE
     sampled = sample_percent >= _FULL or random.random() * _FULL < sample_percent  # noqa: S311 - a sample
-    return Trace(f"{random.getrandbits(128) or 1:032x}", span_id, "", sampled)
+    return Trace(trace_id, span_id, "", sampled=sampled)
 
 
-class Span(msgspec.Struct):
-    """One finished call; times in nanoseconds of the epoch."""
+class Finished(Protocol):
+    """A finished call (`record.Record`): its text is made when its batch goes, not on the path."""
 
     service: str
-    name: str
-    trace: Trace
-    start: int
-    end: int
-    attributes: str  # as text: `attribute`, with commas between
-    error: str = ""
+
+    def span(self) -> str:
+        """The span as OTLP/JSON."""
 
 
 class Exporter:
@@ -72,15 +82,15 @@ class Exporter:
         self._identity = identity
         self._client = client
         self._dropped = dropped
-        self._queue: deque[Span] = deque()
+        self._queue: deque[Finished] = deque()
         self._wake = asyncio.Event()
 
-    def offer(self, span: Span) -> None:
-        """Take a span, or drop it when the queue is full."""
+    def offer(self, call: Finished) -> None:
+        """Take a finished call, or drop it when the queue is full."""
         if len(self._queue) >= _QUEUE:
             self._dropped(1)
             return
-        self._queue.append(span)
+        self._queue.append(call)
         if len(self._queue) % _BATCH == 0:
             self._wake.set()
 
@@ -127,14 +137,14 @@ class Exporter:
         return True
 
 
-def encode(spans: list[Span], identity: Identity) -> bytes:
+def encode(calls: Iterable[Finished], identity: Identity) -> bytes:
     """An OTLP ExportTraceServiceRequest in JSON: 64-bit integers are strings, ids are hex.
 
     Written as text: building the same as objects, to be encoded by a library, takes twice the time.
     """
     by_service: dict[str, list[str]] = {}
-    for span in spans:
-        by_service.setdefault(span.service, []).append(_span(span))
+    for call in calls:
+        by_service.setdefault(call.service, []).append(call.span())
     resources = (
         f'{{"resource":{{"attributes":[{_resource(service, identity)}]}},'
         f'"scopeSpans":[{{"scope":{{"name":"llmwarden.proxy"}},"spans":[{",".join(items)}]}}]}}'
@@ -156,16 +166,6 @@ def _resource(service: str, identity: Identity) -> str:
     return attributes(values)
 
 
-def _span(span: Span) -> str:
-    trace = span.trace
-    parent = f'"parentSpanId":"{trace.parent_id}",' if trace.parent_id else ""
-    status = f'{{"code":{_ERROR_STATUS},"message":{_text(span.error)}}}' if span.error else "{}"
-    return (
-        f'{{"traceId":"{trace.trace_id}","spanId":"{trace.span_id}",{parent}"name":{_known_text(span.name)},"kind":{_CLIENT_KIND},'
-        f'"startTimeUnixNano":"{span.start}","endTimeUnixNano":"{span.end}","attributes":[{span.attributes}],"status":{status}}}'
-    )
-
-
 def attributes(values: Mapping[str, Value]) -> str:
     """Attributes as text."""
     return ",".join([attribute(key, value) for key, value in values.items()])
@@ -182,20 +182,18 @@ def attribute(key: str, value: Value) -> str:
     if kind is int:
         return f'{{"key":"{key}","value":{{"intValue":"{value}"}}}}'
     if isinstance(value, str):
-        text = _text(value) if key in _UNIQUE else _known_text(value)
-        return f'{{"key":"{key}","value":{{"stringValue":{text}}}}}'
+        return f'{{"key":"{key}","value":{{"stringValue":{text(value)}}}}}'
     if isinstance(value, bool):
         return f'{{"key":"{key}","value":{{"boolValue":{"true" if value else "false"}}}}}'
     if isinstance(value, list):
-        items = ",".join([f'{{"stringValue":{_text(item)}}}' for item in value])
+        items = ",".join([f'{{"stringValue":{text(item)}}}' for item in value])
         return f'{{"key":"{key}","value":{{"arrayValue":{{"values":[{items}]}}}}}}'
-    return f'{{"key":"{key}","value":{{"doubleValue":{_text(value)}}}}}'
+    return f'{{"key":"{key}","value":{{"doubleValue":{text(value)}}}}}'
 
 
-def _text(value: object) -> str:
+def text(value: object) -> str:
+    """A value as JSON."""
     return _encode(value).decode()
 
 
 _encode: Final = msgspec.json.Encoder().encode
-_known_text: Final = lru_cache(maxsize=1024)(_text)  # models, providers, hosts: the same from call to call
-_UNIQUE: Final = frozenset({"gen_ai.response.id", "gen_ai.conversation.id"})

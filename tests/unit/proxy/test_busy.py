@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmwarden.proxy.busy import Busy
-from llmwarden.proxy.journal import Entry, Journal, Key
+from llmwarden.proxy.journal import Journal, Key
 from llmwarden.proxy.prices import PriceBook
 from llmwarden.wire import Picodollars, Price, Tokens
 from tests.unit.proxy.support import begin, rows, service, stream
@@ -44,8 +44,8 @@ def test_prefill_and_decode_are_told_apart_by_the_first_token() -> None:
 def test_times_survive_a_restart_and_older_lines_are_read(tmp_path: Path) -> None:
     key = Key("chat", "vllm", "m", None, 900)
     first = Journal(tmp_path, "uid")
-    first.add(Entry(key, Tokens(input=1, output=2), times=(30, 10, 20)))
-    first.add(Entry(key, Tokens(input=1, output=2)))
+    first.add(first.account(key), Tokens(input=1, output=2), times=(30, 10, 20))
+    first.add(first.account(key), Tokens(input=1, output=2))
     for _ in range(2):  # from its lines, and from the snapshot that was made of them
         [row] = Journal(tmp_path, "uid").pending(10)
         assert (row.requests, row.tokens) == (2, Tokens(input=2, output=4))

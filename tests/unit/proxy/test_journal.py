@@ -8,32 +8,32 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmwarden.proxy.journal import OTHER, Entry, Journal, Key
+from llmwarden.proxy.journal import OTHER, Journal, Key
 from llmwarden.wire import Labels, Tokens
 
 KEY = Key("bot", "openai", "m", "p", 900)
 
 
-def entry(count: int = 1, key: Key = KEY) -> Entry:
-    return Entry(key, Tokens(input=count, output=count))
+def add(journal: Journal, count: int = 1, key: Key = KEY, number: int = 0) -> None:
+    journal.add(journal.account(key), Tokens(input=count, output=count), number=number)
 
 
 def test_totals_and_identity_survive_a_restart(tmp_path: Path) -> None:
     first = Journal(tmp_path, "uid")
     for count in (1, 2, 3):
-        first.add(entry(count))
+        add(first, count)
     first.next_sequence()
     second = Journal(tmp_path, "uid")
     assert (second.id, second.next_sequence()) == (first.id, 2)
     assert second.pending(10) == first.pending(10)
-    second.add(entry(4))
+    add(second, 4)
     [row] = Journal(tmp_path, "uid").pending(10)
     assert (row.requests, row.tokens) == (4, Tokens(input=10, output=10))
 
 
 def test_another_pod_begins_anew(tmp_path: Path) -> None:
     first = Journal(tmp_path, "uid")
-    first.add(entry())
+    add(first)
     second = Journal(tmp_path, "other-uid")
     assert second.id != first.id
     assert second.pending(10) == ()
@@ -44,7 +44,7 @@ def test_a_stream_that_died_is_charged_once_and_labelled(tmp_path: Path) -> None
     number = first.open(KEY, Tokens(input=5))
     first.progress(number, 40)
     done = first.open(KEY, Tokens(input=5))
-    first.add(entry(3), done)
+    add(first, 3, number=done)
     for _ in range(3):
         again = Journal(tmp_path, "uid")
         total = again.pending(10)
@@ -61,7 +61,7 @@ def test_a_file_torn_anywhere_loses_only_its_end(tmp_path: Path, cut: int) -> No
     path.unlink(missing_ok=True)
     first = Journal(tmp_path, "uid")
     for _ in range(5):
-        first.add(entry())
+        add(first)
     whole = path.read_bytes()
     header = whole.index(b"\n") + 1
     path.write_bytes(whole[: max(header, len(whole) - cut)])
@@ -76,10 +76,10 @@ def test_a_file_torn_anywhere_loses_only_its_end(tmp_path: Path, cut: int) -> No
 
 def test_garbage_between_lines_is_skipped_and_counted(tmp_path: Path) -> None:
     first = Journal(tmp_path, "uid")
-    first.add(entry())
+    add(first)
     with (tmp_path / "journal").open("ab") as file:
         file.write(b'\n["c",0,["too","short"],0,0,[1]]\n{}\nnonsense\n["zz"]\n')
-    first.add(entry())
+    add(first)
     again = Journal(tmp_path, "uid")
     assert again.skipped == 4
     assert again.pending(10)[0].requests == 2
@@ -89,35 +89,35 @@ def test_a_full_disk_is_counted_and_made_good_when_there_is_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = Journal(tmp_path, "uid")
-    journal.add(entry())
+    add(journal)
     real = os.write
 
     def full(_file: int, _data: bytes) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("llmwarden.proxy.journal.os.write", full)
-    journal.add(entry())
-    journal.add(entry())
+    add(journal)
+    add(journal)
     assert journal.errors == 2
     assert journal.pending(10)[0].requests == 3
     assert Journal(tmp_path / "nowhere", "uid").errors == 1
     monkeypatch.setattr("llmwarden.proxy.journal.os.write", lambda file, data: real(file, data[: len(data) // 2]))
-    journal.add(entry())
+    add(journal)
     assert journal.errors == 3
     monkeypatch.setattr("llmwarden.proxy.journal.os.write", real)
-    journal.add(entry())
+    add(journal)
     assert Journal(tmp_path, "uid").pending(10)[0].requests == 5
 
 
 def test_only_what_changed_is_pending_and_the_oldest_first(tmp_path: Path) -> None:
     journal = Journal(tmp_path, "uid")
     late = Key("bot", "openai", "m", "p", 1800)
-    journal.add(entry(key=late))
-    journal.add(entry())
+    add(journal, key=late)
+    add(journal)
     sent = journal.pending(10)
     assert [row.bucket for row in sent] == [900, 1800]
     assert len(journal.pending(1)) == 1
-    journal.add(entry(key=late))  # while the report is on its way
+    add(journal, key=late)  # while the report is on its way
     journal.acknowledge(sent, now=2000)
     [row] = journal.pending(10)
     assert (row.bucket, row.requests) == (1800, 2)
@@ -125,20 +125,20 @@ def test_only_what_changed_is_pending_and_the_oldest_first(tmp_path: Path) -> No
 
 def test_what_closed_long_ago_is_forgotten_but_not_what_a_clock_could_come_back_to(tmp_path: Path) -> None:
     journal = Journal(tmp_path, "uid")
-    journal.add(entry())
+    add(journal)
     journal.acknowledge(journal.pending(10), now=900 + 2 * 3600)
-    journal.add(entry())  # the clock went back: the row goes on
+    add(journal)  # the clock went back: the row goes on
     assert journal.pending(10)[0].requests == 2
     journal.acknowledge(journal.pending(10), now=900 + 4 * 3600)
     assert Journal(tmp_path, "uid").pending(10)[0].requests == 2  # the file is rewritten later
-    journal.add(entry())
+    add(journal)
     assert journal.pending(10)[0].requests == 1
 
 
 def test_the_file_does_not_grow_for_ever(tmp_path: Path) -> None:
     journal = Journal(tmp_path, "uid")
     for _ in range(60_000):
-        journal.add(entry())
+        add(journal)
     assert (tmp_path / "journal").stat().st_size < 5 * 1024 * 1024
     assert Journal(tmp_path, "uid").pending(10)[0].requests == 60_000
 
@@ -147,7 +147,7 @@ def test_context_tier_labels_and_all_kinds_survive(tmp_path: Path) -> None:
     tokens = Tokens(9, 1, 4, 7, 2, 3, 1, 1)
     key = Key("bot", "anthropic", "m", None, 900, 200_000, "batch", "search", "web", "beta")
     first = Journal(tmp_path, "uid")
-    first.add(Entry(key, tokens))
+    first.add(first.account(key), tokens)
     first.open(key, Tokens(input=5))
     [row, died] = sorted(Journal(tmp_path, "uid").pending(10), key=lambda row: row.errors)
     assert (row.tokens, row.context, row.tier, row.labels) == (

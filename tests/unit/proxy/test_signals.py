@@ -3,7 +3,7 @@
 import pytest
 
 from llmwarden.proxy.seam import Header
-from llmwarden.proxy.signals import RATE_LIMITS, LabelBook, Retries, body_key, limit_value, read
+from llmwarden.proxy.signals import RATE_LIMITS, LabelBook, Retries, limit_value, read
 from llmwarden.wire import Labels
 
 
@@ -42,29 +42,30 @@ def test_which_limit_it_is() -> None:
 
 def test_retries_are_seen_by_what_clients_say_and_by_what_came_before() -> None:
     retries = Retries()
-    body = body_key(b"/v1", b"{}")
-    assert retries.seen({}, body, 0.0) == ""
-    assert retries.seen({}, body, 1.0) == ""  # the same question twice is no retry
-    retries.failed(body, 2.0)
-    assert retries.seen({}, body, 30.0) == "body"
-    assert retries.seen({}, body_key(b"/v1", b"{ }"), 30.0) == ""
-    assert retries.seen({}, body, 99.0) == ""
-    assert retries.seen(read(headers(x_stainless_retry_count="0")), 1, 0.0) == ""
-    assert retries.seen(read(headers(x_stainless_retry_count="2")), 1, 0.0) == "header"
-    assert retries.seen(read(headers(amz_sdk_request="attempt=1; max=3")), 1, 0.0) == ""
-    assert retries.seen(read(headers(amz_sdk_request="attempt=2; max=3")), 1, 0.0) == "header"
-    assert retries.seen(read(headers(idempotency_key="k")), 1, 0.0) == ""
-    assert retries.seen(read(headers(idempotency_key="k")), 1, 0.0) == "idempotency_key"
+    assert not retries.expected()
+    assert not retries.came_again(1, 1.0)  # the same question twice is no retry
+    retries.failed(1, 2.0)
+    assert retries.expected()
+    assert retries.came_again(1, 30.0)
+    assert not retries.came_again(2, 30.0)
+    assert not retries.came_again(1, 99.0)
+    assert retries.seen({}) == ""
+    assert retries.seen(read(headers(x_stainless_retry_count="0"))) == ""
+    assert retries.seen(read(headers(x_stainless_retry_count="2"))) == "header"
+    assert retries.seen(read(headers(amz_sdk_request="attempt=1; max=3"))) == ""
+    assert retries.seen(read(headers(amz_sdk_request="attempt=2; max=3"))) == "header"
+    assert retries.seen(read(headers(idempotency_key="k"))) == ""
+    assert retries.seen(read(headers(idempotency_key="k"))) == "idempotency_key"
 
 
 def test_what_is_remembered_is_bounded() -> None:
     retries = Retries()
     for number in range(10_000):
         retries.failed(number, 0.0)
-        retries.seen({b"idempotency-key": b"%d" % number}, -1, 0.0)
+        retries.seen({b"idempotency-key": b"%d" % number})
     assert len(retries._failed) == 1000
     assert len(retries._keys) == 5000
-    assert retries.seen({}, 9_999, 1.0) == "body"
+    assert retries.came_again(9_999, 1.0)
 
 
 def test_labels() -> None:

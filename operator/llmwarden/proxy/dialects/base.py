@@ -36,51 +36,70 @@ class Target(msgspec.Struct, frozen=True):
     backend: str = ""
 
 
-class Asked(msgspec.Struct):
+class Asked:
     """What a request asks for."""
 
-    model: str = ""
-    stream: bool = False
-    wants_usage: bool = True  # usage comes by itself, or the client asked for it: nothing is hidden from it
-    has_options: bool = False  # the body has a place where the wish for usage goes already
-    max_tokens: int | None = None  # of each choice
-    choices: int = 1  # that are generated (n, best_of, candidateCount)
-    # Why max_tokens x choices and the body's length do not bound what the call uses: "server_tools", "images", "stored_input", ...
-    unbounded: str = ""
-    temperature: float | None = None
-    top_p: float | None = None
-    seed: int | None = None
-    input_bytes: int = 0  # of the text that the model reads, as it stands in the body
-    conversation: str = ""  # the conversation's id, or the response that this one goes on from
-    prefixes: tuple[
-        int, ...
-    ] = ()  # hashes of the messages up to each of the last ones, the newest last (`prompt.chain`)
-    background: bool = False  # the answer comes later, to another request
+    def __init__(
+        self,
+        *,
+        model: str = "",
+        stream: bool = False,
+        wants_usage: bool = True,
+        has_options: bool = False,
+        max_tokens: int | None = None,
+        choices: int = 1,
+        unbounded: str = "",
+        temperature: float | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        input_bytes: int = 0,
+        conversation: str = "",
+        prefixes: tuple[int, ...] = (),
+        background: bool = False,
+    ) -> None:
+        self.model = model
+        self.stream = stream
+        self.wants_usage = wants_usage  # usage comes by itself, or the client asked for it: nothing is hidden from it
+        self.has_options = has_options  # the body has a place where the wish for usage goes already
+        self.max_tokens = max_tokens  # of each choice
+        self.choices = choices  # that are generated (n, best_of, candidateCount)
+        # Why max_tokens x choices and the body's length do not bound what the call uses: "server_tools", "images", "stored_input", ...
+        self.unbounded = unbounded
+        self.temperature = temperature
+        self.top_p = top_p
+        self.seed = seed
+        self.input_bytes = input_bytes  # of the text that the model reads, as it stands in the body
+        self.conversation = conversation  # the conversation's id, or the response that this one goes on from
+        # Hashes of the messages up to each of the last ones, the newest last (`prompt.chain`).
+        self.prefixes = prefixes
+        self.background = background  # the answer comes later, to another request
 
 
-class Answer(msgspec.Struct):
+class Answer:
     """What an answer tells, gathered while it passes. Times are `time.perf_counter()`."""
 
     model: str = ""
     id: str = ""
-    finish_reasons: list[str] = []
     usage: Tokens | None = None
     partial: bool = False  # `usage` is not the last word: of an answer that ends here, its output is estimated
     tier: str = ""  # "batch", "flex", "priority" where it is priced otherwise; "" for the ordinary one
-    tool_call_ids: list[str] = []
     queue_seconds: float | None = None  # before the engine began, where it says so
     server_seconds: float | None = None  # from request to answer by the provider's own clock, where it says so
     pieces: int = 0  # events with content: near enough one token each
     content_bytes: int = 0
     first_content: float = 0.0
     last_content: float = 0.0
-    gaps: list[int] = []  # times between two pieces, counted by names.TPOT_BOUNDS
     error: str = ""
     malformed: int = 0
     done: bool = False  # the last event came: the call can be settled before it goes on
     text: bytes = b""  # the last event's, a JSON string, where nothing else in that event means anything
     text_name: bytes = b'"content":'  # what it stands behind
     deferred: str = ""  # the id under which this answer's usage can be asked for later (a background response)
+
+    def __init__(self) -> None:
+        self.finish_reasons: list[str] = []
+        self.tool_call_ids: list[str] = []
+        self.gaps: list[int] = []  # times between two pieces, counted by names.TPOT_BOUNDS
 
     def content(self, size: int, now: float) -> None:
         """Note a piece of content: text, a tool call, reasoning."""
