@@ -75,6 +75,18 @@ def budget(**changes: Any) -> dict[str, Any]:
     return service(budgets=[merged(BUDGET, changes)])
 
 
+SECRET = {"name": "engine", "key": "token"}
+
+
+def engine(**spec: Any) -> dict[str, Any]:
+    base = service(backend={"type": "VLLM"}, workload={"interception": {"port": {"name": "http"}}})
+    return merged(base, {"spec": spec})
+
+
+def scrape(**changes: Any) -> dict[str, Any]:
+    return service(scrape=changes)
+
+
 def objective(**changes: Any) -> dict[str, Any]:
     whole = {"name": "o", "errors": {}, "targetPercent": "99", "window": "28d"}
     return service(objectives=[merged(whole, changes)])
@@ -152,6 +164,37 @@ GOOD = {
     ),
     "half a percent of traces": service(tracing={"samplePercent": 0.5}),
     "latency": objective(errors=None, latency={"indicator": "TimeToFirstToken", "threshold": "1500ms"}),
+    "availability": objective(errors=None, availability={}),
+    "availability of quiet services": objective(errors=None, availability={"quietFor": "24h"}),
+    "context": objective(errors=None, contextUse={"thresholdPercent": 100}),
+    "an engine's queue and cache": engine(
+        objectives=[
+            {"name": "q", "queueTime": {"threshold": "500ms"}, "targetPercent": "99", "window": "28d"},
+            {"name": "c", "kvCache": {"thresholdPercent": 1}, "targetPercent": "99", "window": "28d"},
+        ]
+    ),
+    "the queue of an engine elsewhere": service(
+        scrape={
+            "targets": ["gpu1.example.com:8000", "[2001:db8::1]:8000"],
+            "scheme": "https",
+            "bearerTokenSecretRef": SECRET,
+        },
+        objectives=[{"name": "q", "queueTime": {"threshold": "500ms"}, "targetPercent": "99", "window": "28d"}],
+    ),
+    "an engine behind a Service": service(
+        scrape={
+            "service": {"selector": {"matchLabels": {"app": "vllm"}}, "port": "http"},
+            "relabelings": [{"targetLabel": "__tmp_a", "replacement": "b"}, {"action": "drop", "sourceLabels": ["a"]}],
+            "metricRelabelings": [{"action": "labelmap", "regex": "a(.*)"}],
+            "basicAuth": {"usernameSecretRef": SECRET, "passwordSecretRef": SECRET},
+        }
+    ),
+    "a closed port": engine(
+        workload={"interception": {"port": {"name": "http"}, "networkPolicy": {"openPorts": [1, 65535]}}}
+    ),
+    "a closed port, and nothing else open": engine(
+        workload={"interception": {"port": {"name": "http"}, "networkPolicy": {}}}
+    ),
     "decimal percent": objective(targetPercent="99.95"),
     "63 characters": merged(SERVICE, {"metadata": {"name": "a" * 63}}),
     "free model": price(entry(inputPerMillionTokens="0", outputPerMillionTokens="0")),
@@ -326,11 +369,15 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
         "spec.workload.interception.port.name",
         "give the port a name",
     ),
-    "objective of nothing": (objective(errors=None), "spec.objectives[0]", "exactly one of latency, errors and spend"),
+    "objective of nothing": (
+        objective(errors=None),
+        "spec.objectives[0]",
+        "exactly one of latency, errors, availability",
+    ),
     "objective of two": (
         objective(spend={"perHour": "1"}),
         "spec.objectives[0]",
-        "exactly one of latency, errors and spend",
+        "exactly one of latency, errors, availability",
     ),
     "objective without a target": (
         objective(targetPercent=None),
@@ -358,6 +405,75 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
         service(objectives=[{"name": "o", "spend": {"perHour": "1"}}] * 2),
         "spec.objectives[1]",
         "same name: give each its own",
+    ),
+    "quiet for no time": (
+        objective(errors=None, availability={"quietFor": "1m"}),
+        "spec.objectives[0].availability.quietFor",
+        'such as "5m"',
+    ),
+    "more than the window": (
+        objective(errors=None, contextUse={"thresholdPercent": 101}),
+        "spec.objectives[0].contextUse.thresholdPercent",
+        "from 1 to 100",
+    ),
+    "an engine's queue, of its client": (
+        objective(errors=None, queueTime={"threshold": "500ms"}),
+        "spec.objectives",
+        "set them on the LLMService of the engine itself, or say in scrape",
+    ),
+    "an engine's cache, of its client": (
+        objective(errors=None, kvCache={"thresholdPercent": 90}),
+        "spec.objectives",
+        "are measured by an engine's own metrics",
+    ),
+    "policy beside environment": (
+        service(workload={"interception": {"type": "Env", "networkPolicy": {}}}),
+        "spec.workload.interception.networkPolicy",
+        "name the container port in port.name, or remove it",
+    ),
+    "no port's number": (
+        service(
+            workload={"interception": {"type": "Port", "port": {"name": "http"}, "networkPolicy": {"openPorts": [0]}}}
+        ),
+        "spec.workload.interception.networkPolicy.openPorts[0]",
+        "1 to 65535",
+    ),
+    "target with a scheme": (scrape(targets=["http://x:1"]), "spec.scrape.targets[0]", "HOST:PORT without a scheme"),
+    "target without a port": (scrape(targets=["x.example"]), "spec.scrape.targets[0]", "such as gpu1.example.com:8000"),
+    "targets and service": (
+        scrape(targets=["x:1"], service={"selector": {"matchLabels": {"a": "b"}}, "port": "http"}),
+        "spec.scrape",
+        "not both",
+    ),
+    "service of any kind": (scrape(service={"selector": {}, "port": "http"}), "spec.scrape.service.selector", "empty"),
+    "token in the clear": (
+        scrape(targets=["x:1"], bearerTokenSecretRef={"name": "a", "key": "b"}),
+        "spec.scrape.scheme",
+        "must not travel in the clear",
+    ),
+    "password and token": (
+        scrape(
+            bearerTokenSecretRef={"name": "a", "key": "b"},
+            basicAuth={"usernameSecretRef": {"name": "a", "key": "b"}, "passwordSecretRef": {"name": "a", "key": "b"}},
+        ),
+        "spec.scrape",
+        "set basicAuth or bearerTokenSecretRef",
+    ),
+    "tls over http": (scrape(tls={"serverName": "x"}), "spec.scrape.tls", "tls goes with scheme: https"),
+    "another address by relabeling": (
+        scrape(relabelings=[{"targetLabel": "__address__", "replacement": "x:1"}]),
+        "spec.scrape.relabelings[0].targetLabel",
+        "where and how the engine is scraped stands in scrape",
+    ),
+    "another address by a group": (
+        scrape(relabelings=[{"targetLabel": "${1}", "regex": "(.*)"}]),
+        "spec.scrape.relabelings[0].targetLabel",
+        "must be a plain label",
+    ),
+    "another address by a map of labels": (
+        scrape(relabelings=[{"action": "labelmap", "regex": "a(.*)"}]),
+        "spec.scrape.relabelings[0].action",
+        "name the labels one by one",
     ),
     "captured content": (
         service(tracing={"captureContent": True}),

@@ -367,6 +367,9 @@ def test_the_operator_may_read_nothing_that_it_does_not_use(chart: list[dict[str
         "deployments",
         *(
             "podmonitors",
+            "servicemonitors",
+            "scrapeconfigs",
+            "networkpolicies",
             "prometheusrules",
             "alertmanagerconfigs",
             "grafanadashboards",
