@@ -73,8 +73,10 @@ def configuration(collector: Collector, services: Iterable[LLMService]) -> dict[
         "processors": {
             "memory_limiter": {"check_interval": "1s", "limit_percentage": 80, "spike_limit_percentage": 20},
             # An error here loses the batch rather than let through what should have been taken out.
-            **({redact[0]: _transform(content.STATEMENTS)} if redact else {}),
-            **({"transform/browser": _transform(_BROWSER)} if browsers else {}),
+            **({redact[0]: _transform(span=content.OF_SPANS, spanevent=content.OF_EVENTS)} if redact else {}),
+            **(
+                {"transform/browser": _transform(resource=_BROWSERS_RESOURCE, span=_BROWSERS_SPANS)} if browsers else {}
+            ),
             **({"tail_sampling": _sampling(collector, services), "batch": {}} if onward else {}),
         },
         "connectors": {
@@ -114,10 +116,12 @@ def ca_folder(exporter: Exporter) -> str:
 # Browsers -----------------------------------------------------------------------------------------------------------
 
 # Anybody can send these: they say what people waited for, and nothing about models, money or our services.
-_BROWSER: Final = (
-    'delete_matching_keys(span.attributes, "^(gen_ai|llmwarden|llm|openinference|traceloop)[.].*")',
+_BROWSERS_RESOURCE: Final = (
     'delete_matching_keys(resource.attributes, "^(k8s|service[.]namespace|llmwarden)([.].*)?$")',
     f'set(resource.attributes["{SOURCE}"], "browser")',
+)
+_BROWSERS_SPANS: Final = (
+    'delete_matching_keys(span.attributes, "^(gen_ai|llmwarden|llm|openinference|traceloop)[.].*")',
 )
 
 
@@ -224,8 +228,9 @@ def _among(names: list[str]) -> str:
 # The rest -----------------------------------------------------------------------------------------------------------
 
 
-def _transform(statements: Iterable[str]) -> dict[str, Any]:
-    return {"error_mode": "propagate", "trace_statements": list(statements)}
+def _transform(**statements: tuple[str, ...]) -> dict[str, Any]:
+    listed = [{"context": context, "statements": list(texts)} for context, texts in statements.items()]
+    return {"error_mode": "propagate", "trace_statements": listed}
 
 
 def _span_metrics() -> dict[str, Any]:

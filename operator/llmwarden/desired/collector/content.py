@@ -40,8 +40,10 @@ KEYS: Final = "^(" + "|".join(_KEYS) + ")$"
 _EVENTS: Final = "^gen_ai[.]"
 _OF_EVENTS: Final = "^(content|message|tool_calls|arguments|id|event[.]body|body)$"
 
-STATEMENTS: Final[tuple[str, ...]] = (
-    f'delete_matching_keys(span.attributes, "{KEYS}")',
+# Each context has a list of its own: of a common one the Collector makes statements of the innermost context, and a span without events
+# would keep everything (seen).
+OF_SPANS: Final = (f'delete_matching_keys(span.attributes, "{KEYS}")',)
+OF_EVENTS: Final = (
     f'delete_matching_keys(spanevent.attributes, "{KEYS}")',
     f'delete_matching_keys(spanevent.attributes, "{_OF_EVENTS}") where IsMatch(spanevent.name, "{_EVENTS}")',
 )
