@@ -58,6 +58,7 @@ class Provider:
             "model": model,
             "choices": [{"index": 0, "message": {"role": "assistant", "content": "x"}, "finish_reason": "stop"}],
             "usage": {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written},
+            **({"service_tier": body["service_tier"]} if "service_tier" in body else {}),
         }
         self.served[model] += 1
         self.tokens["input"] += read
@@ -164,10 +165,10 @@ class Pod(Proxy):
     """A proxy process of its own pod, which reports to a LedgerProcess."""
 
     def __init__(
-        self, directory: Path, upstream: str, ledger: LedgerProcess, number: int, limits: Mapping[str, Any]
+        self, directory: Path, upstream: str, ledger: LedgerProcess, number: int, limits: Mapping[str, Any], **more: Any
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        super().__init__(directory, upstream, limits=dict(limits))
+        super().__init__(directory, upstream, limits=dict(limits), **more)
         self.uid = f"pod-{number}"
         self._ledger_process = ledger
         self.road: int | None = None  # a port between it and the ledger
@@ -190,13 +191,16 @@ class Stand:
         budget: Mapping[str, Any],
         database: str | None = None,
         limits: Mapping[str, Any] | None = None,
+        **more: Any,
     ) -> None:
+        """`more` are a proxy's overrides, as tests/proxy/fakes.py has them."""
         self.directory = directory
         self.provider = Provider()
         self.ledger = LedgerProcess(directory, database)
         self.say(budget)
         self._pods = pods
         self._limits = limits or {}
+        self._more = more
         self.pods: list[Pod] = []
         self.client = httpx.AsyncClient(
             timeout=60, limits=httpx.Limits(max_connections=2000, max_keepalive_connections=0)
@@ -216,7 +220,9 @@ class Stand:
             await self.provider.server.start()
             await self.ledger.start()
             self.pods = [
-                Pod(self.directory / f"pod-{number}", self.provider.url, self.ledger, number, self._limits)
+                Pod(
+                    self.directory / f"pod-{number}", self.provider.url, self.ledger, number, self._limits, **self._more
+                )
                 for number in range(self._pods)
             ]
             await asyncio.gather(*(pod.start() for pod in self.pods))

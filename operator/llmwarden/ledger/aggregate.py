@@ -11,13 +11,13 @@ totals only.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from msgspec.structs import astuple
 
 from llmwarden import names, wire
-from llmwarden.domain.cost import ORDINARY, Rates, cost
+from llmwarden.domain.cost import ORDINARY, Rates, cost, dearest
 from llmwarden.ledger import counts
 from llmwarden.ledger.counts import Counts
 from llmwarden.ledger.store import Delta, Issued, issued_of
@@ -37,21 +37,28 @@ GpuPrice = Callable[[str, str, str, int], wire.Picodollars | None]
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """Counters and money (picodollars) over some span; `uncosted` counts input and output tokens without a price."""
+    """Counters and money (picodollars) over some span; `uncosted` counts input and output tokens without a price.
+
+    `assumed` is money beside: what uncosted tokens cost at most whose model has a price, but not for their service tier.
+    """
 
     counts: Counts = counts.ZERO
     picodollars: int = 0
     uncosted: int = 0
+    assumed: int = 0
 
     def plus(self, other: "Sums") -> "Sums":
         """Return both together."""
         return Sums(
-            counts.add(self.counts, other.counts), self.picodollars + other.picodollars, self.uncosted + other.uncosted
+            counts.add(self.counts, other.counts),
+            self.picodollars + other.picodollars,
+            self.uncosted + other.uncosted,
+            self.assumed + other.assumed,
         )
 
     def spent(self, unit: wire.Unit) -> int:
-        """In a budget's unit: picodollars, or tokens."""
-        return self.picodollars if unit == "USD" else self.counts.budgeted_tokens
+        """In a budget's unit: picodollars, or tokens. A budget holds also against a tier whose price is unknown."""
+        return self.picodollars + self.assumed if unit == "USD" else self.counts.budgeted_tokens
 
 
 NOTHING = Sums()
@@ -66,6 +73,7 @@ def total(parts: Iterable[Sums]) -> Sums:
         Counts(*map(sum, zip(*(astuple(part.counts) for part in found), strict=True))),
         sum(part.picodollars for part in found),
         sum(part.uncosted for part in found),
+        sum(part.assumed for part in found),
     )
 
 
@@ -99,15 +107,20 @@ class Rerated:
 
 @dataclass(slots=True)
 class _Late:
-    """Counters of a key that was reported without a usable price, and the price that rates them at present."""
+    """Counters of a key that was reported without a usable price, and the price that rates them at present.
+
+    `bound` is the dearest that its model has where the price is None; None where the model has no price at all.
+    """
 
     counts: Counts
     price: wire.Picodollars | None
+    bound: wire.Picodollars | None = None
 
     def sums(self) -> Sums:
         """Money and uncosted tokens of these counters; the counters themselves are not in it."""
         if self.price is None:
-            return Sums(uncosted=self.counts.budgeted_tokens)
+            assumed = rate(self.counts, self.bound) if self.bound is not None else 0
+            return Sums(uncosted=self.counts.budgeted_tokens, assumed=assumed)
         return Sums(picodollars=rate(self.counts, self.price))
 
 
@@ -158,12 +171,14 @@ class Aggregate:
             known = service.late.get(key.bucket, {}).get(key)
             if known is None:
                 # The service never had this key: whatever price is found rates all of it.
-                known = _Late(counts.ZERO, self._late(delta.service, key))
-            grown = _Late(delta.counts, known.price).sums()
-            service.add(delta.bucket, Sums(delta.counts, grown.picodollars, grown.uncosted), keep=keep)
+                known = _Late(counts.ZERO, *self._late(delta.service, key))
+                if known.price is None and known.bound is None and rates is not None:
+                    known.bound = dearest(rates)  # the price that was handed out, whose tier has none
+            grown = _Late(delta.counts, known.price, known.bound).sums()
+            service.add(delta.bucket, replace(grown, counts=delta.counts), keep=keep)
             if keep:
                 kept = service.late.setdefault(key.bucket, {})
-                kept[key] = _Late(counts.add(known.counts, delta.counts), known.price)
+                kept[key] = _Late(counts.add(known.counts, delta.counts), known.price, known.bound)
 
     def reprice(self, only: Mapping[str, Collection[int]] | None = None) -> dict[str, Rerated]:
         """Rate again what was reported without a usable price; returns the services whose figures changed, and by how much.
@@ -177,14 +192,16 @@ class Aggregate:
                 continue
             wanted = service.late if only is None else only[name]
             for key, late in [item for bucket in wanted for item in service.late.get(bucket, {}).items()]:
-                price = self._late(name, key)
+                price, bound = self._late(name, key)
                 if price == late.price:
                     continue
                 before = late.sums()
-                late.price = price
+                late.price, late.bound = price, bound or late.bound
                 after = late.sums()
                 difference = Sums(
-                    picodollars=after.picodollars - before.picodollars, uncosted=after.uncosted - before.uncosted
+                    picodollars=after.picodollars - before.picodollars,
+                    uncosted=after.uncosted - before.uncosted,
+                    assumed=after.assumed - before.assumed,
                 )
                 service.add(key.bucket, difference, keep=key.bucket in service.buckets)
                 so_far = changed.get(name, Rerated())
@@ -208,13 +225,17 @@ class Aggregate:
                 for key, late in known.late.get(bucket, {}).items():
                     yield key, late.counts
 
-    def _late(self, service: str, key: LateKey) -> wire.Picodollars | None:
+    def _late(self, service: str, key: LateKey) -> tuple[wire.Picodollars | None, wire.Picodollars | None]:
+        """The price as known now, and where there is none the dearest that the model has in another tier."""
         if self._gpu_price is not None:
             price = self._gpu_price(service, key.provider, key.model, key.bucket)
             if price is not None:
-                return price
+                return price, None
         rates = self._late_price(key.provider, key.model, key.bucket)
-        return None if rates is None else rates.at(key.context, key.tier)
+        if rates is None:
+            return None, None
+        price = rates.at(key.context, key.tier)
+        return price, dearest(rates) if price is None else None
 
     def forget(self, now: float) -> None:
         """Drop buckets beyond the horizon; they stay in the totals, rated as they are now."""

@@ -124,6 +124,35 @@ def test_a_tier_without_a_price_is_uncosted_by_its_name_until_one_is_known() -> 
     assert sums.uncosted_models("shop/bot", BUCKET) == []
 
 
+def test_a_budget_holds_a_tier_without_a_price_for_the_dearest_that_has_one() -> None:
+    """The same, whatever the price comes from and however many reports there are; once the tier has a price, only that counts."""
+    flex = wire.PriceVariant(0, "flex", msgspec.structs.replace(PRICE, output=900_000, reasoning=950_000))
+    long = wire.PriceVariant(200_000, "", msgspec.structs.replace(PRICE, input=300_000))
+    table = Prices()
+    sums = Aggregate({Issued("openai", "m", "p"): Rates(PRICE, (flex, long))}.get, table.late_price)
+    served = replace(delta(Counts(requests=1, input=10, output=5, reasoning=2)), tier="priority")
+    for _ in range(3):
+        sums.apply([served], BUCKET)
+    found = sums.since("shop/bot", BUCKET)
+    assert (found.picodollars, found.uncosted) == (0, 45)
+    assert found.spent("USD") == 3 * (10 * 300_000 + 3 * 900_000 + 2 * 950_000 + 7)
+    assert found.spent("tokens") == 45
+    table.late = Rates(PRICE, (wire.PriceVariant(0, "priority", PRICE),))
+    sums.reprice()
+    found = sums.since("shop/bot", BUCKET)
+    assert found.spent("USD") == found.picodollars == 3 * aggregate.rate(served.counts, PRICE)
+    assert (found.assumed, found.uncosted) == (0, 0)
+    table.late = None
+    sums.reprice()
+    assert sums.since("shop/bot", BUCKET).spent("USD") >= 0
+
+
+def test_a_model_without_any_price_is_held_for_nothing() -> None:
+    sums = make()
+    sums.apply([delta(Counts(input=10), price_id=None, model="weird")], BUCKET)
+    assert sums.total("shop/bot").spent("USD") == 0
+
+
 def test_long_inputs_cost_their_own_price() -> None:
     long = wire.PriceVariant(200_000, "", msgspec.structs.replace(PRICE, input=300_000))
     sums = Aggregate({Issued("openai", "m", "p"): Rates(PRICE, (long,))}.get, Prices().late_price)
