@@ -106,6 +106,32 @@ def table(spend: Spend, by: Sequence[By]) -> Table:
     return made
 
 
+def gpus(spend: Spend) -> Table | None:
+    """Make the table of what GPUs cost, idle time apart; None where nobody holds any."""
+    if not spend.gpu:
+        return None
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="GPUs of closed hours", title_justify="left")
+    made.add_column("Service", overflow="fold")
+    for title in ("GPU-hours", "Cost", "Used", "Idle", "Idle share"):
+        made.add_column(title, justify="right", no_wrap=True)
+    unpriced = any(one.unpriced_gpu_hours != "0" for one in spend.gpu)
+    if unpriced:
+        made.add_column("Without a rate", justify="right", style="yellow", no_wrap=True)
+    for one in sorted(spend.gpu, key=lambda one: (-one.idle_picodollars, one.service)):
+        cells = [
+            escape(one.service),
+            one.gpu_hours,
+            money.human(one.picodollars),
+            money.human(one.picodollars - one.idle_picodollars),
+            money.human(one.idle_picodollars),
+            f"{100 * one.idle_picodollars // one.picodollars} %" if one.picodollars else "",
+        ]
+        if unpriced:
+            cells.append(f"{one.unpriced_gpu_hours} h" if one.unpriced_gpu_hours != "0" else "")
+        made.add_row(*cells)
+    return made
+
+
 def sparkline(values: Sequence[int], width: int = WIDTH) -> str:
     """Draw values as bars, the largest the highest; more than fit are summed in groups. Nothing at all is a blank."""
     if not any(values):

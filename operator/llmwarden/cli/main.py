@@ -173,10 +173,15 @@ async def _cost(options: argparse.Namespace) -> int:
     else:
         console = _console()
         place = f"namespace {namespace}" if namespace else "all namespaces"
+        held = cost.gpus(spend)
         if not spend.rows:
             console.print(f"Nothing was spent in {place} since {spend.start:%Y-%m-%d %H:%M} UTC.")
-            return 0
-        console.print(cost.table(spend, by))
+            if held is None:
+                return 0
+        else:
+            console.print(cost.table(spend, by))
+        if held is not None:
+            console.print(held)
         console.print(f"[dim]{place}, {spend.start:%Y-%m-%d %H:%M} to {spend.end:%Y-%m-%d %H:%M} UTC[/dim]")
     return 0
 

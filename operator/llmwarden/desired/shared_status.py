@@ -86,6 +86,8 @@ def price(item: ModelPrice, rivals: tuple[str, ...], now: dt.datetime) -> ModelP
     try:
         if entry is not None and item.spec.models is not None:
             prices.rates(entry)
+        elif entry is not None and entry.per_gpu_hour is not None:
+            money.parse(entry.per_gpu_hour)
     except InvalidSpecError as error:
         status, reason, message = "False", "InvalidPrice", f"{error}."
     if entry is None:
@@ -93,9 +95,7 @@ def price(item: ModelPrice, rivals: tuple[str, ...], now: dt.datetime) -> ModelP
         message = "No entry applies yet: every from is in the future."
     elif rivals and status == "True":
         status, reason = "False", "Contested"
-        message = (
-            f"Some of its models are priced by {', '.join(rivals)}, which comes first by name: name each model once."
-        )
+        message = f"Some of what it prices is priced by {', '.join(rivals)}, which comes first by name: name each model and GPU once."
     found = set_condition(old.conditions, "Ready", status, reason, message, generation=generation, now=now)
     return ModelPriceStatus(
         observed_generation=generation,

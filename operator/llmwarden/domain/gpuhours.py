@@ -79,6 +79,13 @@ def price(given: int, taken: int) -> Picodollars:
     return Picodollars(input=given, output=taken, cached_input=given, cache_write=given)
 
 
+def hours(milliseconds: int) -> str:
+    """Decimal hours, to a hundredth, half up."""
+    hundredths = (milliseconds + 18_000) // 36_000
+    whole, rest = divmod(hundredths, 100)
+    return f"{whole}.{rest:02d}".rstrip("0").rstrip(".")
+
+
 def window_of(bucket: int) -> int:
     """Start of the window that an instant is in, in seconds since the epoch."""
     return bucket - bucket % WINDOW_SECONDS

@@ -9,6 +9,7 @@ import msgspec
 
 from llmwarden import wire
 from llmwarden.domain import money
+from llmwarden.domain.gpuhours import hours
 
 By = Literal[
     "service", "provider", "model", "tier", "kind", "label.feature", "label.team", "label.cohort", "pod", "hour", "day"
@@ -76,13 +77,6 @@ def gpu_spend(service: str, usage: wire.GpuUsage) -> GpuSpend:
         usage.covered,
         hours(usage.unpriced_milliseconds),
     )
-
-
-def hours(milliseconds: int) -> str:
-    """Decimal hours, to a hundredth, half up."""
-    hundredths = (milliseconds + 18_000) // 36_000
-    whole, rest = divmod(hundredths, 100)
-    return f"{whole}.{rest:02d}".rstrip("0").rstrip(".")
 
 
 def as_csv(spend: Spend) -> str:

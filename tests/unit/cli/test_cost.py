@@ -3,13 +3,14 @@
 import datetime as dt
 import io
 
+import msgspec
 import pytest
 from rich.console import Console
 
 from llmwarden import wire
 from llmwarden.cli import ask, cost
 from llmwarden.errors import InvalidSpecError
-from llmwarden.ledger.spent import By, Spend, SpendRow
+from llmwarden.ledger.spent import By, Spend, SpendRow, gpu_spend
 
 CENT = 10**10
 START = dt.datetime(2026, 11, 20, 12, tzinfo=dt.UTC)
@@ -93,3 +94,20 @@ def test_whose_rights_are_used() -> None:
     assert ask.accounts("reader", "shop", "sys") == [("shop", "reader")]
     with pytest.raises(InvalidSpecError, match="NAMESPACE/NAME"):
         ask.accounts("a/b/c", "shop", "sys")
+
+
+def test_idle_gpus_are_shown_apart() -> None:
+    hour = 3_600_000
+    idle = gpu_spend("shop/idle", wire.GpuUsage(milliseconds=4 * hour, picodollars=400 * CENT, idle=400 * CENT))
+    busy = gpu_spend("shop/busy", wire.GpuUsage(milliseconds=hour // 3, picodollars=30 * CENT, idle=10 * CENT))
+    spend = msgspec.structs.replace(answer(("service",)), gpu=(busy, idle))
+    held = cost.gpus(spend)
+    assert held is not None
+    text = io.StringIO()
+    Console(file=text, width=120).print(held)
+    lines = [line.split() for line in text.getvalue().splitlines() if "shop/" in line]
+    assert lines == [
+        ["shop/idle", "4", "$4.00", "$0.00", "$4.00", "100", "%"],
+        ["shop/busy", "0.33", "$0.30", "$0.20", "$0.10", "33", "%"],
+    ]
+    assert cost.gpus(answer(("service",))) is None

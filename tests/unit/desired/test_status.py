@@ -11,7 +11,7 @@ from llmwarden.desired.selection import Finding
 from llmwarden.desired.snapshot import Capabilities, EngineIdentity, Figures, Outcome, Problem, Snapshot, Source
 from llmwarden.domain import budgets, conditions
 from llmwarden.domain.windows import Window
-from llmwarden.wire import Tokens, UsageTotals
+from llmwarden.wire import GpuUsage, Tokens, UsageTotals
 from tests.unit.desired.helpers import DAILY, FIGURES, NOW, budget, pod, service, snapshot, usage
 
 ACTIVE = InjectionStatus()
@@ -352,3 +352,41 @@ def test_a_dashboard_for_an_operator_that_is_not_there() -> None:
     status = build(snapshot(dashboard_kind="GrafanaDashboard"))
     assert verdict(status, "DashboardReady") == ("False", "NotInstalled")
     assert verdict(status, "Ready") == ("True", "ReadyWithGaps")
+
+
+def test_gpus_are_shown_with_their_idle_part_and_the_price_of_tokens() -> None:
+    hour = 3_600_000
+    held = GpuUsage(
+        milliseconds=25 * hour,
+        picodollars=50 * 10**12,
+        idle=20 * 10**12,
+        tokens=40_000_000,
+        input_picodollars=450_000,
+        output_picodollars=2_700_000,
+        lost_pods=1,
+    )
+    status = build(snapshot(usage=usage(gpu=held)))
+    assert status.usage is not None
+    assert status.usage.gpu is not None
+    assert status.usage.gpu.dump() == {
+        "hours": "25",
+        "cost": {"amount": "50", "currency": "USD"},
+        "idleCost": {"amount": "20", "currency": "USD"},
+        "idlePercent": 40,
+        "inputPerMillionTokens": {"amount": "0.45", "currency": "USD"},
+        "outputPerMillionTokens": {"amount": "2.7", "currency": "USD"},
+        "effectivePerMillionTokens": {"amount": "1.25", "currency": "USD"},
+        "unpricedProducts": [],
+        "vanishedPods": 1,
+    }
+    assert verdict(status, "CostKnown") == ("True", "Priced")
+
+
+def test_gpus_without_a_rate_are_named_and_cost_nothing_known() -> None:
+    held = GpuUsage(milliseconds=1_800_000, unpriced_milliseconds=1_800_000, products=("NVIDIA-L4",))
+    status = build(snapshot(usage=usage(gpu=held)))
+    assert status.usage is not None
+    assert status.usage.gpu is not None
+    assert status.usage.gpu.dump() == {"hours": "0.5", "unpricedHours": "0.5", "unpricedProducts": ["NVIDIA-L4"]}
+    assert verdict(status, "CostKnown") == ("False", "GpuRateUnknown")
+    assert "NVIDIA-L4" in next(item.message for item in status.conditions if item.type == "CostKnown")

@@ -38,6 +38,7 @@ from llmwarden.api.v1alpha1.common import (
     rule,
     rules,
 )
+from llmwarden.api.v1alpha1.gpu_status import GpuStatus
 from llmwarden.api.v1alpha1.scraping import Scrape
 from llmwarden.wire import BudgetAction, BudgetState, Unit
 
@@ -510,6 +511,8 @@ class UsageStatus(Model):
     """Tokens whose price is unknown: not in `cost`."""
     uncosted_models: Annotated[tuple[ModelName, ...], Field(max_length=32, json_schema_extra=ATOMIC), first(32)] = ()
     """Models whose price is unknown."""
+    gpu: GpuStatus | None = None
+    """GPUs that its own pods hold; absent where they hold none."""
 
 
 class Quantiles(Model):

@@ -7,6 +7,7 @@ from llmwarden import wire
 from llmwarden.api.v1alpha1 import llmservice as api
 from llmwarden.api.v1alpha1.common import Money
 from llmwarden.desired.snapshot import Engine, Figures, Quantiles, Snapshot
+from llmwarden.desired.status.gpus import gpus
 from llmwarden.domain import money, upstream
 
 MINUTE: Final = 60
@@ -32,6 +33,7 @@ def usage(found: wire.ServiceUsage) -> api.UsageStatus:
         cost_per_request=per_request,
         uncosted_tokens=day.uncosted_tokens,
         uncosted_models=found.uncosted_models,
+        gpu=gpus(found.gpu),
     )
 
 

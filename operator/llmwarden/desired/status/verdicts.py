@@ -274,6 +274,13 @@ def _cost_known(snapshot: Snapshot, new: api.LLMServiceStatus) -> Verdict:
     if not snapshot.ledger.fresh:
         return "Unknown", snapshot.ledger.reason, snapshot.ledger.message
     usage = new.usage
+    unpriced = usage.gpu.unpriced_products if usage is not None and usage.gpu is not None else ()
+    if unpriced:
+        text = (
+            f"An hour of {', '.join(unpriced[:LISTED])} has no known price: what these GPUs cost, and the tokens that they made, are in no cost. "
+            "The platform team sets it with a ModelPrice (spec.gpu.product), or installs OpenCost."
+        )
+        return "False", "GpuRateUnknown", text
     if usage is None or not usage.uncosted_tokens:
         return "True", "Priced", "Every model that was used has a price."
     models = ", ".join(usage.uncosted_models[:LISTED]) or "some models"

@@ -1,0 +1,39 @@
+"""GPUs of a service in its status: their cost, what of it was idle, and what tokens cost by it."""
+
+from llmwarden import wire
+from llmwarden.api.v1alpha1.common import Money
+from llmwarden.api.v1alpha1.gpu_status import GpuStatus
+from llmwarden.domain import money
+from llmwarden.domain.gpuhours import hours
+
+MILLION = 10**6
+
+
+def gpus(found: wire.GpuUsage | None) -> GpuStatus | None:
+    """Show what the ledger holds of the last day; None where the service holds no GPUs. It changes once an hour."""
+    if found is None:
+        return None
+    known = found.milliseconds > found.unpriced_milliseconds
+    return GpuStatus(
+        hours=hours(found.milliseconds),
+        cost=_money(found.picodollars) if known else None,
+        idle_cost=_money(found.idle) if known else None,
+        idle_percent=100 * found.idle // found.picodollars if found.picodollars else None,
+        input_per_million_tokens=_per_million(found.input_picodollars),
+        output_per_million_tokens=_per_million(found.output_picodollars),
+        effective_per_million_tokens=_money(found.picodollars * MILLION // found.tokens)
+        if known and found.tokens
+        else None,
+        unpriced_hours=hours(found.unpriced_milliseconds) if found.unpriced_milliseconds else None,
+        unpriced_products=found.products,
+        vanished_pods=found.lost_pods or None,
+    )
+
+
+def _per_million(each: int | None) -> Money | None:
+    return None if each is None else _money(each * MILLION)
+
+
+def _money(picodollars: int) -> Money:
+    """To a millionth of a dollar: below, it says nothing."""
+    return Money(amount=money.rounded(picodollars, 6).rstrip("0").rstrip(".") if picodollars else "0.00")
