@@ -197,8 +197,8 @@ class Messages:
             delta = event.delta
             if delta is not None and (size := _content(delta)):
                 answer.content(size, now)
-                if delta.type == "text_delta" and event.usage is None and event.error is None:
-                    answer.text, answer.text_name = bytes(delta.text), b'"text":'
+                if event.usage is None and event.error is None:
+                    _note_text(answer, delta, size)
         elif kind == "content_block_start":
             _note_block(answer, event.content_block)
         else:
@@ -298,6 +298,18 @@ def _content(delta: _Delta) -> int:
         return 0
     size = sum(len(bytes(part)) for part in (delta.text, delta.partial_json, delta.thinking, delta.content))
     return size if size > len(b'""') else 0
+
+
+def _note_text(answer: Answer, delta: _Delta, size: int) -> None:
+    """Note the one string that makes a delta content, where there is but one."""
+    for text, name in (
+        (delta.text, b'"text":'),
+        (delta.partial_json, b'"partial_json":'),
+        (delta.thinking, b'"thinking":'),
+    ):
+        raw = bytes(text)
+        if len(raw) == size and raw[:1] == b'"':
+            answer.text, answer.text_name = raw, name
 
 
 def _note(answer: Answer, event: _Event, kind: str) -> None:

@@ -135,6 +135,7 @@ class Responses(openai_shared.Endpoint):
 
     def event(self, answer: Answer, payload: bytes, now: float) -> Event:  # noqa: C901 - one pass over the event, once per chunk
         """Deltas are content; the last event brings usage."""
+        answer.text = b""
         if payload == _DONE:
             answer.done = True
             return Event.KEEP
@@ -145,7 +146,10 @@ class Responses(openai_shared.Endpoint):
             return Event.KEEP
         kind = event.type
         if kind.endswith(".delta"):
-            answer.content(len(bytes(event.delta)), now)
+            text = bytes(event.delta)
+            answer.content(len(text), now)
+            if text[:1] == b'"':
+                answer.text, answer.text_name = text, b'"delta":'
         elif kind == "response.output_item.added":
             if event.item is not None and isinstance(event.item.call_id, str):
                 answer.tool_call(event.item.call_id)

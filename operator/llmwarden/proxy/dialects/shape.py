@@ -9,7 +9,14 @@ from typing import Final
 
 _TEXT: Final = re.compile(rb'[^"\\\x00-\x1f]+')
 _FILLER: Final = b'"obfuscation":"'  # OpenAI's padding, as random as the text
+_NUMBER: Final = b'"sequence_number":'  # of Responses' events, each by one more
 _NOTHING: Final = (0, 0, 0, b"")
+# What may stand in a hole of a `Pattern`: a string's inside (tools' arguments are JSON, and so full of escaped quotes; an event with an
+# escaped number is left to the decoder, which knows surrogates), padding, a count.
+_ESCAPED: Final = rb'((?:[^"\\\x00-\x1f]++|\\["\\/bfnrt])++)'
+_PADDING: Final = rb'[^"\\\x00-\x1f]++'
+_PATTERNS: Final = frozenset({b'"partial_json":', b'"delta":'})  # behind which such text stands
+_COUNT: Final = rb"(?:0|[1-9][0-9]*+)"
 
 
 class Shape:
@@ -85,17 +92,54 @@ class Shape:
         return count, size, at, data[:at] if same else b"".join(out)
 
 
-def learn(event: bytes, text: bytes, kept: bytes, name: bytes = b'"content":') -> Shape | None:
+class Pattern:
+    """A shape with more than one hole, or one for escaped text; all of it goes on."""
+
+    __slots__ = ("_match",)
+
+    def __init__(self, pattern: bytes) -> None:
+        self._match = re.compile(pattern).match
+
+    def take(self, data: bytes) -> tuple[int, int, int, bytes]:
+        """As `Shape.take`."""
+        count = size = at = 0
+        while (found := self._match(data, at)) is not None:
+            count += 1
+            size += found.end(1) - found.start(1)
+            at = found.end()
+        return count, size, at, data if at == len(data) else data[:at]
+
+
+def pattern(event: bytes, text: bytes, name: bytes) -> Pattern | None:
+    """The pattern of a whole event with this text (a JSON string with its quotes, found behind `name`); None where it has none."""
+    holes = []
+    for before, value, hole in ((name + b'"', text[1:-1], _ESCAPED), (_FILLER, b"", _PADDING), (_NUMBER, b"", _COUNT)):
+        at = event.find(before)
+        if at < 0 and not value:
+            continue  # it has no such thing
+        at += len(before)
+        found = re.compile(hole).match(event, at)
+        if found is None or (value and found[0] != value) or event.find(before, at) >= 0:
+            return None  # not beyond doubt which of them it is, or what
+        holes.append((at, found.end(), hole))
+    at, parts = 0, []
+    for start, end, hole in sorted(holes):
+        parts += [re.escape(event[at:start]), hole]
+        at = end
+    return Pattern(b"".join([*parts, re.escape(event[at:])]))
+
+
+def learn(event: bytes, text: bytes, kept: bytes, name: bytes = b'"content":') -> Shape | Pattern | None:
     """The shape of a whole event with this text (a JSON string with its quotes, found behind `name`); None where it has none.
 
     `kept` is the event as it goes on to the client.
     """
+    if name in _PATTERNS:
+        return pattern(event, text, name) if kept == event else None
     inner = text[1:-1]
-    if not _TEXT.fullmatch(inner):
-        return None
     key = name + text
     at = event.find(key)
-    if at < 0 or event.find(name, at + 1) >= 0 or event.find(name) != at:
+    if not _TEXT.fullmatch(inner) or at < 0 or event.find(name, at + 1) >= 0 or event.find(name) != at:
         return None  # not beyond doubt which of them it is
     start = at + len(key) - len(inner) - 1
     prefix, rest = event[:start], event[start + len(inner) :]
