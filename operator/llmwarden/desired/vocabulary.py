@@ -20,6 +20,7 @@ _HISTOGRAMS: Final = {
     "ttft_seconds": names.METRIC_TTFT,
     "request_duration_seconds": names.METRIC_DURATION,
     "time_per_output_token_seconds": names.METRIC_TPOT,
+    "context_used_ratio": names.METRIC_CONTEXT,
 }
 _GAUGES: Final = {"running": "sum", "waiting": "sum", "cache_used": "max"}
 _GAUGE_NAMES: Final = {

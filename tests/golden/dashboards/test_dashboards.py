@@ -22,7 +22,17 @@ from llmwarden.settings import Settings
 
 SAMPLES = Path(__file__).parents[3] / "manifests" / "samples"
 DEPRECATED = {"graph", "singlestat", "table-old", "piechart-old", "grafana-worldmap-panel", "heatmap-old"}
-NAMES = ("support-bot", "chat", "chat-gpu", "tgi", "llama", "triton", "overview")
+NAMES = ("support-bot", "chat", "chat-gpu", "tgi", "llama", "triton", "kinds", "overview")
+
+SHARE = {"targetPercent": "99", "window": "28d"}
+OBJECTIVES = [
+    {"name": "fast", "latency": {"indicator": "RequestDuration", "threshold": "10s"}, **SHARE},
+    {"name": "right", "errors": {}, **SHARE},
+    {"name": "up", "availability": {}, **SHARE},
+    {"name": "room", "contextUse": {"thresholdPercent": 80}, **SHARE},
+    {"name": "queue", "queueTime": {"threshold": "500ms"}, **SHARE},
+    {"name": "cache", "kvCache": {"thresholdPercent": 90}, **SHARE},
+]
 
 
 def params(name: str, settings: Settings | None = None, capabilities: Capabilities | None = None) -> Params:
@@ -30,12 +40,14 @@ def params(name: str, settings: Settings | None = None, capabilities: Capabiliti
         items = [item for path in SAMPLES.glob("*.yaml") for item in yaml.safe_load_all(path.read_text()) if item]
         item = next(item for item in items if item["kind"] == "LLMService" and item["metadata"]["name"] == name)
     else:
-        kinds = {"chat-gpu": "VLLM", "tgi": "TGI", "llama": "LlamaCpp", "triton": "TensorRTLLM"}
+        kinds = {"kinds": "VLLM", "chat-gpu": "VLLM", "tgi": "TGI", "llama": "LlamaCpp", "triton": "TensorRTLLM"}
         spec: dict[str, Any] = {
             "backend": {"type": kinds[name]},
             "workload": {"selector": {"matchLabels": {"app": name}}, "interception": {"port": {"name": "http"}}},
             "gpu": {"exporter": "Auto"},
         }
+        if name == "kinds":
+            spec["objectives"] = OBJECTIVES
         item = {"metadata": {"name": name, "namespace": "models"}, "spec": spec}
     item["metadata"] |= {"uid": "u", "generation": 1}
     made = parse(LLMService, item)
@@ -154,3 +166,12 @@ def test_delivered_as_the_settings_say() -> None:
         assert json.loads(item["spec"]["json"])["uid"].startswith("llmwarden-")
     # The Grafana Operator is not there (yet): nothing is written, nothing fails.
     assert kinds(Settings(grafana_delivery="GrafanaDashboard"), Capabilities()) == {}
+
+
+def test_each_kind_of_objective_has_its_line_and_availability_its_figure() -> None:
+    found = {panel["title"]: panel for panel in panels(model("kinds"))}
+    burning = found["Burn rate of error budgets"]["targets"]
+    assert [target["legendFormat"] for target in burning] == [str(item["name"]) for item in OBJECTIVES]
+    assert 'objective=~"up"' in found["Available, 24 hours"]["targets"][0]["expr"]
+    assert "Available, 24 hours" not in {panel["title"] for panel in panels(model("chat"))}
+    assert "llmservice:context_used_ratio:p95_5m" in json.dumps(found["Context window used"])

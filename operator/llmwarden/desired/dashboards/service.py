@@ -29,7 +29,7 @@ from llmwarden.desired.dashboards.panels import (
 from llmwarden.desired.manifest import dashboard_uid
 from llmwarden.desired.params import Params
 from llmwarden.domain import upstream
-from llmwarden.domain.objectives import Share
+from llmwarden.domain.objectives import AvailabilityObjective, Share
 
 KIND: Final = names.LABEL_M_TOKEN_TYPE
 MODEL: Final = names.LABEL_M_RESPONSE_MODEL
@@ -148,6 +148,19 @@ def _health(params: Params, of: str) -> list[PanelBuilder]:
             limits=(0.8, 1.0),
         ),
     ]
+    available = [item.name for item in slo.measured(params) if isinstance(item, AvailabilityObjective)]
+    if available:
+        of_them = f'{of},objective=~"{"|".join(available)}"'
+        found.append(
+            figure(
+                "Available, 24 hours",
+                "Share of time in which calls were answered, by the strictest of the service's availability objectives.",
+                "percentunit",
+                f"min(avg_over_time({names.RECORD_GOOD}{{{of_them}}}[24h])) or {_always(of)}",
+                limits=(0.999, 0.99),
+                span=THIRD,
+            )
+        )
     if slo.measured(params):
         found += [
             bars(
@@ -239,6 +252,13 @@ def _latency(of: str) -> list[PanelBuilder]:
         ),
         heat(
             "Answer, all calls", "Where calls are; points are traces of single calls.", "s", names.METRIC_DURATION, of
+        ),
+        graph(
+            "Context window used",
+            "Share of the model's window that a call's prompt and answer take, of models whose window is known: near 100 % answers end early or fail.",
+            "percentunit",
+            *((f"{query} or {_always(of)}", name) for query, name in quantiles("context_used_ratio")),
+            span=24,
         ),
     ]
 
