@@ -7,7 +7,7 @@ since its last report is unknown: at most one reporting interval's worth.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Protocol
 
 import anyio.to_thread
@@ -50,16 +50,24 @@ class Ends(Protocol):
 
 
 class LostPods:
-    """See the module. `now` gives seconds since the epoch."""
+    """See the module. `now` gives seconds since the epoch, `services` the keys of those that exist."""
 
     def __init__(
-        self, client: Reads, journals: Journals, ends: Ends, metrics: Metrics, now: Callable[[], float]
+        self,
+        client: Reads,
+        journals: Journals,
+        ends: Ends,
+        metrics: Metrics,
+        now: Callable[[], float],
+        *,
+        services: Callable[[], Iterable[str]],
     ) -> None:
         self._client = client
         self._journals = journals
         self._ends = ends
         self._metrics = metrics
         self._now = now
+        self._services = services
         self._asked: dict[int, float] = {}  # journals whose pod is there all the same, and when that was seen
 
     async def run(self) -> None:
@@ -74,6 +82,9 @@ class LostPods:
     async def sweep(self) -> None:
         """Look once. Raises UnavailableError."""
         now = self._now()
+        for key in self._services():
+            # A counter that begins at 1 has no increase: the first loss would alert nobody.
+            self._metrics.unreported.labels(*key.split("/"))
         silent = await anyio.to_thread.run_sync(
             self._journals.silent, int(now) - LONG_AGO_SECONDS, int(now) - SILENT_SECONDS, MOST + len(self._asked)
         )

@@ -128,7 +128,9 @@ async def _serve(
         questions=SpendApi(core, store, tokens, Reviewer(client), namespace=settings.namespace, accounts=accounts),
     )
 
-    lost = LostPods(client, store, writer, metrics, lambda: core.clock().timestamp())
+    lost = LostPods(
+        client, store, writer, metrics, lambda: core.clock().timestamp(), services=lambda: list(core.view.services)
+    )
 
     async def end() -> None:
         await stop.wait()

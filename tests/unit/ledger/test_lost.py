@@ -40,7 +40,9 @@ class Stand:
         self.pods = Pods()
         self.registry = prometheus_client.CollectorRegistry()
         self.now = 1200.0
-        self.lost = LostPods(self.pods, self.store, self, Metrics(self.registry), lambda: self.now)
+        self.lost = LostPods(
+            self.pods, self.store, self, Metrics(self.registry), lambda: self.now, services=lambda: ["shop/quiet"]
+        )
         sent = report(row(Counts(requests=1)), journal="j", sequence=1)
         self.pod = sent.pod
         self.send(sent, balance=500)
@@ -116,3 +118,9 @@ async def test_one_that_reports_or_ended_or_cannot_be_asked_about_stays(stand: S
     stand.pods.pods.clear()
     await stand.lost.sweep()
     assert stand.counted() == 0
+
+
+async def test_what_nobody_lost_is_counted_as_none(stand: Stand) -> None:
+    await stand.lost.sweep()
+    labels = {"namespace": "shop", "llmservice": "quiet"}
+    assert stand.registry.get_sample_value("llmwarden_ledger_unreported_pods_total", labels) == 0
