@@ -18,6 +18,8 @@ from llmwarden.errors import UnavailableError
 from llmwarden.ledger.app import MAX_BODY, create_app
 from llmwarden.ledger.auth import Caller
 from llmwarden.ledger.core import Core
+from llmwarden.ledger.gpu_api import GpuApi
+from llmwarden.ledger.gpu_metrics import GpuState
 from llmwarden.ledger.metrics import Metrics, State
 from llmwarden.ledger.pricing import Catalogue
 from llmwarden.ledger.query_api import SpendApi
@@ -73,6 +75,7 @@ class Ledger:
     clock: FakeClock
     registry: prometheus_client.CollectorRegistry
     server: "asyncio.Task[None]"
+    holdings: GpuApi
     client: httpx.AsyncClient = field(default_factory=lambda: httpx.AsyncClient(timeout=20))
 
     async def get(self, path: str, token: str | None = "pod", **query: str) -> httpx.Response:  # noqa: S107 - no secret
@@ -112,9 +115,9 @@ def row(**changes: Any) -> dict[str, Any]:
 
 @asynccontextmanager
 async def running(
-    path: Path, accounts: Callable[[Core, Store, Writer], Reconciler] | None = None
+    path: Path, accounts: Callable[[Core, Store, Writer], Reconciler] | None = None, database: str = ""
 ) -> AsyncIterator[Ledger]:
-    store = Store(str(path / "ledger.sqlite3"))
+    store = Store(database or str(path / "ledger.sqlite3"))
     clock = FakeClock()
     core = Core(Catalogue(), store.prices(), clock, 5.0)
     core.rebuild(store.sums(), store.last_reports())
@@ -125,7 +128,10 @@ async def running(
     writer = Writer(store, core.merged, rebuild, core.desk)
     registry = prometheus_client.CollectorRegistry()
     registry.register(State(core, lambda: {"LLMService": core.synced}, store.size))
+    registry.register(GpuState(core))
     stop, tokens = asyncio.Event(), Tokens()
+    holdings = GpuApi(core, store, writer, tokens, namespace="llmwarden-system")
+    await holdings.follow()
     app = create_app(
         core,
         writer,
@@ -142,11 +148,14 @@ async def running(
             namespace="llmwarden-system",
             accounts=accounts(core, store, writer) if accounts else None,
         ),
+        holdings=holdings,
     )
     sock = serving.listen("127.0.0.1", 0)
     server = asyncio.create_task(serving.serve(app, sock=sock, stop=stop, grace_seconds=2))
     writing = asyncio.create_task(writer.run())
-    ledger = Ledger(f"http://127.0.0.1:{sock.getsockname()[1]}", core, store, stop, tokens, clock, registry, server)
+    ledger = Ledger(
+        f"http://127.0.0.1:{sock.getsockname()[1]}", core, store, stop, tokens, clock, registry, server, holdings
+    )
     try:
         async with ledger.client:
             yield ledger
