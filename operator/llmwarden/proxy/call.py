@@ -9,7 +9,7 @@ from llmwarden.proxy import estimate, settle, signals
 from llmwarden.proxy.admission import Admission, Opened
 from llmwarden.proxy.dialects import shape
 from llmwarden.proxy.dialects.base import Asked, Event
-from llmwarden.proxy.dialects.shape import Shape
+from llmwarden.proxy.dialects.shape import Pattern, Shape
 from llmwarden.proxy.framing import SPLITTERS, Piece, Splitter, sse
 from llmwarden.proxy.seam import Header, Request
 from llmwarden.wire import Labels, Tokens
@@ -62,7 +62,7 @@ class MeteredCall(Admission):
         self._unread = False  # the answer is compressed, or too large
         self._splitter: Splitter | None = None
         self._sse: sse.Splitter | None = None  # the same, where it is one
-        self._shape: Shape | None = None  # of the stream's events, once one of them showed it
+        self._shape: Shape | Pattern | None = None  # of the stream's events, once one of them showed it
         self._lessons = _LESSONS
         self._whole: list[bytes] = []
         self._whole_size = 0
