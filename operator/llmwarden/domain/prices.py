@@ -26,7 +26,7 @@ __all__ = [
     "counted",
     "duplicates",
     "entry_at",
-    "gpu_hour_price",
+    "gpu_hour_prices",
     "lookup",
     "next_change",
     "picodollars",
@@ -130,19 +130,10 @@ def duplicates(model_prices: Iterable[ModelPrice]) -> dict[str, tuple[str, ...]]
     return {model: tuple(by) for model, by in named.items() if len(by) > 1}
 
 
-def gpu_hour_price(model_prices: Iterable[ModelPrice], product: str, at: dt.datetime) -> int | None:
-    """Return the picodollars of an hour of a GPU at an instant; None where no ModelPrice says.
-
-    Of two for one product the first by name says. Raises InvalidSpecError where the price is malformed.
-    """
-    for model_price in sorted(model_prices, key=lambda item: item.metadata.name):
-        spec = model_price.spec
-        if spec.gpu is None or spec.gpu.product != product:
-            continue
-        entry = entry_at(spec.prices, at)
-        if entry is not None and entry.per_gpu_hour is not None:
-            return money.parse(entry.per_gpu_hour)
-    return None
+def gpu_hour_prices(entries: Iterable[PriceEntry]) -> list[tuple[dt.datetime, int]]:
+    """Return since when an hour of a GPU costs how many picodollars, in order. Raises InvalidSpecError where one is malformed."""
+    found = [(entry.from_, money.parse(entry.per_gpu_hour)) for entry in entries if entry.per_gpu_hour is not None]
+    return sorted(found)
 
 
 def _items(variants: dict[tuple[str, int], Picodollars]) -> list[tuple[tuple[str, int], Picodollars]]:

@@ -135,9 +135,8 @@ class Core:
         self._seen.update(view.services)
         now = self.clock()
         if prices_changed or self._next_start is None:
-            self.catalogue.override(view.prices)
+            self._override(view)
             self._next_start = self.catalogue.next_start(now)
-            self.gpu.recheck()
             self.gpu.true_up(now.timestamp())
             # Also what was reported before the prices were known.
             self._reprice()
@@ -340,8 +339,20 @@ class Core:
                 change.tokens,
             )
 
+    def _override(self, view: View) -> None:
+        """Take the ModelPrices, and see to it that hours of GPUs that they change are shared again."""
+        rates, models = self.catalogue.gpus(), self.catalogue.priced_models()
+        self.catalogue.override(view.prices)
+        fresh, priced = self.catalogue.gpus(), self.catalogue.priced_models()
+        products = {product for product in {*rates, *fresh} if rates.get(product) != fresh.get(product)}
+        providers = {key[0] for key in {*models, *priced} if models.get(key) != priced.get(key)}
+        services = {name for name, service in view.services.items() if service.provider in providers}
+        self.gpu.recheck(products, services)
+
     def _true_up(self) -> None:
         """Rate the tokens of hours that closed, or that changed since, by what their GPUs cost."""
+        if not self.synced:
+            return  # prices are not read yet: all would be shared twice
         moved = self.gpu.true_up(self.clock().timestamp())
         if not moved:
             return

@@ -49,6 +49,7 @@ class GpuHours:
         self._present: dict[str, wire.Picodollars | None] = {}
         self._dirty: dict[str, set[int]] = defaultdict(set)
         self._closed: int | None = None  # the newest window that was looked at as closed
+        self._oldest = 0.0  # beyond the horizon the hours are forgotten: tokens of then are shown at the present rate
         self.lost: Mapping[str, int] = {}  # pods whose end nobody saw, in the last day
 
     # What it is told --------------------------------------------------------------------------------------------------
@@ -66,10 +67,11 @@ class GpuHours:
         if service in self._held and self._closed is not None and window <= self._closed:
             self._dirty[service].add(window)
 
-    def recheck(self) -> None:
-        """Say that rates may have changed, or that all was read anew."""
+    def recheck(self, products: Collection[str] | None = None, services: Collection[str] = ()) -> None:
+        """Say that all was read anew; or that rates of some products, or prices of some services' models, may have changed."""
         for service, buckets in self._held.items():
-            self._dirty[service].update({gpuhours.window_of(bucket) for bucket in buckets})
+            if products is None or service in services or self._holds(service, products):
+                self._dirty[service].update({gpuhours.window_of(bucket) for bucket in buckets})
 
     def forget(self, now: float) -> None:
         """Drop what is beyond the aggregate's horizon."""
@@ -84,6 +86,7 @@ class GpuHours:
     def true_up(self, now: float) -> dict[str, Collection[int]]:
         """Share what is closed by now and not shared as it is; returns, by service, the buckets whose tokens must be rated anew."""
         last = gpuhours.last_closed(now)
+        self._oldest = now - HORIZON_SECONDS
         if last != self._closed:
             # All that closed since: a process may have been stopped for hours. A clock that was ahead opens windows again.
             since = last if self._closed is None else max(self._closed + WINDOW_SECONDS, last - DAY)
@@ -130,7 +133,7 @@ class GpuHours:
         share = self._shares.get(service, {}).get(window)
         if share is not None and (share.rates is not None or share.unpriced_gpu_ms):
             return share.price
-        if self._closed is not None and window <= self._closed and share is None:
+        if self._closed is not None and window <= self._closed and share is None and window >= self._oldest:
             return None  # it held no GPUs then, as far as anybody told
         return self._present.get(service)
 
@@ -170,6 +173,9 @@ class GpuHours:
         )
 
     # Inside -----------------------------------------------------------------------------------------------------------
+
+    def _holds(self, service: str, products: Collection[str]) -> bool:
+        return any(product in products for kinds in self._held[service].values() for product, _ in kinds)
 
     def _rate(self, kind: Kind, bucket: int) -> int | None:
         product, observed = kind

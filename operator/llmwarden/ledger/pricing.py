@@ -15,6 +15,7 @@ A price's id names its numbers by a hash of them: the same id always means the s
 table says later.
 """
 
+import bisect
 import datetime as dt
 import hashlib
 import logging
@@ -107,7 +108,9 @@ class Catalogue:
 
     def __init__(self) -> None:
         self._overrides: dict[tuple[str, str], list[ModelPrice]] = {}  # by GenAI provider and model, first name first
-        self._gpus: dict[str, list[ModelPrice]] = {}  # by product, first name first
+        self._gpus: dict[
+            str, list[list[tuple[dt.datetime, int]]]
+        ] = {}  # by product, first name first: since when, how much
         self._contested: dict[str, tuple[str, ...]] = {}
         self._providers = {provider.id: provider for provider in data_snapshot.get_snapshot().providers}
         self._models: OrderedDict[tuple[str, str], Any] = OrderedDict()
@@ -161,7 +164,8 @@ class Catalogue:
         self._overrides, self._gpus = {}, {}
         for item in sorted(model_prices, key=lambda item: item.metadata.name):
             if item.spec.gpu is not None:
-                self._gpus.setdefault(item.spec.gpu.product, []).append(item)
+                rates = dated_prices.gpu_hour_prices(item.spec.prices)
+                self._gpus.setdefault(item.spec.gpu.product, []).append(rates)
             if item.spec.provider is not None:
                 provider = upstream.backend_provider(item.spec.provider)
                 for model in item.spec.models or ():
@@ -207,8 +211,22 @@ class Catalogue:
 
     def gpu_hour(self, product: str, at: dt.datetime) -> int | None:
         """Picodollars of an hour of a GPU at a time, by the ModelPrices; None where none says."""
-        items = self._gpus.get(product)
-        return dated_prices.gpu_hour_price(items, product, at) if items else None
+        for rates in self._gpus.get(product, ()):
+            place = bisect.bisect_right(rates, at, key=lambda rate: rate[0])
+            if place:
+                return rates[place - 1][1]
+        return None
+
+    def gpus(self) -> dict[str, list[list[tuple[dt.datetime, int]]]]:
+        """Rates of GPUs by product: two answers are equal where nothing changed."""
+        return dict(self._gpus)
+
+    def priced_models(self) -> dict[tuple[str, str], list[tuple[dt.datetime, ...]]]:
+        """From when on ModelPrices price models, by provider and model."""
+        return {
+            key: [tuple(entry.from_ for entry in item.spec.prices) for item in items]
+            for key, items in self._overrides.items()
+        }
 
     def overrides(self, provider: str, model: str, at: dt.datetime) -> bool:
         """Whether a ModelPrice prices the tokens of a model at a time."""

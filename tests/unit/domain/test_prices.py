@@ -111,10 +111,19 @@ def test_an_entry_edited_in_place_is_another_price() -> None:
 
 
 def test_gpu_hours_have_their_price() -> None:
-    h100 = price(gpu={"product": "H100"}, prices=[{"from": "2026-01-01T00:00:00Z", "perGPUHour": "2.50"}])
-    assert prices.gpu_hour_price([CONTRACT, h100], "H100", at("2026-02-01T00:00:00Z")) == 2_500_000_000_000
-    assert prices.gpu_hour_price([CONTRACT, h100], "A100", at("2026-02-01T00:00:00Z")) is None
-    assert prices.gpu_hour_price([h100], "H100", at("2025-02-01T00:00:00Z")) is None
+    h100 = price(
+        gpu={"product": "H100"},
+        prices=[
+            {"from": "2026-07-01T00:00:00Z", "perGPUHour": "2.00"},
+            {"from": "2026-01-01T00:00:00Z", "perGPUHour": "2.50"},
+        ],
+    )
+    assert prices.gpu_hour_prices(h100.spec.prices) == [
+        (at("2026-01-01T00:00:00Z"), 2_500_000_000_000),
+        (at("2026-07-01T00:00:00Z"), 2_000_000_000_000),
+    ]
+    assert prices.gpu_hour_prices(CONTRACT.spec.prices) == []
+    assert prices.duplicates([h100, h100]) == {"GPU H100": ("contract", "contract")}
 
 
 def test_a_price_without_output_is_a_sentence() -> None:

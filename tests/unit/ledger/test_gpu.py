@@ -4,6 +4,7 @@ import asyncio
 import datetime as dt
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -233,6 +234,44 @@ def test_a_quiet_night_keeps_the_last_rate() -> None:
     gpu = usage(core).gpu
     assert gpu is not None
     assert gpu.idle == 18 * DOLLAR // 10 + 11 * 36 * DOLLAR // 10
+
+
+def test_an_edited_rate_shares_all_its_hours_again_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FakeClock(at(3 * HOUR + 200))
+    core = made(clock, gpu_price((OLD, "3.60")), gpu_price((OLD, "9.00"), product="other", name="other"))
+    for window in range(3):
+        hold(core, window)
+    core.tick()
+    shared: list[gpuhours.Share] = []
+    share = gpuhours.share
+
+    def counted(held: list[gpuhours.Held], pod_ms: int, work: gpuhours.Work) -> gpuhours.Share:
+        shared.append(share(held, pod_ms, work))
+        return shared[-1]
+
+    monkeypatch.setattr(gpuhours, "share", counted)
+    core.configure(view_of(CHAT, gpu_price((OLD, "3.60")), gpu_price((OLD, "8.00"), product="other", name="other")))
+    assert shared == []
+    core.configure(view_of(CHAT, gpu_price((OLD, "7.20"))))
+    assert len(shared) == 3
+    gpu = usage(core).gpu
+    assert gpu is not None
+    assert gpu.picodollars == 3 * 72 * DOLLAR // 10
+
+
+def test_hours_beyond_the_horizon_are_not_called_unknown() -> None:
+    clock = FakeClock(at(HOUR + 200))
+    core = made(clock, gpu_price((OLD, "3.60")))
+    hold(core, 0)
+    use(core, 100, HALF_BUSY)
+    core.tick()
+    clock.now += dt.timedelta(days=101)
+    core.hold([HeldSum("shop/chat", PRODUCT, 0, int(clock.now.timestamp()) // 900 * 900, 1000, 1000)], {})
+    again = Core(Catalogue(), {}, clock, 5.0)
+    again.hold([HeldSum("shop/chat", PRODUCT, 0, int(clock.now.timestamp()) // 900 * 900, 1000, 1000)], {})
+    again.configure(view_of(CHAT, gpu_price((OLD, "3.60"))))
+    again.rebuild([Delta("shop/chat", "vllm", "llama", None, START, HALF_BUSY)], {})
+    assert again.aggregate.total("shop/chat").uncosted == 0
 
 
 def test_a_restart_comes_to_the_same_sums() -> None:

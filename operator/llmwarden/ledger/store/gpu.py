@@ -78,22 +78,24 @@ def take(database: Database, connection: sa.Connection, number: int, told: Seque
     for one in told:
         old = known.get(one.key)
         new = one.span if old is None else spans.merge(old.span, one.span)
-        product = one.product
-        if old is not None and product == one.key.resource:
-            product = old.product  # the node's labels cannot be read any more: it is what it was
-        known[one.key] = _Known(new, product, one.rate, one.gpus)
+        product, rate = one.product, one.rate
+        if old is not None:
+            # Where the node's labels, or OpenCost, cannot be read any more, it is what it was.
+            product = old.product if product == one.key.resource else product
+            rate = rate or old.rate
+        known[one.key] = _Known(new, product, rate, one.gpus)
         counted = old
-        if old is not None and (product, one.gpus) != (old.product, old.gpus):
-            # The node's labels came after the pod: all of it was something else.
+        if old is not None and ((product, one.gpus) != (old.product, old.gpus) or (rate and not old.rate)):
+            # They came after the pod: what was counted of it is counted anew.
             taken_back = spans.growth(old.span, Span(old.span.since, old.span.since))
             _count(grown, one, (old.product, old.rate, old.gpus), taken_back)
             counted = None
-        _count(grown, one, (product, one.rate, one.gpus), spans.growth(counted.span if counted else None, new))
+        _count(grown, one, (product, rate, one.gpus), spans.growth(counted.span if counted else None, new))
         fresh[one.key] = {
             **one.key._asdict(),
             "pod_name": one.name,
             "product": product,
-            "rate": one.rate,
+            "rate": rate,
             "gpus": one.gpus,
             "since": new.since,
             "until": new.until,
