@@ -3,12 +3,13 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from llmwarden import names
 from llmwarden.api.v1alpha1 import LLMService
 
 Manifest = dict[str, Any]
+DASHBOARD_OVERVIEW_UID: Final = "llmwarden-overview"
 
 
 def beside(service: LLMService, name: str, component: str, labels: Mapping[str, str] | None = None) -> dict[str, Any]:

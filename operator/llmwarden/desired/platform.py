@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from llmwarden import names
 from llmwarden.desired.alerting import RUNBOOKS
-from llmwarden.desired.manifest import Manifest, ours
+from llmwarden.desired.manifest import DASHBOARD_OVERVIEW_UID, Manifest, ours
 from llmwarden.desired.monitors import API_VERSION
 from llmwarden.desired.params import ClusterParams
 
@@ -15,6 +15,11 @@ _MEANING: Final = {
     "LedgerHasMore": "fewer tokens than were counted: another account is used, or calls are counted that it does not charge",
     "ProviderDearer": "the same tokens at more: a price here is too low, or missing",
     "LedgerDearer": "the same tokens at less: a discount that no ModelPrice says",
+}
+_IN_TOKENS: Final = frozenset({"ProviderHasMore", "LedgerHasMore"})
+_FIGURES: Final = {
+    verdict: "{{ $value | humanize }} tokens" if verdict in _IN_TOKENS else '${{ printf "%.2f" $value }}'
+    for verdict in _MEANING
 }
 
 
@@ -35,16 +40,26 @@ def _drifts(params: ClusterParams) -> list[dict[str, Any]]:
         _alert(
             params,
             "LLMCostDrift",
-            # max: each replica of the ledger says the same.
-            f'max by ({_BY}, verdict) ({names.METRIC_PROVIDER_DRIFT}{{verdict="{verdict}"}}) == 1',
+            _drifted(verdict),
             severity="critical" if verdict == "ProviderHasMore" else "warning",
-            summary=f"ProviderAccount {{{{ $labels.account }}}}: {{{{ $labels.{names.LABEL_M_PROVIDER} }}}} bills {meaning}",
+            summary=(
+                f"ProviderAccount {{{{ $labels.account }}}}: {{{{ $labels.{names.LABEL_M_PROVIDER} }}}} bills {meaning} "
+                f"({_FIGURES[verdict]} apart)"
+            ),
             description=(
                 "Of the newest UTC day that is settled. kubectl describe provideraccount says both figures; kubectl llm reconcile shows the days before."
             ),
         )
         for verdict, meaning in _MEANING.items()
     ]
+
+
+def _drifted(verdict: str) -> str:
+    """Where both part in this way, by how much. max: each replica of the ledger says the same."""
+    metric = names.METRIC_PROVIDER_TOKENS if verdict in _IN_TOKENS else names.METRIC_PROVIDER_COST
+    provider, ledger = (f'max by ({_BY}) ({metric}{{source="{source}"}})' for source in ("provider", "ledger"))
+    drift = f'max by ({_BY}, verdict) ({names.METRIC_PROVIDER_DRIFT}{{verdict="{verdict}"}}) == 1'
+    return f"({drift})\n* on ({_BY}) group_left () abs({provider} - {ledger})"
 
 
 def _unread(params: ClusterParams) -> dict[str, Any]:
@@ -54,7 +69,11 @@ def _unread(params: ClusterParams) -> dict[str, Any]:
         f"time() - max by ({_BY}) ({names.METRIC_PROVIDER_READ}) > {UNREAD_SECONDS}",
         wait="1h",
         severity="warning",
-        summary="ProviderAccount {{ $labels.account }}: the provider's own figures could not be read for a day",
+        summary=(
+            "ProviderAccount {{ $labels.account }}: the provider's own figures "
+            # The timestamp is 0 where they never were.
+            "{{ if gt $value 1e8 }}were never read{{ else }}have not been read for {{ $value | humanizeDuration }}{{ end }}"
+        ),
         description="Nothing is compared meanwhile. The account's condition Ready says what the provider answered; often the admin key was revoked.",
     )
 
@@ -70,6 +89,7 @@ def _alert(
             "summary": summary,
             "description": description,
             "runbook_url": f"{params.settings.runbook_base_url.rstrip('/') or RUNBOOKS}/{name}.md",
+            "dashboard_url": f"{params.settings.grafana_url.rstrip('/')}/d/{DASHBOARD_OVERVIEW_UID}",
         },
     }
     return {**rule, "for": wait} if wait else rule

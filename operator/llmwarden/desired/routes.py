@@ -20,7 +20,7 @@ GROUP_WAIT: Final = "15s"
 GROUP_INTERVAL: Final = "1m"
 REPEAT_INTERVAL: Final = "4h"
 # A budget that refuses calls makes errors by itself: its own alert says why, a second page would say less.
-SILENCED_BY_BUDGET: Final = ("LLMErrorRateHigh", "LLMErrorBudgetBurn", "LLMAvailabilityBudgetBurn")
+SILENCED_BY_BUDGET: Final = ("LLMErrorRateHigh", "LLMErrorBudgetBurn")
 
 # Budgets that refuse calls at their end. One with Fallback or Alert goes on, for weeks maybe: its errors are errors.
 REFUSING: Final = ("Block", "Throttle")

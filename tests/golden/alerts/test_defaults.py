@@ -49,25 +49,29 @@ def fired(severity: str = "warning", **more: str) -> dict[str, str]:
     return {"namespace": "models", "llmservice": "chat", "severity": severity, **more}
 
 
-def durations(fast: int, slow: int, minutes: int) -> dict[str, str]:
-    """Calls a minute below a second, and of 15 s."""
+def durations(fast: int, slow: int, minutes: int, after: int = 0) -> dict[str, str]:
+    """Calls a minute below a second, and of 15 s; then for `after` minutes fast ones only."""
+
+    def series(each: int) -> str:
+        return f"0+{each}x{minutes}" + (f" {each * minutes}+{fast}x{after}" if after else "")
+
     return {
-        f'{DURATION}_bucket{{{WHOSE},le="1.0"}}': f"0+{fast}x{minutes}",
-        f'{DURATION}_bucket{{{WHOSE},le="12.8"}}': f"0+{fast}x{minutes}",
-        f'{DURATION}_bucket{{{WHOSE},le="20.48"}}': f"0+{fast + slow}x{minutes}",
-        f'{DURATION}_bucket{{{WHOSE},le="+Inf"}}': f"0+{fast + slow}x{minutes}",
-        OK: f"0+{fast + slow}x{minutes}",
+        f'{DURATION}_bucket{{{WHOSE},le="1.0"}}': series(fast),
+        f'{DURATION}_bucket{{{WHOSE},le="12.8"}}': series(fast),
+        f'{DURATION}_bucket{{{WHOSE},le="20.48"}}': series(fast + slow),
+        f'{DURATION}_bucket{{{WHOSE},le="+Inf"}}': series(fast + slow),
+        OK: series(fast + slow),
     }
 
 
 GPU_LABELS = {"pod": "a", "container": "engine", "gpu": "0", "UUID": "GPU-1"}
 CASES: dict[OptionalAlert, list[tuple[dict[str, str], dict[str, list[dict[str, str]]]]]] = {
     "LLMLatencyP95High": [
-        (durations(90, 10, 30), {"1m": [], "15m": [fired()]}),
+        (durations(90, 10, 30, 30), {"1m": [], "15m": [fired()], "50m": []}),
         (durations(99, 1, 30), {"15m": []}),
     ],
     "LLMLatencyP99High": [
-        (durations(90, 10, 30), {"15m": [fired()]}),
+        (durations(90, 10, 30, 30), {"15m": [fired()], "50m": []}),
         (durations(100, 0, 30), {"15m": []}),
     ],
     "LLMErrorRateHigh": [
@@ -78,13 +82,13 @@ CASES: dict[OptionalAlert, list[tuple[dict[str, str], dict[str, list[dict[str, s
         ({FAILED: "0x5 1x50"}, {"7m": [], "15m": []}),
     ],
     "LLMSpendHigh": [
-        ({COST: "0+1x60"}, {"3m": [], "30m": [fired()]}),
+        ({COST: "0+1x60 60x60"}, {"3m": [], "30m": [fired()], "100m": []}),
         ({COST: "0+0.5x60"}, {"30m": []}),
     ],
     "LLMNoTraffic": [
         (
-            {IN_FLIGHT: "0x400", OK: "0+10x120 1200x280"},
-            {"150m": [], "240m": [fired()]},
+            {IN_FLIGHT: "0x400", OK: "0+10x120 1200x180 1210+10x100"},
+            {"150m": [], "240m": [fired()], "320m": []},
         ),
         ({IN_FLIGHT: "0x400", OK: "0+10x400"}, {"240m": []}),
         # Without pods it is no riddle.

@@ -23,15 +23,25 @@ def drifting(verdict: str, values: str, ledger: str = "a") -> tuple[str, str]:
     return f'llmwarden_provider_cost_drift{{{LABELS},verdict="{verdict}",pod="ledger-{ledger}"}}', values
 
 
+def figures(metric: str, provider: float, ledger: float) -> dict[str, str]:
+    sides = (("provider", provider), ("ledger", ledger))
+    return {
+        f'llmwarden_provider_{metric}{{{LABELS},source="{side}",pod="ledger-a"}}': f"{value}x60"
+        for side, value in sides
+    }
+
+
+TOKENS, COST = figures("tokens", 1_200_000, 1_000_000), figures("cost_usd", 10.5, 12.0)
 CASES = {
     "traffic goes around, as both replicas say, until a day agrees": Case(
         "LLMCostDrift",
-        dict([drifting("ProviderHasMore", "0x5 1x10 0x10"), drifting("ProviderHasMore", "0x5 1x10 0x10", "b")]),
+        TOKENS
+        | dict([drifting("ProviderHasMore", "0x5 1x10 0x10"), drifting("ProviderHasMore", "0x5 1x10 0x10", "b")]),
         {"3m": [], "8m": [{**OURS, "verdict": "ProviderHasMore", "severity": "critical"}], "20m": []},
     ),
     "a price that is wrong is a warning": Case(
         "LLMCostDrift",
-        dict([drifting("LedgerDearer", "1x10"), drifting("ProviderHasMore", "0x10")]),
+        COST | TOKENS | dict([drifting("LedgerDearer", "1x10"), drifting("ProviderHasMore", "0x10")]),
         {"5m": [{**OURS, "verdict": "LedgerDearer", "severity": "warning"}]},
     ),
     "a provider that answered lately": Case(
@@ -39,8 +49,8 @@ CASES = {
     ),
     "a provider that was never read": Case(
         "LLMProviderUnread",
-        {f"llmwarden_provider_read_timestamp_seconds{{{LABELS}}}": "0x200"},
-        {"1380m": [], "1520m": [{**OURS, "severity": "warning"}]},
+        {f"llmwarden_provider_read_timestamp_seconds{{{LABELS}}}": "0x160 96600x20"},
+        {"1380m": [], "1520m": [{**OURS, "severity": "warning"}], "1700m": []},
         "10m",
     ),
 }

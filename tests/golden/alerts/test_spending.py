@@ -57,13 +57,18 @@ def of_budget(severity: str = "warning", **more: str) -> dict[str, str]:
 
 
 def spend(
-    model: str, each_minute: float, minutes: int, then: float = 0.0, after: int = 0, **labels: str
+    model: str, each_minute: float, minutes: int, then: float = 0.0, after: int = 0, *, back: int = 0, **labels: str
 ) -> dict[str, str]:
-    """Dollars a minute, and other dollars after that."""
+    """Dollars a minute, other dollars after that, and for `back` minutes those of the beginning again."""
     more = "".join(f',{key}="{value}"' for key, value in labels.items())
     series = f'{COST}{{{POD},gen_ai_request_model="{model}"{more}}}'
     end = each_minute * minutes
-    return {series: f"0+{each_minute}x{minutes}" + (f" {end}+{then}x{after}" if after else "")}
+    again = end + then * after
+    return {
+        series: f"0+{each_minute}x{minutes}"
+        + (f" {end}+{then}x{after}" if after else "")
+        + (f" {again}+{each_minute}x{back}" if back else "")
+    }
 
 
 CASES = {
@@ -122,18 +127,18 @@ CASES = {
     ),
     "three times what it was at this hour yesterday": Case(
         "LLMSpendUnusual",
-        spend("m", 0.02, DAY + 60, 0.2, 120),
-        {f"{DAY + 55}m": [], f"{DAY + 160}m": [fired()]},
+        spend("m", 0.02, DAY + 60, 0.2, 120, back=180),
+        {f"{DAY + 55}m": [], f"{DAY + 160}m": [fired()], f"{DAY + 300}m": []},
     ),
     "the same as yesterday": Case("LLMSpendUnusual", spend("m", 0.2, DAY + 180), {f"{DAY + 170}m": []}),
     "cents are no event": Case("LLMSpendUnusual", spend("m", 0.0001, DAY + 60, 0.001, 120), {f"{DAY + 160}m": []}),
     "calls that cost twice as much": Case(
         "LLMCostPerRequestDoubled",
         {
-            **spend("m", 0.1, DAY, 0.4, 180),
-            f'llmwarden_requests_total{{{POD},error_type=""}}': f"0+10x{DAY + 180}",
+            **spend("m", 0.1, DAY, 0.4, 180, back=180),
+            f'llmwarden_requests_total{{{POD},error_type=""}}': f"0+10x{DAY + 360}",
         },
-        {f"{DAY - 10}m": [], f"{DAY + 150}m": [fired()]},
+        {f"{DAY - 10}m": [], f"{DAY + 150}m": [fired()], f"{DAY + 300}m": []},
     ),
     "twice the calls at the same price": Case(
         "LLMCostPerRequestDoubled",
@@ -151,16 +156,16 @@ def tokens(model: str, values: str) -> dict[str, str]:
 
 
 COSTLIER = {
-    **spend("small", 0.01, DAY + 60, 0.005, 120),
-    **spend("large", 0.0, DAY + 60, 0.5, 120),
-    **tokens("small", f"0+1000x{DAY + 60} {1000 * (DAY + 60)}+500x120"),
-    **tokens("large", f"0x{DAY + 60} 0+500x120"),
+    **spend("small", 0.01, DAY + 60, 0.005, 120, back=180),
+    **spend("large", 0.0, DAY + 60, 0.5, 120, back=180),
+    **tokens("small", f"0+1000x{DAY + 60} {1000 * (DAY + 60)}+500x120 {1000 * (DAY + 120)}+1000x180"),
+    **tokens("large", f"0x{DAY + 60} 0+500x120 60000x180"),
 }
 CASES |= {
     "half of the tokens move to a dearer model": Case(
         "LLMCostlierModelRising",
         COSTLIER,
-        {f"{DAY + 50}m": [], f"{DAY + 170}m": [fired(gen_ai_request_model="large")]},
+        {f"{DAY + 50}m": [], f"{DAY + 170}m": [fired(gen_ai_request_model="large")], f"{DAY + 310}m": []},
     ),
     "they move to one that is as cheap": Case(
         "LLMCostlierModelRising",

@@ -8,8 +8,8 @@ from grafana_foundation_sdk.models import dashboard as models
 from llmwarden import names
 from llmwarden.desired import promql
 from llmwarden.desired.dashboards.panels import SOURCE, bars, figure, finish, graph, row, rows, source_variable
+from llmwarden.desired.manifest import DASHBOARD_OVERVIEW_UID
 
-UID: Final = "llmwarden-overview"
 TOP: Final = 10
 CHOSEN: Final = 'namespace=~"$namespace"'
 BY: Final = promql.BY
@@ -22,7 +22,7 @@ def build() -> models.Dashboard:
     budget = f"max by ({BY}) ({names.METRIC_BUDGET_USED}{{{CHOSEN}}})"
     made = (
         builders.Dashboard("LLM services")
-        .uid(UID)
+        .uid(DASHBOARD_OVERVIEW_UID)
         .description("All LLMServices: which is dear, slow, failing, or near the end of its budget.")
         .tags(["llmwarden", "llm", "overview"])
         .readonly()
