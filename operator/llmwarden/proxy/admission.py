@@ -23,6 +23,7 @@ from llmwarden.wire import Labels, ServiceConfig
 if TYPE_CHECKING:
     from llmwarden.proxy.calls import MeteredService
 
+_NOTHING_YET: Final = Asked()
 _NO_PROMPT: Final = estimate.Prompt()
 _OUTCOMES: Final = (Allowed, Denied)
 _ACCOUNTS: Final = 256  # models whose totals are at hand
@@ -90,7 +91,7 @@ class Admission:
             opened.heads.get(b"traceparent", b""), config.sample_percent if config is not None else 100.0
         )
         self.retry = ""
-        self.asked = Asked()
+        self.asked = _NOTHING_YET
         self.answer = Answer()
         self.body_bytes = 0
         self.prompt = _NO_PROMPT
@@ -111,9 +112,9 @@ class Admission:
         self.body_bytes = len(body) if body is not None else self._request.length or 0
         if asked is None:
             self._opaque = True
-            self.model = self.asked.model = self.match.model
-            self.asked.unbounded = "unreadable"
-            self.asked.input_bytes = self.body_bytes  # compressed or not: it is all that is known of it
+            self.model = self.match.model
+            # Compressed or not: its length is all that is known of it.
+            self.asked = Asked(model=self.model, unbounded="unreadable", input_bytes=self.body_bytes)
             self.prompt = estimate.Prompt((body or b"")[: estimate.SAMPLE])
         else:
             self.asked = asked

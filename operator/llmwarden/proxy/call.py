@@ -81,16 +81,18 @@ class MeteredCall(Admission):
         if self.match.head is not None:
             self.match.head(self.answer, headers)
         framing = None
-        limits: dict[bytes, bytes] = {}
-        for low, _, value in headers:
+        limits: list[Header] = []
+        for header in headers:
+            low = header[0]
             if low not in _TOLD:
                 continue
+            value = header[2]
             if low == b"content-type":
                 framing = self.match.api.framing(value.lower(), self.asked)
             elif low == b"content-encoding":
                 self._unread = value.strip().lower() not in {b"", b"identity"}
             elif low != _QUEUE_HEADER:
-                limits[low] = value
+                limits.append(header)
             elif value.isdigit():
                 self.answer.queue_seconds = int(value[:9]) / 1000
         if limits:

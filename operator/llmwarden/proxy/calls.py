@@ -24,7 +24,7 @@ from llmwarden.proxy.gate import Gate, Short
 from llmwarden.proxy.http1 import BadMessageError, origin_form, united
 from llmwarden.proxy.journal import Account, Journal
 from llmwarden.proxy.prices import PriceBook
-from llmwarden.proxy.seam import Request
+from llmwarden.proxy.seam import Header, Request
 from llmwarden.proxy.settings import Identity, Limits, Route, parse_origin
 from llmwarden.proxy.telemetry import Metrics
 from llmwarden.wire import Config, Labels, ServiceConfig
@@ -101,7 +101,7 @@ class MeteredService:
             route.credential_file, route.backend, metrics.credential_errors.labels(route.service).inc
         )
         self._found: dict[bytes, tuple[Match, Dialect] | None] = {}
-        self._told: dict[str, tuple[dict[bytes, bytes], float]] = {}  # rate limits by model, and when they were told
+        self._told: dict[str, tuple[list[Header], float]] = {}  # rate limits by model, and when they were told
         metrics.before_scrape.append(self.show_limits)
         self.held = 0  # bytes of answers that are kept to be understood at their ends
         self.deferred: dict[str, Deferred] = {}
@@ -169,21 +169,20 @@ class MeteredService:
         if deployment in self.aliases or len(self.aliases) < _ALIASES:
             self.aliases[deployment] = model
 
-    def told(self, model: str, limits: dict[bytes, bytes]) -> None:
+    def told(self, model: str, limits: list[Header]) -> None:
         """Note what the upstream says of its rate limits; read when somebody asks."""
         model = self.shared.metrics.capped(model)
         known = self._told.get(model)
-        if known is None:
-            self._told[model] = (limits, time.time())
-        else:
-            known[0].update(limits)
-            self._told[model] = (known[0], time.time())
+        if known is not None and len(known[0]) > len(limits):  # what is not said now was said a moment ago
+            said = {header[0] for header in limits}
+            limits = limits + [header for header in known[0] if header[0] not in said]
+        self._told[model] = (limits, time.time())
 
     def show_limits(self) -> None:
         """Set the gauges of what was told."""
         metrics = self.shared.metrics
         for model, (limits, at) in self._told.items():
-            for name, value in limits.items():
+            for name, _, value in limits:
                 limit = signals.RATE_LIMITS[name]
                 number = signals.limit_value(limit, value, at)
                 if number is not None:

@@ -90,11 +90,14 @@ class Record:
             out = f',{{"key":"gen_ai.response.id","value":{{"stringValue":{text(self.answer.id)}}}}}'
         tokens = self.tokens
         if tokens.input or tokens.output:
-            out += _TOKENS % (tokens.input, tokens.output, tokens.cached_input, tokens.cache_write, tokens.reasoning)
+            out += (
+                f"{_INPUT}{tokens.input}{_OUTPUT}{tokens.output}{_CACHED}{tokens.cached_input}"
+                f"{_WRITTEN}{tokens.cache_write}{_REASONING}{tokens.reasoning}{_END}"
+            )
         if self.first_token is not None:
-            out += _FIRST % number(self.first_token)
+            out += f"{_FIRST}{number(self.first_token)}}}}}"
         if self.picodollars is not None:
-            out += _COST % number(self.picodollars / names.PICODOLLARS)
+            out += f"{_COST}{number(self.picodollars / names.PICODOLLARS)}{_CURRENCY}"
         return out
 
     def _seldom(self) -> str:
@@ -162,11 +165,12 @@ def _begin(  # noqa: PLR0917 - all of it is the cache's key
     return f'"name":{text(name)},"kind":{CLIENT_KIND},"attributes":[{",".join(shared)}'
 
 
-_TOKENS: Final = "".join(
-    f',{{"key":"gen_ai.usage.{kind}_tokens","value":{{"intValue":"%d"}}}}'
-    for kind in ("input", "output", "cache_read.input", "cache_creation.input", "reasoning.output")
-)
-_FIRST: Final = ',{"key":"gen_ai.response.time_to_first_chunk","value":{"doubleValue":%s}}'
-_COST: Final = ',{"key":"gen_ai.usage.cost.amount","value":{"doubleValue":%s}},' + attribute(
-    "gen_ai.usage.cost.currency", "USD"
-)
+_END: Final = '"}}'
+_INPUT: Final = ',{"key":"gen_ai.usage.input_tokens","value":{"intValue":"'
+_OUTPUT: Final = '"}},{"key":"gen_ai.usage.output_tokens","value":{"intValue":"'
+_CACHED: Final = '"}},{"key":"gen_ai.usage.cache_read.input_tokens","value":{"intValue":"'
+_WRITTEN: Final = '"}},{"key":"gen_ai.usage.cache_creation.input_tokens","value":{"intValue":"'
+_REASONING: Final = '"}},{"key":"gen_ai.usage.reasoning.output_tokens","value":{"intValue":"'
+_FIRST: Final = ',{"key":"gen_ai.response.time_to_first_chunk","value":{"doubleValue":'
+_COST: Final = ',{"key":"gen_ai.usage.cost.amount","value":{"doubleValue":'
+_CURRENCY: Final = '}},{"key":"gen_ai.usage.cost.currency","value":{"stringValue":"USD"}}'

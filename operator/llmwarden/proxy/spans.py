@@ -52,7 +52,7 @@ class Trace:
 
 def begin(traceparent: bytes, sample_percent: float) -> Trace:
     """Continue the caller's trace, and its decision to sample; or start one, and decide."""
-    ids = f"{random.getrandbits(192):048x}"
+    ids = random.getrandbits(192).to_bytes(24, "big").hex()
     trace_id, span_id = ids[:32], ids[32:]
     if span_id == _NO_SPAN:
         span_id = _ONE_SPAN

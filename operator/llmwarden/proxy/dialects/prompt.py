@@ -11,8 +11,6 @@ from llmwarden.proxy.dialects.base import NAME_LENGTH
 
 _SAMPLE: Final = 256  # bytes at each end of a message that its hash is made of, with its length
 _KEPT: Final = 32  # prefixes of one request
-_MASK: Final = (1 << 64) - 1
-_FACTOR: Final = 0x9E3779B97F4A7C15  # odd: no message is lost by multiplying
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9_.-]+")
 _ERROR_LENGTH: Final = 64
 _MOST: Final = (1 << 63) - 1
@@ -21,12 +19,13 @@ _MOST: Final = (1 << 63) - 1
 def chain(messages: Iterable[bytes]) -> tuple[int, ...]:
     """A 64-bit hash of all messages up to each of the last ones: a request that goes on from another one has that one's last hash.
 
-    Not cryptographic, and of a sample of each message: it costs two microseconds or so per message, whatever its size.
+    Not cryptographic, and of a sample of each message: it costs half a microsecond or so per message, whatever its size. A tuple of numbers
+    has the same hash in every process of one Python.
     """
     kept: list[int] = []
     value = 0
     for message in messages:
-        value = ((value ^ sample(message, 0) ^ (len(message) << 32)) * _FACTOR) & _MASK
+        value = hash((value, sample(message, 0), len(message)))
         kept.append(value)
     return tuple(kept[-_KEPT:])
 
@@ -42,7 +41,7 @@ def chain_parts(messages: Iterable[tuple[msgspec.Raw, ...]]) -> tuple[int, ...]:
             if length:
                 check = crc32(part, check) if length <= 2 * _SAMPLE else sample(part, check)
                 size += length
-        value = ((value ^ check ^ (size << 32)) * _FACTOR) & _MASK
+        value = hash((value, check, size))
         kept.append(value)
     return tuple(kept[-_KEPT:])
 
