@@ -154,12 +154,10 @@ async def running(
     """A Collector as the operator configures it for these services."""
     written = configuration.configuration(settings, services)
     written["connectors"]["spanmetrics"]["metrics_flush_interval"] = "500ms"
-    for exporter in written["exporters"].values():
-        if exporter.get("endpoint", "").startswith("http://127.0.0.1"):
-            exporter["encoding"] = "json"  # what the sink below reads
-    for processor in written["processors"]:
-        if processor == "batch":
-            written["processors"][processor] = {"timeout": "50ms"}
+    if sink := written["exporters"].get("otlphttp/sink"):
+        sink["encoding"] = "json"  # what the sink below reads
+    if "batch" in written["processors"]:
+        written["processors"]["batch"] = {"timeout": "50ms"}
     run = Running(written)
     file = directory / "collector.yaml"
     file.write_text(yaml.safe_dump(run.written, sort_keys=False))

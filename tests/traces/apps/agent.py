@@ -5,6 +5,7 @@ applications use, as their documentation says. Runs in the environment of progra
 is to be instrumented too. A caller's traceparent is taken from TRACEPARENT, as a web framework's instrumentation takes it from the request.
 """
 
+import importlib
 import os
 import sys
 import time
@@ -19,24 +20,13 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 QUESTION = "What is the weather where I was born?"
 
 
-def instrument(which: str) -> None:
-    if which == "openllmetry":
-        from opentelemetry.instrumentation.openai import OpenAIInstrumentor as OpenLLMetry
-
-        OpenLLMetry().instrument()
-    elif which == "openinference":
-        from openinference.instrumentation.openai import OpenAIInstrumentor as OpenInference
-
-        OpenInference().instrument()
-    elif which == "opentelemetry":
-        from opentelemetry.instrumentation.openai_v2 import OpenAIInstrumentor as OpenTelemetry
-
-        OpenTelemetry().instrument()
-    elif which == "http":
-        # The OpenAI SDK speaks httpx2 since its version 3; before, it was httpx (HTTPXClientInstrumentor, in the same package).
-        from opentelemetry.instrumentation.httpx import HTTPX2ClientInstrumentor
-
-        HTTPX2ClientInstrumentor().instrument()
+INSTRUMENTORS = {
+    "openllmetry": ("opentelemetry.instrumentation.openai", "OpenAIInstrumentor"),
+    "openinference": ("openinference.instrumentation.openai", "OpenAIInstrumentor"),
+    "opentelemetry": ("opentelemetry.instrumentation.genai.openai", "OpenAIInstrumentor"),
+    # The OpenAI SDK speaks httpx2 since its version 3; before, it was httpx (HTTPXClientInstrumentor, in the same package).
+    "http": ("opentelemetry.instrumentation.httpx", "HTTPX2ClientInstrumentor"),
+}
 
 
 def main() -> None:
@@ -44,7 +34,8 @@ def main() -> None:
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
     for which in sys.argv[1:]:
-        instrument(which)
+        module, name = INSTRUMENTORS[which]
+        getattr(importlib.import_module(module), name)().instrument()
     client = openai.OpenAI(max_retries=0)
     tracer = trace.get_tracer("assistant")
 
