@@ -72,7 +72,7 @@ def build(params: Params) -> models.Dashboard:
         sections.append(("GPUs", _gpus(metadata.namespace, of)))
     sections += [
         ("Errors", _errors(of)),
-        ("Tokens and cost", [*_money(of), *(gpu_cost.panels(of) if own_model else [])]),
+        ("Tokens and cost", [*_money(of), *(gpu_cost.panels(of, _always) if own_model else [])]),
         ("The proxy itself", _proxy(of, metadata.namespace)),
     ]
     for title, panels in sections:
