@@ -1,9 +1,12 @@
 """Thousands of proxies in one process: each holds a TLS connection, and reports growing totals at the interval it is told.
 
-`python -m benchmarks.ledger.clients PORT PROXIES SERVICES INTERVAL WARM_SECONDS SECONDS CA` prints one JSON object.
+Each holds a lease of its service's budget and asks for more when half of it is used, as proxies do (proxy/lease.py).
+`python -m benchmarks.ledger.clients PORT FIRST PROXIES SERVICES INTERVAL WARM_SECONDS SECONDS CA`: a line once all are connected, and one
+JSON object at the end. INTERVAL 0 is what the ledger tells; another is taken instead of it.
 """
 
 import asyncio
+import gc
 import json
 import random
 import ssl
@@ -18,6 +21,9 @@ from llmwarden import wire
 from llmwarden.names import BUCKET_SECONDS
 
 ROWS = 3  # of each report: as many models
+EACH = 10**9  # picodollars that a report's calls cost, about
+STOCK = 8 * EACH  # so every fourth report asks for more
+LOOK_SECONDS = 0.02
 MODELS = ("gpt-4o-mini", "gpt-4o", "text-embedding-3-small")
 
 
@@ -30,6 +36,8 @@ class Proxy(asyncio.Protocol):
         self.service = f"bot-{number % services}"
         self.sequence = 0
         self.requests = 0
+        self.budget = f"LLMService/shop/{self.service}/daily"
+        self.balance = 0
         self.transport: asyncio.Transport | None = None
         self.answered: asyncio.Future[bytes] | None = None
         self.buffer = b""
@@ -42,7 +50,7 @@ class Proxy(asyncio.Protocol):
         """Collect one answer."""
         self.buffer += data
         head, found, body = self.buffer.partition(b"\r\n\r\n")
-        if not found or self.answered is None:
+        if not found or self.answered is None or self.answered.done():
             return
         length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n", 1)[0])
         if len(body) >= length:
@@ -75,7 +83,16 @@ class Proxy(asyncio.Protocol):
             )
             for model in MODELS[:ROWS]
         )
-        report = wire.Report(contract=1, journal=self.uid, sequence=self.sequence, pod=self.pod, rows=rows)
+        self.balance = max(0, self.balance - EACH)
+        wanted = STOCK if self.balance < STOCK // 2 else 0
+        report = wire.Report(
+            contract=1,
+            journal=self.uid,
+            sequence=self.sequence,
+            pod=self.pod,
+            rows=rows,
+            leases=(wire.LeaseUse(self.budget, self.balance, wanted),),
+        )
         body = msgspec.json.encode(report)
         token = f"shop/{self.pod.name}/{self.uid}"
         head = (
@@ -92,6 +109,7 @@ class Load:
         self.port, self.services, self.interval, self.context = port, services, interval, context
         self.measuring = False
         self.seconds: list[float] = []
+        self.late: list[float] = []
         self.failures = 0
         self.intervals: list[float] = []
         self.connected = 0
@@ -127,14 +145,24 @@ class Load:
             else:
                 if self.measuring:
                     self.seconds.append(time.perf_counter() - begun)
-                interval = max(interval, told.report_interval_seconds or 0.0)
+                made.balance += sum(grant.granted for grant in told.leases)
+                interval = interval or told.report_interval_seconds or 0.0
                 self.intervals.append(interval)
             await asyncio.sleep(interval * random.uniform(0.9, 1.1))  # noqa: S311 - as proxies jitter
 
+    async def watch(self) -> None:
+        """How late a timer of our own is: what a measured report may have waited for us, not for the ledger."""
+        while True:
+            due = time.perf_counter() + LOOK_SECONDS
+            await asyncio.sleep(LOOK_SECONDS)
+            if self.measuring:
+                self.late.append(time.perf_counter() - due)
 
-async def run(load: Load, proxies: int, warm: float, seconds: float) -> None:
+
+async def run(load: Load, first: int, proxies: int, warm: float, seconds: float) -> None:
     """Load, and print what was seen."""
-    tasks = [asyncio.create_task(load.proxy(number, warm * 0.7)) for number in range(proxies)]
+    tasks = [asyncio.create_task(load.proxy(first + number, warm * 0.7)) for number in range(proxies)]
+    tasks.append(asyncio.create_task(load.watch()))
     await asyncio.sleep(warm)
     print(json.dumps({"connected": load.connected, "failures": load.failures}), flush=True)
     load.measuring, load.failures = True, 0
@@ -143,7 +171,8 @@ async def run(load: Load, proxies: int, warm: float, seconds: float) -> None:
     load.measuring = False
     for task in tasks:
         task.cancel()
-    taken = sorted(load.seconds)
+    taken = sorted(load.seconds) or [0.0]
+    late = sorted(load.late) or [0.0]
 
     def at(share: float) -> float:
         return round(1000 * taken[min(len(taken) - 1, int(share * len(taken)))], 2)
@@ -157,12 +186,15 @@ async def run(load: Load, proxies: int, warm: float, seconds: float) -> None:
         "max_ms": at(1.0),
         "failures": load.failures,
         "interval_seconds": round(sum(load.intervals) / max(1, len(load.intervals)), 1),
+        "own_late_p99_ms": round(1000 * late[int(0.99 * (len(late) - 1))], 2),
         "own_cpu_cores": round(time.process_time() / (warm + seconds), 2),
     }
     print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":
-    port, count, services, least, warming, measured, ca = sys.argv[1:]
-    made = Load(int(port), int(services), float(least), ssl.create_default_context(cafile=ca))
-    uvloop.run(run(made, int(count), float(warming), float(measured)))
+    port, begin, count, services, interval, warming, measured, ca = sys.argv[1:]
+    gc.freeze()
+    gc.disable()  # its pauses would be measured as the ledger's; what a minute leaves behind is little
+    made = Load(int(port), int(services), float(interval), ssl.create_default_context(cafile=ca))
+    uvloop.run(run(made, int(begin), int(count), float(warming), float(measured)))

@@ -1,14 +1,18 @@
 """The ledger as a process, all of production's but Kubernetes: a bearer token is `NAMESPACE/POD/UID`, services are made up.
 
-`python -m benchmarks.ledger.server SOCKET_FD DATABASE SERVICES CERTIFICATE KEY`
+`python -m benchmarks.ledger.server SOCKET_FD DATABASE SERVICES CERTIFICATE KEY`; SIGUSR1 begins measuring. At its end it prints, as one
+JSON object, what held its event loop up: the garbage collector's longest pause, and how late a timer was.
 """
 
 import asyncio
 import datetime as dt
 import gc
+import json
+import signal
 import socket
 import ssl
 import sys
+import time
 
 import prometheus_client
 import uvloop
@@ -17,6 +21,7 @@ from llmwarden import names, serving
 from llmwarden.ledger.app import create_app
 from llmwarden.ledger.auth import Caller
 from llmwarden.ledger.core import Core
+from llmwarden.ledger.main import calm_collector, checkpoints
 from llmwarden.ledger.metrics import Metrics
 from llmwarden.ledger.pricing import Catalogue
 from llmwarden.ledger.store import Store
@@ -24,6 +29,7 @@ from llmwarden.ledger.writer import Writer
 from tests.unit.ledger.objects import budget, service, view_of
 
 REPORT_SECONDS = 5.0
+LOOK_SECONDS = 0.02
 
 
 class Tokens:
@@ -34,6 +40,44 @@ class Tokens:
         namespace, _, rest = token.partition("/")
         name, _, uid = rest.partition("/")
         return Caller(namespace, "default", name, uid) if uid else Caller(names.DEFAULT_NAMESPACE, names.OPERATOR)
+
+
+class Stalls:
+    """What holds the event loop up, in seconds, since `begin`."""
+
+    def __init__(self) -> None:
+        self.pauses: list[float] = []
+        self.late: list[float] = []
+        self._started = 0.0
+        gc.callbacks.append(self._collected)
+
+    def begin(self) -> None:
+        """Forget what was before."""
+        self.pauses.clear()
+        self.late.clear()
+
+    def _collected(self, phase: str, _info: object) -> None:
+        if phase == "start":
+            self._started = time.perf_counter()
+        else:
+            self.pauses.append(time.perf_counter() - self._started)
+
+    async def watch(self) -> None:
+        """Take the lateness of a timer, for ever."""
+        while True:
+            due = time.perf_counter() + LOOK_SECONDS
+            await asyncio.sleep(LOOK_SECONDS)
+            self.late.append(time.perf_counter() - due)
+
+    def found(self) -> dict[str, float]:
+        """In milliseconds."""
+        late = sorted(self.late) or [0.0]
+        return {
+            "ledger_late_p99_ms": round(1000 * late[int(0.99 * (len(late) - 1))], 2),
+            "ledger_late_max_ms": round(1000 * late[-1], 2),
+            "collections": len(self.pauses),
+            "longest_collection_ms": round(1000 * max(self.pauses, default=0.0), 2),
+        }
 
 
 class Certificate:
@@ -60,6 +104,8 @@ async def run(sock: socket.socket, database: str, services: int, certificate: st
         view_of(*(service(f"bot-{number}", budgets=(budget(amount="1000000.00"),)) for number in range(services)))
     )
     stop = serving.stop_on_signals()
+    stalls = Stalls()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, stalls.begin)
     app = create_app(
         core,
         writer,
@@ -77,13 +123,14 @@ async def run(sock: socket.socket, database: str, services: int, certificate: st
                 await writer.follow()
             core.tick()
 
-    gc.freeze()
+    calm_collector()
     await serving.until_stopped(
         stop,
         servers=[serving.serve(app, sock=sock, stop=stop, tls=Certificate(certificate, key), grace_seconds=2)],  # type: ignore[arg-type]
-        background=[writer.run(), tick()],
+        background=[writer.run(), tick(), checkpoints(store), stalls.watch()],
     )
     store.close()
+    print(json.dumps(stalls.found()), flush=True)
 
 
 if __name__ == "__main__":

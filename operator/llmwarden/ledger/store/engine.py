@@ -17,6 +17,9 @@ from llmwarden.errors import InvalidSpecError, UnavailableError
 
 BUSY_MILLISECONDS: Final = 5000  # how long to wait for a person who reads the file with another program
 READERS: Final = 2  # connections for questions, beside the writer's
+LARGEST_LOG_PAGES: Final = (
+    16_000  # of the write-ahead log (64 MiB): above, a commit moves it itself (see Store.checkpoint)
+)
 # A replica that the network has cut off must not hold the lock that all others wait for; and none waits for ever.
 _POSTGRESQL_OPTIONS: Final = (
     "-c statement_timeout=15s -c lock_timeout=10s -c idle_in_transaction_session_timeout=15s -c timezone=UTC"
@@ -125,6 +128,7 @@ def _pragmas(connection: Any, _record: object) -> None:
         "synchronous=FULL",
         "foreign_keys=ON",
         f"busy_timeout={BUSY_MILLISECONDS}",
+        f"wal_autocheckpoint={LARGEST_LOG_PAGES}",
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()

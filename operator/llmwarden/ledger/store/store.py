@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 LOG_KEPT: Final = 4096  # changes that a replica may be behind before it reads everything anew
 _PRUNE_EVERY: Final = 256
+CHECKPOINT_BYTES: Final = 4 * 1024 * 1024
 _CHUNK: Final = 10_000  # rows that a long answer of the database is read by
 
 
@@ -168,6 +169,25 @@ class Store:
             return gpu.lost(connection, since)
 
     # Size -------------------------------------------------------------------------------------------------------------
+
+    def checkpoint(self) -> bool:
+        """Move SQLite's write-ahead log into the database where it has grown; returns whether it had.
+
+        Beside the writer, by a connection of its own: as a part of a commit, which is SQLite's own way, every seventieth report
+        or so would wait for megabytes to reach the disk.
+        """
+        if self.database.postgresql:
+            return False
+        with suppress(OSError):
+            if Path(f"{self.database.path}-wal").stat().st_size < CHECKPOINT_BYTES:
+                return False
+        with self._guard():
+            connection = self.database.reader.raw_connection()  # in no transaction
+            try:
+                connection.cursor().execute("PRAGMA wal_checkpoint(PASSIVE)")
+            finally:
+                connection.close()
+        return True
 
     def compact(self, now: int, keep: int) -> Compacted:
         """Take a step in dropping detail older than `keep` seconds; sums stay. Call it until it does nothing."""
