@@ -30,6 +30,8 @@ from tests.processes import Children, last_line, say, tail
 PYTHON = sys.executable
 COMPUTING = "computing"  # the lane of tiers that need no cluster with a node
 TOTAL_QUOTA = 35 * 60.0  # the whole command, everything cold, two cores
+# For tests that mostly wait: in processes side by side, each with ports and a PostgreSQL of its own. The other lane has two cores' other half.
+SIDE_BY_SIDE = ("-n", "3", "--dist", "worksteal")
 JOIN_SECONDS = 1.0  # a thread is waited for in pieces, so that Ctrl-C is heard
 
 
@@ -121,6 +123,7 @@ PREPARATIONS = (
         undo=() if os.environ.get("E2E_KEEP") else _module("cluster", "down"),
     ),
     Preparation("vllm", (PYTHON, "-c", "from demo import engines; engines.vllm()"), 1200),
+    Preparation("traces", _module("tests.traces.programs"), 1200),
 )  # fmt: skip
 NODE = ("cluster", "images", "node") if OWN_CLUSTER else ("cluster", "images")
 
@@ -145,7 +148,7 @@ TIERS = (
     ),
     Tier("unit", 300, (_tests("tests/unit", "tests/fuzz"),)),
     # Our programs as processes of their own, talking over real sockets.
-    Tier("process", 600, (_tests("tests/proxy", "tests/ledger", "tests/money"),), needs=("compiled",)),
+    Tier("process", 600, (_tests("tests/proxy", "tests/ledger", "tests/money", *SIDE_BY_SIDE),), needs=("compiled",)),
     Tier("golden", 240, (_tests("tests/golden"),), needs=("promtool", "helm")),
     Tier(
         "api",
@@ -156,6 +159,8 @@ TIERS = (
     ),
     # Not before the other lane's node is up: the machine is compared before and after.
     Tier("node", 180, (_tests("tests/cluster/test_node.py"),), needs=("cluster", "node"), obstacle=_no_own_node),
+    # A Collector, Jaeger, Phoenix and the SDKs of applications around our proxy.
+    Tier("traces", 240, (_tests("tests/traces"),), needs=("traces",)),
     Tier("e2e", 900, (_tests("tests/e2e"),), needs=NODE, obstacle=_no_node, lane="waiting"),
     Tier("engines", 900, (_tests("tests/engines"),), needs=(*NODE, "vllm"), obstacle=_no_own_node, lane="waiting"),
     Tier("soak", 7200, (_tests("tests/soak"), MANY_SERVICES), default=False),

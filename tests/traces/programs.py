@@ -42,7 +42,10 @@ def environment() -> Path:
         store.say(f"installed in {time.monotonic() - started:.0f} s")
 
     version = ".".join(map(str, sys.version_info[:2]))
-    return store.once(store.cache() / "engines" / f"traces-{store.digest(version, LOCK)}", make)
+    folder = store.cache() / "engines"
+    made = store.once(folder / f"traces-{store.digest(version, LOCK)}", make)
+    store.keep_newest(folder, "traces-*", 2)
+    return made
 
 
 def python() -> tuple[str, dict[str, str]]:
