@@ -23,7 +23,7 @@ _HISTOGRAMS: Final = {
     "context_used_ratio": names.METRIC_CONTEXT,
 }
 _GAUGES: Final = {"running": "sum", "waiting": "sum", "cache_used": "max"}
-_GAUGE_NAMES: Final = {
+GAUGE_NAMES: Final = {
     "running": "llmservice:engine_requests_running",
     "waiting": "llmservice:engine_requests_waiting",
     "cache_used": "llmservice:engine_kv_cache_used:ratio",
@@ -103,7 +103,7 @@ def _engine(params: Params, engine: engines.Engine) -> list[tuple[str, str]]:
     found = []
     for key, how in _GAUGES.items():
         if key in engine.metrics:
-            found.append((_GAUGE_NAMES[key], expression(params, engine.metrics[key], f"{how} by ({promql.BY}) ({{}})")))
+            found.append((GAUGE_NAMES[key], expression(params, engine.metrics[key], f"{how} by ({promql.BY}) ({{}})")))
     for key in _COUNTERS:
         if key in engine.metrics:
             form = f"sum by ({promql.BY}) (rate({{}}[{WINDOW}]))"
