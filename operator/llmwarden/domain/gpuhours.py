@@ -19,8 +19,11 @@ WINDOW_SECONDS: Final = 3600
 """Long enough for a steady rate, short enough that a budget of a day is gated by a rate of the same day; four buckets."""
 GRACE_SECONDS: Final = 120
 """After its end a window closes: four of the longest reporting intervals, of proxies (30 s) and of the operator."""
-MOST_IDLE_SECONDS: Final = 7 * 24 * 3600
+MOST_IDLE_SECONDS: Final = 24 * 3600
 """For so long the last rate is the present one: a service that served nobody since then begins anew."""
+LEAST_TOKENS: Final = 10_000
+"""An hour with fewer sets no rate for the next: one slow call would make tokens so dear that a budget refuses all that could show
+otherwise."""
 FIRST_TOKENS_PER_GPU_HOUR: Final = 3_600_000
 """Before a first window closed: a thousand tokens a second and GPU, in and out alike. A model of 8 to 70 billion parameters does
 that in batches; small ones more, so that a first hour is gated too dearly rather than too cheaply, and trued up at its close."""
@@ -67,6 +70,12 @@ class Share:
     covered: int = 0
     idle: int = 0
     rates: tuple[int, int] | None = None
+    tokens: int = 0
+
+    @property
+    def is_telling(self) -> bool:
+        """Whether its rates are good for the next hour."""
+        return self.rates is not None and self.tokens >= LEAST_TOKENS
 
     @property
     def price(self) -> Picodollars | None:
@@ -119,7 +128,9 @@ def share(held: Iterable[Held], pod_ms: int, work: Work) -> Share:
     given, taken = _rates(_used(whole, pod_ms, work), work)
     covered = given * work.own_input + taken * work.own_output
     charged = given * (work.input - work.own_input) + taken * (work.output - work.own_output)
-    return Share(gpu_ms, 0, whole, charged, covered, whole - charged - covered, (given, taken))
+    return Share(
+        gpu_ms, 0, whole, charged, covered, whole - charged - covered, (given, taken), work.input + work.output
+    )
 
 
 def first_price(rates: Iterable[int | None]) -> Picodollars | None:

@@ -230,7 +230,7 @@ class GpuHours:
         oldest = window - gpuhours.MOST_IDLE_SECONDS
         while window > oldest:
             share = shares.get(window)
-            if share is not None and share.rates is not None:
+            if share is not None and share.is_telling:
                 return share.price
             window -= WINDOW_SECONDS
         return gpuhours.first_price(rates)

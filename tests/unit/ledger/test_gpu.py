@@ -274,6 +274,29 @@ def test_hours_beyond_the_horizon_are_not_called_unknown() -> None:
     assert again.aggregate.total("shop/chat").uncosted == 0
 
 
+def test_an_hour_of_one_slow_call_is_charged_but_sets_no_rate() -> None:
+    clock = FakeClock(at(HOUR + 200))
+    core = made(clock, gpu_price((OLD, "3.60")))
+    hold(core, 0)
+    use(core, 100, Counts(input=5, output=1, busy_ms=60_000, prefill_ms=1, decode_ms=1))
+    core.tick()
+    assert 0 < spent(core) <= 6 * DOLLAR // 100
+    assert core.provisional_price("shop/chat", "llama") == gpuhours.price(1_000_000, 1_000_000)
+
+
+def test_after_a_day_of_nobody_it_begins_anew() -> None:
+    clock = FakeClock(at(HOUR + 200))
+    core = made(clock, gpu_price((OLD, "3.60")))
+    hold(core, 0)
+    use(core, 100, HALF_BUSY)
+    core.tick()
+    assert core.provisional_price("shop/chat", "llama") == gpuhours.price(450_000, 2_700_000)
+    hold(core, 25)
+    clock.now = at(26 * HOUR + 200)
+    core.tick()
+    assert core.provisional_price("shop/chat", "llama") == gpuhours.price(1_000_000, 1_000_000)
+
+
 def test_a_restart_comes_to_the_same_sums() -> None:
     clock = FakeClock(at(HOUR + 200))
     core = made(clock, gpu_price((OLD, "3.60")))
