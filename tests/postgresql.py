@@ -55,7 +55,17 @@ class Server:
 
     def start(self) -> None:
         """Start it, and return when it takes connections."""
-        arguments = [str(self.bin / "postgres"), "-D", str(self.folder / "data"), "-k", str(self.folder)]
+        # With whoever started it: a test process that is killed ends nothing itself.
+        arguments = [
+            "setpriv",
+            "--pdeathsig",
+            "INT",
+            str(self.bin / "postgres"),
+            "-D",
+            str(self.folder / "data"),
+            "-k",
+            str(self.folder),
+        ]
         for setting in _SETTINGS:
             arguments += ["-c", setting]
         with (self.folder / "log").open("ab") as log:

@@ -3,6 +3,7 @@
 Standard library only, as tests/run.py.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -95,6 +96,10 @@ class Children:
                 child.wait(patience)
             except (ProcessLookupError, subprocess.TimeoutExpired):
                 continue
+        with contextlib.suppress(
+            ProcessLookupError
+        ):  # what it started and left: pytest's workers end their test first, if let
+            os.killpg(child.pid, signal.SIGKILL)
         self.forget(child)
 
     @property
