@@ -188,7 +188,7 @@ Objective = Share | SpendObjective
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What was measured for one objective.
+    """What was measured for one objective. `calls`: whether the service has calls at all, as far as is known.
 
     `good_percent`: the share of calls, or of time, that was good over the objective's window.
     `picodollars_last_hour`: what was spent (spend). None is unknown, which is neither good nor bad.
@@ -196,6 +196,7 @@ class Reading:
 
     good_percent: Decimal | None = None
     picodollars_last_hour: int | None = None
+    calls: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +255,7 @@ def _evaluate(objective: Objective, reading: Reading) -> Result:
             target=money.to_decimal(objective.picodollars_per_hour),
         )
     if reading.good_percent is None:
-        return Result(objective.name, None, f"{objective.name}: {_nothing(objective)}")
+        return Result(objective.name, None, f"{objective.name}: {_nothing(objective, calls=reading.calls)}")
     # Two rates that are asked for one after another can differ by a scrape that came between.
     good = min(reading.good_percent, Decimal(100))
     what = f"of {objective.of}{' in which' if objective.of == 'time' else ''} {objective.good}"
@@ -270,8 +271,10 @@ def _evaluate(objective: Objective, reading: Reading) -> Result:
     )
 
 
-def _nothing(objective: Share) -> str:
+def _nothing(objective: Share, *, calls: bool) -> str:
     match objective:
+        case LatencyObjective() | ContextObjective() if calls:
+            return "calls come, but none was measured against it: pods that were there before its threshold was set get it when they restart"
         case QueueObjective() | CacheObjective():
             return "the engine has told nothing of it"
         case ContextObjective():

@@ -81,6 +81,14 @@ def test_the_other_kinds_are_shares_of_calls_or_of_time() -> None:
     assert all(result.met is None for result in objectives.evaluate(found, {}))
 
 
+def test_pods_without_the_thresholds_bound_are_told_from_a_service_without_calls() -> None:
+    wanted = objectives.of_service(service(FIRST, {**ERRORS, "name": "errors"}))
+    readings = {item.name: Reading(calls=True) for item in wanted}
+    first, errors = objectives.evaluate(wanted, readings)
+    assert first.sentence.endswith("pods that were there before its threshold was set get it when they restart")
+    assert errors.sentence == "errors: no calls were measured"
+
+
 def test_each_histogram_gets_the_bounds_that_its_thresholds_need() -> None:
     wanted = objectives.of_service(
         service(

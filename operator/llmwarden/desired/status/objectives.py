@@ -41,6 +41,7 @@ def readings(snapshot: Snapshot, wanted: tuple[objectives.Objective, ...]) -> di
             reading = objectives.Reading(picodollars_last_hour=hour.picodollars if hour else None)
         else:
             good = snapshot.figures.good.get(objective.name)
-            reading = objectives.Reading(good_percent=None if good is None else good * 100)
+            calls = bool(snapshot.figures.requests_per_second)
+            reading = objectives.Reading(good_percent=None if good is None else good * 100, calls=calls)
         found[objective.name] = reading
     return found
