@@ -17,6 +17,7 @@ from llmwarden.proxy.upstream import Pool, UpstreamConnection
 
 LIMITS: Final = Limits()
 ROUTE: Final = Route("bot", "Env", "OpenAI", Listen("127.0.0.1", 0), "http://upstream.test")
+_READY: Final = 2  # connections
 _RUNNER: Final = asyncio.Runner()
 
 
@@ -83,20 +84,21 @@ class Plain:
         return b'{"error":{"status":%d,"code":"%b","message":"%b"}}' % (status, code.encode(), message.encode())
 
 
-class Upstreams(Pool):
-    """A pool that is never at a loss: each connection is in memory, and new."""
+class Upstreams:
+    """A pool that is never at a loss: new connections in memory lie ready, behind those that were used (no subclass: `Pool` may be compiled)."""
 
     def __init__(self) -> None:
-        super().__init__(parse_origin(ROUTE.upstream), LIMITS, None)
+        self.pool = Pool(parse_origin(ROUTE.upstream), LIMITS, None)
         self.made: list[UpstreamConnection] = []
 
-    def take(self, now: float) -> UpstreamConnection | None:
-        connection = super().take(now)
-        if connection is None:
-            connection = UpstreamConnection(self)
+    def stock(self) -> None:
+        """Make as many as what comes next can need: an answer's end lets one request follow."""
+        while len(self.pool._idle) < _READY:
+            connection = UpstreamConnection(self.pool)
             connection.connection_made(Transport())
+            connection.idle_since = asyncio.get_running_loop().time()
+            self.pool._idle.appendleft(connection)
             self.made.append(connection)
-        return connection
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -138,8 +140,8 @@ def converse(
 
 
 async def _converse(pieces: list[bytes], answers: Callable[[Seen], list[bytes]], service: Any, *, ends: bool) -> Told:
-    pool = Upstreams()
-    endpoint = Endpoint(ROUTE, service or Plain(), pool, LIMITS)
+    upstreams = Upstreams()
+    endpoint = Endpoint(ROUTE, service or Plain(), upstreams.pool, LIMITS)
     client = ClientConnection(endpoint)
     wire = Transport()
     client.connection_made(wire)
@@ -149,17 +151,20 @@ async def _converse(pieces: list[bytes], answers: Callable[[Seen], list[bytes]],
     moved = True
     while moved:
         moved = bool(waiting) and not wire.paused and not wire.over
+        upstreams.stock()
         if moved:
             deliver(client, waiting.popleft())
-        for upstream in pool.made:
+        for upstream in list(upstreams.made):
+            upstreams.stock()
             for request in readers.setdefault(upstream, Reader(h11.SERVER)).feed(taken(upstream)):
                 moved = True
                 seen.append(request)
+                upstreams.stock()
                 _answer(upstream, answers(request), ends=ends)
         await asyncio.sleep(0)
     closed = wire.over
     client.connection_lost(None)
-    for upstream in pool.made:
+    for upstream in upstreams.made:
         _end(upstream)
     assert endpoint.active == 0
     assert endpoint.held == 0
