@@ -150,6 +150,9 @@ class Reconciler:
             new, before = conditions.find(status.conditions, kind), conditions.find(old.conditions, kind)
             if new is not None and new.reason == reason and (before is None or before.reason != reason):
                 await self._events.say(snapshot.object, reason, new.message, warning=True)
+        again = statuses.rerated(old, status)
+        if again:
+            await self._events.say(snapshot.object, "Rerated", again)
         applying = self._world.applying(snapshot.service)
         for budget, percent in statuses.thresholds(old.budgets, status.budgets, applying):
             text = f"{percent} % of {statuses.called(budget)} ({budget.limit} {budget.unit}) is used."

@@ -131,15 +131,15 @@ class Core:
                 logger.warning("%s is left out: %s", name, fault)
         prices_changed = view.prices != self.view.prices
         self.view = view
-        self.synced = True
+        known, self.synced = self.synced, True
         self._seen.update(view.services)
         now = self.clock()
         if prices_changed or self._next_start is None:
             self._override(view)
             self._next_start = self.catalogue.next_start(now)
             self.gpu.true_up(now.timestamp())
-            # Also what was reported before the prices were known.
-            self._reprice()
+            # Also what was reported before the prices were known. At the start that is no change to tell of: we had read none.
+            self._reprice(tell=known)
         self.standings = {key: self._stand(shared, now) for key, shared in view.budgets.items()}
         self._spends = {}
         for key, shared in view.budgets.items():
@@ -326,10 +326,12 @@ class Core:
         found = self.catalogue.resolve(provider, model, dt.datetime.fromtimestamp(at, dt.UTC))
         return found.rates if found else None
 
-    def _reprice(self) -> None:
+    def _reprice(self, *, tell: bool) -> None:
         """Rate again by new prices what had none, and say what that changed."""
         now = self.clock()
         for service, change in sorted(self.aggregate.reprice().items()):
+            if not tell:
+                continue
             self.rerated[service] = wire.Rerating(at=now, picodollars=change.picodollars, tokens=change.tokens)
             self.rerated_picodollars += abs(change.picodollars)
             logger.info(

@@ -492,6 +492,17 @@ class TokenCounts(Model):
     """The part of output that was reasoning."""
 
 
+class ReratedStatus(Model):
+    """What a new price changed in the history of a service."""
+
+    at: Time
+    """When."""
+    change: Short
+    """Decimal US dollars by which what was spent became more; negative where it became less."""
+    tokens: int
+    """How many tokens have a price that had none; negative where they lost it."""
+
+
 class UsageStatus(Model):
     """What the service used."""
 
@@ -511,6 +522,8 @@ class UsageStatus(Model):
     """Tokens whose price is unknown: not in `cost`."""
     uncosted_models: Annotated[tuple[ModelName, ...], Field(max_length=32, json_schema_extra=ATOMIC), first(32)] = ()
     """Models whose price is unknown."""
+    rerated: ReratedStatus | None = None
+    """The last time that a price arrived for what was used before; it is rated by its date."""
     gpu: GpuStatus | None = None
     """GPUs that its own pods hold; absent where they hold none."""
 

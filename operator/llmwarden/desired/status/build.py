@@ -10,7 +10,7 @@ from typing import Any
 from llmwarden.api.v1alpha1 import llmservice as api
 from llmwarden.desired.snapshot import Outcome, Problem, Snapshot
 from llmwarden.desired.status import figures, held, objectives, summary, verdicts
-from llmwarden.domain import budgets
+from llmwarden.domain import budgets, money
 from llmwarden.domain import objectives as wanted
 from llmwarden.errors import InvalidSpecError
 
@@ -21,6 +21,9 @@ def build(
     """Build the whole status. `injection` is decided elsewhere (`desired.injection`): it has effects."""
     old = snapshot.service.status or api.LLMServiceStatus()
     used = figures.usage(snapshot.usage) if snapshot.usage is not None and snapshot.ledger.fresh else old.usage
+    if used is not None and used.rerated is None and old.usage is not None:
+        # The ledger tells of its present life, and each of its replicas of its own.
+        used = used.replace(rerated=old.usage.rerated)
     spent = held.budget_statuses(snapshot) if snapshot.ledger.fresh else old.budgets
     fresh = snapshot.prometheus.fresh and snapshot.figures.scraped
     measured = snapshot.figures
@@ -61,6 +64,23 @@ def problems(snapshot_service: api.LLMService) -> tuple[Problem, ...]:
         except InvalidSpecError as error:
             found.append(Problem(reason, f"{error}."))
     return tuple(found)
+
+
+def rerated(old: api.LLMServiceStatus, new: api.LLMServiceStatus) -> str:
+    """Say in a sentence that history was rated again since the old status; "" where it was not."""
+    found = new.usage.rerated if new.usage is not None else None
+    before = old.usage.rerated if old.usage is not None else None
+    # Not by the time: each replica of the ledger has its own of the same change.
+    if found is None or (before is not None and (before.change, before.tokens) == (found.change, found.tokens)):
+        return ""
+    change = money.parse(found.change.removeprefix("-"))
+    by = f"{money.human(change)} {'less' if found.change.startswith('-') else 'more'}"
+    tokens = (
+        f"{found.tokens:,} tokens that had no price"
+        if found.tokens >= 0
+        else f"{-found.tokens:,} tokens lost their price"
+    )
+    return f"A price arrived, and what was used is rated again by its date: {by} was spent ({tokens})."
 
 
 def significant(status: Mapping[str, Any]) -> dict[str, Any]:

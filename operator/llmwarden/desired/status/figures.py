@@ -33,8 +33,16 @@ def usage(found: wire.ServiceUsage) -> api.UsageStatus:
         cost_per_request=per_request,
         uncosted_tokens=day.uncosted_tokens,
         uncosted_models=found.uncosted_models,
+        rerated=rerated(found.rerated),
         gpu=gpus(found.gpu),
     )
+
+
+def rerated(found: wire.Rerating | None) -> api.ReratedStatus | None:
+    """Show what a new price changed in history."""
+    if found is None:
+        return None
+    return api.ReratedStatus(at=found.at, change=money.to_decimal(found.picodollars), tokens=found.tokens)
 
 
 def latency(figures: Figures) -> api.LatencyStatus | None:
