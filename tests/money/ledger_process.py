@@ -20,6 +20,7 @@ from llmwarden.errors import UnavailableError
 from llmwarden.ledger.app import create_app
 from llmwarden.ledger.auth import Caller
 from llmwarden.ledger.core import Core
+from llmwarden.ledger.gpu_api import GpuApi
 from llmwarden.ledger.metrics import Metrics
 from llmwarden.ledger.pricing import Catalogue
 from llmwarden.ledger.store import Store
@@ -52,14 +53,18 @@ async def run(port: int, database: str, objects: Path, clock: Path) -> None:
 
     writer = Writer(store, core.merged, rebuild, core.desk)
     stop = serving.stop_on_signals()
+    tokens = Tokens()
+    holdings = GpuApi(core, store, writer, tokens, namespace=names.DEFAULT_NAMESPACE)
+    await holdings.follow()
     app = create_app(
         core,
         writer,
-        Tokens(),
+        tokens,
         Metrics(prometheus_client.CollectorRegistry()),
         namespace=names.DEFAULT_NAMESPACE,
         ready=lambda: None,
         stopping=stop,
+        holdings=holdings,
     )
 
     def read() -> bytes:
@@ -86,7 +91,7 @@ async def run(port: int, database: str, objects: Path, clock: Path) -> None:
     await serving.until_stopped(
         stop,
         servers=[serving.serve(app, sock=sock, stop=stop, grace_seconds=2)],
-        background=[watch(), writer.run(), end()],
+        background=[watch(), writer.run(), holdings.run(), end()],
     )
     store.close()
 
