@@ -99,8 +99,8 @@ def _certificates(directory: Path) -> tuple[Path, Path]:
     return ca, pair
 
 
-def _code(sources: Path, options: argparse.Namespace) -> Path:
-    return sources if options.interpreted else compiling.compiled(sources)
+def _code(sources: Path, *, interpreted: bool) -> Path:
+    return sources if interpreted else compiling.compiled(sources)
 
 
 class Bench:
@@ -110,8 +110,8 @@ class Bench:
         self._options = options
         self._stack = stack
         # As it ships; compiled before this process leaves one of the cores.
-        self._source = _code(_ROOT / "operator", options)
-        self._baseline = _code(options.baseline or _ROOT / "operator", options)
+        self._source = _code(_ROOT / "operator", interpreted=options.interpreted == "all")
+        self._baseline = _code(options.baseline or _ROOT / "operator", interpreted=bool(options.interpreted))
         self._driver_core, self._core = options.cores
         self._directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="llmwarden-bench-")))
         self._running: dict[str, Subject] = {}
@@ -299,7 +299,13 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=(*_PLAIN, *_TLS), help="these proxies only")
     parser.add_argument("--workloads", nargs="+", choices=[item.name for item in workloads.ALL], help="these only")
     parser.add_argument("--baseline", type=Path, help="another checkout's operator folder, as one more proxy")
-    parser.add_argument("--interpreted", action="store_true", help="our proxies as written, not compiled as they ship")
+    parser.add_argument(
+        "--interpreted",
+        nargs="?",
+        const="all",
+        choices=("all", "baseline"),
+        help="as written, not compiled as it ships",
+    )
     parser.add_argument("--anyway", action="store_true", help="measure on a loaded machine too; nothing is judged then")
     parser.add_argument("--cores", nargs=2, type=int, default=(0, 1), metavar=("DRIVER", "PROXY"), help="default: 0 1")
     parser.add_argument("--output", type=Path, default=_ROOT / "build" / "bench" / "datapath.json")
