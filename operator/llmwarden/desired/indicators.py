@@ -19,6 +19,7 @@ from llmwarden.domain.objectives import (
 )
 
 FAILING: Final = "5m"  # calls come, and so long not one of them is answered
+REMEMBERED: Final = "1d"  # for how long Prometheus may be away without an outage being forgotten
 
 METRICS: Final = {
     "RequestDuration": names.METRIC_DURATION,
@@ -60,7 +61,7 @@ def total(params: Params, objective: Share, window: str) -> str:
         case QueueObjective():
             return _queue(params, window, "_count")
         case AvailabilityObjective():
-            return "vector(1)"
+            return _judged(of, objective)
         case CacheObjective():
             return f"llmservice:engine_kv_cache_used:ratio{{{of}}} >= bool 0"
         case _:
@@ -69,13 +70,21 @@ def total(params: Params, objective: Share, window: str) -> str:
 
 def _available(of: str, objective: AvailabilityObjective) -> str:
     """Whether calls are answered: also 0 where there is no series at all, which is what `absent` is asked for elsewhere."""
-
-    def answered(window: str) -> str:
-        return f'sum(increase({names.METRIC_REQUESTS}{{{of},{names.LABEL_M_ERROR}=""}}[{window}])) > 0'
-
     coming = f"sum(increase({names.METRIC_REQUESTS}{{{of}}}[{FAILING}])) > 0"
     quiet = promql.duration(objective.quiet_seconds)
-    return f"count(\n  ({answered(quiet)})\n  unless (({coming}) unless ({answered(FAILING)}))\n)\nor vector(0)"
+    return (
+        f"count(\n  ({_answered(of, quiet)})\n  unless (({coming}) unless ({_answered(of, FAILING)}))\n)\nor vector(0)"
+    )
+
+
+def _judged(of: str, objective: AvailabilityObjective) -> str:
+    """1 from the first answered call on, and then for good, by what was recorded before: a service that nobody has called yet is no outage."""
+    begun = f'max(max_over_time({names.RECORD_TOTAL}{{{of},objective="{objective.name}"}}[{REMEMBERED}]))'
+    return f"count({_answered(of, promql.duration(objective.quiet_seconds))})\nor {begun}"
+
+
+def _answered(of: str, window: str) -> str:
+    return f'sum(increase({names.METRIC_REQUESTS}{{{of},{names.LABEL_M_ERROR}=""}}[{window}])) > 0'
 
 
 def _queue(params: Params, window: str, suffix: str, *more: str) -> str:

@@ -280,7 +280,7 @@ def _nothing(objective: Share, *, calls: bool) -> str:
         case ContextObjective():
             return "no call of a model whose context window is known was measured"
         case AvailabilityObjective():
-            return "its rules have not been evaluated yet"
+            return "no call was answered yet"
         case _:
             return "no calls were measured"
 

@@ -76,6 +76,12 @@ CASES: dict[str, list[tuple[str, dict[str, str], dict[str, list[dict[str, str]]]
             {OK: "0+10x120 1200x60", FAILED: "0x120 10+10x60"},
             {"110m": [], "150m": fired("up")},
         ),
+        (
+            "a service that nobody has called yet is none, nor one that is not there yet",
+            {"llmwarden_requests_in_flight{" + WHOSE + "}": "_x30 0x200"},
+            {"20m": [], "60m": [], "200m": []},
+        ),
+        ("an outage of more than a day goes on", {OK: "0+10x60 _x2000"}, {"120m": fired("up"), "1900m": fired("up")}),
         ("some errors are none", {OK: "0+5x200", FAILED: "0+5x200"}, {"60m": [], "190m": []}),
         ("a call now and then is enough", {OK: "0x3 1x3 2x3 3x3 4x3 5x3 6x3 7x3 8x3 9x3 10x3 11x3"}, {"40m": []}),
     ],
