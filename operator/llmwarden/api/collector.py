@@ -11,6 +11,8 @@ from llmwarden.api.v1alpha1.common import AMOUNT_PATTERN, Model
 IMAGE = "otel/opentelemetry-collector-contrib:0.140.1"
 
 _Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?$")]
+_Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]
+_Plain = Annotated[str, Field(pattern=r'^[^"\\$\n]{1,256}$')]
 _Percent = Annotated[float, Field(ge=0, le=100)]
 
 
@@ -31,7 +33,7 @@ class SecretKey(_Strict):
 class Header(_Strict):
     """A header of an exporter's requests. What a Secret holds reaches the collector as an environment variable, never the ConfigMap."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
     value: str = ""
     secret: SecretKey | None = None
     prefix: str = ""  # before the Secret's value, such as "Bearer "
@@ -51,6 +53,7 @@ class Exporter(_Strict):
     protocol: Literal["GRPC", "HTTP"] = "GRPC"
     endpoint: Annotated[str, Field(min_length=1)]
     traces_endpoint: str = ""  # HTTP only: the whole URL, where a backend wants another path than /v1/traces
+    encoding: Literal["Protobuf", "JSON"] = "Protobuf"  # HTTP only
     insecure: bool = False  # GRPC without TLS
     ca: SecretKey | None = None  # authorities to trust instead of the system's
     headers: tuple[Header, ...] = ()
@@ -81,6 +84,8 @@ class Collector(_Strict):
     image_pull_policy: str = "IfNotPresent"
     content: Literal["Redact", "Keep"] = "Redact"
     sampling: Sampling = Sampling()
+    # Of every span that has none of its own: what backends sort by, such as a project's name. Their text becomes a part of a statement.
+    resource_attributes: dict[_Key, _Plain] = Field(default_factory=dict)
     exporters: tuple[Exporter, ...] = ()
     resources: dict[str, Any] = Field(
         default_factory=lambda: {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}}

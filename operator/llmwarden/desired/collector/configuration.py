@@ -42,6 +42,7 @@ def configuration(collector: Collector, services: Iterable[LLMService]) -> dict[
     origins = sorted({origin for service in services for origin in service.spec.tracing.browser_origins})
     redact = ["transform/content"] if collector.content == "Redact" else []
     onward = ["forward"] if collector.exporters else []
+    named = ["transform/resource"] if collector.resource_attributes and onward else []
     pipelines: dict[str, Any] = {
         "traces/in": {
             "receivers": ["otlp"],
@@ -53,7 +54,7 @@ def configuration(collector: Collector, services: Iterable[LLMService]) -> dict[
     if onward:
         pipelines["traces/out"] = {
             "receivers": list(onward),
-            "processors": ["tail_sampling", "batch"],
+            "processors": [*named, "tail_sampling", "batch"],
             "exporters": [_id(exporter) for exporter in collector.exporters],
         }
     browsers = bool(origins and onward)
@@ -77,6 +78,7 @@ def configuration(collector: Collector, services: Iterable[LLMService]) -> dict[
             **(
                 {"transform/browser": _transform(resource=_BROWSERS_RESOURCE, span=_BROWSERS_SPANS)} if browsers else {}
             ),
+            **({named[0]: _transform(resource=_absent(collector.resource_attributes))} if named else {}),
             **({"tail_sampling": _sampling(collector, services), "batch": {}} if onward else {}),
         },
         "connectors": {
@@ -228,6 +230,13 @@ def _among(names: list[str]) -> str:
 # The rest -----------------------------------------------------------------------------------------------------------
 
 
+def _absent(attributes: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(
+        f'set(resource.attributes["{key}"], "{value}") where resource.attributes["{key}"] == nil'
+        for key, value in sorted(attributes.items())
+    )
+
+
 def _transform(**statements: tuple[str, ...]) -> dict[str, Any]:
     listed = [{"context": context, "statements": list(texts)} for context, texts in statements.items()]
     return {"error_mode": "propagate", "trace_statements": listed}
@@ -262,6 +271,8 @@ def _exporter(number: int, exporter: Exporter) -> dict[str, Any]:
         for index, header in enumerate(exporter.headers)
     }
     out: dict[str, Any] = {"endpoint": _literal(exporter.endpoint)}
+    if exporter.encoding == "JSON" and exporter.protocol == "HTTP":
+        out["encoding"] = "json"
     if exporter.traces_endpoint and exporter.protocol == "HTTP":
         out["traces_endpoint"] = _literal(exporter.traces_endpoint)
     if headers:
