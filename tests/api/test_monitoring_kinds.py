@@ -1,14 +1,14 @@
 """What we build, against the Prometheus Operator's real custom resource definitions in a real API server: every field is known and valid."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from demo import images
 from llmwarden.desired.builder import build
-from tests.api.operating import until
+from tests.api.operating import LLM, Operator, condition, make, sample, until
 from tests.api.support import ControlPlane
 from tests.golden.operator.test_engine_scraping import WAYS, params
 
@@ -59,3 +59,36 @@ def test_what_it_does_not_know_would_be_refused(real: ControlPlane, namespace: s
     [made] = [item for item in build(params("targets")) if item["kind"] == "ScrapeConfig"]
     assert "unknown field" in tried(real, {**made, "spec": {**made["spec"], "nonsense": 1}}, namespace)
     assert "Unsupported value" in tried(real, {**made, "spec": {**made["spec"], "scheme": "https"}}, namespace)
+
+
+def elsewhere(namespace: str, **scrape: Any) -> dict[str, Any]:
+    item = sample("chat", namespace)
+    item["spec"]["workload"]["interception"] = {"type": "Env"}
+    item["spec"]["backend"]["url"] = "http://vllm.shared.svc:8000"
+    item["spec"]["scrape"] = scrape
+    return item
+
+
+@pytest.mark.usefixtures("alone")
+def test_the_operator_writes_them_with_the_charts_rights_and_follows_the_spec(
+    real: ControlPlane, namespace: str, start: Callable[[], Operator]
+) -> None:
+    def there(kind: str) -> bool:
+        version, _, plural = PLURALS[kind].split("/")
+        path = f"/apis/monitoring.coreos.com/{version}/namespaces/{namespace}/{plural}/llmwarden-engine-chat"
+        return real.http.get(path).status_code == 200
+
+    start()
+    make(real, elsewhere(namespace, targets=["vllm.shared.svc:8000"]))
+    until(lambda: there("ScrapeConfig"), "the ScrapeConfig is written", 60)
+    merge = {"Content-Type": "application/merge-patch+json"}
+    path = f"{LLM.format(namespace)}/chat"
+    service = {"selector": {"matchLabels": {"app": "vllm"}}, "port": "http"}
+    change = {"spec": {"scrape": {"targets": None, "service": service}}}
+    real.http.patch(path, json=change, headers=merge).raise_for_status()
+    until(lambda: there("ServiceMonitor") and not there("ScrapeConfig"), "one takes the other's place", 60)
+    change = {"spec": {"scrape": {"service": None, "targets": ["169.254.169.254:80"]}}}
+    real.http.patch(path, json=change, headers=merge).raise_for_status()
+    refused = ("False", "TargetNotAllowed")
+    until(lambda: condition(real, namespace, "chat", "Ready") == refused, "the address is refused", 60)
+    until(lambda: not there("ServiceMonitor") and not there("ScrapeConfig"), "and not scraped")

@@ -40,21 +40,23 @@ def engine(params: Params) -> Manifest | None:
     return _pod_monitor(params, scrape) if params.capabilities.pod_monitors else None
 
 
-def problems(service: LLMService, settings: Settings, capabilities: Capabilities) -> tuple[Problem, ...]:
-    """Find why an engine elsewhere cannot be scraped as the spec asks."""
+def refusals(service: LLMService, settings: Settings) -> tuple[Problem, ...]:
+    """Find the targets that may not be scraped: the spec cannot work as written."""
+    targets = service.spec.scrape.targets if service.spec.scrape is not None else ()
+    found = (upstream.check_target(target, settings.allowed_hosts, settings.cluster_domain) for target in targets)
+    return tuple(Problem("TargetNotAllowed", f"{why}.") for why in found if why is not None)
+
+
+def not_installed(service: LLMService, capabilities: Capabilities) -> tuple[Problem, ...]:
+    """Find that the kind by which an engine elsewhere is scraped is not there: all but its own metrics works."""
     scrape = service.spec.scrape
     if scrape is None or not scrape.elsewhere:
         return ()
-    found = [
-        Problem("TargetNotAllowed", f"{why}.")
-        for target in scrape.targets
-        if (why := upstream.check_target(target, settings.allowed_hosts, settings.cluster_domain)) is not None
-    ]
+    if capabilities.scrape_configs if scrape.targets else capabilities.service_monitors:
+        return ()
     kind = "ScrapeConfig" if scrape.targets else "ServiceMonitor"
-    if not (capabilities.scrape_configs if scrape.targets else capabilities.service_monitors):
-        text = f"The Prometheus Operator's {kind} is not installed, so the engine's own metrics are not scraped."
-        found.append(Problem("NotInstalled", text))
-    return tuple(found)
+    text = f"The Prometheus Operator's {kind} is not installed, so the engine's own metrics are not scraped."
+    return (Problem("NotInstalled", text),)
 
 
 # Kinds --------------------------------------------------------------------------------------------------------------
@@ -104,7 +106,7 @@ def _service_monitor(params: Params, scrape: Scrape) -> Manifest | None:
 def _scrape_config(params: Params, scrape: Scrape) -> Manifest | None:
     settings = params.settings
     if any(upstream.check_target(item, settings.allowed_hosts, settings.cluster_domain) for item in scrape.targets):
-        return None  # `problems` says it
+        return None  # `refusals` says it
     spec: dict[str, Any] = {
         "jobName": f"{params.service.metadata.namespace}/{names.PREFIX_ENGINE}{params.service.metadata.name}",
         "staticConfigs": [{"targets": list(scrape.targets)}],

@@ -366,7 +366,8 @@ class World(Resources):
             warnings=(
                 *around.past_the_proxy(service, figures, chosen, local[1].items.values() if local else ()),
                 *around.credentials(service, figures),
-                *engine_scraping.problems(service, self._settings, self.capabilities),
+                *engine_scraping.refusals(service, self._settings),
+                *engine_scraping.not_installed(service, self.capabilities),
             ),
             selected=selected.verdicts(service, self._settings, beside),
             retention=selected.retention(service, beside) or self.retention,

@@ -110,20 +110,20 @@ def test_whose_the_series_are_is_never_the_specs_to_say(way: str) -> None:
 def test_a_target_that_is_not_allowed_is_neither_scraped_nor_silently_left_out() -> None:
     given = params("targets", targets=["169.254.169.254:80", "kubernetes.example.com:443"])
     assert engine_scraping.engine(given) is None
-    found = engine_scraping.problems(given.service, SETTINGS, ALL)
+    found = engine_scraping.refusals(given.service, SETTINGS)
     assert [item.reason for item in found] == ["TargetNotAllowed"] * 2
     assert (
         "169.254.169.254, which is not allowed: the platform team can add it to the chart's allowedHosts"
         in found[0].message
     )
-    assert engine_scraping.problems(params("targets").service, SETTINGS, ALL) == ()
+    assert engine_scraping.refusals(params("targets").service, SETTINGS) == ()
 
 
 def test_what_is_not_installed_is_said() -> None:
     for way, kind in (("targets", "ScrapeConfig"), ("service", "ServiceMonitor")):
         given = params(way, capabilities=Capabilities(pod_monitors=True))
         assert engine_scraping.engine(given) is None
-        [problem] = engine_scraping.problems(given.service, SETTINGS, given.capabilities)
+        [problem] = engine_scraping.not_installed(given.service, given.capabilities)
         assert problem.reason == "NotInstalled"
         assert kind in problem.message
 
