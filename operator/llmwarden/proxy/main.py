@@ -48,7 +48,6 @@ class Proxy:
         self.settings = settings
         directory = Path(settings.journal_dir)
         self.metrics = Metrics(settings.routes, settings.limits.models, latest=wants_latest(os.environ))
-        self.metrics.compiled.set(compiled_modules())
         self.journal = Journal(directory, identity.uid)
         self._journal_errors = 0
         tls = _tls() if _needs_tls(settings) else None
@@ -75,6 +74,7 @@ class Proxy:
             self.reporter.restore()
         proxies = egress.proxies(os.environ)
         dialects = found()
+        self.metrics.compiled.set(compiled_modules())
         self.endpoints = []
         for route in settings.routes:
             service, limits = _service(
