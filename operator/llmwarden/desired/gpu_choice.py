@@ -105,7 +105,7 @@ def unfit_of(daemon_set: Mapping[str, Any] | None) -> Unfit | None:
     text = ((daemon_set or {}).get("metadata", {}).get("annotations") or {}).get(names.ANNOTATION_DCGM_UNFIT, "")
     try:
         return Unfit(**{key: str(value) for key, value in json.loads(text).items()}) if text else None
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return None
 
 

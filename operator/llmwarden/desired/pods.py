@@ -175,7 +175,7 @@ def _findings(annotations: Mapping[str, str]) -> list[Finding]:
             )
             for item in raw
         ]
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return []
 
 

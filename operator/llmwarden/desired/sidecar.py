@@ -131,7 +131,7 @@ def _previous(pod: Mapping[str, Any]) -> dict[str, Known]:
                         route["service"]: Known(route["mode"], int(route["listen"]["port"]), route["upstream"])
                         for route in routes
                     }
-                except (ValueError, KeyError, TypeError):
+                except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
                     return {}  # not our work: it is replaced as a whole
     return {}
 

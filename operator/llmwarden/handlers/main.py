@@ -8,9 +8,11 @@ import os
 import random
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+from prometheus_client import Counter
 
 from llmwarden import kube, names, serving
 from llmwarden import settings as configuration
@@ -31,12 +33,26 @@ logger = logging.getLogger(__name__)
 
 TOKEN_FILE: Final = "LLMWARDEN_TOKEN_FILE"  # noqa: S105 - a variable's name
 METRICS_PORT: Final = "LLMWARDEN_METRICS_PORT"  # for tests, where several run on one machine
+BUGS = Counter("llmwarden_operator_tick_bugs", "Ticks that an error ended which nobody foresaw.")
 STALLED_RESYNCS: Final = 3  # without a resync that succeeded: something hangs that only a restart will loosen
 
 
 def now() -> dt.datetime:
     """Return the time, in UTC."""
     return dt.datetime.now(dt.UTC)
+
+
+async def foreseen_or_said(work: Coroutine[Any, Any, None], what: str) -> None:
+    """Do `work` in a task of its own: what others answer (engines are anybody's pods) must not end the operator by an error nobody foresaw."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({task})
+    finally:
+        task.cancel()  # where we are cancelled ourselves; a finished task does not mind
+    error = None if task.cancelled() else task.exception()
+    if error is not None:
+        BUGS.inc()
+        logger.error("%s: this is a bug", what, exc_info=error)
 
 
 class Operator:
@@ -114,9 +130,10 @@ class Operator:
 
     async def _list(self) -> None:
         """Read our kinds and Namespaces whole: kopf's watch does not tell of what was deleted while it was away."""
-        for kind, plural in KINDS.items():
-            self._world.replace(kind, await self._client.list(names.API_VERSION, plural))
-        self._world.replace(NAMESPACE, await self._client.list("v1", "namespaces"))
+        kinds = [(kind, names.API_VERSION, plural) for kind, plural in KINDS.items()]
+        for kind, api_version, plural in (*kinds, (NAMESPACE, "v1", "namespaces")):
+            before = frozenset(self._world.names(kind))
+            self._world.replace(kind, await self._client.list(api_version, plural), before)
 
     async def _resync(self) -> None:
         await self._synced.wait()
@@ -137,7 +154,7 @@ class Operator:
         """Ask Prometheus and the ledger, then let every status be looked at."""
         await self._synced.wait()
         while True:
-            await self._sources.ask()
+            await foreseen_or_said(self._sources.ask(), "asking for figures")
             self._world.mark_all()
             await asyncio.sleep(self._settings.status_seconds if self._world.ca_bundle else 1.0)
 

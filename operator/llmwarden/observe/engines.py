@@ -5,6 +5,7 @@ ten minutes; what was not, after one.
 """
 
 import asyncio
+import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ Name = tuple[str, str]  # namespace and name of an LLMService
 
 AGAIN_SECONDS: Final = 600.0
 RETRY_SECONDS: Final = 60.0
-TIMEOUT_SECONDS: Final = 3.0
+TIMEOUT_SECONDS: Final = 3.0  # for one whole answer: a pod may say what it likes, as slowly as it likes
 MOST_BYTES: Final = 4 * 1024 * 1024  # of one answer: an exposition is far less
 AT_ONCE: Final = 8
 _VERSION_LENGTH: Final = 64
@@ -111,8 +112,8 @@ class Engines:
         if text is None:
             return ""
         try:
-            body: Any = httpx.Response(200, text=text).json()
-        except ValueError:
+            body: Any = json.loads(text)
+        except (ValueError, RecursionError):
             return ""
         value = body.get(field) if isinstance(body, dict) else None
         return str(value)[:_VERSION_LENGTH] if isinstance(value, str | int | float) else ""
@@ -120,15 +121,19 @@ class Engines:
     async def _get(self, url: str) -> str | None:
         """Return a page's text; None where there is none."""
         try:
-            async with self._http.stream("GET", url) as response:
-                if response.status_code != httpx.codes.OK:
+            async with (
+                asyncio.timeout(TIMEOUT_SECONDS),
+                self._http.stream("GET", url, headers={"Accept-Encoding": "identity"}) as response,
+            ):
+                # Nothing is unpacked: a few bytes may be a gigabyte.
+                if response.status_code != httpx.codes.OK or "content-encoding" in response.headers:
                     return None
                 data = bytearray()
-                async for piece in response.aiter_bytes():
+                async for piece in response.aiter_raw():
                     data += piece
                     if len(data) > MOST_BYTES:
                         return None
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
             logger.debug("%s: %s", url, error)
             return None
         return data.decode("utf-8", "replace")

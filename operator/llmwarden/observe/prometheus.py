@@ -109,6 +109,8 @@ class Prometheus:
         self._http = httpx.AsyncClient(
             base_url=url.rstrip("/") + "/", timeout=httpx.Timeout(timeout), transport=transport, trust_env=False
         )
+        # As statuses and logs may say it: a password in the URL is the platform's.
+        self._called = str(self._http.base_url.copy_with(username=None, password=None))
         self._timeout = timeout
         self._gate = asyncio.Semaphore(AT_ONCE)
 
@@ -161,7 +163,7 @@ class Prometheus:
         try:
             response = await self._http.get("api/v1/status/runtimeinfo")
         except httpx.HTTPError as error:
-            message = f"Prometheus at {self._http.base_url} did not answer: {str(error) or type(error).__name__}."
+            message = f"Prometheus at {self._called} did not answer: {str(error) or type(error).__name__}."
             raise UnavailableError(message) from error
         try:
             said = str(response.json()["data"]["storageRetention"])
@@ -178,10 +180,10 @@ class Prometheus:
                 response = await self._http.post("api/v1/query", data={"query": promql_text})
                 body: Any = response.json()
             except httpx.HTTPError as error:
-                message = f"Prometheus at {self._http.base_url} did not answer: {str(error) or type(error).__name__}."
+                message = f"Prometheus at {self._called} did not answer: {str(error) or type(error).__name__}."
                 raise UnavailableError(message) from error
             except ValueError as error:
-                message = f"Prometheus at {self._http.base_url} answered {response.status_code} and no JSON."
+                message = f"Prometheus at {self._called} answered {response.status_code} and no JSON."
                 raise UnavailableError(message) from error
         return _series(body, response.status_code)
 

@@ -8,7 +8,7 @@ while a watch was away. Pods and Services are watched in namespaces that hold an
 import asyncio
 import datetime as dt
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final
 
 from llmwarden import names, reconciled, wire
@@ -189,13 +189,18 @@ class World(Resources):
         if stripping.fingerprint(old) != stripping.fingerprint(item):
             self._changed(kind, name)
 
-    def replace(self, kind: str, items: Iterable[Object]) -> None:
-        """Take in a whole list: what is not in it is gone."""
-        found = {_name(item): item for item in items}
-        for name in [name for name in self._objects[kind] if name not in found]:
-            self.take(kind, None, name)
+    def replace(self, kind: str, items: Iterable[Object], before: Collection[Name]) -> None:
+        """Take in a whole list: what was known `before` it was asked for and is not in it is gone.
+
+        What came or went meanwhile, the watch has told, and the list may be older.
+        """
+        found, held = {_name(item): item for item in items}, self._objects[kind]
+        for name in before:
+            if name not in found and name in held:
+                self.take(kind, None, name)
         for name, item in found.items():
-            self.take(kind, item, name)
+            if name in held or name not in before:
+                self.take(kind, item, name)
 
     def _changed(self, kind: str, name: Name) -> None:
         """Mark what an object's change makes dirty: itself, and whoever reads it."""

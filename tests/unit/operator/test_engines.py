@@ -1,16 +1,20 @@
 """Engines are asked what they are, over real HTTP on loopback."""
 
 import asyncio
+import gzip
 import http.server
+import socket
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from llmwarden.desired.snapshot import EngineIdentity
+from llmwarden.observe import engines as module
 from llmwarden.observe.engines import AGAIN_SECONDS, RETRY_SECONDS, Address, Engines
 
 SAMPLES = Path(__file__).parents[1] / "domain" / "engines"
@@ -38,6 +42,32 @@ def server(pages: dict[str, str]) -> Iterator[tuple[int, list[str]]]:
         thread.start()
         yield running.server_address[1], asked
         running.shutdown()
+
+
+@contextmanager
+def raw(answer: bytes, trickle: bytes = b"") -> Iterator[int]:
+    """Answer every connection with these bytes, then with more of others for as long as somebody listens; gives the port."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listening.accept()
+                except OSError:
+                    return
+                threading.Thread(target=talk, args=(connection,), daemon=True).start()
+
+        def talk(connection: socket.socket) -> None:
+            with connection, suppress(OSError):
+                connection.recv(65536)
+                connection.sendall(answer)
+                while trickle:
+                    time.sleep(0.2)
+                    connection.sendall(trickle)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield listening.getsockname()[1]
+        listening.shutdown(socket.SHUT_RDWR)
 
 
 def sample(name: str) -> str:
@@ -166,3 +196,27 @@ def test_what_was_known_outlives_a_pod_that_does_not_answer() -> None:
 
     with server(pages) as (port, _):
         asyncio.run(run(port))
+
+
+def test_a_pod_that_trickles_its_answer_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TIMEOUT_SECONDS", 0.5)
+    with raw(b"HTTP/1.1 200 OK\r\n\r\n", trickle=b"# nothing\n") as port:
+        started = time.monotonic()
+        assert ask(port, "VLLM") is None
+        assert time.monotonic() - started < 20  # a few paths, each cut off
+
+
+def test_what_a_pod_has_packed_is_not_unpacked() -> None:
+    bomb = gzip.compress(b"# " + b"0" * 10**7)
+    head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(bomb)}\r\n\r\n"
+    with raw(head.encode() + bomb) as port:
+        assert ask(port, "VLLM") is None
+
+
+@pytest.mark.parametrize("version", ["[" * 200_000, '{"version":' * 50_000, "1" * 5000, '{"version":1e999}'])
+def test_a_version_that_is_nonsense_is_unknown(version: str) -> None:
+    with server({"/metrics": sample("vllm"), "/version": version}) as (port, _):
+        found = ask(port, "VLLM")
+    assert found is not None
+    assert found.type == "VLLM"
+    assert found.version in {"", "inf"}

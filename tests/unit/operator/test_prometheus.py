@@ -7,7 +7,7 @@ import pytest
 from llmwarden import names
 from llmwarden.domain.engines import ENGINES
 from llmwarden.errors import UnavailableError
-from llmwarden.observe.prometheus import OBJECTIVES, QUESTIONS, Prometheus
+from llmwarden.observe.prometheus import BOUNDS, OBJECTIVES, QUESTIONS, Prometheus
 
 SHOP = {"namespace": "shop", "llmservice": "bot"}
 
@@ -35,7 +35,7 @@ async def test_the_number_of_questions_does_not_grow_with_the_services() -> None
 
     figures = await prometheus(answer).figures()
     assert len(figures) == 500
-    assert count == len(QUESTIONS) + 1
+    assert count == len(QUESTIONS) + 2
 
 
 async def test_answers_become_figures_and_nan_is_unknown() -> None:
@@ -43,6 +43,8 @@ async def test_answers_become_figures_and_nan_is_unknown() -> None:
 
     def answer(request: httpx.Request) -> httpx.Response:
         query = asked(request)
+        if query == BOUNDS.query:
+            return success(*(({**SHOP, "le": bound}, "1") for bound in ("2.5", "0.5", "+Inf")))
         if query == OBJECTIVES.query:
             return success(({**SHOP, "objective": "latency"}, "0.97"), ({**SHOP, "objective": "errors"}, "NaN"))
         match by_query[query]:
@@ -57,6 +59,7 @@ async def test_answers_become_figures_and_nan_is_unknown() -> None:
 
     found = (await prometheus(answer).figures())["shop", "bot"]
     assert found.scraped
+    assert found.queue_bounds == (0.5, 2.5)
     assert found.ttft.p95 == 0.25
     assert found.duration.p95 is None
     assert found.requests_per_second is None
@@ -128,3 +131,17 @@ async def test_how_long_it_keeps_data_is_read_off_its_runtime_information(said: 
 async def test_a_store_without_that_page_does_not_say() -> None:
     for response in (httpx.Response(404, text="404 page not found"), httpx.Response(200, json={"status": "success"})):
         assert await prometheus(lambda _request, response=response: response).retention() is None
+
+
+async def test_a_password_in_its_url_is_told_to_nobody() -> None:
+    def refuse(request: httpx.Request) -> httpx.Response:
+        assert request.headers["Authorization"].startswith("Basic ")
+        message = "refused"
+        raise httpx.ConnectError(message)
+
+    asker = Prometheus("http://user:geheim@prometheus:9090", 1.0, httpx.MockTransport(refuse))
+    for question in (asker.figures(), asker.retention()):
+        with pytest.raises(UnavailableError) as caught:
+            await question
+        assert "geheim" not in str(caught.value)
+        assert "http://prometheus:9090/" in str(caught.value)

@@ -50,6 +50,25 @@ def test_a_selected_pod_is_patched_by_the_requests_namespace() -> None:
 
 
 @pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "[" * 100_000,
+        '{"routes": ' * 50_000,
+        '{"routes": 7}',
+        '{"routes": [{"service": "bot", "mode": "Env", "listen": {"port": 1e999}, "upstream": ""}]}',
+        '{"routes": [{"service": [], "mode": "Env", "listen": {"port": 1}, "upstream": ""}]}',
+    ],
+)
+def test_a_container_that_pretends_to_be_ours_does_not_keep_the_proxy_out(value: str) -> None:
+    wanted = pod(app="bot")
+    wanted["spec"]["initContainers"] = [
+        {"name": names.PROXY_CONTAINER, "image": "x", "env": [{"name": names.PROXY_ENV, "value": value}]}
+    ]
+    assert review(request(wanted), world(SERVICE), Settings()).result == "injected"
+
+
+@pytest.mark.parametrize(
     ("body", "seen", "result"),
     [
         (request(pod(app="other")), world(SERVICE), "unselected"),

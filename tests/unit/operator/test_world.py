@@ -1,0 +1,55 @@
+"""What the operator knows of its own kinds, where a list and the watch tell it of the same objects at the same time."""
+
+import datetime as dt
+from typing import Any, cast
+
+import pytest
+
+from llmwarden.handlers.main import BUGS, foreseen_or_said
+from llmwarden.kube import Client
+from llmwarden.observe.resources import NAMESPACE
+from llmwarden.observe.world import World
+from llmwarden.settings import Settings
+
+
+def world() -> World:
+    # Nothing is asked here: a client is only handed on.
+    return World(cast("Client", None), Settings(), lambda _key: None, lambda: dt.datetime.now(dt.UTC))
+
+
+def named(name: str, version: int = 1) -> dict[str, Any]:
+    return {"kind": NAMESPACE, "metadata": {"name": name, "uid": name, "resourceVersion": str(version)}}
+
+
+def known(made: World) -> list[str]:
+    return [name for _, name in made.names(NAMESPACE)]
+
+
+def test_a_list_tells_what_is_gone_and_what_is_new() -> None:
+    made = world()
+    made.take(NAMESPACE, named("stays"), ("", "stays"))
+    made.take(NAMESPACE, named("goes"), ("", "goes"))
+    before = frozenset(made.names(NAMESPACE))
+    made.replace(NAMESPACE, [named("stays", 2), named("comes")], before)
+    assert known(made) == ["comes", "stays"]
+
+
+def test_what_the_watch_told_while_the_list_was_under_way_stands() -> None:
+    made = world()
+    made.take(NAMESPACE, named("deleted"), ("", "deleted"))
+    before = frozenset(made.names(NAMESPACE))
+    under_way = [named("deleted")]
+    made.take(NAMESPACE, None, ("", "deleted"))
+    made.take(NAMESPACE, named("created", 9), ("", "created"))
+    made.replace(NAMESPACE, under_way, before)
+    assert known(made) == ["created"]
+
+
+async def test_an_error_that_nobody_foresaw_ends_one_tick_alone(caplog: pytest.LogCaptureFixture) -> None:
+    async def bad() -> None:
+        raise ZeroDivisionError
+
+    before = BUGS._value.get()
+    await foreseen_or_said(bad(), "asking")
+    assert BUGS._value.get() == before + 1
+    assert "asking: this is a bug" in caplog.text
