@@ -20,7 +20,7 @@ from llmwarden.desired import status as statuses
 from llmwarden.desired.builder import build, build_cluster
 from llmwarden.desired.manifest import Manifest
 from llmwarden.desired.params import ClusterParams, Params
-from llmwarden.desired.snapshot import Outcome, Snapshot, Source
+from llmwarden.desired.snapshot import Outcome, Snapshot, Source, queue_bounds
 from llmwarden.domain import budgets, conditions, engine_objectives, upstream
 from llmwarden.errors import InvalidSpecError, NotFoundError, UnavailableError
 from llmwarden.kube import Client
@@ -105,7 +105,7 @@ class Reconciler:
         """Build the children, or take those of the last time where nothing that they are made of has changed."""
         service = snapshot.service
         held = self._world.applying(service)
-        bounds = snapshot.engine.queue_bounds if snapshot.engine is not None else ()
+        bounds = queue_bounds(snapshot.engine, snapshot.figures)
         made_of = (service.metadata.uid, service.metadata.generation, snapshot.capabilities, held, bounds)
         known = self._built.get(key)
         if known is None or known[0] != made_of:

@@ -67,7 +67,15 @@ class Figures:
     engine: Engine = Engine()
     coverage: float | None = None
     good: Mapping[str, Decimal] = field(default_factory=dict)
+    queue_bounds: tuple[
+        float, ...
+    ] = ()  # of the engine's histogram of time in the queue, in seconds, rising, without +Inf
     unusual: tuple[str, ...] = ()  # alerts of `spending.UNUSUAL` that fire
+
+
+def queue_bounds(engine: EngineIdentity | None, figures: Figures) -> tuple[float, ...]:
+    """Return the bounds of the engine's histogram of time in its queue: as it shows them itself, else as Prometheus has them; empty is unknown."""
+    return engine.queue_bounds if engine is not None and engine.queue_bounds else figures.queue_bounds
 
 
 @dataclass(frozen=True, slots=True)

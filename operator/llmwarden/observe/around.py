@@ -6,7 +6,7 @@ from typing import Any, Final
 from llmwarden import names
 from llmwarden.api.v1alpha1 import LLMService
 from llmwarden.desired.sidecar import renamed_port
-from llmwarden.desired.snapshot import EngineIdentity, Figures, Problem
+from llmwarden.desired.snapshot import Figures, Problem
 from llmwarden.domain import engine_objectives, selectors, upstream
 from llmwarden.domain.objectives import Objective
 
@@ -78,11 +78,8 @@ def _behind(kube_service: Object, selected: Iterable[Object], wanted: set[str]) 
     return found
 
 
-def unmeasurable(
-    wanted: Iterable[Objective], service: LLMService, engine: EngineIdentity | None
-) -> tuple[Problem, ...]:
-    """Find objectives that the engine's own metrics cannot tell, or not at their threshold."""
-    bounds = engine.queue_bounds if engine is not None else ()
+def unmeasurable(wanted: Iterable[Objective], service: LLMService, bounds: tuple[float, ...]) -> tuple[Problem, ...]:
+    """Find objectives that the engine's own metrics cannot tell, or not at their threshold. `bounds`: `snapshot.queue_bounds`."""
     found = engine_objectives.refusals(wanted, upstream.scraped_engine(service), bounds)
     return tuple(Problem(item.reason, item.message) for item in found)
 

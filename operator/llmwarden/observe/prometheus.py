@@ -99,6 +99,14 @@ QUESTIONS: Final[tuple[Question, ...]] = (
     ),
 )
 OBJECTIVES: Final = Question("objectives", f"max by ({promql.BY}, objective) ({names.RECORD_RATIO})")
+# Engines' own bounds, also of engines that nobody here may ask: one series for each bound of each service.
+BOUNDS: Final = Question(
+    "queue_bounds",
+    " or ".join(
+        f'group by ({promql.BY}, le) ({{__name__=~"{metric.pattern}_bucket",{names.LABEL_M_SERVICE}!=""}})'
+        for metric in engines.metrics_of("queue")
+    ),
+)
 
 
 class Prometheus:
@@ -126,15 +134,20 @@ class Prometheus:
         """
         try:
             async with asyncio.timeout(self._timeout * 2):
-                answers, good = await asyncio.gather(
-                    asyncio.gather(*(self._by_service(question) for question in QUESTIONS)), self._objectives()
+                answers, good, bounds = await asyncio.gather(
+                    asyncio.gather(*(self._by_service(question) for question in QUESTIONS)),
+                    self._objectives(),
+                    self._bounds(),
                 )
         except TimeoutError as error:
             message = f"Prometheus did not answer all questions within {self._timeout * 2:g} s"
             raise UnavailableError(message) from error
         by_name = {question.name: answer for question, answer in zip(QUESTIONS, answers, strict=True)}
-        keys = {key for answer in answers for key in answer} | set(good)
-        return {key: _figures(lambda name, key=key: by_name[name].get(key), good.get(key, {})) for key in keys}  # type: ignore[misc]
+        keys = {key for answer in answers for key in answer} | set(good) | set(bounds)
+        return {
+            key: _figures(lambda name, key=key: by_name[name].get(key), good.get(key, {}), bounds.get(key, ()))  # type: ignore[misc]
+            for key in keys
+        }
 
     async def _by_service(self, question: Question) -> Values:
         found: Values = {}
@@ -143,6 +156,17 @@ class Prometheus:
             if math.isfinite(value):  # NaN: a quantile of nothing
                 found[_key(labels)] = value
         return found
+
+    async def _bounds(self) -> dict[Key, tuple[float, ...]]:
+        found: dict[Key, set[float]] = defaultdict(set)
+        for labels, _ in await self.query(BOUNDS.query):
+            try:
+                value = float(labels.get("le", ""))
+            except ValueError:
+                continue
+            if math.isfinite(value):
+                found[_key(labels)].add(value)
+        return {key: tuple(sorted(values)) for key, values in found.items()}
 
     async def _objectives(self) -> dict[Key, dict[str, Decimal]]:
         found: dict[Key, dict[str, Decimal]] = defaultdict(dict)
@@ -209,7 +233,9 @@ def _key(labels: Mapping[str, str]) -> Key:
     return labels.get("namespace", ""), labels.get(names.LABEL_M_SERVICE, "")
 
 
-def _figures(value: Callable[[str], float | None], good: Mapping[str, Decimal]) -> Figures:
+def _figures(
+    value: Callable[[str], float | None], good: Mapping[str, Decimal], queue_bounds: tuple[float, ...]
+) -> Figures:
     quantiles = {
         figure: Quantiles(**{quantile: value(f"{figure}.{quantile}") for quantile in _QUANTILES})
         for figure in _HISTOGRAMS
@@ -230,5 +256,6 @@ def _figures(value: Callable[[str], float | None], good: Mapping[str, Decimal]) 
         ),
         coverage=value("coverage"),
         good=good,
+        queue_bounds=queue_bounds,
         unusual=tuple(name for name in spending.UNUSUAL if value(f"unusual.{name}")),
     )

@@ -18,7 +18,7 @@ from llmwarden.desired import status as statuses
 from llmwarden.desired.dashboards.delivery import GRAFANA
 from llmwarden.desired.engine_scraping import TRITON_METRICS_PORT
 from llmwarden.desired.sidecar import renamed_port, services_upstream
-from llmwarden.desired.snapshot import Capabilities, EngineIdentity, Figures, Problem, Snapshot, Source
+from llmwarden.desired.snapshot import Capabilities, EngineIdentity, Figures, Problem, Snapshot, Source, queue_bounds
 from llmwarden.domain import upstream
 from llmwarden.kube import Client, Informer
 from llmwarden.observe import around, stripping
@@ -365,13 +365,13 @@ class World(Resources):
             budgets=usage.budgets if usage else {},
             problems=(
                 *statuses.problems(service),
-                *around.unmeasurable(self.objectives(service), service, identity),
+                *around.unmeasurable(self.objectives(service), service, queue_bounds(identity, figures)),
+                *engine_scraping.refusals(service, self._settings),
                 *self._upstream(service),
             ),
             warnings=(
                 *around.past_the_proxy(service, figures, chosen, local[1].items.values() if local else ()),
                 *around.credentials(service, figures),
-                *engine_scraping.refusals(service, self._settings),
                 *engine_scraping.not_installed(service, self.capabilities),
             ),
             selected=selected.verdicts(service, self._settings, beside),

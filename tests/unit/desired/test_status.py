@@ -194,6 +194,14 @@ def test_an_objective_off_the_engines_bounds_is_refused_with_the_nearest() -> No
     assert found is not None
     assert found.message.endswith("set the threshold to 500ms or 800ms.")
     assert [(item.name, item.state) for item in status.objectives] == [("queue", "Unknown"), ("up", "Met")]
+    # An engine elsewhere is not asked itself; what Prometheus scraped of it tells its bounds.
+    scraped = Figures(**{**_fields(figures), "queue_bounds": (0.5, 0.7)})
+    assert verdict(build(snapshot(spec=ENGINE, figures=scraped)), "MeetsObjectives") == ("Unknown", "NotMeasured")
+    scraped = Figures(**{**_fields(figures), "queue_bounds": (0.5, 0.8)})
+    assert verdict(build(snapshot(spec=ENGINE, figures=scraped)), "MeetsObjectives") == (
+        "Unknown",
+        "ThresholdNotABound",
+    )
     lacking = {**ENGINE, "backend": {"type": "LlamaCpp"}}
     assert verdict(build(snapshot(spec=lacking, figures=figures)), "MeetsObjectives") == (
         "Unknown",

@@ -6,7 +6,7 @@ import pytest
 
 from llmwarden import names
 from llmwarden.api.v1alpha1 import LLMService
-from llmwarden.desired.snapshot import EngineIdentity, Figures
+from llmwarden.desired.snapshot import Figures
 from llmwarden.domain import objectives
 from llmwarden.observe import around
 from llmwarden.observe.stripping import strip_pod, strip_service
@@ -116,7 +116,7 @@ def test_objectives_that_the_engine_cannot_tell_are_problems() -> None:
         ],
     )
     wanted = objectives.of_service(of)
-    assert around.unmeasurable(wanted, of, None) == ()
-    [problem] = around.unmeasurable(wanted, of, EngineIdentity("VLLM", queue_bounds=(0.5, 0.8)))
+    assert around.unmeasurable(wanted, of, ()) == ()
+    [problem] = around.unmeasurable(wanted, of, (0.5, 0.8))
     assert problem.reason == "ThresholdNotABound"
     assert problem.message.endswith("set the threshold to 500ms or 800ms.")

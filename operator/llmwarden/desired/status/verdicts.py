@@ -8,7 +8,7 @@ from typing import Final
 from llmwarden.api.v1alpha1 import llmservice as api
 from llmwarden.api.v1alpha1.common import Condition, ConditionType
 from llmwarden.desired import spending
-from llmwarden.desired.snapshot import Outcome, Snapshot, Verdict
+from llmwarden.desired.snapshot import Outcome, Snapshot, Verdict, queue_bounds
 from llmwarden.desired.status import held
 from llmwarden.desired.status.objectives import readings
 from llmwarden.domain import conditions, durations, engine_objectives, objectives, upstream
@@ -228,7 +228,7 @@ def _meets_objectives(snapshot: Snapshot) -> Verdict:
         return "True", "NoObjectives", "No objective is set."
     if not snapshot.prometheus.fresh and snapshot.prometheus.configured:
         return _kept(snapshot, "MeetsObjectives", ("Unknown", "NotAsked", "Prometheus was not asked yet."))
-    bounds = snapshot.engine.queue_bounds if snapshot.engine is not None else ()
+    bounds = queue_bounds(snapshot.engine, snapshot.figures)
     refused = engine_objectives.refusals(wanted, upstream.scraped_engine(snapshot.service), bounds)
     results = objectives.evaluate(wanted, readings(snapshot, wanted))
     missed = [result.sentence for result in results if result.met is False]
