@@ -8,7 +8,8 @@ import asyncio
 import datetime as dt
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -20,8 +21,8 @@ from llmwarden.domain.cost import Rates
 from llmwarden.domain.prices import Resolved
 from llmwarden.errors import InvalidSpecError
 from llmwarden.ledger import leases as lending
-from llmwarden.ledger.aggregate import DAY, Aggregate, Sums
-from llmwarden.ledger.gpu import GpuHours
+from llmwarden.ledger.aggregate import DAY, Aggregate, Rerated, Sums
+from llmwarden.ledger.gpu import MOST_AT_ONCE, GpuHours
 from llmwarden.ledger.pricing import Catalogue
 from llmwarden.ledger.store import Batch, Delta, HeldSum, Issued
 from llmwarden.ledger.view import Service, Shared, View
@@ -29,6 +30,7 @@ from llmwarden.ledger.view import Service, Shared, View
 logger = logging.getLogger(__name__)
 
 HOUR = 3600
+TOLD_TOGETHER = dt.timedelta(minutes=2)  # parts of one re-rating
 REPORTING_SECONDS = 90.0  # a pod that neither reported nor asked for so long no longer counts as reporting
 YIELD_EVERY = 50  # services whose usage is summed before others may run
 TOP_SERVICES = 10
@@ -96,6 +98,7 @@ class Core:
         )
         self.aggregate = Aggregate(self.prices.get, self.late_price, self.gpu.price)
         self.presence = Presence()
+        self.elsewhere: Mapping[str, Collection[str]] = {}  # by service, pods that other replicas hear from
         self.view = View()
         self.standings: dict[str, Standing] = {}
         self.last_reports: dict[str, int] = {}
@@ -137,7 +140,7 @@ class Core:
         if prices_changed or self._next_start is None:
             self._override(view)
             self._next_start = self.catalogue.next_start(now)
-            self.gpu.true_up(now.timestamp())
+            self._true_up(sys.maxsize if not known else MOST_AT_ONCE, tell=known)
             # Also what was reported before the prices were known. At the start that is no change to tell of: we had read none.
             self._reprice(tell=known)
         self.standings = {key: self._stand(shared, now) for key, shared in view.budgets.items()}
@@ -165,6 +168,8 @@ class Core:
         for delta in batch.foreign:
             self.gpu.touched(delta.service, delta.bucket)
         touched = {delta.service for delta in batch.foreign}
+        for service in touched:  # reported to another replica since we last looked: a second ago
+            self.last_reports[service] = max(int(now.timestamp()), self.last_reports.get(service, 0))
         for (report, at), result in zip(reports, batch.merged, strict=True):
             self.aggregate.apply(result.deltas, now.timestamp())
             touched.update(delta.service for delta in result.deltas)
@@ -299,7 +304,7 @@ class Core:
     def provisional_price(self, service: str, model: str) -> wire.Picodollars | None:
         """What gates calls of a service (`namespace/name`) whose tokens GPU-hours price; None where they do not, or it is not known."""
         known = self.view.services.get(service)
-        if known is None or self.catalogue.overrides(known.provider, model, self.clock()):
+        if known is None or self.catalogue.overrides(known.provider, model, self.clock().timestamp()):
             return None
         return self.gpu.present(service) if self.gpu.prices(service) else None
 
@@ -329,17 +334,22 @@ class Core:
     def _reprice(self, *, tell: bool) -> None:
         """Rate again by new prices what had none, and say what that changed."""
         now = self.clock()
-        for service, change in sorted(self.aggregate.reprice().items()):
-            if not tell:
-                continue
-            self.rerated[service] = wire.Rerating(at=now, picodollars=change.picodollars, tokens=change.tokens)
-            self.rerated_picodollars += abs(change.picodollars)
-            logger.info(
-                "history of %s is rated again by new prices: %s for %d tokens that had none",
-                service,
-                money.human(change.picodollars),
-                change.tokens,
-            )
+        for service, change in sorted(self.aggregate.reprice(but=self.gpu.shares).items()):
+            if tell:
+                self._tell_rerated(service, change, now)
+
+    def _tell_rerated(self, service: str, change: Rerated, now: dt.datetime) -> None:
+        before = self.rerated.get(service)
+        if before is not None and now - before.at < TOLD_TOGETHER:  # many hours are rated again in several steps
+            change = Rerated(before.picodollars + change.picodollars, before.tokens + change.tokens)
+        self.rerated[service] = wire.Rerating(at=now, picodollars=change.picodollars, tokens=change.tokens)
+        self.rerated_picodollars += abs(change.picodollars)
+        logger.info(
+            "history of %s is rated again by new prices: %s for %d tokens that had none",
+            service,
+            money.human(change.picodollars),
+            change.tokens,
+        )
 
     def _override(self, view: View) -> None:
         """Take the ModelPrices, and see to it that hours of GPUs that they change are shared again."""
@@ -351,14 +361,20 @@ class Core:
         services = {name for name, service in view.services.items() if service.provider in providers}
         self.gpu.recheck(products, services)
 
-    def _true_up(self) -> None:
-        """Rate the tokens of hours that closed, or that changed since, by what their GPUs cost."""
+    def _true_up(self, most: int = MOST_AT_ONCE, *, tell: bool = True) -> None:
+        """Rate the tokens of hours that closed, or that changed since, by what their GPUs cost; so many hours at once."""
         if not self.synced:
             return  # prices are not read yet: all would be shared twice
-        moved = self.gpu.true_up(self.clock().timestamp())
+        now = self.clock()
+        moved = self.gpu.true_up(now.timestamp(), most)
         if not moved:
             return
         for service, change in sorted(self.aggregate.reprice(moved).items()):
+            if not tell:
+                continue
+            if change.tokens:
+                self._tell_rerated(service, change, now)
+                continue
             self.trued_up_picodollars += abs(change.picodollars)
             logger.info(
                 "tokens of %s are rated by the GPU-hours they took: %s", service, money.human(change.picodollars)
@@ -454,7 +470,7 @@ class Core:
             total=_totals(self.aggregate.total(name)),
             uncosted_models=tuple(self.aggregate.uncosted_models(name, day)),
             budgets=known.budgets if known else (),
-            reporting_pods=len(self.presence.by_service.get(name, ())),
+            reporting_pods=len({*self.presence.by_service.get(name, ()), *self.elsewhere.get(name, ())}),
             last_reported_at=None if last is None else dt.datetime.fromtimestamp(last, dt.UTC),
             rerated=self.rerated.get(name),
             gpu=self.gpu.usage(name, day, now.timestamp()),

@@ -8,7 +8,9 @@ import logging
 import os
 import sys
 import time
+import uuid
 from collections.abc import Mapping
+from functools import partial
 
 import anyio.to_thread
 import httpx
@@ -31,7 +33,7 @@ from llmwarden.ledger.metrics import Metrics, State
 from llmwarden.ledger.pricing import Catalogue
 from llmwarden.ledger.query_api import SpendApi
 from llmwarden.ledger.reconciliation import Reconciler, SecretKeys, watching
-from llmwarden.ledger.store import Store
+from llmwarden.ledger.store import Store, presence
 from llmwarden.ledger.store.accounts import Accounts
 from llmwarden.ledger.store.compact import DAY
 from llmwarden.ledger.watch import Watch
@@ -42,6 +44,7 @@ logger = logging.getLogger(__name__)
 
 COMPACT_SECONDS = 600.0
 CHECKPOINT_SECONDS = 0.5
+SHARE_SECONDS = 30.0
 OBJECTS_OF_A_COLLECTION = 50_000  # that came and did not go, since the last one
 COMPACT_PAUSE_SECONDS = 0.5
 GRACE_SECONDS = 5  # long polls are answered at once, everything else takes milliseconds
@@ -152,6 +155,7 @@ async def _serve(
             writer.run(),
             _tick(core, store, writer, departed),
             checkpoints(store),
+            *([_share(core, store, writer)] if store.database.postgresql else []),
             _compact(writer, settings.pod_detail_days * DAY),
             lost.run(),
             holdings.run(),
@@ -169,6 +173,20 @@ async def _rebuild(core: Core, store: Store) -> None:
     )
     core.prices.update(prices)
     core.rebuild(sums, last)
+
+
+async def _share(core: Core, store: Store, writer: Writer) -> None:
+    """Tell the other replicas which pods we hear from, and hear which they do, for ever."""
+    replica = uuid.uuid4().hex
+    while True:
+        now = int(core.clock().timestamp())
+        try:
+            # A copy: the thread must not read what reports change meanwhile.
+            mine = {service: list(pods) for service, pods in core.presence.by_service.items()}
+            core.elsewhere = await writer.alone(partial(presence.share, store.database, replica, mine, now))
+        except UnavailableError as error:
+            logger.warning("what other replicas hear is not known now: %s", error)
+        await asyncio.sleep(SHARE_SECONDS)
 
 
 def calm_collector() -> None:

@@ -1,5 +1,6 @@
 """Several ledgers on one PostgreSQL: each has all sums, whoever took the report; grants are decided on exact figures."""
 
+import datetime as dt
 from collections.abc import Iterator
 
 import msgspec
@@ -11,9 +12,12 @@ from hypothesis import strategies as st
 from llmwarden import wire
 from llmwarden.domain.cost import Rates
 from llmwarden.ledger import counts
+from llmwarden.ledger.core import Core
 from llmwarden.ledger.counts import Counts
-from llmwarden.ledger.store import Batch, BehindError, Delta, Ground, Held, Issued, PriceRecord, Store
+from llmwarden.ledger.pricing import Catalogue
+from llmwarden.ledger.store import Batch, BehindError, Delta, Ground, Held, Issued, PriceRecord, Store, presence
 from tests import postgresql
+from tests.unit.ledger.objects import FakeClock, service, view_of
 from tests.unit.ledger.test_merge import report, row
 
 PRICE = Rates(wire.Picodollars(input=2, output=3, cached_input=1, cache_write=2))
@@ -150,3 +154,47 @@ def test_a_final_report_ends_the_leases_of_its_journal(database: str) -> None:
     assert store.lease_state() == []
     assert merged.journal_id
     store.close()
+
+
+async def test_any_replica_knows_how_many_pods_report_whomever_they_speak_with(pair: tuple[Replica, Replica]) -> None:
+    """A pod speaks with one replica, and moves to another when that restarts: it is counted once all the same."""
+    clock = FakeClock()
+    cores = [Core(Catalogue(), {}, clock, 5.0) for _ in pair]
+    for core in cores:
+        core.configure(view_of(service(), service("web")))
+
+    def share() -> None:
+        for _ in range(2):  # the first hears of the second only when that has said something
+            for number, (core, replica) in enumerate(zip(cores, pair, strict=True)):
+                now = int(clock.now.timestamp())
+                core.elsewhere = presence.share(replica.store.database, str(number), core.presence.by_service, now)
+
+    async def pods(name: str = "shop/bot") -> list[int]:
+        return [(await core.usage()).services[name].reporting_pods for core in cores]
+
+    now = clock.now.timestamp()
+    cores[0].presence.seen(["shop/bot"], "a", now)
+    cores[0].presence.seen(["shop/bot", "shop/web"], "b", now)
+    cores[1].presence.seen(["shop/bot"], "c", now)
+    share()
+    assert await pods() == [3, 3]
+    assert await pods("shop/web") == [1, 1]
+    cores[1].presence.seen(["shop/bot"], "a", now)  # it moved
+    share()
+    assert await pods() == [3, 3]
+    clock.now += dt.timedelta(seconds=presence.STALE_SECONDS + 1)  # the first replica is gone, and its pods with it
+    for _ in range(2):
+        now_ = int(clock.now.timestamp())
+        cores[1].presence.forget(clock.now.timestamp())
+        cores[1].presence.seen(["shop/bot"], "c", clock.now.timestamp())
+        cores[1].elsewhere = presence.share(pair[1].store.database, "1", cores[1].presence.by_service, now_)
+    assert (await pods())[1] == 1
+
+
+def test_when_a_service_was_last_reported_is_known_to_all(pair: tuple[Replica, Replica]) -> None:
+    first, second = pair
+    core = Core(Catalogue(), {}, FakeClock(), 5.0)
+    core.configure(view_of(service()))
+    first.report(Counts(requests=1))
+    core.merged((), second.store.follow())
+    assert core.last_reports == {"shop/bot": int(FakeClock().now.timestamp())}
