@@ -54,7 +54,7 @@ def namespace(control_plane: ControlPlane) -> Iterator[str]:
 @pytest.fixture
 def blank(crds: ControlPlane) -> ControlPlane:
     """Return the control plane with no custom resource of ours: those of earlier tests are prices, budgets and writes to a process."""
-    kinds = ("llmservices", "llmbudgets", "clusterllmbudgets", "modelprices")
+    kinds = ("llmservices", "llmbudgets", "clusterllmbudgets", "modelprices", "provideraccounts")
     for kind in kinds:
         scope = ("--all-namespaces",) if kind.startswith("llm") else ()
         crds.kubectl("delete", f"{kind}.llmwarden.io", "--all", *scope, "--timeout=60s")

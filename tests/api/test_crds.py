@@ -38,6 +38,12 @@ SHARED: dict[str, Any] = {
     "metadata": {"name": "team"},
     "spec": {"selector": {"matchLabels": {"team": "a"}}, "limit": {"amount": "1"}, "window": {"calendar": "Month"}},
 }
+ACCOUNT: dict[str, Any] = {
+    "apiVersion": API_VERSION,
+    "kind": "ProviderAccount",
+    "metadata": {"name": "openai-eu"},
+    "spec": {"provider": "OpenAI", "adminKey": "openai"},
+}
 PLURALS = {resource.kind: resource for resource in resources.RESOURCES}
 
 
@@ -69,6 +75,10 @@ def accepted(crds: ControlPlane, manifest: dict[str, Any]) -> dict[str, Any]:
 
 def service(**spec: Any) -> dict[str, Any]:
     return merged(SERVICE, {"spec": spec})
+
+
+def account(**spec: Any) -> dict[str, Any]:
+    return merged(ACCOUNT, {"spec": spec})
 
 
 def budget(**changes: Any) -> dict[str, Any]:
@@ -213,6 +223,13 @@ GOOD = {
         {"from": "2026-01-01T00:00:00Z", "perGPUHour": "2.50"}, provider=None, models=None, gpu={"product": "H100"}
     ),
     "empty selector of a shared budget": merged(SHARED, {"spec": {"selector": {"matchLabels": None}}}),
+    "account": ACCOUNT,
+    "account of two projects": account(
+        projects=["proj_a", "default"],
+        baseUrl="https://eu.api.openai.com/v0",
+        tolerance={"percent": "0.5", "amount": "0.01"},
+        namespaceSelector={},
+    ),
 }
 
 
@@ -567,6 +584,19 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
         "give each its own from",
     ),
     "price from no time": (price(entry(**{"from": "soon"})), "spec.prices[0].from", "date-time"),
+    "account of a provider without a billing API": (account(provider="Ollama"), "spec.provider", '"Anthropic"'),
+    "account without a key": (account(adminKey=None), "spec.adminKey", "Required value"),
+    "account with the key itself": (account(adminKey="sk-admin/x y"), "spec.adminKey", "should match"),
+    "account in plain HTTP": (account(baseUrl="http://api.openai.com"), "spec.baseUrl", "must be an https URL"),
+    "account with a password in its URL": (
+        account(baseUrl="https://a:b@api.openai.com"),
+        "spec.baseUrl",
+        "without user",
+    ),
+    "account with a query": (account(baseUrl="https://api.openai.com?x=1"), "spec.baseUrl", "query and fragment"),
+    "tolerance of all": (account(tolerance={"percent": "100"}), "spec.tolerance.percent", "below 100"),
+    "tolerance of nothing": (account(tolerance={"amount": "0"}), "spec.tolerance.amount", "above zero"),
+    "one project twice": (account(projects=["a", "a"]), "spec.projects[1]", "Duplicate value"),
 }
 
 
@@ -671,7 +701,7 @@ def test_kubectl_get_shows_the_columns(crds: ControlPlane, namespace: str) -> No
     assert row.split()[-4:] == ["1.2M", "34", "tok/s", "2h"]
 
 
-@pytest.mark.parametrize("name", ["llmb", "cllmb", "mprice", "llmservice", "llmwarden"])
+@pytest.mark.parametrize("name", ["llmb", "cllmb", "mprice", "pacct", "llmservice", "llmwarden"])
 def test_short_names_and_the_category(crds: ControlPlane, name: str) -> None:
     found = crds.run_kubectl("get", name, "-A")
     assert found.code == 0, found.err

@@ -94,6 +94,13 @@ def versions(plane: ControlPlane) -> dict[str, str]:
         ("ledger", "watch", "modelprices.llmwarden.io", "", True),
         ("ledger", "get", "secrets=llmwarden-ledger-tls", NAMESPACE, True),
         ("ledger", "get", "secrets=llmwarden-webhook-tls", NAMESPACE, False),
+        ("ledger", "watch", "provideraccounts.llmwarden.io", "", True),
+        ("ledger", "get", "secrets=llmwarden-provider-keys", NAMESPACE, True),
+        ("ledger", "list", "secrets", NAMESPACE, False),
+        ("operator", "get", "secrets=llmwarden-provider-keys", NAMESPACE, False),
+        ("operator", "patch", "provideraccounts.llmwarden.io/status", "", True),
+        ("webhook", "get", "secrets=llmwarden-provider-keys", NAMESPACE, False),
+        ("viewer", "list", "provideraccounts.llmwarden.io", "", True),
         ("ledger", "patch", "llmbudgets.llmwarden.io", "", False),
     ],
 )
@@ -165,5 +172,84 @@ def test_a_team_edits_its_services_and_only_reads_the_platforms(installed: Contr
     assert may(installed, "dana", "patch", "llmbudgets.llmwarden.io", namespace)
     assert may(installed, "dana", "get", "llmbudgets.llmwarden.io", namespace)
     assert not may(installed, "dana", "patch", "llmservices.llmwarden.io/status", namespace)
-    for platform in ("clusterllmbudgets.llmwarden.io", "modelprices.llmwarden.io"):
+    for platform in ("clusterllmbudgets.llmwarden.io", "modelprices.llmwarden.io", "provideraccounts.llmwarden.io"):
         assert not may(installed, "dana", "create", platform)
+
+
+LIMIT = 'limit: {amount: "5"}, window: {calendar: Day}'
+SPECS = {
+    "LLMService": "{backend: {type: OpenAI}, workload: {selector: {matchLabels: {app: bot}}}}",
+    "LLMBudget": f"{{selector: {{matchLabels: {{team: a}}}}, {LIMIT}}}",
+    "ClusterLLMBudget": f"{{namespaceSelector: {{matchLabels: {{team: a}}}}, {LIMIT}}}",
+    "ModelPrice": (
+        '{provider: OpenAI, models: [m], prices: [{from: "2026-01-01T00:00:00Z", inputPerMillionTokens: "0", outputPerMillionTokens: "0"}]}'
+    ),
+    "ProviderAccount": "{provider: OpenAI, adminKey: openai}",
+}
+OWN = ("LLMService", "LLMBudget")
+PLATFORM = ("ClusterLLMBudget", "ModelPrice", "ProviderAccount")
+
+
+def writes(plane: ControlPlane, person: str, kind: str, namespace: str, spec: str = "") -> Run:
+    """Really write, as this person."""
+    place = f", namespace: {namespace}" if kind in OWN else ""
+    text = f"{{apiVersion: llmwarden.io/v1alpha1, kind: {kind}, metadata: {{name: written{place}}}, spec: {spec or SPECS[kind]}}}"
+    return plane.run_kubectl("apply", f"--as={person}", "-f", "-", given=text)
+
+
+def reads(plane: ControlPlane, person: str, kind: str, namespace: str) -> Run:
+    place = ("-n", namespace) if kind in OWN else ()
+    return plane.run_kubectl("get", f"{kind.lower()}s.llmwarden.io", *place, f"--as={person}")
+
+
+def test_with_the_aggregated_roles_a_team_writes_its_own_kinds_and_none_of_the_platforms(
+    installed: ControlPlane, namespace: str
+) -> None:
+    """Real requests of real people: one who may edit a namespace, one who may view it, one who may nothing."""
+    for person, role in (("erin", "edit"), ("vera", "view")):
+        installed.kubectl("create", "rolebinding", person, f"--clusterrole={role}", f"--user={person}", "-n", namespace)
+    deadline = time.monotonic() + 30
+    while not may(installed, "vera", "list", "llmbudgets.llmwarden.io", namespace) and time.monotonic() < deadline:
+        time.sleep(0.1)  # the controller manager aggregates the roles a moment after they are made
+    installed.kubectl(
+        "create", "secret", "generic", "llmwarden-provider-keys", "-n", NAMESPACE, "--from-literal=openai=sk-admin"
+    )
+    try:
+        for kind in OWN:
+            made = writes(installed, "erin", kind, namespace)
+            assert made.code == 0, made.err
+            assert reads(installed, "vera", kind, namespace).code == 0
+            for person in ("vera", "nobody"):
+                refused = writes(
+                    installed, person, kind, namespace, SPECS[kind].replace("bot", "other").replace('"5"', '"6"')
+                )
+                assert refused.code != 0
+                assert "forbidden" in refused.err
+        assert "forbidden" in reads(installed, "nobody", "LLMBudget", namespace).err
+        for kind in PLATFORM:
+            for person in ("erin", "vera"):
+                refused = writes(installed, person, kind, namespace)
+                assert refused.code != 0
+                assert "forbidden" in refused.err
+                assert "forbidden" in reads(installed, person, kind, namespace).err  # bound in its namespace only
+        for person in ("erin", "vera"):
+            secret = installed.run_kubectl(
+                "get", "secret", "llmwarden-provider-keys", "-n", NAMESPACE, f"--as={person}"
+            )
+            assert "forbidden" in secret.err
+    finally:
+        installed.kubectl("delete", "secret", "llmwarden-provider-keys", "-n", NAMESPACE)
+
+
+def test_who_views_the_whole_cluster_sees_what_binds_it_but_not_what_providers_bill(installed: ControlPlane) -> None:
+    installed.kubectl("create", "clusterrolebinding", "wide-view", "--clusterrole=view", "--user=wanda")
+    try:
+        deadline = time.monotonic() + 30
+        while not may(installed, "wanda", "list", "modelprices.llmwarden.io") and time.monotonic() < deadline:
+            time.sleep(0.1)
+        for kind in ("ClusterLLMBudget", "ModelPrice"):
+            assert reads(installed, "wanda", kind, "").code == 0
+            assert "forbidden" in writes(installed, "wanda", kind, "").err
+        assert "forbidden" in reads(installed, "wanda", "ProviderAccount", "").err
+    finally:
+        installed.kubectl("delete", "clusterrolebinding", "wide-view")
