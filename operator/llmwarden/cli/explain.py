@@ -157,9 +157,14 @@ def _pods(service: LLMService, status: LLMServiceStatus) -> list[Link]:
 
 def _engine(service: LLMService, status: LLMServiceStatus) -> list[Link]:
     """Only where we stand in front of one: a provider has no metrics to read."""
-    if upstream.interception(service) != "Port":
-        return []
     engine = status.engine
+    if upstream.interception(service) != "Port":
+        if service.spec.scrape is None or not service.spec.scrape.elsewhere:
+            return []
+        if engine is not None and (engine.requests_running, engine.requests_waiting) != (None, None):
+            return [Link("Engine", "ok", "The metrics of the engine elsewhere are in Prometheus.")]
+        text = "Nothing of the engine elsewhere is in Prometheus: see ScrapeSelected, and whether its target is up there (Status, Targets)."
+        return [Link("Engine", "unknown", text)]
     if engine is None or not engine.type:
         why = (
             engine.message

@@ -16,7 +16,7 @@ from llmwarden.api.v1alpha1.llmservice import InjectionStatus
 from llmwarden.cli import explain, main
 from llmwarden.desired import status as statuses
 from llmwarden.desired.pods import PodView
-from llmwarden.desired.snapshot import EngineIdentity, Figures, Outcome, Snapshot
+from llmwarden.desired.snapshot import Engine, EngineIdentity, Figures, Outcome, Snapshot
 from tests.unit.desired.helpers import FIGURES, NOW, pod, service_json, snapshot
 
 PORT = {
@@ -140,6 +140,18 @@ def test_objectives_show_the_error_budget_that_is_left() -> None:
     ]
     found = link(explain.links(item), "Objectives")
     assert found.details == ("fast: Missed, 98.1 measured, 99 wanted, -90 % of the error budget left",)
+
+
+def test_an_engine_elsewhere_is_told_by_what_prometheus_has_of_it() -> None:
+    spec = {
+        "scrape": {"targets": ["vllm.shared.svc:8000"]},
+        "backend": {"type": "VLLM", "url": "http://vllm.shared.svc:8000"},
+    }
+    spec["workload"] = {"selector": {"matchLabels": {"app": "bot"}}, "interception": {"type": "Env"}}
+    told = Figures(**{**{name: getattr(FIGURES, name) for name in Figures.__slots__}, "engine": Engine(running=2.0)})
+    for figures, state in ((FIGURES, "unknown"), (told, "ok")):
+        found = link(explain.links(recorded(snapshot(spec=spec, figures=figures), **spec)), "Engine")
+        assert found.state == state
 
 
 def test_a_memory_that_is_too_short_is_to_do_though_its_condition_is_true() -> None:
