@@ -154,7 +154,7 @@ TIERS = (
         "api",
         480,
         (_tests("tests/cluster/test_control_plane.py", "tests/api"),),
-        needs=("cluster",),
+        needs=("helm", "cluster"),
         obstacle=_no_cluster,
     ),
     # Not before the other lane's node is up: the machine is compared before and after.

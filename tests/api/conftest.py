@@ -96,11 +96,11 @@ def alone(blank: ControlPlane) -> None:
 
 
 @pytest.fixture
-def start(kubeconfig: Path, tmp_path: Path) -> Iterator[Callable[[], Operator]]:
+def start(kubeconfig: Path, tmp_path: Path) -> Iterator[Callable[..., Operator]]:
     running: list[Operator] = []
 
-    def begin() -> Operator:
-        running.append(Operator(kubeconfig, tmp_path / "operator.log"))
+    def begin(**settings: str) -> Operator:
+        running.append(Operator(kubeconfig, tmp_path / "operator.log", **settings))
         return running[-1]
 
     yield begin

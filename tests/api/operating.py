@@ -41,7 +41,7 @@ def until(holds: Callable[[], Any], what: str, seconds: float = 40.0) -> Any:
 class Operator:
     """The operator's process."""
 
-    def __init__(self, kubeconfig: Path, log: Path) -> None:
+    def __init__(self, kubeconfig: Path, log: Path, **settings: str) -> None:
         self.port = free_port()
         self.log = log
         environment = {
@@ -52,6 +52,7 @@ class Operator:
             "LLMWARDEN_RESYNC_SECONDS": "1.5",
             "LLMWARDEN_INJECTION_STUCK_SECONDS": "5",
             "PYTHONPATH": str(ROOT / "operator"),
+            **settings,
         }
         with log.open("ab") as file:
             self.process = subprocess.Popen(

@@ -136,7 +136,7 @@ def test_samples_apply_unchanged_and_twice_is_no_change(crds: ControlPlane, samp
 def test_what_is_left_out_is_filled_in(crds: ControlPlane) -> None:
     spec = accepted(crds, service(budgets=[BUDGET], gpu={}))["spec"]
     assert spec["workload"]["rollout"] == "None"
-    assert spec["tracing"] == {"samplePercent": 100, "captureContent": False}
+    assert spec["tracing"] == {"samplePercent": 100, "captureContent": False, "browserOrigins": []}
     assert spec["gpu"] == {"exporter": "Auto"}
     assert accepted(crds, SHARED)["spec"]["onExceeded"] == {"action": "Alert"}
     # What is filled into a list's item would be a difference for ever to client-side apply and to Argo CD.
@@ -173,6 +173,10 @@ GOOD = {
         backend={"type": "OpenAICompatible"}, workload={"interception": {"type": "Port", "port": {"name": "http"}}}
     ),
     "half a percent of traces": service(tracing={"samplePercent": 0.5}),
+    "traces that are kept": service(tracing={"keep": {"slowerThan": "1500ms", "dearerThan": "0.50", "percent": 100}}),
+    "pages": service(
+        tracing={"browserOrigins": ["https://shop.example.com", "http://localhost:3000", "https://*.a.b"]}
+    ),
     "latency": objective(errors=None, latency={"indicator": "TimeToFirstToken", "threshold": "1500ms"}),
     "availability": objective(errors=None, availability={}),
     "availability of quiet services": objective(errors=None, availability={"quietFor": "24h"}),
@@ -501,6 +505,21 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
         service(tracing={"samplePercent": 101}),
         "spec.tracing.samplePercent",
         "between 0 and 100",
+    ),
+    "a page instead of an origin": (
+        service(tracing={"browserOrigins": ["https://shop.example.com/cart"]}),
+        "spec.tracing.browserOrigins[0]",
+        'without a path, such as "https://shop.example.com"',
+    ),
+    "every page": (
+        service(tracing={"browserOrigins": ["*"]}),
+        "spec.tracing.browserOrigins[0]",
+        "must be an origin as browsers send it",
+    ),
+    "traces that cost nothing": (
+        service(tracing={"keep": {"dearerThan": "0"}}),
+        "spec.tracing.keep.dearerThan",
+        "above zero and in quotes",
     ),
     "unknown exporter": (service(gpu={"exporter": "Magic"}), "spec.gpu.exporter", '"DCGM"'),
     "price in an LLMService": (service(prices=[]), "spec.prices", "unknown field"),

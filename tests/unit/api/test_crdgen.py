@@ -80,7 +80,8 @@ def test_nothing_is_filled_into_a_status_or_an_item_of_a_list(kind: str) -> None
 
 
 def test_defaults_lists_and_keys() -> None:
-    assert at("LLMService", ".spec.tracing")["default"] == {"samplePercent": 100, "captureContent": False}
+    tracing = {"samplePercent": 100, "captureContent": False, "browserOrigins": []}
+    assert at("LLMService", ".spec.tracing")["default"] == tracing
     assert at("LLMBudget", ".spec.onExceeded")["default"] == {"action": "Alert"}
     assert "default" not in at("LLMService", ".spec.workload.interception")
     assert at("LLMService", ".spec.budgets")["x-kubernetes-list-map-keys"] == ["name"]
