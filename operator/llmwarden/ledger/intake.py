@@ -4,8 +4,9 @@ A proxy sends the same totals until they are taken. A report that is refused for
 tokens, say) would be refused for ever, and with it all that the pod uses from then on: a way around every budget. So
 what can be given a meaning gets one, and the rest is left out row by row, counted and logged.
 
-How many labels there are is bounded by proxies (each takes so many of a kind, then says "other"), by `compact`, and where spend
-is asked by label: never here. Two labels of one journal that became one here would be merged by maximum, where a sum is meant.
+How many labels there are is bounded by proxies (each takes so many in a quarter of an hour, then says "other"), and where
+spend is asked by label: never here, nor in the store. Two labels of one journal that became one here would be merged by maximum, where a
+sum is meant. A label that cannot be stored as it is (too long, a zero byte) keeps a hash, and stays one of its own.
 """
 
 import hashlib

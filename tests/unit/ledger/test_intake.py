@@ -27,6 +27,27 @@ def known(_: str) -> bool:
     return True
 
 
+def test_labels_are_kept_as_they_were_sent_however_many() -> None:
+    """Two that became one "other" would be merged by maximum, where their sum is meant."""
+    sent = [
+        wire.Row(
+            "bot",
+            "openai",
+            "m",
+            None,
+            BUCKET,
+            number,
+            0,
+            wire.Tokens(input=number),
+            labels=wire.Labels(team=f"t{number}"),
+        )
+        for number in range(1000)
+    ]
+    taken, reasons = intake.take(report(*sent), BUCKET, known)
+    assert taken.rows == tuple(sent)
+    assert not reasons
+
+
 @given(st.lists(rows, max_size=5))
 def test_what_is_taken_is_taken_again_as_it_is(given_rows: list[wire.Row]) -> None:
     once, reasons = intake.take(report(*given_rows), BUCKET, known)

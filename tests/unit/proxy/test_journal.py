@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import astuple
 
 from llmwarden.proxy.journal import OTHER, Journal, Key
 from llmwarden.wire import Labels, Tokens
@@ -157,6 +158,23 @@ def test_context_tier_labels_and_all_kinds_survive(tmp_path: Path) -> None:
         Labels("search", "web", "beta"),
     )
     assert (died.tokens, died.context, died.tier, died.labels) == (Tokens(5), 200_000, "batch", row.labels)
+
+
+@pytest.mark.parametrize("kind", Tokens.__struct_fields__)
+def test_every_kind_that_the_wire_has_is_counted_and_survives(tmp_path: Path, kind: str) -> None:
+    """`wire.Tokens` is the table of kinds; the journal's sums are written out for speed, and must have them all."""
+    assert set(Tokens.__struct_fields__) <= {
+        name for name in dir(Journal(tmp_path / "a", "uid").account(KEY)) if name[0] != "_"
+    }
+    wholes = {"cache_write_1h": {"cache_write": 5}}
+    tokens = Tokens(**{"input": 5, "output": 5, **wholes.get(kind, {}), kind: 5})
+    first = Journal(tmp_path, "uid")
+    first.add(first.account(KEY), tokens)
+    first.add(first.account(KEY), tokens)
+    doubled = Tokens(*(2 * value for value in astuple(tokens)))
+    for journal in (first, Journal(tmp_path, "uid")):
+        [row] = journal.pending(10)
+        assert row.tokens == doubled
 
 
 def test_a_journal_of_an_older_version_goes_on(tmp_path: Path) -> None:
