@@ -50,7 +50,7 @@ class Sums:
     def plus(self, other: "Sums") -> "Sums":
         """Return both together."""
         return Sums(
-            counts.add(self.counts, other.counts),
+            self.counts if other.counts is counts.ZERO else counts.add(self.counts, other.counts),
             self.picodollars + other.picodollars,
             self.uncosted + other.uncosted,
             self.assumed + other.assumed,
@@ -180,17 +180,21 @@ class Aggregate:
                 kept = service.late.setdefault(key.bucket, {})
                 kept[key] = _Late(counts.add(known.counts, delta.counts), known.price, known.bound)
 
-    def reprice(self, only: Mapping[str, Collection[int]] | None = None) -> dict[str, Rerated]:
+    def reprice(
+        self, only: Mapping[str, Collection[int]] | None = None, but: Callable[[str, int], bool] | None = None
+    ) -> dict[str, Rerated]:
         """Rate again what was reported without a usable price; returns the services whose figures changed, and by how much.
 
-        `only`: of these services these buckets.
+        `only`: of these services these buckets; `but`: not this service's bucket.
         """
         changed: dict[str, Rerated] = {}
         for name in self._services if only is None else only:
             service = self._services.get(name)
             if service is None:
                 continue
-            wanted = service.late if only is None else only[name]
+            wanted: Iterable[int] = service.late if only is None else only[name]
+            if but is not None:
+                wanted = [bucket for bucket in wanted if not but(name, bucket)]
             for key, late in [item for bucket in wanted for item in service.late.get(bucket, {}).items()]:
                 price, bound = self._late(name, key)
                 if price == late.price:

@@ -339,11 +339,11 @@ class Core:
                 self._tell_rerated(service, change, now)
 
     def _tell_rerated(self, service: str, change: Rerated, now: dt.datetime) -> None:
+        self.rerated_picodollars += abs(change.picodollars)
         before = self.rerated.get(service)
         if before is not None and now - before.at < TOLD_TOGETHER:  # many hours are rated again in several steps
             change = Rerated(before.picodollars + change.picodollars, before.tokens + change.tokens)
         self.rerated[service] = wire.Rerating(at=now, picodollars=change.picodollars, tokens=change.tokens)
-        self.rerated_picodollars += abs(change.picodollars)
         logger.info(
             "history of %s is rated again by new prices: %s for %d tokens that had none",
             service,

@@ -7,7 +7,6 @@ In the open hour calls are gated and counted at the last closed hour's rate; at 
 closed hour change, its tokens are rated anew by `Aggregate.reprice`, as are tokens whose price was not known.
 """
 
-import datetime as dt
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Final
@@ -19,6 +18,7 @@ from llmwarden.ledger.aggregate import DAY, HORIZON_SECONDS, Aggregate
 from llmwarden.ledger.store import HeldSum
 from llmwarden.names import BUCKET_SECONDS
 
+MOST_AT_ONCE: Final = 500  # hours that are shared while others wait: about a tenth of a second
 RECENT_SECONDS: Final = 2 * WINDOW_SECONDS  # GPUs that a service held so lately are those that it holds
 
 Kind = tuple[str, int]  # product, OpenCost's rate
@@ -36,8 +36,8 @@ class GpuHours:
     def __init__(
         self,
         *,
-        rate_of: Callable[[str, dt.datetime], int | None],
-        priced: Callable[[str, str, dt.datetime], bool],
+        rate_of: Callable[[str, float], int | None],
+        priced: Callable[[str, str, float], bool],
         aggregate: Callable[[], Aggregate],
     ) -> None:
         """`rate_of` a GPU product at a time; `priced`: whether a ModelPrice prices a model's tokens; `aggregate`: the present one."""
@@ -48,6 +48,7 @@ class GpuHours:
         self._shares: dict[str, dict[int, Share]] = {}
         self._present: dict[str, wire.Picodollars | None] = {}
         self._dirty: dict[str, set[int]] = defaultdict(set)
+        self._forced: dict[str, set[int]] = defaultdict(set)  # of them, those whose tokens are rated anew in any case
         self._closed: int | None = None  # the newest window that was looked at as closed
         self._oldest = 0.0  # beyond the horizon the hours are forgotten: tokens of then are shown at the present rate
         self.lost: Mapping[str, int] = {}  # pods whose end nobody saw, in the last day
@@ -71,7 +72,9 @@ class GpuHours:
         """Say that all was read anew; or that rates of some products, or prices of some services' models, may have changed."""
         for service, buckets in self._held.items():
             if products is None or service in services or self._holds(service, products):
-                self._dirty[service].update({gpuhours.window_of(bucket) for bucket in buckets})
+                windows = {gpuhours.window_of(bucket) for bucket in buckets}
+                self._dirty[service].update(windows)
+                self._forced[service].update(windows)
 
     def forget(self, now: float) -> None:
         """Drop what is beyond the aggregate's horizon."""
@@ -83,8 +86,11 @@ class GpuHours:
             for window in [window for window in shares if window < oldest]:
                 del shares[window]
 
-    def true_up(self, now: float) -> dict[str, Collection[int]]:
-        """Share what is closed by now and not shared as it is; returns, by service, the buckets whose tokens must be rated anew."""
+    def true_up(self, now: float, most: int = MOST_AT_ONCE) -> dict[str, Collection[int]]:
+        """Share what is closed by now and not shared as it is; returns, by service, the buckets whose tokens must be rated anew.
+
+        At most so many hours, the newest first: call it again for the others.
+        """
         last = gpuhours.last_closed(now)
         self._oldest = now - HORIZON_SECONDS
         if last != self._closed:
@@ -95,18 +101,16 @@ class GpuHours:
                 self._dirty[service].add(last)
             self._closed = last
         moved: dict[str, Collection[int]] = {}
-        dirty, self._dirty = self._dirty, defaultdict(set)
-        for service, windows in dirty.items():
+        for service, windows in self._next(now, most).items():
             shares = self._shares.setdefault(service, {})
             changed: set[int] = set()
             for window in windows:
-                if not gpuhours.is_closed(window, now):
-                    continue
                 share = self._share(service, window)
                 before = shares.get(window)
                 shares[window] = share
-                if before is None or before.rates != share.rates:
+                if before is None or before.rates != share.rates or window in self._forced[service]:
                     changed.update(buckets_of(window))
+            self._forced[service].difference_update(windows)
             present = self._find_present(service, now)
             if service not in self._present or present != self._present[service]:
                 self._present[service] = present
@@ -114,6 +118,24 @@ class GpuHours:
             if changed:
                 moved[service] = changed
         return moved
+
+    def _next(self, now: float, most: int) -> dict[str, list[int]]:
+        """Take the closed windows to be shared next out of the dirty ones; services of which none is closed have an empty list."""
+        dirty, self._dirty = self._dirty, defaultdict(set)
+        found: dict[str, list[int]] = {service: [] for service in dirty}
+        closed = [
+            (window, service)
+            for service, windows in dirty.items()
+            for window in windows
+            if gpuhours.is_closed(window, now)
+        ]
+        if len(closed) > most:
+            closed.sort(reverse=True)
+        for window, service in closed[:most]:
+            found[service].append(window)
+        for window, service in closed[most:]:
+            self._dirty[service].add(window)
+        return found
 
     # What it answers --------------------------------------------------------------------------------------------------
 
@@ -127,7 +149,7 @@ class GpuHours:
 
     def price(self, service: str, provider: str, model: str, at: int) -> wire.Picodollars | None:
         """What tokens of a model cost at a time: by its hour's share, or what is present while that is open; None where GPU-hours do not say."""
-        if service not in self._held or self._priced(provider, model, dt.datetime.fromtimestamp(at, dt.UTC)):
+        if service not in self._held or self._priced(provider, model, at):
             return None
         window = gpuhours.window_of(at)
         share = self._shares.get(service, {}).get(window)
@@ -141,6 +163,10 @@ class GpuHours:
         """A closed window of a service; None where it held nothing."""
         share = self._shares.get(service, {}).get(window)
         return share if share is not None and share.gpu_ms else None
+
+    def shares(self, service: str, bucket: int) -> bool:
+        """Whether a bucket is of an hour that is shared: then its tokens are rated when that hour is."""
+        return gpuhours.window_of(bucket) in self._shares.get(service, ())
 
     def services(self) -> Iterator[str]:
         """Every service that ever held GPUs, as far back as is remembered."""
@@ -179,7 +205,7 @@ class GpuHours:
 
     def _rate(self, kind: Kind, bucket: int) -> int | None:
         product, observed = kind
-        known = self._rate_of(product, dt.datetime.fromtimestamp(bucket, dt.UTC))
+        known = self._rate_of(product, bucket)
         return known if known is not None else observed or None
 
     def _pieces(self, service: str, buckets: Iterable[int]) -> list[tuple[Kind, Held, int]]:
@@ -197,7 +223,7 @@ class GpuHours:
         whole = self._aggregate().counts_of(service, buckets)
         shared_input = shared_output = 0
         for key, late in self._aggregate().late_of(service, buckets):
-            if not self._priced(key.provider, key.model, dt.datetime.fromtimestamp(key.bucket, dt.UTC)):
+            if not self._priced(key.provider, key.model, key.bucket):
                 shared_input += late.input
                 shared_output += late.output
         work = Work(

@@ -108,9 +108,7 @@ class Catalogue:
 
     def __init__(self) -> None:
         self._overrides: dict[tuple[str, str], list[ModelPrice]] = {}  # by GenAI provider and model, first name first
-        self._gpus: dict[
-            str, list[list[tuple[dt.datetime, int]]]
-        ] = {}  # by product, first name first: since when, how much
+        self._gpus: dict[str, list[list[tuple[float, int]]]] = {}  # by product, first name first: since when, how much
         self._contested: dict[str, tuple[str, ...]] = {}
         self._providers = {provider.id: provider for provider in data_snapshot.get_snapshot().providers}
         self._models: OrderedDict[tuple[str, str], Any] = OrderedDict()
@@ -164,7 +162,7 @@ class Catalogue:
         self._overrides, self._gpus = {}, {}
         for item in sorted(model_prices, key=lambda item: item.metadata.name):
             if item.spec.gpu is not None:
-                rates = dated_prices.gpu_hour_prices(item.spec.prices)
+                rates = [(start.timestamp(), rate) for start, rate in dated_prices.gpu_hour_prices(item.spec.prices)]
                 self._gpus.setdefault(item.spec.gpu.product, []).append(rates)
             if item.spec.provider is not None:
                 provider = upstream.backend_provider(item.spec.provider)
@@ -209,15 +207,15 @@ class Catalogue:
         until = min(changes, default=None)
         return (None if found is None else Resolved(found.price_id, found.rates, until)), until
 
-    def gpu_hour(self, product: str, at: dt.datetime) -> int | None:
-        """Picodollars of an hour of a GPU at a time, by the ModelPrices; None where none says."""
+    def gpu_hour(self, product: str, at: float) -> int | None:
+        """Picodollars of an hour of a GPU at a time (seconds since the epoch), by the ModelPrices; None where none says."""
         for rates in self._gpus.get(product, ()):
             place = bisect.bisect_right(rates, at, key=lambda rate: rate[0])
             if place:
                 return rates[place - 1][1]
         return None
 
-    def gpus(self) -> dict[str, list[list[tuple[dt.datetime, int]]]]:
+    def gpus(self) -> dict[str, list[list[tuple[float, int]]]]:
         """Rates of GPUs by product: two answers are equal where nothing changed."""
         return dict(self._gpus)
 
@@ -228,9 +226,12 @@ class Catalogue:
             for key, items in self._overrides.items()
         }
 
-    def overrides(self, provider: str, model: str, at: dt.datetime) -> bool:
-        """Whether a ModelPrice prices the tokens of a model at a time."""
-        return _override(self._overrides.get((provider, model), []), model, at) is not None
+    def overrides(self, provider: str, model: str, at: float) -> bool:
+        """Whether a ModelPrice prices the tokens of a model at a time (seconds since the epoch)."""
+        items = self._overrides.get(
+            (provider, model)
+        )  # most often there is none: asked for each quarter of an hour of months
+        return items is not None and _override(items, model, dt.datetime.fromtimestamp(at, dt.UTC)) is not None
 
     def window(self, provider: str, model: str) -> int:
         """Return how many tokens a model can read in one call; 0 where the table does not say."""

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from llmwarden import wire
 from llmwarden.domain import gpuhours
+from llmwarden.ledger import core as core_module
 from llmwarden.ledger.core import Core
 from llmwarden.ledger.counts import Counts
 from llmwarden.ledger.pricing import Catalogue
@@ -257,6 +258,25 @@ def test_an_edited_rate_shares_all_its_hours_again_and_no_other(monkeypatch: pyt
     gpu = usage(core).gpu
     assert gpu is not None
     assert gpu.picodollars == 3 * 72 * DOLLAR // 10
+
+
+def test_many_hours_are_shared_again_in_steps_the_newest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core_module, "MOST_AT_ONCE", 2)
+    clock = FakeClock(at(5 * HOUR + 200))
+    core = made(clock)
+    for window in range(5):
+        hold(core, window)
+        use(core, window * HOUR + 100, HALF_BUSY)
+    for _ in range(3):
+        core._true_up(2)
+    core.configure(view_of(CHAT, gpu_price((OLD, "3.60"))))
+    assert usage(core).last24h.uncosted_tokens == 3 * 1_500_000
+    assert core.gpu.share("shop/chat", START + 4 * HOUR) != core.gpu.share("shop/chat", START)
+    core._true_up(2)
+    core._true_up(2)
+    assert spent(core) == 5 * 18 * DOLLAR // 10
+    assert core.rerated["shop/chat"].tokens == 5 * 1_500_000
+    assert core.rerated_picodollars == spent(core)
 
 
 def test_hours_beyond_the_horizon_are_not_called_unknown() -> None:
