@@ -163,6 +163,7 @@ async def test_the_token_may_come_in_a_header_of_our_own(ledger: Ledger) -> None
         {"from": "999d"},
         {"format": "xml"},
         {"namespace": "No"},
+        {"service": "shop/bot", "namespace": "web"},
     ],
 )
 async def test_a_malformed_question_is_told_what_is_known(ledger: Ledger, query: dict[str, str]) -> None:

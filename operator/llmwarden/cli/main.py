@@ -196,7 +196,7 @@ def _dimensions(text: str) -> tuple[str, ...]:
 
 
 def _days(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:4]) <= 35:  # noqa: PLR2004 - the ledger's limit
+    if not re.fullmatch("[1-9][0-9]?", text, re.ASCII) or int(text) > 35:  # noqa: PLR2004 - the ledger's limit
         message = f"{text!r} is no number of days from 1 to 35"
         raise argparse.ArgumentTypeError(message)
     return int(text)

@@ -31,6 +31,7 @@ MOST_DAYS: Final = 400
 MOST_DIMENSIONS: Final = 5
 MOST_ROWS: Final = 10_000
 _AGO: Final = re.compile(r"([1-9][0-9]{0,4})(m|h|d|w)", re.ASCII)
+_DAYS: Final = re.compile(r"[1-9][0-9]{0,3}", re.ASCII)
 _UNITS: Final = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 
 
@@ -69,12 +70,14 @@ class SpendApi:
         form = query.get("format", "json")
         if form not in {"json", "csv"}:
             raise Refusal(400, "malformed", "give format=json or format=csv")
-        namespace, _, service = query.get("service", "").rpartition("/")
-        namespace = query.get("namespace", namespace)
+        own, _, service = query.get("service", "").rpartition("/")
+        namespace = query.get("namespace", own)
         for name in (namespace, service):
             if name and not intake.NAME.fullmatch(name):
                 raise Refusal(400, "malformed", "give service=NAMESPACE/NAME and namespace=NAMESPACE as they are named")
         await self._authorise(await self._caller(request), namespace)
+        if own and own != namespace:
+            raise Refusal(400, "malformed", "service=NAMESPACE/NAME is of another namespace than namespace=NAMESPACE")
         self._require_sync()
         found = await self._read(start, end, by, namespace, service)
         if form == "csv":
@@ -84,7 +87,7 @@ class SpendApi:
     async def reconciliation(self, request: Request) -> Response:
         """GET /v1/reconciliation: an account is the whole organisation's, so only who may list ProviderAccounts sees it."""
         given = request.query_params.get("days", str(SHOWN_DAYS))
-        if not given.isascii() or not given.isdigit() or not 1 <= int(given[:4]) <= MOST_ACCOUNT_DAYS:
+        if not _DAYS.fullmatch(given) or int(given) > MOST_ACCOUNT_DAYS:
             raise Refusal(400, "malformed", f"give days=N, from 1 to {MOST_ACCOUNT_DAYS}")
         caller = await self._caller(request)
         operator = auth.is_operator(caller, self._namespace)
