@@ -321,6 +321,11 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
         "spec.backend.url",
         "name it in backend.credentialsSecretRef",
     ),
+    "client certificate without TLS": (
+        service(backend={"url": "http://gw.shop.svc", "clientCertificateSecretRef": {"name": "client"}}),
+        "spec.backend",
+        "shown over TLS only",
+    ),
     "url of another scheme": (service(backend={"url": "ftp://x"}), "spec.backend.url", "must begin with https://"),
     "url without a scheme": (
         service(backend={"url": "api.openai.com"}),

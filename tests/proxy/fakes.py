@@ -67,6 +67,7 @@ class Server:
         self.handler = handler
         self.requests: list[Received] = []
         self.connections = 0
+        self.peers: list[bytes | None] = []  # the certificates that clients showed, by connection
         self.lost = asyncio.Event()  # a client left in the middle of an answer
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
@@ -83,8 +84,15 @@ class Server:
             writer.transport.abort()
         await asyncio.sleep(0)
 
+    def drop(self) -> None:
+        """Cut all connections."""
+        for writer in list(self._writers):
+            writer.transport.abort()
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        if (tls := writer.get_extra_info("ssl_object")) is not None:
+            self.peers.append(tls.getpeercert(binary_form=True))
         self._writers.add(writer)
         try:
             while not writer.is_closing():

@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from llmwarden import pki
 from llmwarden.proxy import egress
@@ -73,8 +77,8 @@ class HttpProxyServer:
 
 
 @contextlib.asynccontextmanager
-async def tls_server(directory: Path, name: str) -> AsyncIterator[tuple[Server, Path]]:
-    """An HTTPS upstream, and the bundle that knows it."""
+async def tls_server(directory: Path, name: str, client: str = "") -> AsyncIterator[tuple[Server, Path]]:
+    """An HTTPS upstream, and the bundle that knows it. With `client` (PEM) it serves only who has such a certificate's key."""
     now = dt.datetime.now(dt.UTC)
     ca = pki.make_ca(now)
     leaf = pki.make_leaf(ca, [name], now)
@@ -83,6 +87,9 @@ async def tls_server(directory: Path, name: str) -> AsyncIterator[tuple[Server, 
     bundle.write_text(ca.certificate)
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(pair)
+    if client:
+        tls.verify_mode = ssl.CERT_REQUIRED
+        tls.load_verify_locations(cadata=client)
     server = Server(provider)
     await server.start(tls)
     try:
@@ -169,6 +176,54 @@ async def test_a_pods_own_authorities_are_trusted_beside_the_images_once_they_ar
             async with asyncio.timeout(5):
                 while not (await talk(proxy.port, post(CHAT))).startswith(b"HTTP/1.1 200 "):
                     await asyncio.sleep(0.1)
+        finally:
+            await proxy.stop()
+
+
+def identity(of: str) -> tuple[str, str]:
+    """A client's certificate and key, PEM: by itself, so whoever trusts it trusts nobody else."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, of)])
+    now = dt.datetime.now(dt.UTC)
+    builder = x509.CertificateBuilder(
+        name, name, key.public_key(), x509.random_serial_number(), now, now + dt.timedelta(1)
+    )
+    form = serialization.PrivateFormat.PKCS8
+    secret = key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
+    certificate = builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    return certificate.decode(), secret.decode()
+
+
+async def until_served(proxy: Proxy) -> None:
+    async with asyncio.timeout(10):
+        while not (await talk(proxy.port, post(CHAT))).startswith(b"HTTP/1.1 200 "):
+            await asyncio.sleep(0.1)
+
+
+async def test_an_upstream_that_asks_who_we_are_is_shown_the_services_certificate_also_a_new_one(
+    tmp_path: Path,
+) -> None:
+    old, new = identity("bot"), identity("renewed")
+    files = tmp_path / "tls.crt", tmp_path / "tls.key"
+    route = {"clientCertificateFile": str(files[0]), "clientKeyFile": str(files[1])}
+
+    def write(pair: tuple[str, str]) -> None:
+        for file, text in zip(files, pair, strict=True):
+            file.write_text(text)
+
+    async with tls_server(tmp_path, "localhost", client=old[0] + new[0]) as (server, bundle):
+        proxy = Proxy(tmp_path, f"https://localhost:{server.port}", contract={"caFile": str(bundle)}, route=route)
+        await proxy.start()
+        try:
+            answer = await talk(proxy.port, post(CHAT))
+            assert answer.startswith(b"HTTP/1.1 502 "), answer  # a Secret that is missing stops no pod
+            assert "tls.crt cannot be read yet" in "".join(proxy.log)
+            for pair in (old, new):
+                write(pair)
+                async with asyncio.timeout(20):
+                    while not server.peers or server.peers[-1] != ssl.PEM_cert_to_DER_cert(pair[0]):
+                        server.drop()  # new connections show what the files hold now
+                        await until_served(proxy)
         finally:
             await proxy.stop()
 

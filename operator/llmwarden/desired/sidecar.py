@@ -34,6 +34,7 @@ __all__ = ["Injection", "decide", "inject", "is_injected", "renamed_port", "serv
 USER: Final = 65532  # the image's own user ("nonroot" of the distroless images)
 START_SECONDS: Final = 120  # how long the proxy may take to listen before the kubelet restarts it
 JOURNAL_SIZE: Final = "64Mi"
+_CERTIFICATE, _CERTIFICATE_KEY = "tls.crt", "tls.key"  # in a Secret of type kubernetes.io/tls
 _STORAGE: Final = "ephemeral-storage"
 _STORAGE_LIMIT: Final = "256Mi"  # the journal, and the logs that the kubelet keeps: 50 MiB by default
 _INDICATORS: Final = {"RequestDuration": "duration", "TimeToFirstToken": "ttft", "TimePerOutputToken": "tpot"}
@@ -158,7 +159,7 @@ def _container(
         {"name": names.VOLUME_TOKEN, "mountPath": names.TOKEN_DIR, "readOnly": True},
         {"name": names.VOLUME_JOURNAL, "mountPath": names.JOURNAL_DIR},
     ]
-    if any(_has_key(route) for route in routes):
+    if any(_has_key(route) or _has_certificate(route) for route in routes):
         mounts.append({"name": names.VOLUME_CREDENTIALS, "mountPath": names.CREDENTIALS_DIR, "readOnly": True})
     mounts += out.mounts
     return {
@@ -270,12 +271,20 @@ def _route(route: Route) -> dict[str, Any]:
         entry["contextThresholds"] = sorted(context)
     if _has_key(route):
         entry["credentialFile"] = f"{names.CREDENTIALS_DIR}/{name}/key"
+    if _has_certificate(route):
+        entry["clientCertificateFile"] = f"{names.CREDENTIALS_DIR}/{name}/{_CERTIFICATE}"
+        entry["clientKeyFile"] = f"{names.CREDENTIALS_DIR}/{name}/{_CERTIFICATE_KEY}"
     return entry
 
 
 def _has_key(route: Route) -> bool:
     """Whether the proxy adds a key: never in front of the pod's own port, whose callers bring theirs."""
     return route.mode == "Env" and route.service.spec.backend.credentials_secret_ref is not None
+
+
+def _has_certificate(route: Route) -> bool:
+    """Whether the proxy shows a client certificate: a pod's own port is reached without TLS."""
+    return route.mode == "Env" and route.service.spec.backend.client_certificate_secret_ref is not None
 
 
 def _thresholds(service: LLMService) -> dict[str, list[float]]:
@@ -303,6 +312,11 @@ def _volumes(routes: Iterable[Route]) -> list[dict[str, Any]]:
             item = {"key": secret.key, "path": f"{route.service.metadata.name}/key"}
             # Optional: a Secret that is missing must not keep the pod from starting.
             sources.append({"secret": {"name": secret.name, "items": [item], "optional": True}})
+        certificate = route.service.spec.backend.client_certificate_secret_ref
+        if _has_certificate(route) and certificate is not None:
+            folder = route.service.metadata.name
+            items = [{"key": key, "path": f"{folder}/{key}"} for key in (_CERTIFICATE, _CERTIFICATE_KEY)]
+            sources.append({"secret": {"name": certificate.name, "items": items, "optional": True}})
     if sources:
         volumes.append({"name": names.VOLUME_CREDENTIALS, "projected": {"sources": sources}})
     return volumes

@@ -137,6 +137,30 @@ class Authorities:
                 _LOG.warning("the authorities in %s cannot be read yet: %s", self._path, error)
 
 
+class ClientCertificate:
+    """What a context shows an upstream that asks who we are; Kubernetes replaces both files when the Secret changes."""
+
+    def __init__(self, certificate: str, key: str, tls: ssl.SSLContext) -> None:
+        self._files = Path(certificate), Path(key)
+        self._tls = tls
+        self._stamp: list[tuple[int, int]] = []
+        self._complained = False
+
+    def refresh(self) -> None:
+        """Show what the files hold now, on new connections. Until there is anything the upstream refuses, and each call says so."""
+        certificate, key = self._files
+        try:
+            stamp = [(status.st_mtime_ns, status.st_ino) for status in (certificate.stat(), key.stat())]
+            if stamp != self._stamp:
+                self._tls.load_cert_chain(certificate, key)
+                self._stamp = stamp
+                self._complained = False
+        except OSError as error:  # ssl.SSLError is one: half of a renewal, or no certificate
+            if not self._complained:
+                self._complained = True
+                _LOG.warning("the client certificate %s cannot be read yet: %s", certificate, error)
+
+
 async def connect(origin: Origin, proxy: HttpProxy | None, *, tunnel: bool) -> socket.socket:
     """A connected, non-blocking socket to an origin, or through a proxy. Raises OSError, TunnelError among them.
 

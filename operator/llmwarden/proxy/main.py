@@ -50,10 +50,10 @@ class Proxy:
         self.metrics = Metrics(settings.routes, settings.limits.models, latest=wants_latest(os.environ))
         self.journal = Journal(directory, identity.uid)
         self._journal_errors = 0
-        tls = _tls() if _needs_tls(settings) else None
-        self._authorities = egress.Authorities(settings.ca_file, tls) if tls is not None and settings.ca_file else None
-        if self._authorities is not None:
-            self._authorities.refresh()
+        self._files: list[
+            egress.Authorities | egress.ClientCertificate
+        ] = []  # that contexts are made of, and that change
+        tls = self._tls() if _needs_tls(settings) else None
         exporter = None
         if settings.otlp_endpoint:
             exporter = Exporter(identity, Client(settings.otlp_endpoint, tls), self.metrics.spans_dropped.inc)
@@ -80,7 +80,7 @@ class Proxy:
             service, limits = _service(
                 route, MeteredService(route, dialects, self.shared), settings.limits, settings.ca_file
             )
-            pool = Pool(parse_origin(route.upstream), settings.limits, tls, proxies)
+            pool = Pool(parse_origin(route.upstream), settings.limits, self._tls_of(route) or tls, proxies)
             self.endpoints.append(Endpoint(route, service, pool, limits))
         self._listening = False
         self._draining = False
@@ -93,6 +93,26 @@ class Proxy:
                 "/livez": lambda: not any(task.done() for task in self._tasks),
             },
         )
+
+    def _tls(self) -> ssl.SSLContext:
+        """The authorities of the image, or of SSL_CERT_FILE; and those of the pod."""
+        tls = ssl.create_default_context()
+        tls.set_alpn_protocols(["http/1.1"])
+        if self.settings.ca_file:
+            self._read(egress.Authorities(self.settings.ca_file, tls))
+        return tls
+
+    def _tls_of(self, route: Route) -> ssl.SSLContext | None:
+        """A context of the route's own, where it shows a certificate of its own."""
+        if not (route.client_certificate_file and route.client_key_file and route.upstream.startswith("https:")):
+            return None
+        tls = self._tls()
+        self._read(egress.ClientCertificate(route.client_certificate_file, route.client_key_file, tls))
+        return tls
+
+    def _read(self, file: egress.Authorities | egress.ClientCertificate) -> None:
+        file.refresh()
+        self._files.append(file)
 
     async def start(self) -> None:
         """Listen, then begin what runs beside. Raises OSError when a port is taken."""
@@ -149,8 +169,8 @@ class Proxy:
             await asyncio.sleep(_SWEEP_SECONDS)
             for endpoint in self.endpoints:
                 endpoint.sweep()
-            if self._authorities is not None:
-                self._authorities.refresh()
+            for file in self._files:
+                file.refresh()
             if self.journal.errors > self._journal_errors:
                 self.metrics.journal_errors.inc(self.journal.errors - self._journal_errors)
                 self._journal_errors = self.journal.errors
@@ -176,13 +196,6 @@ def _needs_tls(settings: Settings) -> bool:
     if settings.otlp_endpoint:
         urls.append(settings.otlp_endpoint)
     return any(url.startswith("https:") for url in urls)
-
-
-def _tls() -> ssl.SSLContext:
-    """The authorities of the image, or of SSL_CERT_FILE."""
-    tls = ssl.create_default_context()
-    tls.set_alpn_protocols(["http/1.1"])
-    return tls
 
 
 def compiled_modules() -> int:

@@ -39,6 +39,8 @@ class Route(msgspec.Struct, frozen=True, rename="camel"):
     listen: Listen
     upstream: str
     credential_file: str | None = None
+    client_certificate_file: str | None = None  # PEM, shown to the upstream where it asks; with its key, or neither
+    client_key_file: str | None = None
     thresholds_seconds: Thresholds = Thresholds()
     context_thresholds: tuple[float, ...] = ()  # the same of the context window's use, 0 to 1
 

@@ -75,8 +75,24 @@ BackendUrl = Annotated[
 ]
 
 
+class CertificateRef(Model):
+    """A Secret of type kubernetes.io/tls in the same namespace."""
+
+    name: Annotated[str, Field(min_length=1, max_length=253)]
+    """The Secret's name; it has tls.crt and tls.key, as cert-manager writes them."""
+
+
 class Backend(Model):
     """What answers the calls."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "!has(self.clientCertificateSecretRef) || !has(self.url) || self.url.startsWith('https://')",
+                "a client certificate is shown over TLS only; let url begin with https://, or remove clientCertificateSecretRef",
+            )
+        )
+    )
 
     type: BackendType
     """The provider's or engine's API."""
@@ -84,6 +100,8 @@ class Backend(Model):
     """Origin and optional prefix, without the API version; the type's own unless set."""
     credentials_secret_ref: SecretKeyRef | None = None
     """A Secret with the API key: the proxy alone holds it, and the budget cannot be walked around."""
+    client_certificate_secret_ref: CertificateRef | None = None
+    """With which certificate the proxy says who it is, to a server that asks for one (mutual TLS). In mode Env only."""
 
 
 class InterceptedPort(Model):
