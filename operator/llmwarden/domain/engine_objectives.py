@@ -68,7 +68,7 @@ def holdable(
 
 def _nearest(threshold: float, bounds: tuple[float, ...]) -> str:
     """Name the bounds on both sides, as a spec writes them."""
-    bounds = tuple(bound for bound in bounds if (bound * 1000).is_integer())
+    bounds = tuple(bound for bound in bounds if bound > 0 and (bound * 1000).is_integer())
     below = max((bound for bound in bounds if bound < threshold), default=None)
     above = min((bound for bound in bounds if bound > threshold), default=None)
     return " or ".join(_written(bound) for bound in (below, above) if bound is not None)

@@ -31,6 +31,12 @@ def test_a_threshold_off_the_engines_bounds_names_the_nearest(milliseconds: int,
     assert "is no bound of VLLM's own histogram" in found.message
 
 
+def test_bounds_that_no_spec_can_write_are_not_named() -> None:
+    found = refusal(queue(2), BY_TYPE["SGLang"], (0.0, 0.0005, 0.001, 0.0015, 0.005))
+    assert found is not None
+    assert found.message.endswith("set the threshold to 1ms or 5ms.")
+
+
 def test_what_is_a_bound_or_not_known_yet_is_taken() -> None:
     assert refusal(queue(500), BY_TYPE["VLLM"], VLLM_BOUNDS) is None
     assert refusal(queue(1000), BY_TYPE["VLLM"], VLLM_BOUNDS) is None
