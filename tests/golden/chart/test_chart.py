@@ -367,7 +367,7 @@ def test_oldest_kubernetes_gets_no_admission_policy_and_an_older_one_is_refused(
 def test_the_operator_may_read_nothing_that_it_does_not_use(chart: list[dict[str, Any]]) -> None:
     used = {
         *("pods", "namespaces", "services", "endpointslices", "configmaps", "serviceaccounts", "daemonsets", "secrets"),
-        *("deployments", "nodes"),
+        *("deployments", "nodes", "runtimeclasses"),
         *(
             "podmonitors",
             "servicemonitors",

@@ -1,4 +1,4 @@
-"""What the four kinds share: the base model, scalar types with their CEL rules, and the parts of a budget.
+"""What our kinds share: the base model, scalar types with their CEL rules, and the parts of a budget.
 
 The models are the single source of truth: `llmwarden.api.crdgen` writes `crds/` from them. A rule that spans fields stands beside its
 class as CEL (`rules(...)`), because the API server enforces it there; what CEL cannot know (time zones, allowed hosts) is
