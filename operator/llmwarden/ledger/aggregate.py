@@ -6,7 +6,7 @@ A row that has a price's id is rated by that price, for good, where the ledger h
 model, and where it says what the row's service tier costs. Any other row ("no price was known when it was counted") is rated
 at its bucket's start by what is known now, and again whenever prices change; while nothing is known its tokens are `uncosted`, never $0. Rating is linear in the counters, so what a report adds can be rated by itself.
 
-Memory: about 0.4 KiB per service and bucket in which it was used, for `HORIZON_SECONDS`; older buckets live on in the
+Memory: about 0.4 KiB per service and bucket in which it was used (1.4 where GPU-hours price it), for `HORIZON_SECONDS`; older buckets live on in the
 totals only.
 """
 

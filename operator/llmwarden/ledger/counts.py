@@ -65,7 +65,9 @@ def merge(known: Counts, reported: Counts) -> Counts:
 
 
 def add(left: Counts, right: Counts) -> Counts:
-    """Sum of each counter."""
+    """Sum of each counter. Where one is nothing it is the other itself: months of buckets are kept, most of one row each."""
+    if left is ZERO or right is ZERO:
+        return right if left is ZERO else left
     return Counts(*map(_plus, astuple(left), astuple(right)))
 
 

@@ -22,7 +22,7 @@ MOST_AT_ONCE: Final = 500  # hours that are shared while others wait: about a te
 RECENT_SECONDS: Final = 2 * WINDOW_SECONDS  # GPUs that a service held so lately are those that it holds
 
 Kind = tuple[str, int]  # product, OpenCost's rate
-Times = tuple[int, int]  # gpu_ms, pod_ms
+Piece = tuple[Kind, int, int]  # kind, gpu_ms, pod_ms
 
 
 def buckets_of(window: int) -> range:
@@ -44,7 +44,8 @@ class GpuHours:
         self._rate_of = rate_of
         self._priced = priced
         self._aggregate = aggregate
-        self._held: dict[str, dict[int, dict[Kind, Times]]] = {}
+        self._held: dict[str, dict[int, tuple[Piece, ...]]] = {}
+        self._kinds: dict[Kind, Kind] = {}  # each kept once: months of buckets name the same
         self._shares: dict[str, dict[int, Share]] = {}
         self._present: dict[str, wire.Picodollars | None] = {}
         self._dirty: dict[str, set[int]] = defaultdict(set)
@@ -58,8 +59,10 @@ class GpuHours:
     def take(self, sums: Iterable[HeldSum]) -> None:
         """Take sums of GPU time as they are now in the store."""
         for one in sums:
-            kinds = self._held.setdefault(one.service, {}).setdefault(one.bucket, {})
-            kinds[one.product, one.rate] = (one.gpu_ms, one.pod_ms)
+            held = self._held.setdefault(one.service, {})
+            kind = self._kinds.setdefault((one.product, one.rate), (one.product, one.rate))
+            others = [piece for piece in held.get(one.bucket, ()) if piece[0] != kind]
+            held[one.bucket] = (*others, (kind, one.gpu_ms, one.pod_ms))
             self._dirty[one.service].add(gpuhours.window_of(one.bucket))
 
     def touched(self, service: str, bucket: int) -> None:
@@ -201,7 +204,7 @@ class GpuHours:
     # Inside -----------------------------------------------------------------------------------------------------------
 
     def _holds(self, service: str, products: Collection[str]) -> bool:
-        return any(product in products for kinds in self._held[service].values() for product, _ in kinds)
+        return any(kind[0] in products for pieces in self._held[service].values() for kind, _, _ in pieces)
 
     def _rate(self, kind: Kind, bucket: int) -> int | None:
         product, observed = kind
@@ -213,7 +216,7 @@ class GpuHours:
         return [
             (kind, Held(gpu_ms, self._rate(kind, bucket)), pod_ms)
             for bucket in buckets
-            for kind, (gpu_ms, pod_ms) in held.get(bucket, {}).items()
+            for kind, gpu_ms, pod_ms in held.get(bucket, ())
             if gpu_ms > 0
         ]
 
