@@ -1,5 +1,6 @@
 """The ledger as a process against a real API server: real watches, real TokenReviews of tokens bound to real pods, TLS."""
 
+import asyncio
 import datetime as dt
 import json
 import os
@@ -7,11 +8,12 @@ import signal
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +22,7 @@ import pytest
 
 from llmwarden import names, pki
 from tests.api.support import ControlPlane
+from tests.ledger.billing import KEY, Billing
 from tests.ports import free_port
 
 T = TypeVar("T")
@@ -48,6 +51,7 @@ class Ledger:
     log: Path
     ca: str
     process: "subprocess.Popen[bytes] | None" = None
+    environ: dict[str, str] = field(default_factory=dict)
 
     @property
     def host(self) -> str:
@@ -72,6 +76,7 @@ class Ledger:
                     "KUBECONFIG": str(self.plane.kubeconfig),
                     "LLMWARDEN_NAMESPACE": self.namespace,
                     "LLMWARDEN_DATABASE_PATH": str(self.database),
+                    **self.environ,
                 },
                 cwd=Path(__file__).parents[2],
                 stdout=log,
@@ -116,8 +121,10 @@ def ledger(blank: ControlPlane, namespace: str, tmp_path: Path) -> Iterator[Ledg
     ca = pki.ca_bundle(secrets[0])
     assert ca
     made = Ledger(
-        crds, namespace, free_port(), free_port(), tmp_path / "data" / "ledger.sqlite3", tmp_path / "ledger.log", ca
-    )
+        crds, namespace, free_port(), free_port(), tmp_path / "data" / "ledger.sqlite3", tmp_path / "ledger.log", ca,
+        environ={"SSL_CERT_FILE": str(tmp_path / "authority")},  # for the providers' billing APIs
+    )  # fmt: skip
+    (tmp_path / "authority").write_text(ca)
     made.start()
     try:
         until(made.ready)
@@ -355,3 +362,75 @@ def test_a_second_ledger_on_the_same_database_ends_with_a_sentence(ledger: Ledge
     assert second.process is not None
     assert second.process.wait(20) == 1
     assert "another ledger has it open" in second.log.read_text()
+
+
+@contextmanager
+def provider(ledger: Ledger) -> Iterator[Billing]:
+    """The simulated billing API over TLS, in a thread of its own."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    billing = Billing()
+    authority = pki.make_ca(dt.datetime.now(dt.UTC))
+    leaf = pki.make_leaf(authority, ["localhost"], dt.datetime.now(dt.UTC))
+    folder = ledger.log.parent
+    (folder / "authority").write_text(authority.certificate)
+    for name, text in (("leaf", leaf.certificate), ("leaf-key", leaf.key)):
+        (folder / name).write_text(text)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "leaf", folder / "leaf-key")
+    asyncio.run_coroutine_threadsafe(billing.server.start(context), loop).result(10)
+    try:
+        yield billing
+    finally:
+        asyncio.run_coroutine_threadsafe(billing.server.stop(), loop).result(10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+
+
+def operator_token(plane: ControlPlane, namespace: str) -> str:
+    """The token of the operator's account, which may read everything."""
+    plane.run_kubectl("create", "serviceaccount", names.OPERATOR, "--namespace", namespace)
+    return plane.kubectl(
+        "create", "token", names.OPERATOR, "--namespace", namespace, "--audience", names.TOKEN_AUDIENCE
+    ).strip()
+
+
+def test_a_provider_account_is_read_with_the_key_of_the_secret_beside_the_ledger(ledger: Ledger) -> None:
+    """A real kind, a real Secret, TLS; the provider is a simulator (tests/ledger/billing.py), and the key is in no log."""
+    plane = ledger.plane
+    account = {
+        "apiVersion": "llmwarden.io/v1alpha1",
+        "kind": "ProviderAccount",
+        "metadata": {"name": "openai"},
+        "spec": {"provider": "OpenAI", "adminKey": "openai"},
+    }
+    with provider(ledger) as billing:
+        assert ledger.end() == 0
+        ledger.start()  # anew: it trusts the authority that there is now
+        until(ledger.ready)
+        account["spec"] = {**account["spec"], "baseUrl": f"https://localhost:{billing.server.port}"}  # type: ignore[dict-item]
+        plane.kubectl("apply", "-f", "-", given=json.dumps(account))
+        operator = operator_token(plane, ledger.namespace)
+
+        def found() -> Any:
+            answer = ledger.call("GET", "/v1/reconciliation", operator)
+            assert answer.status_code == 200, answer.text
+            return answer.json()["accounts"].get("openai")
+
+        missing = until(lambda: (one := found()) and one.get("fault") and one)
+        assert missing["fault"]["reason"] == "KeyMissing"
+        assert billing.asked == []
+        plane.kubectl(
+            "create", "secret", "generic", names.SECRET_PROVIDER_KEYS, "-n", ledger.namespace, f"--from-literal=openai={KEY}"
+        )  # fmt: skip
+        # Of another project it is another account, asked at once; the first waits for its turn.
+        plane.kubectl("delete", "provideraccount", "openai")
+        account["spec"] = {**account["spec"], "projects": ["proj_a"]}  # type: ignore[dict-item]
+        plane.kubectl("apply", "-f", "-", given=json.dumps(account))
+        read = until(lambda: (one := found()) and one.get("readAt") and one)
+        assert read["fault"] is None
+        assert len(billing.asked) == 3
+        plane.kubectl("delete", "provideraccount", "openai")
+        until(lambda: found() is None)
+    assert KEY not in ledger.log.read_text()

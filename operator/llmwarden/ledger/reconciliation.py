@@ -8,6 +8,7 @@ last three days are read again, since providers correct them; at first the last 
 import asyncio
 import base64
 import binascii
+import contextlib
 import datetime as dt
 import logging
 import random
@@ -115,6 +116,7 @@ class Reconciler:
         self._accounts: dict[str, Account] = {}
         self._invalid: dict[str, tuple[str, str]] = {}  # by name: the provider as it is written, and what is wrong
         self._shown: dict[str, _Shown] = {}
+        self._fresh = asyncio.Event()
 
     def take(self, name: str, item: Mapping[str, Any] | None) -> None:
         """Take in a ProviderAccount as it is now; None where it is gone."""
@@ -123,6 +125,7 @@ class Reconciler:
         self._shown.pop(name, None)
         if item is None:
             return
+        self._fresh.set()
         try:
             self._accounts[name] = drift.account(parse(ProviderAccount, item))
         except InvalidSpecError as error:
@@ -132,8 +135,11 @@ class Reconciler:
     async def run(self) -> None:
         """Look at every account's turn for ever; ends by cancellation only."""
         while True:
+            self._fresh.clear()
             await self.step()
-            await asyncio.sleep(LOOK_SECONDS * random.uniform(0.9, 1.1))  # noqa: S311 - so that replicas do not all look at once
+            with contextlib.suppress(TimeoutError):
+                # Not all replicas at once; and at once where somebody has just written an account, and looks.
+                await asyncio.wait_for(self._fresh.wait(), LOOK_SECONDS * random.uniform(0.9, 1.1))  # noqa: S311 - jitter
 
     async def step(self) -> None:
         """Ask the providers whose turn it is."""
