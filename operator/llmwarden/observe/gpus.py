@@ -5,6 +5,7 @@ It is held from the pod's binding to a node until its containers ended. Nothing 
 (`domain/spans.py`), so a restart, a second telling or a gap changes nothing.
 """
 
+import asyncio
 import datetime as dt
 import logging
 from collections.abc import Iterable, Mapping
@@ -25,6 +26,7 @@ OPENCOST: Final = "max by (node) (node_gpu_hourly_cost > 0)"
 """US dollars an hour of one GPU of a node: OpenCost's own metric, in the Prometheus that is asked anyway."""
 LABELS_SECONDS: Final = 600.0  # a node's product does not change; its labels may come late, with GPU feature discovery
 UNLABELLED_SECONDS: Final = 30.0
+AT_ONCE: Final = 8  # nodes that are asked for
 MOST_GONE: Final = 10_000  # pods whose end the ledger was not told yet
 _DEAREST: Final = 10**17  # picodollars an hour of one GPU: beyond, it is no rate
 
@@ -112,6 +114,7 @@ class Gpus:
         self._prometheus = prometheus
         self._labels: dict[str, tuple[float, Mapping[str, str]]] = {}  # by node, until when they count
         self._rates: dict[str, int] = {}
+        self._gate = asyncio.Semaphore(AT_ONCE)
         self._gone: dict[tuple[str, str, str], wire.GpuPod] = {}
 
     async def told(
@@ -132,6 +135,7 @@ class Gpus:
             found += [(one, end) for one in held]
         if found:
             await self._ask_rates()
+        await asyncio.gather(*(self._node(name, now) for name in {one.node for one, _ in found}))
         fresh = [await self._pod(one, end, now) for one, end in found]
         for one in fresh:
             if one.ended and len(self._gone) < MOST_GONE:
@@ -165,7 +169,8 @@ class Gpus:
         if known is not None and now.timestamp() < known[0]:
             return known[1]
         try:
-            node = await self._client.get("v1", "nodes", name)
+            async with self._gate:
+                node = await self._client.get("v1", "nodes", name)
         except NotFoundError:
             return known[1] if known is not None else {}  # it went, and its pods with it
         except WardenError as error:

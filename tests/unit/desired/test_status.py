@@ -392,9 +392,19 @@ def test_gpus_are_shown_with_their_idle_part_and_the_price_of_tokens() -> None:
 
 def test_gpus_without_a_rate_are_named_and_cost_nothing_known() -> None:
     held = GpuUsage(milliseconds=1_800_000, unpriced_milliseconds=1_800_000, products=("NVIDIA-L4",))
-    status = build(snapshot(usage=usage(gpu=held)))
+    status = build(snapshot(usage=usage(last24h=UsageTotals(), gpu=held)))
     assert status.usage is not None
     assert status.usage.gpu is not None
     assert status.usage.gpu.dump() == {"hours": "0.5", "unpricedHours": "0.5", "unpricedProducts": ["NVIDIA-L4"]}
     assert verdict(status, "CostKnown") == ("False", "GpuRateUnknown")
     assert "NVIDIA-L4" in next(item.message for item in status.conditions if item.type == "CostKnown")
+
+
+def test_tokens_with_prices_of_their_own_need_no_rate_of_their_gpus() -> None:
+    held = GpuUsage(milliseconds=1_800_000, unpriced_milliseconds=1_800_000, products=("NVIDIA-L4",))
+    totals = UsageTotals(requests=3, tokens=Tokens(input=10, output=5), picodollars=15)
+    status = build(snapshot(usage=usage(last24h=totals, gpu=held)))
+    assert verdict(status, "CostKnown") == ("True", "Priced")
+    assert "NVIDIA-L4 costs is not known" in next(
+        item.message for item in status.conditions if item.type == "CostKnown"
+    )

@@ -275,14 +275,15 @@ def _cost_known(snapshot: Snapshot, new: api.LLMServiceStatus) -> Verdict:
         return "Unknown", snapshot.ledger.reason, snapshot.ledger.message
     usage = new.usage
     unpriced = usage.gpu.unpriced_products if usage is not None and usage.gpu is not None else ()
-    if unpriced:
+    if unpriced and usage is not None and (usage.uncosted_tokens or not usage.requests):
         text = (
             f"An hour of {', '.join(unpriced[:LISTED])} has no known price: what these GPUs cost, and the tokens that they made, are in no cost. "
             "The platform team sets it with a ModelPrice (spec.gpu.product), or installs OpenCost."
         )
         return "False", "GpuRateUnknown", text
     if usage is None or not usage.uncosted_tokens:
-        return "True", "Priced", "Every model that was used has a price."
+        more = f" What an hour of {', '.join(unpriced[:LISTED])} costs is not known." if unpriced else ""
+        return "True", "Priced", f"Every model that was used has a price.{more}"
     models = ", ".join(usage.uncosted_models[:LISTED]) or "some models"
     more = f" and {len(usage.uncosted_models) - LISTED} more" if len(usage.uncosted_models) > LISTED else ""
     text = f"The price of {models}{more} is not known: their tokens are in no cost. The platform team sets it with a ModelPrice."
