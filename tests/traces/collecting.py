@@ -66,14 +66,14 @@ class Process:
         self._environment = {**os.environ, **environment}
         self._child: asyncio.subprocess.Process | None = None
 
-    async def start(self, port: int, seconds: float = 60) -> None:
-        """Start it and wait until it listens."""
+    async def start(self, *ports: int, seconds: float = 60) -> None:
+        """Start it and wait until it listens on all of these."""
         with self._log.open("wb") as log:
             self._child = await asyncio.create_subprocess_exec(
                 *self._command, env=self._environment, stdout=log, stderr=log
             )
         async with asyncio.timeout(seconds):
-            while not await listens(port):
+            while not all([await listens(port) for port in ports]):
                 assert self._child.returncode is None, self.log
                 await asyncio.sleep(0.05)
 
@@ -131,6 +131,11 @@ class Running:
             return f"127.0.0.1:{self.ports[int(value[1:])]}"
         return value
 
+    def opened(self) -> list[int]:
+        """What it listens on as it is configured."""
+        browsers = "otlp/browser" in self.written["receivers"]
+        return [port for number, port in self.ports.items() if browsers or number != configuration.BROWSER_PORT]
+
     @property
     def http(self) -> str:
         """Where proxies and applications send."""
@@ -163,7 +168,7 @@ async def running(
     file.write_text(yaml.safe_dump(run.written, sort_keys=False))
     process = Process("collector", directory, programs.collector(), "--config", file, **(environment or {}))
     try:
-        await process.start(run.ports[configuration.HTTP_PORT])
+        await process.start(*run.opened())
         yield run
     finally:
         await process.stop()
