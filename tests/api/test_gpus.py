@@ -83,7 +83,7 @@ async def test_a_pod_is_told_of_from_its_binding_to_its_end(
     seen, client = world
     service = make(crds, sample("chat", namespace))
     await start(crds, namespace, node, service["spec"]["workload"]["selector"]["matchLabels"])
-    seen.replace("LLMService", [service])
+    seen.take("LLMService", service, (namespace, "chat"))
     await until(seen.pods_there)
     gpus = Gpus(client, None)
     await until(lambda: seen.pods_there()[0][0]["spec"].get("nodeName"))
