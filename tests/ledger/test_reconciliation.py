@@ -87,7 +87,7 @@ async def desk_of(path: Path) -> AsyncIterator[Desk]:
     made: list[Reconciler] = []
     billing, keys = Billing(), Keys()
     await billing.server.start()
-    async with httpx.AsyncClient(timeout=5) as http:
+    async with httpx.AsyncClient(timeout=60) as http:
 
         def reconciler(ledger_core: Any, store: Store, writer: Any) -> Reconciler:
             made.append(

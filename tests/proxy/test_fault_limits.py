@@ -97,8 +97,8 @@ async def test_large_bodies_together_are_bounded(tmp_path: Path) -> None:
             )
         assert len(done) >= 1
         assert all(task.result().startswith(b"HTTP/1.1 503 ") for task in done)
-        refused = await proxy.metric(LIMITED, reason="held_bytes")
-        assert refused == 2
+        await proxy.until(LIMITED, 2, reason="held_bytes")
+        assert await proxy.metric(LIMITED, reason="held_bytes") == 2
         for _, writer in clients:
             with contextlib.suppress(OSError):
                 writer.write(whole[-100:])

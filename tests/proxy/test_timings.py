@@ -38,8 +38,10 @@ class Provider:
             await asyncio.sleep(GAP)
             times.append(time.perf_counter() - begun)
             writer.write(chunk(word))
-        writer.write(b"".join(chunk(item) for item in rest[len(WORDS) :]) + b"0\r\n\r\n")
+        last = b"".join(chunk(item) for item in rest[len(WORDS) :]) + b"0\r\n\r\n"
+        # Before it is written, as above: between the two this process may have to wait for the machine.
         self.times.append([*times, time.perf_counter() - begun])
+        writer.write(last)
 
 
 async def ask(proxy: Proxy) -> list[float]:
