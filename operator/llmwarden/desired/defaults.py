@@ -188,6 +188,24 @@ def _queue(params: Params) -> Rule | None:
     )
 
 
+def _engine_down(params: Params) -> Rule | None:
+    if vocabulary.engine_of(params) is None:
+        return None
+    # Our monitors put the service's name on the target itself, so that `up` has it: no other target does.
+    return alert(
+        params,
+        "LLMEngineNotScraped",
+        f"count by ({promql.BY}) (up{{{of(params)}}} == 0)",
+        wait="5m",
+        severity="warning",
+        summary=f"{title(params)}: the metrics of {{{{ $value }}}} of its engines cannot be scraped",
+        description=(
+            "Prometheus has the engine as a target and gets no answer: its queue and KV cache are not known, and their alerts are silent. The "
+            "engine is down or too busy, its metrics are switched off or elsewhere, or a password or certificate of spec.scrape is wrong."
+        ),
+    )
+
+
 def _gpu(
     params: Params, name: str, series: str, *, wait: str, severity: str, summary: str, description: str
 ) -> Rule | None:
@@ -263,6 +281,7 @@ BUILDERS: Final[dict[OptionalAlert, Callable[[Params], Rule | None]]] = {
     "LLMJournalFailing": _journal,
     "LLMKVCacheFull": _cache,
     "LLMEngineQueueGrowing": _queue,
+    "LLMEngineNotScraped": _engine_down,
     "LLMGPUMemoryHigh": _gpu_memory,
     "LLMGPUXid": _gpu_xid,
     "LLMGPUHot": _gpu_hot,

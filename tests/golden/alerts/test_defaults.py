@@ -17,6 +17,7 @@ from tests.golden.alerts.promtool import Case, check
 
 WHOSE = 'namespace="models",llmservice="chat",pod="a"'
 UP = 'up{namespace="models",pod="a",job="llmwarden-system/llmwarden-proxies"}'
+ENGINE_UP = f'up{{{WHOSE},job="models/llmwarden-engine-chat"}}'
 JOURNAL = 'llmwarden_proxy_journal_errors_total{namespace="models",pod="a"}'
 IN_FLIGHT = f"llmwarden_requests_in_flight{{{WHOSE}}}"
 OK = f'llmwarden_requests_total{{{WHOSE},http_status_code="200",error_type=""}}'
@@ -114,6 +115,12 @@ CASES: dict[OptionalAlert, list[tuple[dict[str, str], dict[str, list[dict[str, s
     "LLMEngineQueueGrowing": [
         ({f"vllm:num_requests_waiting{{{WHOSE}}}": "0+1x40 40-2x19 0x40"}, {"10m": [], "30m": [fired()], "70m": []}),
         ({f"vllm:num_requests_waiting{{{WHOSE}}}": "7x60"}, {"40m": []}),
+    ],
+    "LLMEngineNotScraped": [
+        ({ENGINE_UP: "1x10 0x20 1x20"}, {"9m": [], "20m": [fired()], "45m": []}),
+        ({ENGINE_UP: "1x40"}, {"30m": []}),
+        # A moment without an answer, and another target of the namespace.
+        ({ENGINE_UP: "1x10 0x3 1x40", UP: "0x50"}, {"14m": [], "40m": []}),
     ],
     "LLMGPUMemoryHigh": [
         (

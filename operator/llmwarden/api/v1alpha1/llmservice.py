@@ -364,6 +364,7 @@ OptionalAlert = Literal[
     "LLMJournalFailing",
     "LLMKVCacheFull",
     "LLMEngineQueueGrowing",
+    "LLMEngineNotScraped",
     "LLMGPUMemoryHigh",
     "LLMGPUXid",
     "LLMGPUHot",
