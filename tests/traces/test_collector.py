@@ -53,6 +53,8 @@ FIGURES = {
     "gen_ai.tool.name": "weather",
     "llm.token_count.prompt": 9,
     "llm.model_name": "gpt-4o-mini",
+    "embedding.model_name": "e-3",
+    "gen_ai.prompt.name": "greeting",
     "openinference.span.kind": "LLM",
     "traceloop.span.kind": "tool",
     "input.mime_type": "text/plain",

@@ -23,9 +23,10 @@ _KEYS: Final[tuple[str, ...]] = (
     "db[.]query[.](result|embeddings).*",
     # OpenInference.
     "(input|output)[.]value",
-    "llm[.](input_messages|output_messages|prompts|choices|tools|prompt_template|function_call|invocation_parameters).*",
+    "llm[.](input_messages|output_messages|prompts|completions|choices|tools|prompt_template|function_call|invocation_parameters).*",
     "(retrieval|reranker)[.].*(documents|query).*",
-    "(document|message|message_content|tool_call|embedding)[.].*",
+    "(document|message|message_content|tool_call)[.].*",
+    "embedding[.](embeddings|text|vector).*",
     "tool[.](parameters|json_schema|description)",
     # Vercel's AI SDK, Langfuse, LangSmith, Pydantic's Logfire.
     "ai[.](prompt|response[.](text|object|toolCalls|reasoning)|toolCall[.](args|result)|values?|embeddings?).*",
