@@ -286,3 +286,42 @@ def test_injection_stops_itself_where_the_proxy_hangs_and_the_pod_is_made_anew(
         event["reason"] == "InjectionStopped"
         for event in crds.http.get(f"/api/v1/namespaces/{namespace}/events").json()["items"]
     )
+
+
+def test_a_provider_account_has_a_status_and_brings_the_platforms_alerts(
+    crds: ControlPlane, start: Callable[[], Operator], monitoring: Callable[[], None]
+) -> None:
+    """With the chart's rights; there is no ledger here, which is what the status says, and no figure is made up."""
+    monitoring()
+    accounts = "/apis/llmwarden.io/v1alpha1/provideraccounts"
+    rule = f"/apis/monitoring.coreos.com/v1/namespaces/{names.DEFAULT_NAMESPACE}/prometheusrules/{names.RULES_PLATFORM}"
+    operator = start()
+    operator.rounds(2)
+    assert crds.http.get(rule).status_code == 404
+    account = {
+        "apiVersion": names.API_VERSION,
+        "kind": "ProviderAccount",
+        "metadata": {"name": "openai"},
+        "spec": {"provider": "OpenAI", "adminKey": "openai"},
+    }
+    assert crds.http.post(accounts, json=account).status_code == 201
+    try:
+
+        def ready() -> str:
+            status = crds.http.get(f"{accounts}/openai").json().get("status") or {}
+            found = {item["type"]: item for item in status.get("conditions") or []}
+            assert not status.get("days")
+            assert "CostDrift" not in found
+            return str(found.get("Ready", {}).get("status", ""))
+
+        assert until(ready, "the account has a status") == "Unknown"
+        alerts = until(lambda: crds.http.get(rule).json().get("spec"), "the platform's alerts are there")
+        found = {item["alert"] for group in alerts["groups"] for item in group["rules"]}
+        assert found == {"LLMCostDrift", "LLMProviderUnread"}
+        operator.rounds(2)
+        mark = crds.audit_mark()
+        operator.rounds(3)
+        assert crds.writes(mark, USER) == []
+    finally:
+        crds.http.delete(f"{accounts}/openai")
+    until(lambda: crds.http.get(rule).status_code == 404, "they go with the last account")
