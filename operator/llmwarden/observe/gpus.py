@@ -135,7 +135,10 @@ class Gpus:
             found += [(one, end) for one in held]
         if found:
             await self._ask_rates()
-        await asyncio.gather(*(self._node(name, now) for name in {one.node for one, _ in found}))
+        nodes = {one.node for one, _ in found}
+        await asyncio.gather(*(self._node(name, now) for name in nodes))
+        # Nodes that come and go with the load have a new name each time.
+        self._labels = {name: known for name, known in self._labels.items() if name in nodes}
         fresh = [await self._pod(one, end, now) for one, end in found]
         for one in fresh:
             if one.ended and len(self._gone) < MOST_GONE:

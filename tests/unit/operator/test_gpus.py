@@ -200,6 +200,14 @@ async def test_a_node_that_cannot_be_read_leaves_its_last_labels(caplog: pytest.
     assert unknown.product == "nvidia.com/gpu"
 
 
+async def test_nodes_that_went_are_forgotten() -> None:
+    found = gpus(Nodes(**{"gpu-1": L4}))
+    await found.told([(pod(), [service()])], [], NOW)
+    assert set(found._labels) == {"gpu-1"}
+    await found.told([], [], NOW)
+    assert not found._labels
+
+
 async def test_opencosts_rate_of_the_node_goes_with_whole_gpus() -> None:
     answers = {"status": "success", "data": {"resultType": "vector", "result": [
         {"metric": {"node": "gpu-1"}, "value": [1763655600, "0.7525"]},
