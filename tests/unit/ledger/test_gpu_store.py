@@ -1,6 +1,10 @@
 """GPUs that pods held, on real databases: reports that repeat, go backwards, or come after a gap."""
 
-from llmwarden.domain.spans import Span
+import random
+
+import pytest
+
+from llmwarden.domain.spans import Span, merge
 from llmwarden.ledger.store import HeldSum, PodKey, PodSpan, Store
 from tests.unit.ledger.objects import BUCKET
 
@@ -104,4 +108,38 @@ def test_labels_that_come_late_correct_what_a_pod_held_and_that_go_change_nothin
         ("NVIDIA-L4", 0, 1_800_000),
         ("NVIDIA-L4", 900, 1_800_000),
     }
+    store.close()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_reports_in_any_order_with_labels_and_rates_that_come_and_go_sum_to_the_spans(database: str, seed: int) -> None:
+    chance = random.Random(seed)
+    tellings: list[tuple[str, int, Span]] = []
+    for number in range(4):
+        gpus, start = chance.randint(1, 8), chance.randint(0, 3000) * 1000
+        end = start + chance.randint(1, 9000) * 1000
+        tellings += [(f"u{number}", gpus, Span(start, chance.randint(start, end))) for _ in range(8)]
+        tellings += [(f"u{number}", gpus, Span(start, chance.randint(start, end), ended=True))][: chance.randint(0, 1)]
+    tellings += chance.sample(tellings, len(tellings) // 2)
+    chance.shuffle(tellings)
+    store = Store(database)
+    known: dict[str, tuple[int, Span]] = {}
+    while tellings:
+        size = chance.randint(1, 5)
+        batch, tellings = tellings[:size], tellings[size:]
+        store.hold(
+            [
+                PodSpan(
+                    PodKey("shop", "chat", uid, RESOURCE), uid, chance.choice(["NVIDIA-L4", RESOURCE]), gpus, serves=True,
+                    span=span, rate=chance.choice([0, 7]),
+                )
+                for uid, gpus, span in batch
+            ]
+        )  # fmt: skip
+        for uid, gpus, span in batch:
+            known[uid] = (gpus, merge(known[uid][1], span) if uid in known else span)
+    found, _ = store.held(-1, 0)
+    assert sum(one.gpu_ms for one in found) == sum(gpus * (span.until - span.since) for gpus, span in known.values())
+    assert sum(one.pod_ms for one in found) == sum(span.until - span.since for _, span in known.values())
+    assert min(one.gpu_ms for one in found) >= 0
     store.close()
