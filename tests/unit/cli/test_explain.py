@@ -282,3 +282,12 @@ def test_no_right_no_installation_and_no_cluster(
     assert "the API server did not answer" in capsys.readouterr().err
     assert main.main(["explain", "bot", "--kubeconfig", str(path.parent / "none")]) == 1
     assert "no connection to Kubernetes" in capsys.readouterr().err
+
+
+def test_gpus_are_a_link_where_they_are_asked_for() -> None:
+    spec = {**PORT, "gpu": {"exporter": "Auto"}}
+    text = "No node has the label nvidia.com/gpu.present=true."
+    chain = explain.links(recorded(snapshot(spec=spec, gpu=("False", "NoGPUNode", text)), **spec))
+    assert link(chain, "GPUs") == explain.Link("GPUs", "todo", text)
+    without = {**PORT, "gpu": {"exporter": "None"}}
+    assert "GPUs" not in {item.name for item in explain.links(recorded(snapshot(spec=without), **without))}

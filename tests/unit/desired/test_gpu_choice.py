@@ -7,9 +7,15 @@ import pytest
 
 from llmwarden import names
 from llmwarden.api.v1alpha1 import LLMService, parse
+from llmwarden.api.v1alpha1.common import Condition
+from llmwarden.api.v1alpha1.llmservice import InjectionStatus, LLMServiceStatus
 from llmwarden.desired import gpu_choice
+from llmwarden.desired import status as statuses
 from llmwarden.desired.gpu_choice import Choice, ExporterPod, Facts, Foreign, Node, Unfit
+from llmwarden.desired.snapshot import Outcome, Snapshot
+from llmwarden.domain import conditions
 from llmwarden.settings import Settings
+from tests.unit.desired.helpers import snapshot
 
 NOW = dt.datetime(2026, 11, 21, 12, 0, tzinfo=dt.UTC)
 SETTINGS = Settings()
@@ -167,3 +173,17 @@ def test_a_pod_is_read_as_the_kubelet_reports_it() -> None:
     assert gpu_choice.pod_of({"metadata": created, "spec": {"containers": [{}]}}) is None
     going = {**created, "deletionTimestamp": "2026-11-21T11:00:00Z"}
     assert gpu_choice.pod_of({"metadata": going, "spec": spec}) is None
+
+
+def test_the_condition_follows_what_is_asked_and_outlives_a_restart() -> None:
+    def status(given: Snapshot) -> LLMServiceStatus:
+        return statuses.build(given, Outcome(), InjectionStatus(), NOW)
+
+    def found(of: LLMServiceStatus) -> Condition | None:
+        return conditions.find(of.conditions, "GPUMetricsReady")
+
+    measured = status(snapshot(gpu=("True", "CanRun", "NVIDIA's dcgm-exporter runs.")))
+    assert found(measured) is not None
+    restarted = status(snapshot(measured.dump(), gpu=("Unknown", "NotKnown", "Not read yet.")))
+    assert found(restarted) == found(measured)
+    assert found(status(snapshot(measured.dump(), gpu=None))) is None
