@@ -124,6 +124,12 @@ class MeteredCall(Admission):
         while rest:
             if self._shape is not None and self._sse is not None and not self._sse.held:
                 count, size, end, kept = self._shape.take(rest)
+                if end == len(data):  # mostly what came is all of one shape
+                    answer.texts(count, size, now)
+                    self._lessons = _LESSONS
+                    if now >= self._progress_at:
+                        self._progress(now)
+                    return kept if self._hides else data
                 if count:
                     answer.texts(count, size, now)
                     out.append(kept)
@@ -136,12 +142,17 @@ class MeteredCall(Admission):
             self._understand(splitter.feed(piece), now, out)
         if answer.done:
             self._settle("", None)
-        elif now >= self._progress_at and self.number:
-            self._progress_at = now + _PROGRESS_SECONDS
-            self.service.shared.journal.progress(self.number, answer.pieces)
+        elif now >= self._progress_at:
+            self._progress(now)
         if not self._hides:
             return data
         return out[0] if len(out) == 1 else b"".join(out)
+
+    def _progress(self, now: float) -> None:
+        """How far a stream is goes into the journal now and then."""
+        if self.number:
+            self._progress_at = now + _PROGRESS_SECONDS
+            self.service.shared.journal.progress(self.number, self.answer.pieces)
 
     def _understand(self, events: list[Piece], now: float, out: list[bytes]) -> None:
         """Read events one by one; `out` gets what goes on of them."""

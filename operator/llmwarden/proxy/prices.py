@@ -23,7 +23,10 @@ class Known(msgspec.Struct, frozen=True):
 
     def cost(self, tokens: Tokens, tier: str) -> int | None:
         """Picodollars of one call; None where no price is known, or none for its tier."""
-        price = self.rates.at(tokens.input, tier) if self.rates is not None else None
+        rates = self.rates
+        if rates is None:
+            return None
+        price = rates.picodollars if not tier and not rates.variants else rates.at(tokens.input, tier)
         return cost(tokens, price, requests=1) if price is not None else None
 
     def charge(self, tokens: Tokens, tier: str) -> int:

@@ -24,7 +24,6 @@ def refuse(call: "Admission", code: str, status: int) -> None:
     """Note a call that a budget refused: it is no usage."""
     service = call.service
     finished = _begun(call, code, status)
-    finished.duration = time.perf_counter() - call.started
     finished.model = call.model
     finished.refused = True
     metrics = service.shared.metrics
@@ -91,6 +90,7 @@ def _begun(call: "Admission", error: str, status: int) -> Record:
         service.name, service.server, call.provider(), call.match.api.operation, call.trace, call.asked, call.answer
     )
     finished.ended = time.time_ns()
+    finished.duration = time.perf_counter() - call.started  # at once: a span begins where these two say
     finished.status = status
     finished.error = error
     finished.labels = call.labels
@@ -113,12 +113,11 @@ def _fill(finished: Record, call: "MeteredCall", known: Known | None) -> None:
             finished.context_share = used / known.window
     if finished.picodollars is None and not used:
         finished.picodollars = 0
-    duration = finished.duration = time.perf_counter() - call.started
     if answer.pieces:
         finished.first_token = answer.first_content - call.started
         finished.per_token = _per_token(call, tokens)
     if tokens.output >= _FEW:
-        seconds = duration - (finished.first_token or 0.0)
+        seconds = finished.duration - (finished.first_token or 0.0)
         finished.tokens_per_second = tokens.output / seconds if seconds > 0 else None
 
 

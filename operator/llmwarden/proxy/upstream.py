@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+import time
 from collections import deque
 from typing import Final, Protocol, cast
 
@@ -265,7 +266,7 @@ class Pool:
         if len(self._idle) >= _MAX_IDLE:
             connection.transport.close()
             return
-        connection.idle_since = asyncio.get_running_loop().time()
+        connection.idle_since = time.monotonic()  # which is the loop's time, asked for without the loop
         self._idle.append(connection)
 
     def forget(self, connection: UpstreamConnection) -> None:

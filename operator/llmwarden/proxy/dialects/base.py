@@ -168,20 +168,28 @@ class Api(Protocol):
         """Understand an answer that is not a stream; errors too."""
 
 
-class Match(msgspec.Struct, frozen=True):
+class Match:
     """What the target of a request says of it."""
 
-    api: Api
-    model: str = ""
-    stream: bool | None = None
-    takes_usage: bool = False  # the server is known to take the wish for usage
-    alias: bool = False  # `model` is a deployment's name, not a model's: what answers is what costs
-    poll: str = (
-        ""  # a question for an answer that was begun earlier under this id; never refused, charged when it is complete
-    )
-    head: Callable[[Answer, list[Header]], None] | None = (
-        None  # reads what an answer's head says, where it says something
-    )
+    def __init__(
+        self,
+        api: Api,
+        *,
+        model: str = "",
+        stream: bool | None = None,
+        takes_usage: bool = False,
+        alias: bool = False,
+        poll: str = "",
+        head: Callable[[Answer, list[Header]], None] | None = None,
+    ) -> None:
+        self.api: Final = api
+        self.model: Final = model
+        self.stream: Final = stream
+        self.takes_usage: Final = takes_usage  # the server is known to take the wish for usage
+        self.alias: Final = alias  # `model` is a deployment's name, not a model's: what answers is what costs
+        # A question for an answer that was begun earlier under this id; never refused, charged when it is complete.
+        self.poll: Final = poll
+        self.head: Final = head  # reads what an answer's head says, where it says something
 
 
 class Dialect(Protocol):
