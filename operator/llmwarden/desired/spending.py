@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from llmwarden import names
 from llmwarden.desired import promql
-from llmwarden.desired.alerting import Rule, alert, title
+from llmwarden.desired.alerting import WINDOW, Rule, alert, title
 from llmwarden.desired.params import Params
 from llmwarden.domain import budgets
 from llmwarden.domain.windows import CALENDAR_SECONDS
@@ -271,6 +271,9 @@ def _exceeded(params: Params, budget: budgets.Budget) -> dict[str, Any]:
         # Not a ratio of 1: calls reserve what they can cost at most, so the last of a budget is seldom spent.
         f"{_ratio(params, budget)} and {_ratio(params, budget, names.METRIC_BUDGET_EXCEEDED)} == 1",
         wait="",
+        # The errors that it made are in their alerts' windows for so long after it, and a ledger that starts anew is not scraped for a moment:
+        # either would page for what this alert has explained.
+        keep=WINDOW,
         severity="warning" if budget.action == "Alert" else "critical",
         labels={**_of_budget(budget), "action": budget.action},  # the route asks for it
         summary=f"{title(params)}: {_budget(budget)} is at its end ({{{{ $value | humanizePercentage }}}} spent)",

@@ -84,8 +84,8 @@ CASES = {
     ),
     "used up by the ledger's word, before the last cent": Case(
         "LLMBudgetExceeded",
-        {USED: "0.9x5 0.97x10 0x5", EXCEEDED: "0x6 1x9 0x5"},
-        {"4m": [], "12m": [of_budget("critical", action="Block")], "19m": []},
+        {USED: "0.9x5 0.97x10 0x10", EXCEEDED: "0x6 1x9 0x10"},
+        {"4m": [], **{at: [of_budget("critical", action="Block")] for at in ("12m", "19m")}, "23m": []},
     ),
     "two per cent of a month in an hour": Case(
         "LLMBudgetBurn",

@@ -102,7 +102,11 @@ def build() -> models.Dashboard:
         .with_row(row("The first ten"))
         .with_panel(
             graph(
-                "Dearest", "Dollars an hour.", "currencyUSD", (f"topk({TOP}, 3600 * sum by ({BY}) ({cost}))", service)
+                "Dearest",
+                "Dollars an hour.",
+                "currencyUSD",
+                (f"topk({TOP}, 3600 * sum by ({BY}) ({cost}))", service),
+                coarse=True,
             )
         )
         .with_panel(
@@ -111,6 +115,7 @@ def build() -> models.Dashboard:
                 "Of streams.",
                 "s",
                 (f"topk({TOP}, max by ({BY}) (llmservice:ttft_seconds:p95_5m{{{CHOSEN}}}))", service),
+                coarse=True,
             )
         )
         .with_panel(

@@ -12,7 +12,9 @@ from grafana_foundation_sdk.models import prometheus as prometheus_models
 SOURCE: Final = models.DataSourceRef(type_val="prometheus", uid="${datasource}")
 INTERVAL: Final = "$__rate_interval"
 HEIGHT: Final = 7  # of a panel; Grafana's grid has 24 columns
-COLUMNS: Final = 150  # of a heatmap: all buckets of all pods are asked for at each, and finer ones cannot be told apart
+# Points in time of what is dear to ask for at each (all buckets of all pods, all services): of a heatmap finer columns cannot be told apart, and
+# behind a number the line is a few centimetres wide.
+COLUMNS: Final = 150
 THIRD, HALF, SIXTH = 8, 12, 4
 
 Query = tuple[str, str]  # PromQL and legend
@@ -25,10 +27,10 @@ def graph(
     unit: str,
     *queries: Query,
     span: int = THIRD,
-    exemplars: bool = False,
     stacked: bool = False,
+    coarse: bool = False,
 ) -> PanelBuilder:
-    """Lines over time; `exemplars` shows the traces of single calls on them."""
+    """Lines over time; `coarse` where a query reads much."""
     panel = (
         timeseries.Panel()
         .title(title)
@@ -53,10 +55,12 @@ def graph(
             .sort(common_models.SortOrder.DESCENDING)
         )
     )
+    if coarse:
+        panel = panel.max_data_points(COLUMNS)
     if stacked:
         panel = panel.stacking(common.StackingConfig().mode(common_models.StackingMode.NORMAL))
     for index, (expr, legend) in enumerate(queries):
-        panel = panel.with_target(_query(index, expr, legend).range().exemplar(exemplars))
+        panel = panel.with_target(_query(index, expr, legend).range())
     return panel
 
 
@@ -72,6 +76,7 @@ def figure(
         .unit(unit)
         .span(span)
         .height(4)
+        .max_data_points(COLUMNS)
         .graph_mode(common_models.BigValueGraphMode.AREA)
         .color_mode(common_models.BigValueColorMode.VALUE)
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(values=False))

@@ -200,7 +200,8 @@ def _latency(of: str) -> list[PanelBuilder]:
     def of_a_call(kind: str) -> str:
         return f'sum(rate({names.METRIC_TOKENS}{{{of},{KIND}="{kind}"}}[{INTERVAL}])) / {calls}'
 
-    by_model = f"sum by ({MODEL}, le) (rate({names.METRIC_DURATION}_bucket{{{of}}}[{INTERVAL}]))"
+    answered = f'{of},{names.LABEL_M_ERROR}=""'
+    by_model = f"sum by ({MODEL}, le) (rate({names.METRIC_DURATION}_bucket{{{answered}}}[{INTERVAL}]))"
     return [
         graph(
             "Time to first token",
@@ -239,9 +240,10 @@ def _latency(of: str) -> list[PanelBuilder]:
         ),
         graph(
             "Answer by model, p95",
-            "One line above the others: it is that model, not the service.",
+            "Of calls without an error. One line above the others: it is that model, not the service.",
             "s",
             (f"histogram_quantile(0.95, {by_model})", f"{{{{{MODEL}}}}}"),
+            coarse=True,
         ),
         heat(
             "Time to first token, all calls",
@@ -419,39 +421,40 @@ def _engine(of: str, metrics: set[str]) -> list[PanelBuilder]:
 
 
 def _gpus(namespace: str, of: str) -> list[PanelBuilder]:
-    pods = f"on (namespace, pod) group_left () max by (namespace, pod) ({names.METRIC_IN_FLIGHT}{{{of}}} * 0 + 1)"
+    def read(metric: str) -> str:
+        return f'{metric}{{namespace="{namespace}"}}'
 
-    def gpu(metric: str, *, scale: str = "") -> str:
-        return f'max by (pod, gpu, GPU_I_ID) ({scale}{metric}{{namespace="{namespace}"}} * {pods})'
+    def gpu(expr: str) -> str:
+        return f"max by (pod, gpu, GPU_I_ID) ({expr} and on (namespace, pod) {names.METRIC_IN_FLIGHT}{{{of}}})"
 
-    used, free = "DCGM_FI_DEV_FB_USED", "DCGM_FI_DEV_FB_FREE"
+    used, free = read("DCGM_FI_DEV_FB_USED"), read("DCGM_FI_DEV_FB_FREE")
     legend = "{{pod}} GPU {{gpu}} {{GPU_I_ID}}"
     return [
         graph(
             "Utilisation",
             "Share of time in which a kernel ran, by device and pod.",
             "percent",
-            (gpu("DCGM_FI_DEV_GPU_UTIL"), legend),
+            (gpu(read("DCGM_FI_DEV_GPU_UTIL")), legend),
         ),
         graph(
             "Memory",
             "Share of the device's memory in use.",
             "percentunit",
-            (f"{gpu(used)} / ({gpu(used)} + {gpu(free)})", legend),
+            (gpu(f"{used} / ({used} + {free})"), legend),
         ),
-        graph("Power", "Watts that the device draws.", "watt", (gpu("DCGM_FI_DEV_POWER_USAGE"), legend)),
+        graph("Power", "Watts that the device draws.", "watt", (gpu(read("DCGM_FI_DEV_POWER_USAGE")), legend)),
         graph(
             "Temperature",
             "Near its limit a device slows its clocks.",
             "celsius",
-            (gpu("DCGM_FI_DEV_GPU_TEMP"), legend),
+            (gpu(read("DCGM_FI_DEV_GPU_TEMP")), legend),
             span=HALF,
         ),
         graph(
             "XID errors",
             "The number of the last error that the driver reported; 0 is none.",
             "short",
-            (gpu("DCGM_FI_DEV_XID_ERRORS"), legend),
+            (gpu(read("DCGM_FI_DEV_XID_ERRORS")), legend),
             span=HALF,
         ),
     ]
