@@ -35,6 +35,7 @@ from llmwarden.proxy.upstream import Pool
 
 _LOG: Final = logging.getLogger("llmwarden.proxy")
 _DESCRIPTORS: Final = 65536
+_YOUNG: Final = 10_000  # objects after which cycles are looked for
 _SWEEP_SECONDS: Final = 0.5
 _DRAIN_STEP_SECONDS: Final = 0.05
 _LAST_REPORT_SECONDS: Final = 4.0  # within the grace that is left after the drain
@@ -232,6 +233,8 @@ async def _run(settings: Settings, identity: Identity, begun: float) -> int:
     # What was imported lives as long as the process: the collector need not walk it.
     gc.collect()
     gc.freeze()
+    # Calls leave next to no cycles: looking for them after each 700 objects, the default, took 1 % of all under load.
+    gc.set_threshold(_YOUNG)
     ports = ", ".join(f"{item.route.service} {item.route.mode} on {item.port}" for item in proxy.endpoints)
     taken = time.perf_counter() - begun
     _LOG.info(

@@ -5,7 +5,7 @@ import itertools
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,7 +15,8 @@ from llmwarden import wire
 from llmwarden.domain.upstream import BACKENDS
 from llmwarden.proxy.call import MeteredCall
 from llmwarden.proxy.calls import MeteredService, normalise
-from llmwarden.proxy.seam import Forward, Header, Request
+from llmwarden.proxy.clock import LedgerClock
+from llmwarden.proxy.seam import Forward, Header, Kept, Request
 from llmwarden.proxy.settings import Limits
 from tests.unit.proxy.shapes import shape
 from tests.unit.proxy.support import JSON, SSE, begin, rows, service, stream, value
@@ -253,6 +254,44 @@ def answer(call: MeteredCall, body: bytes, *headers: Header, status: int = 200) 
     call.answered(status, [*JSON, *headers])
     call.feed(body)
     call.end()
+
+
+def test_what_is_understood_of_a_repeated_head_holds_as_long_as_the_configuration(tmp_path: Path) -> None:
+    metered, kept = service(tmp_path), Kept()
+
+    def opened() -> MeteredCall | None:
+        return metered.open(Request(b"POST", b"/v1/chat/completions", [], 0.0, length=len(ASK), kept=kept))
+
+    def configure(state: Literal["Active", "Released"], team: str) -> None:
+        config = wire.ServiceConfig(state, "openai", labels=wire.Labels(team=team))
+        metered.shared.config = wire.Config(1, team, 5.0, {"bot": config}, {})
+
+    first, second = opened(), opened()
+    assert first is not None
+    assert second is not None
+    assert first.trace.trace_id != second.trace.trace_id
+    configure("Active", "web")
+    third = opened()
+    assert third is not None
+    assert (third.labels.team, third.config) == ("web", metered.shared.config and metered.shared.config.services["bot"])
+    configure("Released", "none")
+    assert opened() is None
+
+
+def test_a_call_counts_in_the_totals_of_its_own_bucket_and_labels(tmp_path: Path) -> None:
+    metered = service(tmp_path)
+    now = 9000.0
+    metered.shared.clock = LedgerClock(lambda: now)
+    team = (b"x-llmwarden-team", b"X-LLMWarden-Team", b"web")
+    whole = b'{"id":"c","model":"m","choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}'
+    for moment, headers in ((9000.0, []), (9000.0, [team]), (9000.0, []), (9900.0, []), (9000.0, [team])):
+        now = moment
+        answer(ask_at(metered, b"/v1/chat/completions", b'{"model":"m","messages":[]}', *headers), whole)
+    assert {(row.bucket, row.labels.team): row.requests for row in rows(metered)} == {
+        (9000, ""): 2,
+        (9000, "web"): 2,
+        (9900, ""): 1,
+    }
 
 
 def test_a_background_answer_is_charged_once_when_it_is_fetched(tmp_path: Path) -> None:

@@ -124,6 +124,22 @@ def test_only_what_changed_is_pending_and_the_oldest_first(tmp_path: Path) -> No
     assert (row.bucket, row.requests) == (1800, 2)
 
 
+def test_totals_that_are_forgotten_say_so_to_whoever_remembers_them(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, "uid")
+    account = journal.account(KEY)
+    assert account.fits("openai", "p", 900, 0, "", Labels())
+    assert not account.fits("azure", "p", 900, 0, "", Labels())
+    assert not account.fits("openai", None, 900, 0, "", Labels())
+    assert not account.fits("openai", "p", 1800, 0, "", Labels())
+    assert not account.fits("openai", "p", 900, 1000, "", Labels())
+    assert not account.fits("openai", "p", 900, 0, "batch", Labels())
+    assert not account.fits("openai", "p", 900, 0, "", Labels(team="web"))
+    add(journal)
+    journal.acknowledge(journal.pending(10), now=900 + 4 * 3600)
+    assert not account.fits("openai", "p", 900, 0, "", Labels())
+    assert journal.account(KEY) is not account
+
+
 def test_what_closed_long_ago_is_forgotten_but_not_what_a_clock_could_come_back_to(tmp_path: Path) -> None:
     journal = Journal(tmp_path, "uid")
     add(journal)

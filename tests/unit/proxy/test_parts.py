@@ -118,6 +118,33 @@ def test_hop_by_hop_headers_stay_behind_but_connection_cannot_strip_what_matters
 
 
 @pytest.mark.parametrize(
+    ("came", "goes"),
+    [
+        (b"HTTP/1.1 200 OK\r\nX-A:  1 \r\nContent-Length: 3", b"HTTP/1.1 200 OK\r\nX-A:  1 \r\nContent-Length: 3"),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX-A: 1",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX-A: 1",
+        ),
+        (b"HTTP/1.1 200 OK\r\nConnection: X-A\r\nX-A: 1\r\nContent-Length: 3", b"HTTP/1.1 200 OK\r\nContent-Length: 3"),
+        (b"HTTP/1.1 200 OK\r\nKeep-Alive: 5\r\nContent-Length: 3", b"HTTP/1.1 200 OK\r\nContent-Length: 3"),
+        (b"HTTP/1.0 200 OK\r\nContent-Length: 3", b"HTTP/1.1 200 OK\r\nContent-Length: 3"),
+    ],
+)
+def test_an_answers_head_goes_on_as_it_came_unless_something_of_it_is_of_its_connection(
+    came: bytes, goes: bytes
+) -> None:
+    head = http1.read_answer(came)
+    drop = http1.HOP_BY_HOP | head.drop if head.drop else http1.HOP_BY_HOP
+    chunked = head.framing == "chunked"
+    told = http1.response_head(head, drop=drop, extra=(), chunked=chunked, close=False)
+    assert told == goes + b"\r\n\r\n"
+    closing = http1.response_head(head, drop=drop, extra=(), chunked=chunked, close=True)
+    assert b"\r\nConnection: close\r\n\r\n" in closing
+    for name in (b"Keep-Alive", b"X-A" if head.drop else b"Keep-Alive"):
+        assert name not in told
+
+
+@pytest.mark.parametrize(
     "headers",
     [
         [(b"Content-Length", b"3"), (b"Transfer-Encoding", b"chunked")],
