@@ -7,6 +7,7 @@ import pytest
 
 from demo import steps
 from demo.kube import Kube
+from tests.e2e import everything, paging
 from tests.e2e.support import Stage, stage, warden
 
 
@@ -15,9 +16,14 @@ def main_job() -> Iterator[Kube]:
     """Yield the cluster on which the demo's main job has been done: services measured, a budget run out, its alert fired."""
     with warden() as (kube, made):
         steps.apply_services(kube)
-        steps.wait_injecting(kube)
+        paging.apply(kube)
+        everything.apply(kube)
+        steps.wait_injecting(kube, ("shop", "models", paging.NAMESPACE, everything.NAMESPACE))
         steps.apply_workloads(kube, made)
+        paging.apply_application(kube)
+        everything.apply_workloads(kube)
         steps.wait_workloads(kube)
+        everything.apply_gpus(kube)
         steps.wait_monitoring(kube)
         steps.wait_refusal(kube)
         steps.wait_alert(kube)

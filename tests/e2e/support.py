@@ -22,6 +22,10 @@ RESTRICTED = {
 }
 CONTAINER = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
 SECONDS = 120.0
+# What the addresses in a page begin with. All tiers on one cluster have the same settings: others would replace our pods.
+RUNBOOKS = "https://runbooks.example.com/llm"
+GRAFANA = "https://grafana.example.com"
+SETTINGS = {"LLMWARDEN_RUNBOOK_BASE_URL": RUNBOOKS, "LLMWARDEN_GRAFANA_URL": GRAFANA}
 
 
 def deployment(
@@ -181,7 +185,7 @@ def warden(engine: str = "simulator") -> Iterator[tuple[Kube, images.Images]]:
     try:
         kube, made = steps.cluster_with_images(chosen, engine)
         steps.install_monitoring(kube, made)
-        steps.install_warden(kube)
+        steps.install_warden(kube, {**steps.SETTINGS, **SETTINGS})
         steps.wait_warden(kube)
         yield kube, made
     finally:
