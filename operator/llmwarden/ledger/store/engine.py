@@ -7,6 +7,8 @@ each commit before it begins the next.
 
 import errno
 import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TextIO
 
@@ -80,6 +82,16 @@ class Database:
     def insert(self, table: sa.Table) -> Insert:
         """Return an INSERT that can be made an upsert."""
         return postgresql.insert(table) if self.postgresql else sqlite.insert(table)
+
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        """Make UnavailableError, with a sentence, of what the database or the way to it raises."""
+        try:
+            yield
+        except (sa.exc.DatabaseError, sa.exc.TimeoutError) as error:
+            cause = getattr(error, "orig", None) or error
+            message = f"the database {self.name} failed: {' '.join(str(cause).split())}"
+            raise UnavailableError(message) from error
 
     def least(self, *values: Any) -> sa.ColumnElement[Any]:
         """Return the smaller of two values in one row."""

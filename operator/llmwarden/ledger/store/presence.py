@@ -9,7 +9,6 @@ from typing import Final
 import msgspec
 import sqlalchemy as sa
 
-from llmwarden.errors import UnavailableError
 from llmwarden.ledger.store import tables as t
 from llmwarden.ledger.store.engine import Database
 
@@ -37,14 +36,10 @@ def share(database: Database, replica: str, pods: Pods, now: int) -> dict[str, s
         index_elements=["replica"], set_={name: insert.excluded[name] for name in ("seen_at", "pods")}
     )
     found: dict[str, set[str]] = {}
-    try:
-        with database.writer.begin() as connection:
-            connection.execute(upsert, mine)
-            connection.execute(sa.delete(presence).where(presence.c.seen_at < now - STALE_SECONDS))
-            for (text,) in connection.execute(sa.select(presence.c.pods).where(presence.c.replica != replica)):
-                for service, uids in msgspec.json.decode(text, type=dict[str, list[str]]).items():
-                    found.setdefault(service, set()).update(uids)
-    except (sa.exc.DatabaseError, sa.exc.TimeoutError) as error:
-        message = f"the database {database.name} failed: {' '.join(str(error.__cause__ or error).split())}"
-        raise UnavailableError(message) from error
+    with database.guard(), database.writer.begin() as connection:
+        connection.execute(upsert, mine)
+        connection.execute(sa.delete(presence).where(presence.c.seen_at < now - STALE_SECONDS))
+        for (text,) in connection.execute(sa.select(presence.c.pods).where(presence.c.replica != replica)):
+            for service, uids in msgspec.json.decode(text, type=dict[str, list[str]]).items():
+                found.setdefault(service, set()).update(uids)
     return found

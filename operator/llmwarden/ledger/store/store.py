@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from llmwarden import wire
 from llmwarden.domain.cost import Rates
-from llmwarden.errors import UnavailableError, WardenError
+from llmwarden.errors import WardenError
 from llmwarden.ledger.counts import FIELDS, Counts
 from llmwarden.ledger.store import compact, gpu, leases, schema
 from llmwarden.ledger.store import tables as t
@@ -44,7 +44,7 @@ class Store:
         self._seen = 0  # the last change that our sums in memory have
         self._issued: set[Issued] = set()  # prices that are known in memory
         try:
-            with self._guard(), self.database.writer.begin() as connection:
+            with self.database.guard(), self.database.writer.begin() as connection:
                 schema.upgrade(connection, self.database.name)
                 self._seen = self._number(connection)
         except WardenError:
@@ -67,7 +67,7 @@ class Store:
 
         Raises BehindError where `sums` must be read anew first; nothing was taken then.
         """
-        with self._guard():
+        with self.database.guard():
             with self.database.writer.begin() as connection:
                 number = self._next(connection)
                 foreign, prices = self._foreign(connection, number)
@@ -85,7 +85,7 @@ class Store:
 
     def follow(self) -> Batch:
         """What other replicas changed since we last looked. Raises BehindError where `sums` must be read anew."""
-        with self._guard():
+        with self.database.guard():
             with self.database.writer.begin() as connection:
                 number = self._number(connection)
                 foreign, prices = self._foreign(connection, number + 1)
@@ -101,7 +101,7 @@ class Store:
             .join_from(t.spend, t.keys)
             .group_by(*columns)
         )
-        with self._guard(), self.database.reader.connect() as connection, connection.begin():
+        with self.database.guard(), self.database.reader.connect() as connection, connection.begin():
             seen = self._number(connection)  # of the same moment as the sums: one snapshot
             found = connection.execution_options(yield_per=_CHUNK).execute(query)
             for namespace, service, provider, model, price_id, context, tier, bucket, *values in found:
@@ -113,7 +113,7 @@ class Store:
     def last_reports(self) -> dict[str, int]:
         """When each service (`namespace/name`) was last reported, in seconds since the epoch."""
         query = sa.select(t.services.c.namespace, t.services.c.name, t.services.c.last_reported_at)
-        with self._guard(), self.database.reader.connect() as connection:
+        with self.database.guard(), self.database.reader.connect() as connection:
             found = connection.execute(query.where(t.services.c.last_reported_at > 0))
             return {f"{namespace}/{name}": last for namespace, name, last in found}
 
@@ -121,7 +121,7 @@ class Store:
 
     def grant(self, budgets: Sequence[str], decide: leases.Decide) -> None:
         """Let `decide` add to balances of these budgets, while nothing else moves; returns once that is on the disk."""
-        with self._guard(), self.database.writer.begin() as connection:
+        with self.database.guard(), self.database.writer.begin() as connection:
             number = connection.scalar(sa.select(t.changes.c.number).with_for_update()) or 0
             foreign, prices = self._foreign(connection, number + 1)
             ground = leases.Ground(leases.held(connection, budgets), foreign, prices)
@@ -133,39 +133,39 @@ class Store:
 
     def lease_state(self) -> list[leases.Holding]:
         """Every outstanding balance."""
-        with self._guard(), self.database.reader.connect() as connection:
+        with self.database.guard(), self.database.reader.connect() as connection:
             return leases.state(connection)
 
     def silent(self, after: int, before: int, most: int) -> list[leases.Silent]:
         """Journals that have not ended and last reported between these times (seconds since the epoch), oldest first."""
-        with self._guard(), self.database.reader.connect() as connection:
+        with self.database.guard(), self.database.reader.connect() as connection:
             return leases.silent(connection, after, before, most)
 
     def release(self, journal_ids: Iterable[int]) -> list[int]:
         """End journals whose pods are confirmed dead, and their leases; returns those that had not ended."""
-        with self._guard(), self.database.writer.begin() as connection:
+        with self.database.guard(), self.database.writer.begin() as connection:
             return leases.release(connection, journal_ids)
 
     # GPUs -------------------------------------------------------------------------------------------------------------
 
     def hold(self, told: Sequence[gpu.PodSpan]) -> None:
         """Take what pods hold, in one transaction; returns once it is on the disk."""
-        with self._guard(), self.database.writer.begin() as connection:
+        with self.database.guard(), self.database.writer.begin() as connection:
             gpu.take(self.database, connection, self._next(connection), told)
 
     def held(self, after: int, since: int) -> tuple[list[gpu.HeldSum], int]:
         """GPU time that changed after a change number (-1: all), of buckets from `since` on, and the number to ask with next."""
-        with self._guard(), self.database.reader.connect() as connection:
+        with self.database.guard(), self.database.reader.connect() as connection:
             return gpu.held(connection, after, since)
 
     def lose(self, before: int) -> list[gpu.Lost]:
         """Mark pods whose end nobody saw, last told of before a time (milliseconds since the epoch); returns the new ones."""
-        with self._guard(), self.database.writer.begin() as connection:
+        with self.database.guard(), self.database.writer.begin() as connection:
             return gpu.lose(connection, before)
 
     def lost(self, since: int) -> Mapping[str, int]:
         """By service, how many pods were lost since a time (milliseconds since the epoch)."""
-        with self._guard(), self.database.reader.connect() as connection:
+        with self.database.guard(), self.database.reader.connect() as connection:
             return gpu.lost(connection, since)
 
     # Size -------------------------------------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ class Store:
         with suppress(OSError):
             if Path(f"{self.database.path}-wal").stat().st_size < CHECKPOINT_BYTES:
                 return False
-        with self._guard():
+        with self.database.guard():
             connection = self.database.reader.raw_connection()  # in no transaction
             try:
                 connection.cursor().execute("PRAGMA wal_checkpoint(PASSIVE)")
@@ -191,7 +191,7 @@ class Store:
 
     def compact(self, now: int, keep: int) -> Compacted:
         """Take a step in dropping detail older than `keep` seconds; sums stay. Call it until it does nothing."""
-        with self._guard(), self.database.writer.begin() as connection:
+        with self.database.guard(), self.database.writer.begin() as connection:
             connection.execute(sa.select(t.changes.c.number).with_for_update())
             return compact.step(self.database, connection, now, keep)
 
@@ -212,20 +212,20 @@ class Store:
             )
             issued.append(record.issued._asdict())
         if prices:
-            with self._guard(), self.database.writer.begin() as connection:
+            with self.database.guard(), self.database.writer.begin() as connection:
                 connection.execute(self.database.insert(t.prices).on_conflict_do_nothing(), prices)
                 connection.execute(self.database.insert(t.issued).on_conflict_do_nothing(), issued)
 
     def prices(self) -> dict[Issued, Rates]:
         """Every price that was handed out, by its id and what it was handed out for."""
-        with self._guard(), self.database.reader.connect() as connection:
+        with self.database.guard(), self.database.reader.connect() as connection:
             found = _prices(connection, sa.true())
         self._issued.update(found)
         return found
 
     def labels(self) -> dict[str, dict[str, str]]:
         """Last known labels of every service (`namespace/name`)."""
-        with self._guard(), self.database.reader.connect() as connection:
+        with self.database.guard(), self.database.reader.connect() as connection:
             found = connection.execute(sa.select(t.services.c.namespace, t.services.c.name, t.services.c.labels))
             return {
                 f"{namespace}/{name}": msgspec.json.decode(raw, type=dict[str, str]) for namespace, name, raw in found
@@ -242,13 +242,13 @@ class Store:
             upsert = statement.on_conflict_do_update(
                 index_elements=["namespace", "name"], set_={"labels": statement.excluded["labels"]}
             )
-            with self._guard(), self.database.writer.begin() as connection:
+            with self.database.guard(), self.database.writer.begin() as connection:
                 connection.execute(upsert, values)
 
     def size(self) -> int:
         """Bytes on the disk, the write-ahead log included; of PostgreSQL what it says."""
         if self.database.postgresql:
-            with self._guard(), self.database.reader.connect() as connection:
+            with self.database.guard(), self.database.reader.connect() as connection:
                 return int(connection.scalar(sa.text("SELECT pg_database_size(current_database())")) or 0)
         total = 0
         for suffix in ("", "-wal"):
@@ -257,15 +257,6 @@ class Store:
         return total
 
     # Inside -----------------------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _guard(self) -> Iterator[None]:
-        try:
-            yield
-        except (sa.exc.DatabaseError, sa.exc.TimeoutError) as error:
-            cause = getattr(error, "orig", None) or error
-            message = f"the database {self.database.name} failed: {' '.join(str(cause).split())}"
-            raise UnavailableError(message) from error
 
     def _next(self, connection: sa.Connection) -> int:
         """Take the next change number: holds off all other transactions that change anything until ours ends."""
