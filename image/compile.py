@@ -59,10 +59,10 @@ _READ: Final = (
 )  # what compiled code takes types and constants from
 
 
-def tree(sources: Path = SOURCES) -> Path:
-    """Where the compiled tree of these sources is, once it is made."""
-    total = hashlib.sha256()
-    files = [Path(__file__), *(path for name in _READ for path in _files(sources / "llmwarden" / name))]
+def tree(sources: Path = SOURCES, content: Path | None = None) -> Path:
+    """Where the compiled tree of these sources is, once it is made. `content`: a copy of them, which is read in their place."""
+    total = hashlib.sha256(str(sources.resolve()).encode())  # what is not compiled is linked to
+    files = [Path(__file__), *(path for name in _READ for path in _files((content or sources) / "llmwarden" / name))]
     for path in files:
         data = path.read_bytes()
         total.update(b"%b:%d:" % (path.name.encode(), len(data)))
@@ -79,7 +79,7 @@ def compiled(sources: Path = SOURCES) -> Path:
         # Of a copy, so that the name is true even if somebody edits meanwhile.
         snapshot, fresh = Path(folder) / "sources", Path(folder) / "tree"
         shutil.copytree(sources, snapshot, ignore=shutil.ignore_patterns("__pycache__"))
-        target = tree(snapshot)
+        target = tree(sources, snapshot)
         if not target.exists():
             # A process of its own: mypyc works in the folder that it is started in, and ends its process when it finds a fault.
             subprocess.run([sys.executable, "-P", __file__, str(snapshot), str(fresh)], check=True, stdout=sys.stderr)

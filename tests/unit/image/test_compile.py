@@ -59,11 +59,11 @@ def test_structs_are_rewritten_line_for_line_and_mean_the_same(tmp_path: Path) -
 def test_the_trees_name_follows_what_is_compiled_and_nothing_else(tmp_path: Path) -> None:
     copy = tmp_path / "operator"
     shutil.copytree(compiling.SOURCES, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    assert compiling.tree(copy) == compiling.tree()
+    assert compiling.tree(compiling.SOURCES, copy) == compiling.tree()
     (copy / "llmwarden/handlers/main.py").write_text("")
     (copy / "llmwarden/proxy/__pycache__").mkdir()
     (copy / "llmwarden/proxy/__pycache__/gate.cpython-311.pyc").write_bytes(b"x")
-    assert compiling.tree(copy) == compiling.tree()
+    assert compiling.tree(compiling.SOURCES, copy) == compiling.tree()
     with (copy / "llmwarden/proxy/gate.py").open("a") as file:
         file.write("#\n")
-    assert compiling.tree(copy) != compiling.tree()
+    assert compiling.tree(compiling.SOURCES, copy) != compiling.tree()
