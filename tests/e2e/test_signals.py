@@ -45,9 +45,10 @@ def pager(main_job: Kube) -> Kube:
 
 def test_a_spent_budget_pages(pager: Kube) -> None:
     event, *more = paging.events(pager, BLOCKED)
-    assert not more, "one incident, one page"
     assert event["event_action"] == "trigger"
     assert event["dedup_key"]
+    # An Alertmanager that was started anew (test_faults) tells again: of the same incident.
+    assert {item["dedup_key"] for item in more} <= {event["dedup_key"]}
     payload = event["payload"]
     assert payload["summary"].startswith(f"LLMService {paging.NAMESPACE}/{paging.SERVICE}: budget {paging.BUDGET}")
     assert "%" in payload["summary"], "the figure is in it"
