@@ -87,8 +87,8 @@ def test_the_operator_writes_them_with_the_charts_rights_and_follows_the_spec(
     change = {"spec": {"scrape": {"targets": None, "service": service}}}
     real.http.patch(path, json=change, headers=merge).raise_for_status()
     until(lambda: there("ServiceMonitor") and not there("ScrapeConfig"), "one takes the other's place", 60)
-    change = {"spec": {"scrape": {"service": None, "targets": ["169.254.169.254:80"]}}}
-    real.http.patch(path, json=change, headers=merge).raise_for_status()
+    refused_target = {"spec": {"scrape": {"service": None, "targets": ["169.254.169.254:80"]}}}
+    real.http.patch(path, json=refused_target, headers=merge).raise_for_status()
     refused = ("False", "TargetNotAllowed")
     until(lambda: condition(real, namespace, "chat", "Ready") == refused, "the address is refused", 60)
     until(lambda: not there("ServiceMonitor") and not there("ScrapeConfig"), "and not scraped")
