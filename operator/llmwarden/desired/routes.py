@@ -11,6 +11,7 @@ from llmwarden import names
 from llmwarden.api.v1alpha1.llmservice import Alerts
 from llmwarden.desired.manifest import Manifest, beside
 from llmwarden.desired.params import Params
+from llmwarden.domain.objectives import AvailabilityObjective, ErrorsObjective
 
 API_VERSION: Final = "monitoring.coreos.com/v1alpha1"
 # One incident for one alert of one objective or budget: its trigger and its resolve have the same key. A page has another than the ticket
@@ -19,7 +20,7 @@ GROUP_BY: Final = ("alertname", "namespace", names.LABEL_M_SERVICE, "objective",
 GROUP_WAIT: Final = "15s"
 GROUP_INTERVAL: Final = "1m"
 REPEAT_INTERVAL: Final = "4h"
-# A budget that refuses calls makes errors by itself: its own alert says why, a second page would say less.
+# A budget that refuses calls makes errors by itself: its own alert says why, a second page would say less. What burns slow calls is not of it.
 SILENCED_BY_BUDGET: Final = ("LLMErrorRateHigh", "LLMErrorBudgetBurn")
 
 # Budgets that refuse calls at their end. One with Fallback or Alert goes on, for weeks maybe: its errors are errors.
@@ -65,15 +66,7 @@ def alertmanager_config(params: Params) -> Manifest | None:
             },
             "receivers": [{"name": "people", **receiver}],
             "inhibitRules": [
-                {
-                    "sourceMatch": [
-                        *mine,
-                        _equal("alertname", "LLMBudgetExceeded"),
-                        _matches("action", "|".join(REFUSING)),
-                    ],
-                    "targetMatch": [*mine, _matches("alertname", "|".join(SILENCED_BY_BUDGET))],
-                    "equal": ["namespace", names.LABEL_M_SERVICE],
-                },
+                *(_silenced_by_budget(mine, target) for target in _made_by_refusals(params)),
                 # A page says all that its ticket would.
                 {
                     "sourceMatch": [*mine, _equal("severity", "critical")],
@@ -82,6 +75,23 @@ def alertmanager_config(params: Params) -> Manifest | None:
                 },
             ],
         },
+    }
+
+
+def _made_by_refusals(params: Params) -> list[list[dict[str, str]]]:
+    """Return what matches the alerts that a budget makes by refusing calls: calls that fail, not calls that are slow."""
+    failing = [item.name for item in params.objectives if isinstance(item, (ErrorsObjective, AvailabilityObjective))]
+    errors, burn = ([_equal("alertname", name)] for name in SILENCED_BY_BUDGET)
+    return [errors, *([[*burn, _matches("objective", "|".join(failing))]] if failing else [])]
+
+
+def _silenced_by_budget(mine: list[dict[str, str]], target: list[dict[str, str]]) -> dict[str, Any]:
+    """Build the rule by which a budget's own alert, which says why, silences what would say less."""
+    refuses = [_equal("alertname", "LLMBudgetExceeded"), _matches("action", "|".join(REFUSING))]
+    return {
+        "sourceMatch": [*mine, *refuses],
+        "targetMatch": [*mine, *target],
+        "equal": ["namespace", names.LABEL_M_SERVICE],
     }
 
 
