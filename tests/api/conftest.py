@@ -13,7 +13,7 @@ import pytest
 
 from cluster import Cluster
 from llmwarden import names
-from tests.api.operating import CRD, INSTALL, MONITORING, NAMESPACE, RIGHTS, Operator, until
+from tests.api.operating import CRD, INSTALL, MONITORING, NAMESPACE, RIGHTS, Operator, until, wait_for_namespace
 from tests.api.support import ControlPlane, documents, obstacle
 
 
@@ -65,8 +65,7 @@ def blank(crds: ControlPlane) -> ControlPlane:
 def kubeconfig(crds: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Yield a kubeconfig of the operator's own service account, with the rights that the chart gives it."""
     path = f"/api/v1/namespaces/{NAMESPACE}"
-    # Another module's may be on its way out.
-    until(lambda: "deletionTimestamp" not in crds.http.get(path).json().get("metadata", {}), "the namespace is free")
+    wait_for_namespace(crds)
     if crds.http.get(path).status_code == 404:
         crds.kubectl("create", "namespace", NAMESPACE)
     wanted = [item for item in documents(INSTALL) if item["kind"] in RIGHTS]

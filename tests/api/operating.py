@@ -38,6 +38,12 @@ def until(holds: Callable[[], Any], what: str, seconds: float = 40.0) -> Any:
         time.sleep(0.1)
 
 
+def wait_for_namespace(plane: ControlPlane) -> None:
+    """Wait until ours is there to stay, or absent: another module's may be on its way out."""
+    path = f"/api/v1/namespaces/{NAMESPACE}"
+    until(lambda: "deletionTimestamp" not in plane.http.get(path).json().get("metadata", {}), "the namespace is free")
+
+
 class Operator:
     """The operator's process."""
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.api.operating import wait_for_namespace
 from tests.api.support import ControlPlane, Run
 
 ROOT = Path(__file__).parents[2]
@@ -16,6 +17,7 @@ NAMESPACE = "llmwarden-system"
 @pytest.fixture(scope="module")
 def installed(crds: ControlPlane) -> Iterator[ControlPlane]:
     # Our CRDs are others' too in this session: only what is not a CRD is taken away again.
+    wait_for_namespace(crds)
     crds.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(INSTALL))
     yield crds
     crds.kubectl("delete", "validatingadmissionpolicybinding,validatingadmissionpolicy", "llmwarden-operator")
