@@ -34,6 +34,8 @@ def service(limit: str = "0.0004") -> dict[str, Any]:
                 "window": {"calendar": "Day"},
                 "warnAtPercent": [50],
                 "onExceeded": {"action": "Block"},
+                # Other tests take the ledger away: what is spent stays between the warning and the end until the limit is raised.
+                "onLedgerLoss": "Deny",
             }
         ],
         "objectives": [
