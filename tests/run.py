@@ -149,14 +149,14 @@ TIERS = (
     Tier("unit", 300, (_tests("tests/unit", "tests/fuzz"),)),
     # Our programs as processes of their own, talking over real sockets.
     Tier("process", 600, (_tests("tests/proxy", "tests/ledger", "tests/money", *SIDE_BY_SIDE),), needs=("compiled",)),
-    Tier("golden", 240, (_tests("tests/golden"),), needs=("promtool", "helm")),
     Tier(
         "api",
-        480,
+        600,
         (_tests("tests/cluster/test_control_plane.py", "tests/api"),),
         needs=("helm", "cluster"),
         obstacle=_no_cluster,
     ),
+    Tier("golden", 300, (_tests("tests/golden"),), needs=("promtool", "helm")),
     # Not before the other lane's node is up: the machine is compared before and after.
     Tier("node", 180, (_tests("tests/cluster/test_node.py"),), needs=("cluster", "node"), obstacle=_no_own_node),
     # A Collector, Jaeger, Phoenix and the SDKs of applications around our proxy.

@@ -128,6 +128,8 @@ def monitoring(crds: ControlPlane) -> Iterator[Callable[[], None]]:
                 },
             }
             crds.http.post(CRD, json=crd).raise_for_status()
+        served = [f"/apis/monitoring.coreos.com/v1/{plural}" for plural in MONITORING]
+        until(lambda: all(crds.http.get(path).status_code == 200 for path in served), "the stand-ins are served")
 
     yield install
     for plural in MONITORING:
