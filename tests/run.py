@@ -151,7 +151,7 @@ TIERS = (
     Tier("process", 600, (_tests("tests/proxy", "tests/ledger", "tests/money", *SIDE_BY_SIDE),), needs=("compiled",)),
     Tier(
         "api",
-        600,
+        900,
         (_tests("tests/cluster/test_control_plane.py", "tests/api"),),
         needs=("helm", "cluster"),
         obstacle=_no_cluster,
