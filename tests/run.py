@@ -29,7 +29,7 @@ from tests.processes import Children, last_line, say, tail
 
 PYTHON = sys.executable
 COMPUTING = "computing"  # the lane of tiers that need no cluster with a node
-TOTAL_QUOTA = 35 * 60.0  # the whole command, everything cold, two cores
+TOTAL_QUOTA = 60 * 60.0  # the whole command, everything cold, two cores: two thirds of what CI gives it
 # For tests that mostly wait: in processes side by side, each with ports and a PostgreSQL of its own. The other lane has two cores' other half.
 SIDE_BY_SIDE = ("-n", "3", "--dist", "worksteal")
 JOIN_SECONDS = 1.0  # a thread is waited for in pieces, so that Ctrl-C is heard
@@ -148,7 +148,7 @@ TIERS = (
     ),
     Tier("unit", 300, (_tests("tests/unit", "tests/fuzz"),)),
     # Our programs as processes of their own, talking over real sockets.
-    Tier("process", 600, (_tests("tests/proxy", "tests/ledger", "tests/money", *SIDE_BY_SIDE),), needs=("compiled",)),
+    Tier("process", 900, (_tests("tests/proxy", "tests/ledger", "tests/money", *SIDE_BY_SIDE),), needs=("compiled",)),
     Tier(
         "api",
         900,
