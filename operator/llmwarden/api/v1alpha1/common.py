@@ -7,7 +7,7 @@ items: the API server refuses CEL rules whose cost it cannot bound.
 """
 
 import datetime as dt
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 from pydantic.alias_generators import to_camel
@@ -70,6 +70,15 @@ def rule(cel: str, message: str, path: str | None = None) -> dict[str, str]:
 def rules(*entries: dict[str, str], **more: Any) -> dict[str, Any]:
     """Return a schema extension with CEL rules, and whatever else the schema should say."""
     return {"x-kubernetes-validations": list(entries), **more}
+
+
+def short_name(why: str = "") -> dict[str, str]:
+    """Build the rule that an object's name is no longer than a label's value may be; `why` as the message gives the reason."""
+    message = f"metadata.name must have at most 63 characters{why}: choose a shorter name"
+    return rule("self.metadata.name.size() <= 63", message)
+
+
+BECOMES_A_LABEL: Final = ", because it becomes a label's value"
 
 
 def list_map(*keys: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from llmwarden.api.v1alpha1.common import (
+    BECOMES_A_LABEL,
     BUDGET_RULES,
     BudgetPolicy,
     Conditions,
@@ -17,15 +18,12 @@ from llmwarden.api.v1alpha1.common import (
     cut,
     first,
     list_map,
-    rule,
     rules,
+    short_name,
 )
 from llmwarden.wire import BudgetState, Unit
 
-_NAME = rule(
-    "self.metadata.name.size() <= 63",
-    "metadata.name must have at most 63 characters, because it becomes a label's value: choose a shorter name",
-)
+_NAME = short_name(BECOMES_A_LABEL)
 
 
 class LLMBudgetSpec(BudgetPolicy):

@@ -6,6 +6,7 @@ from pydantic import ConfigDict, Field
 
 from llmwarden.api.v1alpha1.common import (
     ATOMIC,
+    BECOMES_A_LABEL,
     BUDGET_RULES,
     SET,
     BackendType,
@@ -37,6 +38,7 @@ from llmwarden.api.v1alpha1.common import (
     named,
     rule,
     rules,
+    short_name,
 )
 from llmwarden.api.v1alpha1.gpu_status import GpuStatus
 from llmwarden.api.v1alpha1.scraping import Scrape
@@ -752,14 +754,7 @@ class LLMServiceStatus(Model):
 class LLMService(Model):
     """An application that calls a provider, or an engine that serves a model: measured, priced and held to its budgets."""
 
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            rule(
-                "self.metadata.name.size() <= 63",
-                "metadata.name must have at most 63 characters, because it becomes a label's value: choose a shorter name",
-            )
-        )
-    )
+    model_config = ConfigDict(json_schema_extra=rules(short_name(BECOMES_A_LABEL)))
 
     api_version: Literal["llmwarden.io/v1alpha1"] = "llmwarden.io/v1alpha1"
     kind: Literal["LLMService"] = "LLMService"

@@ -18,6 +18,7 @@ from llmwarden.api.v1alpha1.common import (
     list_map,
     rule,
     rules,
+    short_name,
 )
 
 
@@ -177,14 +178,7 @@ class ModelPriceStatus(Model):
 class ModelPrice(Model):
     """What a provider's models, or a GPU, cost from a point in time on."""
 
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            rule(
-                "self.metadata.name.size() <= 63",
-                "metadata.name must have at most 63 characters: choose a shorter name",
-            )
-        )
-    )
+    model_config = ConfigDict(json_schema_extra=rules(short_name()))
 
     api_version: Literal["llmwarden.io/v1alpha1"] = "llmwarden.io/v1alpha1"
     kind: Literal["ModelPrice"] = "ModelPrice"

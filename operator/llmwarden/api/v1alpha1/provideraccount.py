@@ -21,6 +21,7 @@ from llmwarden.api.v1alpha1.common import (
     list_map,
     rule,
     rules,
+    short_name,
 )
 from llmwarden.reconciled import Verdict
 
@@ -124,14 +125,7 @@ class ProviderAccountStatus(Model):
 class ProviderAccount(Model):
     """An account with a provider: its own usage and cost, day by day, beside the ledger's, to show that no traffic goes around."""
 
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            rule(
-                "self.metadata.name.size() <= 63",
-                "metadata.name must have at most 63 characters: choose a shorter name",
-            )
-        )
-    )
+    model_config = ConfigDict(json_schema_extra=rules(short_name()))
 
     api_version: Literal["llmwarden.io/v1alpha1"] = "llmwarden.io/v1alpha1"
     kind: Literal["ProviderAccount"] = "ProviderAccount"
