@@ -35,6 +35,7 @@ from llmwarden.settings import Settings
 logger = logging.getLogger(__name__)
 
 SETTLE_SECONDS: Final = 5.0  # for the webhook's own watch to hear that injection has stopped, before pods are made anew
+SETTLED_SECONDS: Final = 0.2
 SECRETS: Final = (names.SECRET_CA, names.SECRET_WEBHOOK_TLS, names.SECRET_LEDGER_TLS)
 
 
@@ -83,6 +84,8 @@ class Reconciler:
 
     async def _service(self, key: Key) -> float | None:
         name = (key.namespace, key.name)
+        if not self._world.settled(key.namespace) and self._world.raw(key.kind, name) is not None:
+            return SETTLED_SECONDS  # its pods are being read: none would be news
         try:
             snapshot = self._world.snapshot(name)
         except InvalidSpecError as error:
@@ -91,8 +94,9 @@ class Reconciler:
             self._built.pop(key, None)
             self._publisher.forget(*key)
             return None
-        wanted = self._build(key, snapshot)
-        failed = await self._applier.apply(wanted)
+        failed = self._world.unread()
+        wanted = [manifest for manifest in self._build(key, snapshot) if manifest["kind"] not in failed]
+        failed |= await self._applier.apply(wanted)
         await self._applier.prune(self._world.owned_of(name), wanted)
         now = self._now()
         state = injection.decide(snapshot.service, snapshot.pods, self._settings, now)
@@ -244,8 +248,9 @@ class Reconciler:
             accounts=bool(self._world.names("ProviderAccount")),
             gpu=self._world.gpu_choice(),
         )
-        wanted = build_cluster(params)
-        failed = await self._applier.apply(wanted)
+        failed = self._world.unread()
+        wanted = [manifest for manifest in build_cluster(params) if manifest["kind"] not in failed]
+        failed |= await self._applier.apply(wanted)
         for kind, why in failed.items():
             logger.error("%s cannot be applied: %s", kind, why)
         await self._applier.prune(self._world.owned_once(), wanted)

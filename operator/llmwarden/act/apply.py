@@ -16,7 +16,7 @@ from llmwarden.errors import (
     UnavailableError,
     WardenError,
 )
-from llmwarden.kube import Client
+from llmwarden.kube import Client, version_of
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class Applier:
         if assumed is None:
             return live
         caught_up = (
-            live is None if assumed.item is None else live is not None and _version(live) >= _version(assumed.item)
+            live is None if assumed.item is None else live is not None and version_of(live) >= version_of(assumed.item)
         )
         if caught_up or self._clock() >= assumed.until:
             del self._assumed[identity]
@@ -118,7 +118,7 @@ class Applier:
     def seen_gone(self, identity: Identity, version: int) -> None:
         """Hear that the watch saw an object of this version deleted: our write of it, if older, is no longer to be believed."""
         assumed = self._assumed.get(identity)
-        if assumed is not None and assumed.item is not None and _version(assumed.item) <= version:
+        if assumed is not None and assumed.item is not None and version_of(assumed.item) <= version:
             del self._assumed[identity]
 
     async def prune(self, owned: Iterable[Object], wanted: Iterable[Object]) -> None:
@@ -142,11 +142,6 @@ class Applier:
 def _identity(item: Mapping[str, Any]) -> Identity:
     metadata = item["metadata"]
     return item["kind"], metadata.get("namespace") or "", metadata["name"]
-
-
-def _version(item: Mapping[str, Any]) -> int:
-    text = item["metadata"].get("resourceVersion", "")
-    return int(text) if text.isdigit() else 0
 
 
 def _stamp(item: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ from typing import Any, Final
 from llmwarden import names
 from llmwarden.desired import status as statuses
 from llmwarden.errors import ConflictError, NotFoundError
-from llmwarden.kube import Client
+from llmwarden.kube import Client, version_of
 
 Object = dict[str, Any]
 LEAST_SECONDS: Final = 60.0  # between two writes of figures alone
@@ -53,7 +53,7 @@ class Publisher:
         written, at = self._written.get(key, (None, float("-inf")))
         if written is None or written["metadata"].get("uid") != item["metadata"].get("uid"):
             return dict(item.get("status") or {}), float("-inf")
-        newest = written if _version(written) > _version(item) else item
+        newest = written if version_of(written) > version_of(item) else item
         return dict(newest.get("status") or {}), at
 
     def forget(self, kind: str, namespace: str, name: str) -> None:
@@ -64,8 +64,3 @@ class Publisher:
 def _same(live: Mapping[str, Any], status: Mapping[str, Any]) -> bool:
     # When the figures were taken changes with every look at them: alone it is no news.
     return {**live, "asOf": None} == {**status, "asOf": None}
-
-
-def _version(item: Mapping[str, Any]) -> int:
-    text = item["metadata"].get("resourceVersion", "")
-    return int(text) if text.isdigit() else 0

@@ -121,6 +121,7 @@ class Snapshot:
     service: LLMService
     object: Mapping[str, Any]
     pods: tuple[PodView, ...] = ()
+    pods_known: bool = True  # False where they cannot be read: `pods` is empty then
     capabilities: Capabilities = Capabilities()
     prometheus: Source = Source()
     figures: Figures = Figures()
@@ -135,6 +136,7 @@ class Snapshot:
         None  # for how many seconds the Prometheus that evaluates the rules keeps data; None is unknown
     )
     dashboard_kind: str = "ConfigMap"  # what the dashboard is delivered as
+    unwatched: tuple[str, ...] = ()  # watches that fail, each with why: what rests on them is not news
     gpu: Verdict | None = None  # of GPUMetricsReady; None where the spec asks for no GPU metrics
 
 

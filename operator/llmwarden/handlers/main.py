@@ -79,6 +79,7 @@ class Operator:
             now=now,
         )
         self._watching = Watching(self._world.take, self._due.set)
+        self._world.kinds_fault = self._watching.fault
         self._synced = asyncio.Event()
         self._resynced = time.monotonic()
 

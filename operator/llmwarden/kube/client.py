@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import datetime as dt
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, TypedDict, Unpack
 from urllib.parse import quote, urlencode
@@ -104,6 +104,9 @@ class Client:
     """
 
     def __init__(self, configuration: Configuration, *, timeout: float = TIMEOUT) -> None:
+        # No limit: a watch holds its connection for as long as it lasts, and one that waited for a place in a pool would be blind
+        # and silent. How many requests run at once is their callers' to bound.
+        configuration.connection_pool_maxsize = 0
         self._api: Any = ApiClient(configuration)  # the class carries no types
         self._agent = f"llmwarden/{__version__}"
         self._timeout = timeout
@@ -189,13 +192,17 @@ class Client:
             raise UnavailableError(message)
         return answer
 
-    async def stream(self, path: str, query: Mapping[str, str], read_timeout: float) -> AsyncGenerator[dict[str, Any]]:
+    async def stream(
+        self, path: str, query: Mapping[str, str], read_timeout: float, opened: Callable[[], None] = lambda: None
+    ) -> AsyncGenerator[dict[str, Any]]:
         """Yield the JSON objects of a line-by-line answer (a watch).
 
-        Ends when the server ends it, or after `read_timeout` seconds of silence.
+        `opened` is called once the server has accepted it, which may be long before the first object. Ends when the server ends it, or
+        after `read_timeout` seconds of silence.
         """
         limits = aiohttp.ClientTimeout(total=None, connect=self._timeout, sock_read=read_timeout)
         async with self._send("GET", path, query, limits=limits) as response:
+            opened()
             rest = b""
             chunks = response.content.iter_any()
             while True:

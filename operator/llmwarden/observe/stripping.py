@@ -7,6 +7,7 @@ from llmwarden import names
 from llmwarden.desired import diff
 from llmwarden.desired.sdk import CLIENTS
 from llmwarden.domain import gpus
+from llmwarden.kube import version_of
 
 Object = dict[str, Any]
 _VARIABLES: Final = frozenset(
@@ -17,12 +18,6 @@ _VARIABLES: Final = frozenset(
 def older(item: Mapping[str, Any], held: Mapping[str, Any]) -> bool:
     """Tell whether an object is an earlier version of what is held."""
     return item["metadata"].get("uid") == held["metadata"].get("uid") and version_of(item) < version_of(held)
-
-
-def version_of(item: Mapping[str, Any]) -> int:
-    """Return the resourceVersion as the number that it is (KEP-5504); 0 where it is none."""
-    text = item["metadata"].get("resourceVersion", "")
-    return int(text) if text.isdigit() else 0
 
 
 def fingerprint(item: Mapping[str, Any] | None) -> tuple[object, ...] | None:

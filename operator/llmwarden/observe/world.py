@@ -2,7 +2,7 @@
 
 Our own kinds and Namespaces come from kopf's watches (`handlers.watches` calls `take`), all else from informers: those can select by
 label at the server, leave what we do not need out of memory, live without an API that is not installed, and notice what was deleted
-while a watch was away. Pods and Services are watched in namespaces that hold an LLMService only.
+while a watch was away. Pods and Services are watched once for the whole cluster, and kept of namespaces that hold an LLMService only.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from llmwarden.desired.engine_scraping import TRITON_METRICS_PORT
 from llmwarden.desired.sidecar import renamed_port, services_upstream
 from llmwarden.desired.snapshot import Capabilities, EngineIdentity, Figures, Problem, Snapshot, Source, queue_bounds
 from llmwarden.domain import upstream
-from llmwarden.kube import Client, Informer
+from llmwarden.kube import Client, Informer, ScopedInformer, version_of
 from llmwarden.observe import around, stripping
 from llmwarden.observe.choosers import Choosers
 from llmwarden.observe.engines import Address
@@ -44,6 +44,8 @@ BESIDE: Final = (
     "NetworkPolicy",
 )  # kinds of what stands beside a service
 GONE: Final = frozenset({"Succeeded", "Failed"})
+UNREAD_SECONDS: Final = 10.0  # at the start, for a first list that fails
+FAULT_SECONDS: Final = 30.0  # a watch that fails for less is an API server that restarts, and no news
 MOST_GONE: Final = 10_000  # deleted pods that nobody asked for yet
 
 
@@ -62,13 +64,29 @@ class World(Resources):
         self._settings = settings
         self._mark = mark
         self._now = now
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._local: dict[str, tuple[Informer, Informer]] = {}
+        self._pods = ScopedInformer(
+            client,
+            "v1",
+            "pods",
+            transform=stripping.strip_pod,
+            on_change=lambda key, old, new: self._pod_changed(key[0], old, new),
+        )
+        self._kube_services = ScopedInformer(
+            client,
+            "v1",
+            "services",
+            transform=stripping.strip_service,
+            on_change=lambda key, _old, _new: self._mark_kind("LLMService", key[0]),
+        )
+        self._local = (self._pods, self._kube_services)
+        self._listed = asyncio.Event()  # our own kinds are read: it is known which namespaces' pods are wanted
         self._gone: list[tuple[Object, dt.datetime]] = []  # pods that were deleted, until they are taken
         self._owned = self._informers()
         self._choosers = Choosers(client, lambda: self._mark_kind("LLMService"))
         self._exporters = Exporters(client, settings, lambda: self._mark(CLUSTER))
         self._gpu = (gpu_choice.NO_EXPORTER, gpu_choice.Facts())
+        # Why the watches of our own kinds fail, where they do for so many seconds; "" otherwise.
+        self.kinds_fault: Callable[[float], str] = lambda _seconds: ""
         self.prometheus = Source(configured=bool(settings.prometheus_url))
         self.figures: Mapping[Name, Figures] = {}
         self.retention: int | None = None  # seconds for which the Prometheus that is asked keeps data
@@ -116,30 +134,33 @@ class World(Resources):
 
     async def run(self) -> None:
         """Watch for ever; ends by cancellation only."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                for informer in (*self._owned.values(), *self._choosers.informers, *self._exporters.informers):
-                    group.create_task(informer.run())
-                group.create_task(self._follow_capabilities())
-        finally:
-            for namespace in list(self._tasks):
-                self._leave(namespace)
+        async with asyncio.TaskGroup() as group:
+            for informer in (*self._owned.values(), *self._choosers.informers, *self._exporters.informers):
+                group.create_task(informer.run())
+            group.create_task(self._follow_capabilities())
+            await self._listed.wait()
+            for local in self._local:
+                group.create_task(local.run())
 
     async def synced(self) -> None:
-        """Wait until every copy is complete, or its API is known to be absent: what is not known must not be written anew."""
-        for informer in self._owned.values():
-            while not informer.synced.is_set() and not informer.absent:  # noqa: ASYNC110 - either will do, and once only
+        """Wait until every copy is complete, or it is known that it cannot be: then its fault is said, and the rest goes on.
+
+        To be called once our own kinds have been listed.
+        """
+        self._listed.set()
+        for informer in (*self._owned.values(), *self._local):
+            while not (informer.synced.is_set() or informer.absent or informer.fault(UNREAD_SECONDS)):  # noqa: ASYNC110 - any will do, and once only
                 await asyncio.sleep(0.05)
         await self._exporters.synced()
-        for informer, services in list(self._local.values()):
-            await informer.synced.wait()
-            await services.synced.wait()
 
     async def _follow_capabilities(self) -> None:
         """Notice that an optional API has come or gone: an empty list alone would change nothing. Local looks only."""
-        known, listed = self.capabilities, self._choosers.listed
+        known, listed, failing = self.capabilities, self._choosers.listed, self.unwatched()
         while True:
             await asyncio.sleep(1.0)
+            if bool(self.unwatched()) != bool(failing):
+                failing = self.unwatched()
+                self.mark_all()
             if self.capabilities != known:
                 known = self.capabilities
                 logger.info("optional APIs now: %s", known)
@@ -147,6 +168,25 @@ class World(Resources):
             if self._choosers.listed != listed:
                 listed = self._choosers.listed
                 self._mark_kind("LLMService")
+
+    def unwatched(self) -> tuple[str, ...]:
+        """Return what has not been watched for a while though a status rests on it, each with why."""
+        watched = (*self._owned.values(), *self._local)
+        faults = [f"{informer.name}: {fault}" for informer in watched if (fault := informer.fault(FAULT_SECONDS))]
+        own = self.kinds_fault(FAULT_SECONDS)
+        return (*([own] if own else []), *faults)
+
+    def unread(self) -> dict[str, str]:
+        """Return the kinds of our objects that have never been read, each with why: they must not be written, for they may be there."""
+        return {
+            kind: f"It cannot be read: {informer.fault(0)}"
+            for kind, informer in self._owned.items()
+            if not informer.synced.is_set() and not informer.absent
+        }
+
+    def settled(self, namespace: str) -> bool:
+        """Tell whether a namespace's pods and Services are known, or cannot be had at present."""
+        return all(local.complete(namespace) or local.fault(0) for local in self._local)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -239,35 +279,13 @@ class World(Resources):
                 self._mark(Key(kind, *name))
 
     def _follow(self, namespace: str) -> None:
-        """Watch pods and Services of a namespace while it holds an LLMService, and no longer."""
+        """Keep pods and Services of a namespace while it holds an LLMService, and no longer."""
         wanted = any(key[0] == namespace for key in self._objects["LLMService"])
-        if wanted and namespace not in self._tasks:
-            both = (
-                Informer(
-                    self._client,
-                    "v1",
-                    "pods",
-                    namespace,
-                    transform=stripping.strip_pod,
-                    on_change=lambda key, old, new: self._pod_changed(key[0], old, new),
-                ),
-                Informer(
-                    self._client,
-                    "v1",
-                    "services",
-                    namespace,
-                    transform=stripping.strip_service,
-                    on_change=lambda key, _old, _new: self._mark_kind("LLMService", key[0]),
-                ),
-            )
-            self._local[namespace] = both
-            self._tasks[namespace] = asyncio.create_task(_together(*both), name=f"watch {namespace}")
-        elif not wanted and namespace in self._tasks:
-            self._leave(namespace)
-
-    def _leave(self, namespace: str) -> None:
-        self._tasks.pop(namespace).cancel()
-        self._local.pop(namespace, None)
+        for informer in self._local:
+            if wanted:
+                informer.include(namespace)
+            else:
+                informer.exclude(namespace)
 
     def _pod_changed(self, namespace: str, old: Object | None, new: Object | None) -> None:
         if new is None and old is not None and len(self._gone) < MOST_GONE:
@@ -282,7 +300,7 @@ class World(Resources):
     def _owned_changed(self, key: Name, old: Object | None, new: Object | None) -> None:
         item = new or old or {}
         if new is None:
-            self.on_gone((item["kind"], *key), stripping.version_of(item))
+            self.on_gone((item["kind"], *key), version_of(item))
         service = item["metadata"].get("labels", {}).get(names.LABEL_SERVICE)
         self._mark(Key("LLMService", key[0], service) if service else CLUSTER)
         if key == (self._settings.namespace, names.POD_MONITOR_PROXIES):
@@ -338,10 +356,9 @@ class World(Resources):
             return None
         namespace = name[0]
         rivals, labels = self.services(namespace), self.namespace_labels(namespace)
-        local = self._local.get(namespace)
         chosen = [
             pod
-            for pod in (local[0].items.values() if local else ())
+            for pod in self._pods.of(namespace).values()
             if around.selects(service, pod) and (pod.get("status") or {}).get("phase") not in GONE
         ]
         usage = self.usage
@@ -370,12 +387,14 @@ class World(Resources):
                 *self._upstream(service),
             ),
             warnings=(
-                *around.past_the_proxy(service, figures, chosen, local[1].items.values() if local else ()),
+                *around.past_the_proxy(service, figures, chosen, self._kube_services.of(namespace).values()),
                 *around.credentials(service, figures),
                 *engine_scraping.not_installed(service, self.capabilities),
             ),
             selected=selected.verdicts(service, self._settings, beside),
             retention=selected.retention(service, beside) or self.retention,
+            unwatched=self.unwatched(),
+            pods_known=self._pods.complete(namespace),
             dashboard_kind=self._settings.grafana_delivery,
             gpu=gpu_choice.verdict(service, *self._gpu, self._settings),
         )
@@ -397,9 +416,9 @@ class World(Resources):
     def pods_there(self) -> list[tuple[Object, tuple[LLMService, ...]]]:
         """Return every pod of namespaces that hold services, with those services."""
         found = []
-        for namespace, (informer, _) in self._local.items():
+        for namespace in {key[0] for key in self._objects["LLMService"]}:
             services = self.services(namespace)
-            found += [(pod, services) for pod in informer.items.values()]
+            found += [(pod, services) for pod in self._pods.of(namespace).values()]
         return found
 
     def take_gone(self) -> list[tuple[Object, dt.datetime, tuple[LLMService, ...]]]:
@@ -412,16 +431,16 @@ class World(Resources):
         found = []
         for service in self.services():
             interception = service.spec.workload.interception
-            local = self._local.get(service.metadata.namespace)
-            if upstream.interception(service) != "Port" or not interception or not interception.port or local is None:
+            if upstream.interception(service) != "Port" or not interception or not interception.port:
                 continue
+            pods_there = self._pods.of(service.metadata.namespace).values()
             # Triton's metrics are on a port of their own.
             triton = service.spec.backend.type == "TensorRTLLM"
             port_name = TRITON_METRICS_PORT if triton else interception.port.name
             wanted = {port_name, renamed_port(port_name)}
             # Where a policy closes the engine's own port, the proxy passes the question on.
             through = interception.network_policy is not None and not triton
-            for pod in sorted(local[0].items.values(), key=lambda pod: str(pod["metadata"]["name"])):
+            for pod in sorted(pods_there, key=lambda pod: str(pod["metadata"]["name"])):
                 numbers = (
                     sorted(around.port_numbers(pod, wanted, of_proxy=through))
                     if around.selects(service, pod) and around.ready(pod)
@@ -446,10 +465,6 @@ def _unknown_to(ledger: Source) -> Source:
     return Source(
         asked=ledger.asked, fresh=False, reason="NotKnownYet", message="The ledger does not know this service yet."
     )
-
-
-async def _together(*informers: Informer) -> None:
-    await asyncio.gather(*(informer.run() for informer in informers))
 
 
 def _name(item: Mapping[str, Any]) -> Name:
