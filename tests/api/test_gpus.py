@@ -42,6 +42,7 @@ async def world(kubeconfig: Path) -> AsyncIterator[tuple[World, kube.Client]]:
         made = World(client, Settings(), lambda _key: None, lambda: dt.datetime.now(dt.UTC))
         running = asyncio.create_task(made.run())
         try:
+            await made.synced()
             yield made, client
         finally:
             running.cancel()
