@@ -262,14 +262,20 @@ class Client:
         self, api_version: str, plural: str, namespace: str | None = None, **selectors: Unpack[Selectors]
     ) -> list[dict[str, Any]]:
         """Read all objects of a namespace, or of the cluster, page by page."""
-        items: list[dict[str, Any]] = []
+        async with contextlib.aclosing(self.pages(api_version, plural, namespace, **selectors)) as pages:
+            return [item async for page in pages for item in page.items]
+
+    async def pages(
+        self, api_version: str, plural: str, namespace: str | None = None, **selectors: Unpack[Selectors]
+    ) -> AsyncGenerator[Page]:
+        """Yield all objects of a namespace, or of the cluster, page by page: whoever needs no more at once keeps no more."""
         token = ""
         while True:
             page = await self.page(api_version, plural, namespace, continue_token=token, **selectors)
-            items += page.items
             token = page.continue_token
+            yield page
             if not token:
-                return items
+                return
 
     async def has_resource(self, group_version: str, plural: str) -> bool:
         """Whether the server has this resource now (`has_resource("monitoring.coreos.com/v1", "podmonitors")`)."""

@@ -23,8 +23,9 @@ from llmwarden.kube.errors import ExpiredError, ThrottledError
 
 Key = tuple[str, str]
 Object = dict[str, Any]
-OnChange = Callable[[Key, Object | None, Object | None], None]
-Transform = Callable[[Object], Object | None]
+Kept = Any  # what a transform leaves of an object, which only its user knows
+OnChange = Callable[[Key, Kept | None, Kept | None], None]
+Transform = Callable[[Object], Kept | None]
 
 logger = logging.getLogger(__name__)
 
@@ -71,11 +72,11 @@ class Informer:
         self._read_seconds = read_seconds
         self._backoff = backoff_seconds
         self._absent_seconds = absent_seconds
-        self._items: dict[Key, Object] = {}
+        self._items: dict[Key, Kept] = {}
         self._version = ""
         self._watched = False  # whether the present watch has brought anything
         self._failing: tuple[float, str] | None = None  # since when (monotonic seconds) it fails, and with what
-        self.items: Mapping[Key, Object] = MappingProxyType(self._items)
+        self.items: Mapping[Key, Kept] = MappingProxyType(self._items)
         self.synced = asyncio.Event()  # set after the first complete list, and never cleared
         self.absent = False  # whether the API itself is not installed at present
 
@@ -134,7 +135,7 @@ class Informer:
 
     async def _list(self) -> None:
         """Read everything, then report the difference to what we had."""
-        found: dict[Key, Object] = {}
+        found: dict[Key, Kept] = {}
         version = ""
         async with contextlib.aclosing(self._pages(self._namespace)) as pages:
             async for page in pages:
@@ -144,31 +145,28 @@ class Informer:
                         found[key_of(item)] = kept
                 version = page.resource_version
         for key in [key for key in self._items if key not in found]:
-            self._set(key, None)
+            self._missed(key)
         for key, item in found.items():
             self._set(key, item)
         self._version = version
         self.absent = False
         self.synced.set()
 
-    async def _pages(self, namespace: str | None) -> AsyncGenerator[Page]:
+    def _pages(self, namespace: str | None) -> AsyncGenerator[Page]:
         """Read all objects, of one namespace or of all, page by page."""
-        token = ""
-        while True:
-            page = await self._client.page(
-                self._api_version,
-                self._plural,
-                namespace,
-                label_selector=self._label_selector,
-                field_selector=self._field_selector,
-                continue_token=token,
-            )
-            yield page
-            token = page.continue_token
-            if not token:
-                return
+        return self._client.pages(
+            self._api_version,
+            self._plural,
+            namespace,
+            label_selector=self._label_selector,
+            field_selector=self._field_selector,
+        )
 
-    def _kept(self, item: Object) -> Object | None:
+    def _missed(self, key: Key) -> None:
+        """Take in that an object is in no list any more."""
+        self._set(key, None)
+
+    def _kept(self, item: Object) -> Kept | None:
         """Return what is kept of an object; None for one that is not wanted."""
         return self._transform(item) if self._transform else item
 
@@ -201,7 +199,7 @@ class Informer:
         elif kind == "DELETED":
             self._set(key_of(item), None)
 
-    def _set(self, key: Key, item: Object | None) -> None:
+    def _set(self, key: Key, item: Kept | None) -> None:
         old = self._items.get(key)
         if item is None:
             if old is None:

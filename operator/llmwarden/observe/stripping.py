@@ -7,30 +7,11 @@ from llmwarden import names
 from llmwarden.desired import diff
 from llmwarden.desired.sdk import CLIENTS
 from llmwarden.domain import gpus
-from llmwarden.kube import version_of
 
 Object = dict[str, Any]
 _VARIABLES: Final = frozenset(
     variable for clients in CLIENTS.values() for variable in (*(name for name, _ in clients.base_urls), *clients.keys)
 )
-
-
-def older(item: Mapping[str, Any], held: Mapping[str, Any]) -> bool:
-    """Tell whether an object is an earlier version of what is held."""
-    return item["metadata"].get("uid") == held["metadata"].get("uid") and version_of(item) < version_of(held)
-
-
-def fingerprint(item: Mapping[str, Any] | None) -> tuple[object, ...] | None:
-    """Return what of an object is worth waking for."""
-    if item is None:
-        return None
-    metadata = item["metadata"]
-    return (
-        metadata.get("uid"),
-        metadata.get("generation"),
-        metadata.get("labels"),
-        metadata.get("deletionTimestamp"),
-    )
 
 
 def strip_pod(pod: Object) -> Object:
@@ -113,7 +94,7 @@ def strip_service(item: Object) -> Object:
 def strip_exporter(item: Object) -> Object | None:
     """Keep our own DaemonSets, and of others only those that run a dcgm-exporter."""
     if (item["metadata"].get("labels") or {}).get(names.LABEL_MANAGED_BY) == names.MANAGED_BY:
-        return diff.compact(item)
+        return diff.content(item)
     spec = item.get("spec", {})
     for container in spec.get("template", {}).get("spec", {}).get("containers") or []:
         if "dcgm-exporter" in container.get("image", ""):

@@ -7,18 +7,29 @@ import pytest
 
 from llmwarden.handlers.main import BUGS, foreseen_or_said
 from llmwarden.kube import Client
-from llmwarden.observe.resources import NAMESPACE
+from llmwarden.observe.resources import NAMESPACE, Key
 from llmwarden.observe.world import World
 from llmwarden.settings import Settings
 
 
+def ignore(key: Key, *, urgent: bool = True) -> None:
+    """Take a mark that nobody waits for."""
+    del key, urgent
+
+
 def world() -> World:
     # Nothing is asked here: a client is only handed on.
-    return World(cast("Client", None), Settings(), lambda _key: None, lambda: dt.datetime.now(dt.UTC))
+    return World(cast("Client", None), Settings(), ignore, lambda: dt.datetime.now(dt.UTC))
 
 
 def named(name: str, version: int = 1) -> dict[str, Any]:
     return {"kind": NAMESPACE, "metadata": {"name": name, "uid": name, "resourceVersion": str(version)}}
+
+
+def listed(made: World, before: list[tuple[str, str]], *items: dict[str, Any]) -> None:
+    """Take in a list as `handlers.main` does: page by page, then what is missing."""
+    found = [made.take_listed(NAMESPACE, item, before) for item in items]
+    made.retain(NAMESPACE, found, before)
 
 
 def known(made: World) -> list[str]:
@@ -29,19 +40,18 @@ def test_a_list_tells_what_is_gone_and_what_is_new() -> None:
     made = world()
     made.take(NAMESPACE, named("stays"), ("", "stays"))
     made.take(NAMESPACE, named("goes"), ("", "goes"))
-    before = frozenset(made.names(NAMESPACE))
-    made.replace(NAMESPACE, [named("stays", 2), named("comes")], before)
+    listed(made, made.names(NAMESPACE), named("stays", 2), named("comes"))
     assert known(made) == ["comes", "stays"]
 
 
 def test_what_the_watch_told_while_the_list_was_under_way_stands() -> None:
     made = world()
     made.take(NAMESPACE, named("deleted"), ("", "deleted"))
-    before = frozenset(made.names(NAMESPACE))
+    before = made.names(NAMESPACE)
     under_way = [named("deleted")]
     made.take(NAMESPACE, None, ("", "deleted"))
     made.take(NAMESPACE, named("created", 9), ("", "created"))
-    made.replace(NAMESPACE, under_way, before)
+    listed(made, before, *under_way)
     assert known(made) == ["created"]
 
 
