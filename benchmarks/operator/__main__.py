@@ -47,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--tick-seconds", type=float, default=30.0, help="between two ticks (default 30, as the product has it)")
     add("--long-seconds", type=float, default=0.0, help="of the run in which all figures move (default: by size)")
     add("--beside", choices=["prometheus-operator"], help="another operator on the same API server, from the beginning")
+    add("--profile", choices=["stacks", "allocations"], help="where the operator's time or memory goes; costs much")
     add("--anyway", action="store_true", help="on a loaded machine too, and where memory seems too small; not judged")
     add("--output", type=Path, default=_ROOT / "build" / "bench" / "operator.json")
     return parser

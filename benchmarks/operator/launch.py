@@ -1,9 +1,9 @@
 """`python -m llmwarden operator` in the benchmark: the same process, which finds the ledger on loopback and says what its heap holds.
 
 The ledger's address is a Service's name, which nothing resolves outside a cluster: here it leads to `BENCH_LEDGER_PORT` of this machine (the
-certificate is checked against the real name all the same). SIGUSR1 writes glibc's account of its heap to `BENCH_HEAP`. With `BENCH_PROFILE` a
-thread looks at all stacks every few milliseconds, and SIGUSR2 writes what it saw (one line a stack, as flame graphs take it); with
-`BENCH_ALLOCATIONS` (a number of frames) SIGUSR2 writes which lines hold how much memory. Both cost much: only to find out where it goes.
+certificate is checked against the real name all the same). SIGUSR1 writes glibc's account of its heap to `BENCH_HEAP`. With `BENCH_PROFILE=stacks` a
+thread looks at all stacks every few milliseconds, and SIGUSR2 writes what it saw since the last time to `BENCH_PROFILE_FILE` (one line a stack, as flame
+graphs take it); with `BENCH_PROFILE=allocations` SIGUSR2 writes which stacks hold how much memory. Both cost much: only to find out where it goes.
 """
 
 import collections
@@ -27,6 +27,7 @@ _HOST: Final = f"{names.LEDGER}.{names.DEFAULT_NAMESPACE}.svc"
 _LOOK_SECONDS: Final = 0.005
 _DEEPEST: Final = 60
 _SHOWN: Final = 60
+_FRAMES: Final = 8
 _IDLE: Final = frozenset({"select", "wait", "_worker", "_recv", "accept", "poll"})
 
 
@@ -78,21 +79,28 @@ def _profile(path: str) -> None:
 
     def write(_number: int, _frame: FrameType | None) -> None:
         lines = [f"{stack} {count}" for stack, count in seen.most_common()]
-        Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        _put(path, "\n".join(lines) + "\n")
         seen.clear()
 
     signal.signal(signal.SIGUSR2, write)
     threading.Thread(target=look, daemon=True).start()
 
 
-def _allocations(path: str, frames: int) -> None:
+def _put(path: str, text: str) -> None:
+    """Write a file that is there whole or not at all: another process waits for it."""
+    part = Path(f"{path}.part")
+    part.write_text(text, encoding="utf-8")
+    part.rename(path)
+
+
+def _allocations(path: str) -> None:
     """Trace allocations, and write on SIGUSR2 which stacks hold most."""
-    tracemalloc.start(frames)
+    tracemalloc.start(_FRAMES)
 
     def write(_number: int, _frame: FrameType | None) -> None:
         found = tracemalloc.take_snapshot().statistics("traceback")[:_SHOWN]
         text = [f"{item.size / 2**20:.2f} MiB in {item.count}\n" + "\n".join(item.traceback.format()) for item in found]
-        Path(path).write_text("\n\n".join(text) + "\n", encoding="utf-8")
+        _put(path, "\n\n".join(text) + "\n")
 
     signal.signal(signal.SIGUSR2, write)
 
@@ -100,8 +108,9 @@ def _allocations(path: str, frames: int) -> None:
 if __name__ == "__main__":
     _resolve(int(os.environ["BENCH_LEDGER_PORT"]))
     _heap(os.environ["BENCH_HEAP"])
-    if where := os.environ.get("BENCH_PROFILE"):
-        _profile(where)
-    if deep := os.environ.get("BENCH_ALLOCATIONS"):
-        _allocations(os.environ["BENCH_HEAP"] + ".allocations", int(deep))
+    match os.environ.get("BENCH_PROFILE"):
+        case "stacks":
+            _profile(os.environ["BENCH_PROFILE_FILE"])
+        case "allocations":
+            _allocations(os.environ["BENCH_PROFILE_FILE"])
     sys.exit(main())

@@ -18,6 +18,7 @@ from tests.ports import free_port
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 _LOOK_SECONDS: Final = 0.05
+_SIGNALLED_SECONDS: Final = 120.0
 _PATIENCE: Final = 600.0
 RECONCILED: Final = 'llmwarden_operator_reconcile_total{kind="LLMService",result="success"}'
 ASKED: Final = 'llmwarden_ledger_requests_total{code="200",path="/v1/usage"}'
@@ -81,7 +82,7 @@ class Operator(Program):
     """The operator, with the chart's rights and production's settings but for what the run says."""
 
     def __init__(self, scratch: Path, kubeconfig: Path, token: Path, prometheus: str, **settings: str) -> None:
-        self.heap_file = scratch / "heap.xml"
+        self.heap_file, self._profile_file = scratch / "heap.xml", scratch / "profile.txt"
         port = free_port()
         environment = {
             "KUBECONFIG": str(kubeconfig),
@@ -89,6 +90,7 @@ class Operator(Program):
             "LLMWARDEN_TOKEN_FILE": str(token),
             "LLMWARDEN_PROMETHEUS_URL": prometheus,
             "BENCH_HEAP": str(self.heap_file),
+            "BENCH_PROFILE_FILE": str(scratch / "profile.txt"),
             "PYTHONPATH": str(ROOT / "operator"),
             **settings,
         }
@@ -97,14 +99,7 @@ class Operator(Program):
     def memory(self) -> dict[str, float]:
         """What it holds, in MiB: see processes.Memory; `heap` is what glibc has from the kernel, `heap_free` what of that is unused."""
         held = processes.memory(self.pid)
-        self.heap_file.unlink(missing_ok=True)
-        self.process.send_signal(signal.SIGUSR1)
-        end = time.monotonic() + 30
-        while not self.heap_file.exists():
-            if time.monotonic() > end:
-                message = "the operator does not say what its heap holds"
-                raise RuntimeError(message)
-            time.sleep(_LOOK_SECONDS)
+        self._written(signal.SIGUSR1, self.heap_file)
         # Written by glibc on this machine just now.
         root = ET.parse(self.heap_file).getroot()  # noqa: S314
 
@@ -119,6 +114,22 @@ class Operator(Program):
             "heap": round(size("./system[@type='current']") + mapped, 1),
             "heap_free": round(size("./total[@type='fast']") + size("./total[@type='rest']"), 1),
         }
+
+    def profile(self, to: Path) -> None:
+        """Write where time or memory went since the last time (launch.py)."""
+        self._written(signal.SIGUSR2, self._profile_file)
+        to.write_bytes(self._profile_file.read_bytes())
+
+    def _written(self, number: int, file: Path) -> None:
+        """Wait for a file that the process writes on a signal."""
+        file.unlink(missing_ok=True)
+        self.process.send_signal(number)
+        end = time.monotonic() + _SIGNALLED_SECONDS
+        while not file.exists():
+            if time.monotonic() > end:
+                message = f"the operator does not write {file.name}"
+                raise RuntimeError(message)
+            time.sleep(_LOOK_SECONDS)
 
     def passed(self, count: int, seconds: float) -> float:
         """Wait until so many services were reconciled and none waits; returns seconds since the start."""

@@ -29,6 +29,8 @@ Say = Callable[[str], None]
 _MERGE: Final = {"Content-Type": "application/merge-patch+json"}
 _PERCENTS: Final = ("98", "97")  # what an edit sets in turn
 _WRITES_A_SECOND: Final = 10.0  # over all services: what is to be reached
+_QUIET_SECONDS: Final = 65.0  # the operator may hold a change of figures back for a minute
+_LOOK_SECONDS: Final = 5.0
 _WEIGHED: Final = 100  # services whose stored size is looked at
 _CHILDREN: Final = {
     "rules": "/apis/monitoring.coreos.com/v1/namespaces/{}/prometheusrules/" + names.PREFIX_ALERTS + "{}",
@@ -74,8 +76,10 @@ class Run:
                 ):
                     parts[name] = part()
                     self._say(f"  {name}: {json.dumps(parts[name])}")
+                    if self._options.profile:
+                        self._operator.profile(self._folder(f"{self._options.profile}-{self._count}-{name}.txt"))
                 if self._beside is not None:
-                    parts["beside"] = self._beside.found(self._accounts)
+                    parts["beside"] = self._beside.edits()
                     self._say(f"  beside: {json.dumps(parts['beside'])}")
             except RuntimeError as error:
                 parts["fault"] = str(error)
@@ -127,6 +131,7 @@ class Run:
         settings = {
             "LLMWARDEN_STATUS_SECONDS": str(self._options.tick_seconds),
             "BENCH_LEDGER_PORT": str(self._ledger_port),
+            "BENCH_PROFILE": self._options.profile or "",
         }
         operator = Operator(self._scratch, self._kubeconfig, self._token, self._surroundings.url, **settings)
         self._accounts.pids["operator"] = operator.pid
@@ -160,6 +165,7 @@ class Run:
             "api_server_ms_a_service": round(1000 * used["kube-apiserver"] / count, 2),
             "writes": _counted(done),
             "not_true": _reasons(self._seen),
+            **({"beside": self._beside.caught_up(began)} if self._beside is not None else {}),
         }
 
     def _rest(self) -> dict[str, Any]:
@@ -276,10 +282,12 @@ class Run:
         taken: list[float] = []
         of_rules: list[float] = []
         chosen = random.Random(1)  # noqa: S311 - a choice that is the same in each run
-        for turn in range(self._options.edits):
+        times: Counter[int] = Counter()  # of each service: an edit that changes nothing would be none
+        for _ in range(self._options.edits):
             number = chosen.randrange(self._count)
             name = services.place(number, self._result.namespaces)
-            wanted = services.objectives(number, _PERCENTS[turn % 2])
+            times[number] += 1
+            wanted = services.objectives(number, _PERCENTS[times[number] % 2])
             time.sleep(chosen.uniform(0.1, 0.9))  # at any time between two ticks
             before = self._seen.rules[name]
             began = time.monotonic()
@@ -290,8 +298,6 @@ class Run:
                 message = f"an edit was refused: {answer.text[:500]}"
                 raise RuntimeError(message)
             generation = answer.json()["metadata"]["generation"]
-            if generation == self._seen.seen[name].generation and self._seen.seen[name].observed == generation:
-                continue  # this service had these objectives already
             self._seen.wait(lambda: self._seen.rules[name] > before, 120, f"the rules of {name}")  # noqa: B023 - at once
             of_rules.append(time.monotonic() - began)
             self._seen.wait(lambda: self._seen.seen[name].observed >= generation, 120, f"the status of {name}")  # noqa: B023 - at once
@@ -306,11 +312,20 @@ class Run:
         }
 
     def _settle(self) -> float:
-        """Wait until statuses stand still; returns how long that took, -1 where they never did."""
-        began = time.monotonic()
-        most = 300.0 + 2 * self._count / _WRITES_A_SECOND
-        quiet = self._seen.quiet(self._options.tick_seconds * 1.5, most)
-        return round(time.monotonic() - began, 1) if quiet else -1.0
+        """Wait until the operator has written nothing for a while; returns how long that took, -1 where it never came to that."""
+        began = last = time.monotonic()
+        mark = self._plane.mark()
+        quiet = max(_QUIET_SECONDS, 1.5 * self._options.tick_seconds)
+        end = began + 300.0 + 2 * self._count / _WRITES_A_SECOND
+        while time.monotonic() < last + quiet:
+            if time.monotonic() > end:
+                return -1.0
+            time.sleep(_LOOK_SECONDS)
+            now = self._plane.mark()
+            if self._plane.writes(mark):
+                last = time.monotonic()
+            mark = now
+        return round(last - began, 1)
 
     @contextmanager
     def _measured(self, seconds: float) -> Iterator[dict[str, float]]:
@@ -349,10 +364,14 @@ class Run:
 
     def _keep_logs(self) -> None:
         """Copy the processes' logs beside the figures."""
-        folder = self._options.output.parent / "operator-logs"
-        folder.mkdir(parents=True, exist_ok=True)
         for log in self._scratch.glob("*.log"):
-            (folder / f"{self._count}-{log.name}").write_bytes(log.read_bytes())
+            self._folder(f"{self._count}-{log.name}").write_bytes(log.read_bytes())
+
+    def _folder(self, name: str) -> Path:
+        """The path of a file beside the figures."""
+        folder: Path = self._options.output.parent / "operator-logs"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / name
 
 
 def _reasons(seen: Services) -> dict[str, int]:

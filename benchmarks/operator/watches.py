@@ -105,7 +105,6 @@ class Services:
         self.seen: dict[Name, Seen] = {}
         self.rules: dict[Name, int] = {}
         self.converged: set[Name] = set()
-        self.last_event = time.monotonic()
         label = names.LABEL_SERVICE
         self._watches = [
             Watch(api, SERVICES, self._take_service),
@@ -131,16 +130,6 @@ class Services:
                     raise RuntimeError(message)
                 self.changed.wait(min(left, 5.0))
 
-    def quiet(self, seconds: float, most: float) -> bool:
-        """Wait until no service has changed for so many seconds, at most for `most`; returns whether it came to that."""
-        end = time.monotonic() + most
-        while time.monotonic() < end:
-            left = self.last_event + seconds - time.monotonic()
-            if left <= 0:
-                return True
-            time.sleep(min(left, 1.0))
-        return False
-
     def _take_service(self, kind: str, item: Object) -> None:
         metadata, status = item["metadata"], item.get("status") or {}
         name = (metadata["namespace"], metadata["name"])
@@ -156,7 +145,6 @@ class Services:
             {kind: entry["reason"] for kind, entry in conditions.items() if entry["status"] != "True"},
         )
         with self.changed:
-            self.last_event = time.monotonic()
             if kind == "DELETED":
                 self.seen.pop(name, None)
             else:
