@@ -110,7 +110,7 @@ class Plane:
         parameters = {"limit": "500", **({"labelSelector": selector} if selector else {})}
         while True:
             answer = _object(self.api.http.get(path, params=parameters, headers={"Accept": METADATA}))
-            for item in answer["items"]:
+            for item in answer["items"] or []:  # an empty page has none at all
                 metadata = item["metadata"]
                 found[metadata.get("namespace", ""), metadata["name"]] = metadata["resourceVersion"]
             if not answer["metadata"].get("continue"):
