@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
 
-.PHONY: help venv demo demo-down test lint format generate lock soak bench-ledger bench-datapath bench-dashboards fuzz clean
+.PHONY: help venv demo demo-down test lint format generate lock soak bench-ledger bench-datapath bench-dashboards bench-operator fuzz clean
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -46,6 +46,9 @@ bench-datapath: venv ## the proxy beside Go's, Envoy and LiteLLM (BENCH="--round
 
 bench-dashboards: venv ## every panel's query over a thousand services, on a real Prometheus (BENCH="--services 100 --hours 2")
 	@$(PY) -m benchmarks.dashboards $(BENCH)
+
+bench-operator: venv ## the operator with 100, 1,000 and 5,000 services on a real API server (BENCH="--services 100 --edits 50")
+	@$(PY) -m benchmarks.operator $(BENCH)
 
 fuzz: venv ## the proxy's parsers, guided by coverage (FUZZ_SECONDS each, default 600; FUZZ="requests answers framings")
 	@./tests/fuzz/run.sh $(FUZZ)
