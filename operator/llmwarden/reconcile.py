@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from llmwarden import names, pki
-from llmwarden.act.apply import Applier, identity_of, stamp_of
+from llmwarden.act.apply import Applier, Part, part_of
 from llmwarden.act.events import Events
 from llmwarden.act.move import evict
 from llmwarden.act.publish import Publisher
@@ -20,10 +20,9 @@ from llmwarden.api.v1alpha1 import (
 )
 from llmwarden.api.v1alpha1.common import Condition, Model
 from llmwarden.api.v1alpha1.llmservice import InjectionStatus, LLMServiceStatus
-from llmwarden.desired import account_status, diff, injection, shared_status
+from llmwarden.desired import account_status, injection, shared_status
 from llmwarden.desired import status as statuses
 from llmwarden.desired.builder import build, build_cluster
-from llmwarden.desired.child import Identity
 from llmwarden.desired.params import ClusterParams, Params
 from llmwarden.desired.snapshot import Figures, Outcome, Snapshot, queue_bounds
 from llmwarden.domain import budgets, conditions, engine_objectives, upstream
@@ -126,16 +125,14 @@ class Reconciler:
         self._built.pop(key, None)
         failed |= await self._applier.apply(manifests)
         await self._applier.prune(self._world.owned_of(name), manifests)
-        parts = tuple((identity_of(item), stamp_of(item), diff.digest(item)) for item in manifests)
+        parts = tuple(part_of(item) for item in manifests)
         # What was refused is tried again at each look.
         self._built[key] = _Built(made_of if not failed else None, parts, failed)
         return failed
 
     def _stand(self, name: Name, built: "_Built") -> bool:
         """Tell whether the objects beside a service are those that were built, and no others."""
-        return all(self._applier.stands(*part) for part in built.parts) and len(built.parts) == len(
-            self._world.owned_of(name)
-        )
+        return all(map(self._applier.stands, built.parts)) and len(built.parts) == len(self._world.owned_of(name))
 
     async def _invalid(self, key: Key, error: InvalidSpecError) -> float | None:
         """Say of an object that cannot be read (stored under another schema) that it cannot; others go on."""
@@ -291,7 +288,7 @@ class _Built(NamedTuple):
     """What was last built beside a service: of what (a hash; None: to be built again), and of each object its manifest's hash and digest."""
 
     made_of: int | None
-    parts: tuple[tuple[Identity, str, bytes], ...]
+    parts: tuple[Part, ...]
     failed: Mapping[str, str]
 
 

@@ -38,6 +38,9 @@ PLURALS: Final[Mapping[str, str]] = {
 }
 
 
+Part = tuple[Identity, str, bytes]  # of a manifest: whose it is, its stamp and its digest
+
+
 class Cluster(Protocol):
     """Our objects as the cluster has them, our own writes included."""
 
@@ -84,14 +87,15 @@ class Applier:
             raise transient[0]
         return failed
 
-    def stands(self, identity: Identity, stamp: str, digest: bytes) -> bool:
-        """Tell whether an object is known to hold the manifest of this hash, whose content has this digest."""
+    def stands(self, part: Part) -> bool:
+        """Tell whether the object of a manifest is there and is known to hold it."""
+        identity, stamp, digest = part
         live = self._cluster.owned(identity)
         return live is not None and (live.digest == digest or self._accepted.get(identity) == (stamp, live.digest))
 
     async def _one(self, manifest: Object) -> None:
-        identity, stamp = identity_of(manifest), stamp_of(manifest)
-        if self.stands(identity, stamp, diff.digest(manifest)):
+        identity, stamp, digest = part = part_of(manifest)
+        if self.stands(part):
             return
         live = self._cluster.owned(identity)
         if live is not None and live.stamp == stamp and await self._has_more(manifest, live):
@@ -99,7 +103,7 @@ class Applier:
         answer = await self._client.apply(manifest)
         kept = self._cluster.written(answer)
         self._accepted.pop(identity, None)
-        if kept.digest != diff.digest(manifest):
+        if kept.digest != digest:
             self._accepted[identity] = (stamp, kept.digest)
             if not diff.holds(answer, manifest):
                 logger.warning("%s: the API server keeps it otherwise than we wrote it", identity)
@@ -133,6 +137,11 @@ class Applier:
     def forget(self, identity: Identity) -> None:
         """Forget an object that is gone."""
         self._accepted.pop(identity, None)
+
+
+def part_of(manifest: Mapping[str, Any]) -> Part:
+    """Return what of a manifest tells whether an object holds it."""
+    return identity_of(manifest), stamp_of(manifest), diff.digest(manifest)
 
 
 def identity_of(item: Mapping[str, Any]) -> Identity:

@@ -145,11 +145,12 @@ class Operator:
         """Read our kinds and Namespaces whole: kopf's watch does not tell of what was deleted while it was away."""
         kinds = [(kind, names.API_VERSION, plural) for kind, plural in KINDS.items()]
         for kind, api_version, plural in (*kinds, (NAMESPACE, "v1", "namespaces")):
-            before, found = frozenset(self._world.names(kind)), []
+            listing = self._world.listing(kind)
             async with contextlib.aclosing(self._client.pages(api_version, plural)) as pages:
                 async for page in pages:
-                    found += [self._world.take_listed(kind, item, before) for item in page.items]
-            self._world.retain(kind, found, before)
+                    for item in page.items:
+                        listing.take(item)
+            listing.end()
 
     async def _resync(self) -> None:
         await self._synced.wait()

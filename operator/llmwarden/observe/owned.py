@@ -48,8 +48,10 @@ class OwnedInformer(Informer):
         if event.get("type") in {"ADDED", "MODIFIED", "DELETED"}:
             key, version = key_of(event["object"]), version_of(event["object"])
             newer = self._newer(key)
-            if newer is not None and version < newer:
+            if newer is not None and version <= newer and not (event["type"] == "DELETED" and version == newer):
                 self._version = str(version)
+                if version == newer:
+                    del self._assumed[key]
                 return
             self._assumed.pop(key, None)
         super()._take(event)

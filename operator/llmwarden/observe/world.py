@@ -8,7 +8,7 @@ while a watch was away. Pods and Services are watched once for the whole cluster
 import asyncio
 import datetime as dt
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
 
 from llmwarden import names, reconciled, wire
@@ -47,6 +47,32 @@ class Mark(Protocol):
 
     def __call__(self, key: Key, *, urgent: bool = True) -> None:
         """Mark a key."""
+
+
+class Listing:
+    """A whole list of one kind, which comes page by page. What comes or goes meanwhile the watch tells: the list may be older."""
+
+    def __init__(self, world: "World", kind: str, before: Iterable[Name]) -> None:
+        self._world = world
+        self._kind = kind
+        self._unseen = set(before)
+        self._went: set[Name] = set()
+
+    def went(self, name: Name) -> None:
+        """Hear that an object went while the list was under way."""
+        self._went.add(name)
+
+    def take(self, item: Object) -> None:
+        """Take in an object of the list."""
+        name = key_of(item)
+        self._unseen.discard(name)
+        if name not in self._went or self._world.raw(self._kind, name) is not None:
+            self._world.take(self._kind, item, name)
+
+    def end(self) -> None:
+        """Take in that the list is whole: what was known before it was asked for and is not in it is gone."""
+        for name in self._unseen - self._went:
+            self._world.take(self._kind, None, name)
 
 
 class World(Resources):
@@ -102,6 +128,7 @@ class World(Resources):
         )
         self._choosers = Choosers(client, lambda: self._mark_kind("LLMService"))
         self._exporters = Exporters(client, settings, lambda: self._mark(CLUSTER))
+        self._listings: dict[str, Listing] = {}  # by kind, the last one
         self._cluster_of: object = None  # what of all services what exists once was last marked for
         self._gpu = (gpu_choice.NO_EXPORTER, gpu_choice.Facts())
         # Why the watches of our own kinds fail, where they do for so many seconds; "" otherwise.
@@ -244,6 +271,8 @@ class World(Resources):
         rivals = self.selected(name[0]).rivals(name[1]) if kind == "LLMService" else set()
         if item is None:
             self._drop(kind, name)
+            if kind in self._listings:
+                self._listings[kind].went(name)
         else:
             self._put(kind, name, item)
         after = item["metadata"] if item is not None else None
@@ -253,22 +282,10 @@ class World(Resources):
             self._mark(Key(kind, name[0], other))
         self._changed(kind, name, before, after)
 
-    def take_listed(self, kind: str, item: Object, before: Collection[Name]) -> Name:
-        """Take in an object of a list, and return its name.
-
-        What was known `before` the list was asked for and is no longer known went meanwhile: the watch has told, and the list may be older.
-        """
-        name = key_of(item)
-        if name in self._objects[kind] or name not in before:
-            self.take(kind, item, name)
-        return name
-
-    def retain(self, kind: str, found: Iterable[Name], before: Iterable[Name]) -> None:
-        """Take in which objects a whole list has: what was known `before` it was asked for and is not in it is gone."""
-        there = set(found)
-        for name in before:
-            if name not in there and name in self._objects[kind]:
-                self.take(kind, None, name)
+    def listing(self, kind: str) -> "Listing":
+        """Begin to take in a whole list of a kind, before it is asked for."""
+        self._listings[kind] = Listing(self, kind, self._objects[kind])
+        return self._listings[kind]
 
     def _changed(self, kind: str, name: Name, before: Object | None, after: Object | None) -> None:
         """Mark what an object's change makes dirty: itself, and whoever reads it. `before`, `after`: its metadata; None where it is not there."""

@@ -7,8 +7,6 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
-import pytest
-
 from llmwarden import names, wire
 from llmwarden.desired.snapshot import Figures, Quantiles
 from llmwarden.kube import Client
@@ -132,11 +130,6 @@ async def counted(work: Callable[[], Coroutine[Any, Any, object]]) -> int:
     return calls
 
 
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def test_one_services_work_costs_the_same_among_ten_and_among_hundreds() -> None:
     costs: dict[str, list[int]] = {}
     for count in (FEW, MANY):
@@ -144,7 +137,9 @@ async def test_one_services_work_costs_the_same_among_ten_and_among_hundreds() -
         await cluster.settle()
         one = cluster.names[3]
         key = Key("LLMService", *one)
-        reconcile = lambda cluster=cluster, key=key: cluster.reconciler.reconcile_once(key)  # noqa: E731 - three times
+
+        async def reconcile(cluster: Cluster = cluster, key: Key = key) -> None:
+            await cluster.reconciler.reconcile_once(key)
 
         async def edit(cluster: Cluster = cluster, one: tuple[str, str] = one) -> None:
             cluster.put(one, 2, alerts={"disable": ["LLMNoTraffic"]})
@@ -177,9 +172,7 @@ async def test_an_edit_and_a_pod_mark_the_services_that_they_concern_and_no_othe
     # A pod that two services select concerns both, and so does the end of the one.
     cluster.marked.clear()
     other = (one[0], "also")
-    cluster.put(
-        other, 1, workload=CHAT["spec"]["workload"] | {"selector": {"matchLabels": {"app": one[1]}}}
-    )
+    cluster.put(other, 1, workload=CHAT["spec"]["workload"] | {"selector": {"matchLabels": {"app": one[1]}}})
     assert {key for key, _ in cluster.marked if key.kind == "LLMService"} == {
         Key("LLMService", *one),
         Key("LLMService", *other),
@@ -205,6 +198,10 @@ def usage(requests: int, *budgets: str) -> wire.ServiceUsage:
     return wire.ServiceUsage(totals, totals, totals, budgets=budgets)
 
 
+def spent_of(spent: int, state: wire.BudgetState = "Open") -> wire.BudgetUsage:
+    return wire.BudgetUsage("USD", 1000, spent, state, "Block", NOW, NOW + dt.timedelta(days=1))
+
+
 async def test_a_tick_marks_only_what_would_change() -> None:
     cluster = Cluster(FEW)
     world, postponed = cluster.world, []
@@ -220,8 +217,7 @@ async def test_a_tick_marks_only_what_would_change() -> None:
         now=lambda: NOW,
     )
     key = "LLMBudget/team-0/all"
-    window = {"window_start": NOW, "resets_at": NOW + dt.timedelta(days=1)}
-    budget = wire.BudgetUsage("USD", 100, 10, "Open", "Block", **window)
+    budget = spent_of(10)
 
     def tick(
         figures: dict[tuple[str, str], Figures], used: dict[str, wire.ServiceUsage], spent: wire.BudgetUsage
@@ -254,8 +250,8 @@ async def test_a_tick_marks_only_what_would_change() -> None:
     assert services() == {Key("LLMService", *third)}
     assert postponed == [Key("LLMService", *one), Key("LLMService", *other)]
     # A budget that is used up is a change of state of everybody under it; a little more spent is a figure of theirs.
-    tick(figures, used, wire.BudgetUsage("USD", 1000, 101, "Open", "Block", **window))
-    tick(figures, used, wire.BudgetUsage("USD", 1000, 102, "Open", "Block", **window))
+    tick(figures, used, spent_of(101))
+    tick(figures, used, spent_of(102))
     assert (services(), len(postponed)) == (set(), FEW)
-    tick(figures, used, wire.BudgetUsage("USD", 1000, 1000, "Exceeded", "Block", **window))
+    tick(figures, used, spent_of(1000, "Exceeded"))
     assert len(services()) == FEW

@@ -26,12 +26,6 @@ def named(name: str, version: int = 1) -> dict[str, Any]:
     return {"kind": NAMESPACE, "metadata": {"name": name, "uid": name, "resourceVersion": str(version)}}
 
 
-def listed(made: World, before: list[tuple[str, str]], *items: dict[str, Any]) -> None:
-    """Take in a list as `handlers.main` does: page by page, then what is missing."""
-    found = [made.take_listed(NAMESPACE, item, before) for item in items]
-    made.retain(NAMESPACE, found, before)
-
-
 def known(made: World) -> list[str]:
     return [name for _, name in made.names(NAMESPACE)]
 
@@ -40,18 +34,24 @@ def test_a_list_tells_what_is_gone_and_what_is_new() -> None:
     made = world()
     made.take(NAMESPACE, named("stays"), ("", "stays"))
     made.take(NAMESPACE, named("goes"), ("", "goes"))
-    listed(made, made.names(NAMESPACE), named("stays", 2), named("comes"))
+    listing = made.listing(NAMESPACE)
+    listing.take(named("stays", 2))
+    listing.take(named("comes"))
+    listing.end()
     assert known(made) == ["comes", "stays"]
 
 
 def test_what_the_watch_told_while_the_list_was_under_way_stands() -> None:
     made = world()
     made.take(NAMESPACE, named("deleted"), ("", "deleted"))
-    before = made.names(NAMESPACE)
-    under_way = [named("deleted")]
+    listing = made.listing(NAMESPACE)
     made.take(NAMESPACE, None, ("", "deleted"))
     made.take(NAMESPACE, named("created", 9), ("", "created"))
-    listed(made, before, *under_way)
+    made.take(NAMESPACE, named("came and went", 10), ("", "came and went"))
+    made.take(NAMESPACE, None, ("", "came and went"))
+    for name in ("deleted", "came and went"):
+        listing.take(named(name))
+    listing.end()
     assert known(made) == ["created"]
 
 
