@@ -387,6 +387,7 @@ class World(Resources):
             ("PodMonitor", own, names.POD_MONITOR_PROXIES),
             *((kind, namespace, names.PREFIX_ENGINE + name) for kind in selected.ENGINE),
             ("PrometheusRule", namespace, names.PREFIX_ALERTS + name),
+            ("PrometheusRule", own, names.RULES_SERVICES),
             ("AlertmanagerConfig", namespace, names.PREFIX_ROUTE + name),
             ("GrafanaDashboard", namespace, names.PREFIX_DASHBOARD + name),
         )
