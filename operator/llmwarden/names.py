@@ -160,6 +160,7 @@ RECORD_BUDGET_WARN: Final = "llmwarden:budget:warn_ratio"  # budget, kind, thres
 # Recorded for each service: calls that the backend answered, by our count and by the engine's own.
 RECORD_ANSWERED: Final = "llmservice:requests_answered:rate5m"
 RECORD_ENGINE_REQUESTS: Final = "llmservice:engine_requests:rate5m"
+RECORD_LOST: Final = "llmservice:proxies_lost:rate5m"  # by label `what`
 
 LABEL_M_SERVICE: Final = "llmservice"
 LABEL_M_PROVIDER: Final = "gen_ai_provider_name"

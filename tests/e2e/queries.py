@@ -16,11 +16,10 @@ from cluster.lifecycle import kubectl
 from demo import steps
 from demo.kube import Kube
 from llmwarden import names
+from tests.grafana import asked
 
 SPAN_SECONDS = 120  # of a panel's range query
 STEP_SECONDS = 15
-# What Grafana fills in: its shortest $__rate_interval is four scrapes.
-VARIABLES = {"$__rate_interval": "1m", "$namespace": ".*"}
 # Series with matchers; and ours, which rules for all services ask for without any.
 _SELECTOR = re.compile(r"([a-zA-Z_:][\w:]*)?\{([^{}]*)\}|\b((?:(?:llmservice|llmwarden):|llmwarden_)[\w:]+)(?![\w:{])")
 _OFFSET = re.compile(r"\s+offset\s+\w+")
@@ -77,9 +76,8 @@ def panels(kube: Kube) -> dict[str, list[str]]:
     for item in kube.items("configmap", selector="app.kubernetes.io/component=dashboard"):
         (text,) = item["data"].values()
         name = f"{item['metadata']['namespace']}/{item['metadata']['name']}"
-        for panel in json.loads(text)["panels"]:
-            for target in panel.get("targets", []):
-                found.setdefault(f"{name}: {panel['title']}", []).append(_filled(target["expr"]))
+        for query in asked(json.loads(text), "1m", namespace=".*"):  # the shortest interval is four scrapes
+            found.setdefault(f"{name}: {query.title}", []).append(query.expr)
     return found
 
 
@@ -106,9 +104,3 @@ def of_anyone(selector: str) -> str:
 def without_offset(expr: str) -> str:
     """Return an expression that asks about now what it asked about an earlier day: a cluster of this morning has no yesterday."""
     return _OFFSET.sub("", expr)
-
-
-def _filled(expr: str) -> str:
-    for name, value in VARIABLES.items():
-        expr = expr.replace(name, value)
-    return expr

@@ -22,7 +22,7 @@ def rules(params: ClusterParams) -> Manifest | None:
     settings = params.settings
     # Groups are evaluated side by side, the rules of one after another.
     groups: list[dict[str, Any]] = [
-        {"name": f"{PREFIX}/calls", "rules": vocabulary.calls()},
+        {"name": f"{PREFIX}/calls", "rules": [*vocabulary.calls(), *vocabulary.lost()]},
         {"name": f"{PREFIX}/latency", "rules": vocabulary.latency()},
         {"name": f"{PREFIX}/engines", "rules": vocabulary.engine_figures()},
         {"name": f"{PREFIX}/spending", "interval": "1m", "rules": spending.records()},

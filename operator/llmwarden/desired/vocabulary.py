@@ -77,13 +77,42 @@ def calls() -> list[dict[str, Any]]:
     ]
 
 
+def lost() -> list[dict[str, Any]]:
+    """Record what proxies lost or could not do. These counters know the pod only; which service's it is, its other series say."""
+    pods = f"max by ({promql.BY}, pod) ({names.METRIC_IN_FLIGHT}{{{ANY}}})"
+    parts = [
+        f"label_replace(sum by ({promql.BY}) (0 * {pods} + on (namespace, pod) group_left () "
+        f'sum by (namespace, pod) (rate({metric}[{WINDOW}]))), "what", "{what}", "", "")'
+        for metric, what in (
+            (names.METRIC_SPANS_DROPPED, "spans"),
+            (names.METRIC_JOURNAL_ERRORS, "journal"),
+            (names.METRIC_LEDGER_ERRORS, "ledger"),
+        )
+    ]
+    return [_record(names.RECORD_LOST, "\nor ".join(parts))]
+
+
 def latency() -> list[dict[str, Any]]:
-    """Record quantiles of what proxies measure, of all services."""
-    return [
+    """Record quantiles and means of what proxies measure, of all services."""
+    quantiles = [
         _record(f"llmservice:{name}:{quantile}_5m", promql.quantile(q, metric, ANY, WINDOW))
         for name, metric in _HISTOGRAMS.items()
         for quantile, q in QUANTILES.items()
     ]
+    tokens = f'sum by ({promql.BY}) (llmservice:tokens:rate5m{{{names.LABEL_M_TOKEN_TYPE}="output"}})'
+    return [
+        *quantiles,
+        # What an average call's time is made of: until the first token, and writing all of them.
+        _record("llmservice:ttft_seconds:mean_5m", _mean(names.METRIC_TTFT)),
+        _record(
+            "llmservice:writing_seconds:mean_5m",
+            f"{_mean(names.METRIC_TPOT)}\n* {tokens}\n/ ({names.RECORD_ANSWERED} > 0)",
+        ),
+    ]
+
+
+def _mean(metric: str) -> str:
+    return f"({promql.rate(f'{metric}_sum', ANY, WINDOW)} / ({promql.rate(f'{metric}_count', ANY, WINDOW)} > 0))"
 
 
 def engine_figures() -> list[dict[str, Any]]:
