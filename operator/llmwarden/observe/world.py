@@ -492,6 +492,7 @@ class World(Resources):
             *self._shared_places,
             *((kind, namespace, names.PREFIX_ENGINE + name) for kind in selected.ENGINE),
             ("PrometheusRule", namespace, names.PREFIX_ALERTS + name),
+            ("PrometheusRule", own, names.RULES_SERVICES),
             ("AlertmanagerConfig", namespace, names.PREFIX_ROUTE + name),
             ("GrafanaDashboard", namespace, names.PREFIX_DASHBOARD + name),
         )
