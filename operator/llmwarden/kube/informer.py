@@ -14,13 +14,14 @@ from types import MappingProxyType
 from typing import Any
 
 from llmwarden.errors import ForbiddenError, NotFoundError, NotInstalledError, RefusedError, UnavailableError
-from llmwarden.kube.client import Client, path_of
+from llmwarden.kube.client import PAGE, Client, path_of
 from llmwarden.kube.errors import ExpiredError, ThrottledError
 
 Key = tuple[str, str]
 Object = dict[str, Any]
-OnChange = Callable[[Key, Object | None, Object | None], None]
-Transform = Callable[[Object], Object | None]
+Kept = Any  # an object, or what a transform makes of it: compared by `==`, otherwise not looked into
+OnChange = Callable[[Key, Kept | None, Kept | None], None]
+Transform = Callable[[Object], Kept | None]
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,8 @@ class Informer:
 
     `on_change(key, old, new)` is called, in the event loop and in order, after `items` has changed: old is None for a new
     object, new is None for one that is gone. It must not raise. `transform` shrinks an object before it is kept, or
-    returns None to drop it. The key is (namespace, name); the namespace is "" for cluster-scoped objects.
+    returns None to drop it. The key is (namespace, name); the namespace is "" for cluster-scoped objects. `page`: how many whole objects a
+    list has in memory at a time.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Informer:
         read_seconds: float = READ_SECONDS,
         backoff_seconds: tuple[float, float] = BACKOFF_SECONDS,
         absent_seconds: float = ABSENT_SECONDS,
+        page: int = PAGE,
     ) -> None:
         self._client = client
         self._api_version = api_version
@@ -64,10 +67,11 @@ class Informer:
         self._read_seconds = read_seconds
         self._backoff = backoff_seconds
         self._absent_seconds = absent_seconds
-        self._items: dict[Key, Object] = {}
+        self._page = page
+        self._items: dict[Key, Kept] = {}
         self._version = ""
         self._watched = False  # whether the present watch has brought anything
-        self.items: Mapping[Key, Object] = MappingProxyType(self._items)
+        self.items: Mapping[Key, Kept] = MappingProxyType(self._items)
         self.synced = asyncio.Event()  # set after the first complete list, and never cleared
         self.absent = False  # whether the API itself is not installed at present
 
@@ -118,6 +122,7 @@ class Informer:
                 self._namespace,
                 label_selector=self._label_selector,
                 field_selector=self._field_selector,
+                limit=self._page,
                 continue_token=token,
             )
             for item in page.items:
@@ -164,7 +169,7 @@ class Informer:
         elif kind == "DELETED":
             self._set(_key(item), None)
 
-    def _set(self, key: Key, item: Object | None) -> None:
+    def _set(self, key: Key, item: Kept | None) -> None:
         old = self._items.get(key)
         if item is None:
             if old is None:
