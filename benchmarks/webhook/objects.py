@@ -39,9 +39,14 @@ def namespace_of(number: int, namespaces: int) -> str:
     return f"bench-{number % namespaces:03}"
 
 
+def name_of(number: int) -> str:
+    """The name of the service of a number."""
+    return f"service-{number:05}"
+
+
 def service(number: int, namespaces: int) -> dict[str, Any]:
     """An LLMService as its owner writes it: every other one calls a provider, or serves a model."""
-    name = f"service-{number:05}"
+    name = name_of(number)
     calls = number % 2 == 0
     backend: dict[str, Any] = (
         {
@@ -79,7 +84,7 @@ def status() -> dict[str, Any]:
 
 def pod(number: int, namespaces: int) -> dict[str, Any]:
     """A pod that the service of a number selects, as a ReplicaSet makes it."""
-    name = f"service-{number:05}"
+    name = name_of(number)
     return {
         "apiVersion": "v1",
         "kind": "Pod",
