@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -37,6 +38,8 @@ TICKS: Final = os.sysconf("SC_CLK_TCK")
 WRITERS: Final = 24  # writes to the API server at a time
 LIMIT_MIB: Final = 128  # at ten thousand services
 LIMIT_P99_MS: Final = 10.0
+CROWD: Final = 64  # reviews at a time in a burst
+LARGEST: Final = 250_000  # bytes of a pod's annotations: 256 KiB are the most
 MEBIBYTE: Final = 1024  # KiB
 
 
@@ -155,12 +158,14 @@ def measure(kubeconfig: Path, ca: str, source: Path, size: int, options: argpars
         before = cpu(process.pid)
         times = sorted(reviews(port, ca, size, options))
         took = cpu(process.pid) - before
+        after = memory(process.pid, "VmRSS")
+        burst(port, ca, options.namespaces)
         return {
             "ready_s": round(ready, 2),
             "ready_cpu_s": round(before, 2),
             "ready_mib": idle,
-            "mib": memory(process.pid, "VmRSS"),
-            "peak_mib": memory(process.pid, "VmHWM"),
+            "mib": after,
+            "burst_mib": memory(process.pid, "VmHWM"),
             "p50_ms": round(times[len(times) // 2] * 1000, 2),
             "p99_ms": round(times[len(times) * 99 // 100] * 1000, 2),
             "cpu_ms": round(took / len(times) * 1000, 2),
@@ -204,20 +209,46 @@ def until_ready(process: "subprocess.Popen[bytes]", port: int, seconds: float = 
 def reviews(port: int, ca: str, size: int, options: argparse.Namespace) -> Iterator[float]:
     """Seconds of each review: of pods that a service selects, where there is one. Raises RuntimeError where one is not injected."""
     chance = random.Random(1)  # noqa: S311 - no secret
-    connection = http.client.HTTPSConnection(
-        "localhost", port, context=ssl.create_default_context(cadata=ca), timeout=30
-    )
-    connection.connect()
-    connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection = connected(port, ca)
     for _ in range(options.reviews):
         body = objects.review(objects.pod(chance.randrange(max(size, 1)), options.namespaces))
         begun = time.perf_counter()
-        connection.request("POST", names.WEBHOOK_PATH, body, {"Content-Type": "application/json"})
-        answer = connection.getresponse().read()
+        answer = ask(connection, body)
         yield time.perf_counter() - begun
         if size and "patch" not in json.loads(answer)["response"]:
             message = f"a pod was not injected: {answer[:300]!r}"
             raise RuntimeError(message)
+
+
+def burst(port: int, ca: str, namespaces: int) -> None:
+    """Reviews of pods as large as their annotations may be, CROWD at a time: what a Deployment of many replicas brings at worst."""
+    made = objects.pod(0, namespaces)
+    made["metadata"]["annotations"]["note"] = "x" * LARGEST
+    body = objects.review(made)
+
+    def one(_: int) -> None:
+        connection = connected(port, ca)
+        for _ in range(4):
+            ask(connection, body)
+        connection.close()
+
+    with ThreadPoolExecutor(CROWD) as pool:
+        list(pool.map(one, range(CROWD)))
+
+
+def connected(port: int, ca: str) -> http.client.HTTPSConnection:
+    """A connection over TLS, as the API server's."""
+    tls = ssl.create_default_context(cadata=ca)
+    connection = http.client.HTTPSConnection("localhost", port, context=tls, timeout=60)
+    connection.connect()
+    connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection
+
+
+def ask(connection: http.client.HTTPSConnection, body: bytes) -> bytes:
+    """Send a review; returns the answer."""
+    connection.request("POST", names.WEBHOOK_PATH, body, {"Content-Type": "application/json"})
+    return connection.getresponse().read()
 
 
 def memory(pid: int, what: str) -> float:
