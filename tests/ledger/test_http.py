@@ -239,6 +239,9 @@ async def test_a_price_is_handed_out_kept_and_charged_for_good(ledger: Ledger, t
 
 async def test_an_unknown_model_is_uncosted_never_free(ledger: Ledger) -> None:
     price = (await ledger.get("/v1/price", service="bot", model="weird")).json()
+    config = (await ledger.get("/v1/config", services="bot")).json()
+    assert price["generation"] == config["services"]["bot"]["priceGeneration"]
+    assert (await ledger.get("/v1/price", service="not-there-yet", model="weird")).json()["generation"] == ""
     assert (price["priceId"], price["picodollars"]) == (None, None)
     await ledger.report(row(model="weird"))
     usage = (await ledger.get("/v1/usage", token="operator")).json()["services"]["shop/bot"]

@@ -166,13 +166,18 @@ class Api:
         self._require_sync()
         core = self._core
         known = core.view.services.get(f"{namespace}/{service}")
+        generation = core.price_generation(f"{namespace}/{service}")
         provisional = core.provisional_price(f"{namespace}/{service}", model)
         if provisional is not None:
-            return answers.as_json(wire.Price(contract=names.CONTRACT, picodollars=provisional, provisional=True))
+            return answers.as_json(
+                wire.Price(contract=names.CONTRACT, picodollars=provisional, provisional=True, generation=generation)
+            )
         found, until = core.price(f"{namespace}/{service}", model)
         window = core.catalogue.window(known.provider, model) if known is not None else 0
         if known is None or found is None:
-            return answers.as_json(wire.Price(contract=names.CONTRACT, window=window, valid_until=until))
+            return answers.as_json(
+                wire.Price(contract=names.CONTRACT, window=window, valid_until=until, generation=generation)
+            )
         issued = Issued(known.provider, model, found.price_id)
         if issued not in core.prices and len(core.prices) < MOST_ISSUED:
             # First on the disk, then handed out: a row must always find its price again.
@@ -186,6 +191,7 @@ class Api:
                 variants=found.rates.variants,
                 window=window,
                 valid_until=found.valid_until,
+                generation=generation,
             )
         )
 

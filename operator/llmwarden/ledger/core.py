@@ -301,6 +301,11 @@ class Core:
             return None, None
         return self.catalogue.resolve_until(known.provider, model, self.clock())
 
+    def price_generation(self, service: str) -> str:
+        """Of which generation the prices of a service (`namespace/name`) are now; "" for one that is not there (yet)."""
+        known = self.view.services.get(service)
+        return "" if known is None else self._service_config(known).price_generation
+
     def provisional_price(self, service: str, model: str) -> wire.Picodollars | None:
         """What gates calls of a service (`namespace/name`) whose tokens GPU-hours price; None where they do not, or it is not known."""
         known = self.view.services.get(service)
