@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from prometheus_client import Counter
 
-from llmwarden import kube, names, serving
+from llmwarden import kube, memory, names, serving
 from llmwarden import settings as configuration
 from llmwarden.errors import InvalidSpecError, WardenError
 from llmwarden.handlers.queue import WorkQueue
@@ -216,6 +216,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (InvalidSpecError, ValueError) as error:
         sys.stderr.write(f"llmwarden operator: {error}\n")
         return 2
+    memory.give_back()
     serving.start_logging(settings.log_level)
     token_file = Path(os.environ.get(TOKEN_FILE) or names.TOKEN_FILE)
     try:

@@ -16,11 +16,16 @@ from urllib.request import getproxies_environment
 
 import aiohttp
 import msgspec
-from kubernetes.aio.client import ApiClient, Configuration
-from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
 from llmwarden import __version__, names
 from llmwarden.errors import NotFoundError, NotInstalledError, UnavailableError
+from llmwarden.kube.asynchronous import (
+    ApiClient,
+    ConfigException,
+    Configuration,
+    load_incluster_config,
+    load_kube_config,
+)
 from llmwarden.kube.errors import error_of
 
 PAGE = (
