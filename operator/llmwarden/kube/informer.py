@@ -17,6 +17,7 @@ from typing import Any
 
 from prometheus_client import Counter, Gauge
 
+from llmwarden import names
 from llmwarden.errors import ForbiddenError, NotFoundError, NotInstalledError, RefusedError, UnavailableError
 from llmwarden.kube.client import Client, Page, path_of
 from llmwarden.kube.errors import ExpiredError, ThrottledError
@@ -34,7 +35,7 @@ READ_SECONDS = 150.0  # bookmarks come about once a minute; two missed ones mean
 BACKOFF_SECONDS = (0.5, 30.0)  # first and longest
 ABSENT_SECONDS = 10.0  # how often an absent API is asked for again
 
-UP = Gauge("llmwarden_watch_up", "1 while a resource is watched, 0 while its list or watch fails.", ["resource"])
+UP = Gauge(names.METRIC_WATCH_UP, "1 while a resource is watched, 0 while its list or watch fails.", ["resource"])
 ERRORS = Counter("llmwarden_watch_errors", "Lists and watches of a resource that failed.", ["resource"])
 
 
