@@ -34,11 +34,11 @@ from llmwarden.settings import Settings
 from tests.grafana import asked
 
 SLICE: Final = 2 * 3600  # a block of Prometheus
-BEHIND: Final = 70 * 60  # of what rules look back over; longer they do over recorded series
-AHEAD: Final = 40 * 60  # until then the benchmark is over
+BEHIND: Final = 5 * 60  # most rules look back so far
+AHEAD: Final = 30 * 60  # until then the benchmark is over
 POINTS: Final = 600  # that a panel a third of a screen wide asks for
 LIMIT_SECONDS: Final = 1.0
-WARM_SECONDS: Final = 150
+WARM_SECONDS: Final = 250
 RULE_SECONDS: Final = 30  # between two samples of an objective's rates
 WEEKS_SECONDS: Final = 28 * 86400
 WEEKS_REPEATS: Final = 20

@@ -38,6 +38,8 @@ GPU_METRICS: Final = (
     "DCGM_FI_DEV_XID_ERRORS",
 )
 OBJECTIVES: Final = ("first-token", "per-token", "answer", "errors")
+# What no rule reads.
+UNREAD: Final = (names.METRIC_CHUNK_TIME, names.METRIC_OUTPUT_RATE, "DCGM_FI_DEV_GPU_UTIL", "DCGM_FI_DEV_POWER_USAGE")
 # Labels that a record has besides those of its service and its rule.
 MORE_LABELS: Final[dict[str, tuple[dict[str, str], ...]]] = {
     "llmservice:tokens:rate5m": tuple({names.LABEL_M_TOKEN_TYPE: kind} for kind in KINDS),
@@ -71,7 +73,7 @@ class Series:
         In `often` what comes seldom comes at least as often as its step.
         """
         times: Iterable[int] = range(start, end, self.every)
-        if self.every > OFTEN_SECONDS and often:
+        if self.every > OFTEN_SECONDS and often and not self.name.startswith(UNREAD):
             more = range(max(often.start, start), min(often.stop, end), often.step)
             times = sorted({*times, *more})
         inner = ",".join(f'{name}="{value}"' for name, value in self.labels.items())
