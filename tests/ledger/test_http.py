@@ -125,7 +125,7 @@ async def running(
     async def rebuild() -> None:
         core.rebuild(store.sums(), store.last_reports())
 
-    writer = Writer(store, core.merged, rebuild, core.desk)
+    writer = Writer(store, core, rebuild)
     registry = prometheus_client.CollectorRegistry()
     registry.register(State(core, lambda: {"LLMService": core.synced}, store.size))
     registry.register(GpuState(core))

@@ -271,6 +271,17 @@ class Core:
             standing = self.standings[key]
         return standing.shared.budget, standing.spent
 
+    def pending(self, deltas: Iterable[Delta]) -> dict[str, int]:
+        """By budget, what these would add to what is spent of it: growth that is not on the disk yet, and so not counted."""
+        found: dict[str, int] = {}
+        told = list(deltas)
+        for delta, sums in zip(told, self.aggregate.rated(told), strict=True):
+            for key in self._spends.get(delta.service, ()):
+                room = self.room(key)  # looks whether its window still holds
+                if room is not None and delta.bucket >= self.standings[key].start:
+                    found[key] = found.get(key, 0) + sums.spent(room[0].unit)
+        return found
+
     def shown_state(self, standing: Standing) -> wire.BudgetState:
         """The state for people: used up also where what is left is too little for the calls that come.
 

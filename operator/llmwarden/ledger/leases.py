@@ -78,8 +78,13 @@ class Desk:
             if not one.use.needed:
                 claims.hungry.pop(one.journal_id, None)
 
-    def decide(self, asked: Sequence[Asked], held: Mapping[str, Held]) -> dict[tuple[str, int], policy.Grant]:
-        """What each gets, one after the other, given what is out of each budget (the balances that they keep included)."""
+    def decide(
+        self, asked: Sequence[Asked], held: Mapping[str, Held], pending: Mapping[str, int]
+    ) -> dict[tuple[str, int], policy.Grant]:
+        """What each gets, one after the other, given what is out of each budget (the balances that they keep included).
+
+        `pending` is what is spent of each beside what is counted: what these very reports say (`Core.pending`).
+        """
         now = self._now()
         out = {key: one.outstanding for key, one in held.items()}
         grants: dict[tuple[str, int], policy.Grant] = {}
@@ -89,7 +94,7 @@ class Desk:
             found = self._room(key)
             if found is None or not is_leased(found[0]):
                 continue
-            budget, spent = found
+            budget, spent = found[0], found[1] + pending.get(key, 0)
             grant = policy.divide(
                 limit=hard(budget),
                 spent=spent,
@@ -109,7 +114,8 @@ class Desk:
         for key, outstanding in out.items():
             found = self._room(key)
             if found is not None:
-                near = policy.near(limit=hard(found[0]), spent=found[1], outstanding=outstanding)
+                spent = found[1] + pending.get(key, 0)
+                near = policy.near(limit=hard(found[0]), spent=spent, outstanding=outstanding)
                 (self.near.add if near else self.near.discard)(key)
         return grants
 

@@ -92,7 +92,7 @@ async def _serve(
     metrics_port: int,
 ) -> None:
     stop = serving.stop_on_signals()
-    writer = Writer(store, core.merged, lambda: _rebuild(core, store), core.desk)
+    writer = Writer(store, core, lambda: _rebuild(core, store))
     departed = Departed(store.labels(), lambda: core.aggregate.services)
     watch = Watch(client, core.configure, departed)
     accounts = Reconciler(
