@@ -23,8 +23,9 @@ import uvloop
 from llmwarden import names, serving
 from llmwarden.ledger.app import create_app
 from llmwarden.ledger.auth import Caller
+from llmwarden.ledger.collector import Collector
 from llmwarden.ledger.core import Core
-from llmwarden.ledger.main import calm_collector, checkpoints
+from llmwarden.ledger.main import checkpoints
 from llmwarden.ledger.metrics import Metrics
 from llmwarden.ledger.pricing import Catalogue
 from llmwarden.ledger.store import Store
@@ -175,11 +176,10 @@ async def run(sock: socket.socket, database: str, services: int, certificate: st
                 await writer.follow()
             core.tick()
 
-    calm_collector()
     await serving.until_stopped(
         stop,
         servers=[serving.serve(app, sock=sock, stop=stop, tls=Certificate(certificate, key), grace_seconds=2)],  # type: ignore[arg-type]
-        background=[writer.run(), tick(), checkpoints(store), stalls.watch()],
+        background=[writer.run(), tick(), checkpoints(store), Collector().run(), stalls.watch()],
     )
     store.close()
     print(json.dumps(stalls.found() | timed.found()), flush=True)

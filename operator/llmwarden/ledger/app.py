@@ -5,9 +5,10 @@ Refusals: 400 malformed, 401 no or bad token, 403 not yours, 404, 409 unsupporte
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
 from starlette.applications import Starlette
@@ -38,7 +39,13 @@ MAX_ROWS: Final = 10_000
 MOST_ISSUED: Final = 100_000
 LONGEST: Final = 256  # characters of a model in a question, or of a journal's name
 
-Body = TypeVar("Body")
+
+class _Versioned(msgspec.Struct):
+    contract: int
+
+
+_reports = msgspec.json.Decoder(wire.Report)
+_versions = msgspec.json.Decoder(_Versioned)
 
 
 def create_app(
@@ -217,11 +224,7 @@ class Api:
     async def _report(self, request: Request) -> wire.ReportAnswer:
         caller = await self._caller(request)
         raw = await _body(request)
-        # The version before the shape: another version's report need not have ours.
-        version = _decode(raw, _Versioned).contract
-        if version != names.CONTRACT:
-            raise _unsupported(version)
-        report = _decode(raw, wire.Report)
+        report = _report(raw)
         now = self._core.clock().timestamp()
         _check(report)
         pod = report.pod
@@ -287,16 +290,11 @@ class Api:
             raise Refusal(503, "not_synced", message, answers.RETRY_SECONDS)
 
 
-class _Versioned(msgspec.Struct):
-    contract: int
-
-
 def _contract(request: Request) -> None:
     given = request.query_params.get("contract", "")
     if not given.isascii() or not given.isdigit():
         raise Refusal(400, "malformed", f"give contract={names.CONTRACT}")
-    if int(given[:9]) != names.CONTRACT:
-        raise _unsupported(int(given[:9]))
+    _check_version(int(given[:9]))
 
 
 def _unsupported(version: int) -> Refusal:
@@ -337,11 +335,21 @@ async def _body(request: Request) -> bytes:
     return b"".join(parts)
 
 
-def _decode(raw: bytes, kind: type[Body]) -> Body:
+def _report(raw: bytes) -> wire.Report:
     try:
-        return msgspec.json.decode(raw, type=kind)
+        report = _reports.decode(raw)
     except (msgspec.DecodeError, RecursionError) as error:
+        # The version before the shape: another version's report need not have ours.
+        with contextlib.suppress(msgspec.DecodeError, RecursionError):
+            _check_version(_versions.decode(raw).contract)
         raise Refusal(400, "malformed", f"the report is not what the contract says: {error}") from error
+    _check_version(report.contract)
+    return report
+
+
+def _check_version(version: int) -> None:
+    if version != names.CONTRACT:
+        raise _unsupported(version)
 
 
 def _check(report: wire.Report) -> None:

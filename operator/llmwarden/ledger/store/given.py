@@ -20,7 +20,11 @@ def table(name: str, columns: Mapping[str, sa.types.TypeEngine[Any]], *, on_post
     if on_postgresql:
         document = sa.cast(sa.bindparam(name, type_=sa.Text), postgresql.JSON)
         typed = [sa.column(column, kind) for column, kind in columns.items()]
-        return sa.func.json_to_recordset(document).table_valued(*typed).render_derived(name=f"given_{name}", with_types=True)
+        return (
+            sa.func.json_to_recordset(document)
+            .table_valued(*typed)
+            .render_derived(name=f"given_{name}", with_types=True)
+        )
     each = sa.func.json_each(sa.bindparam(name, type_=sa.Text)).table_valued("value").alias(f"each_{name}")
     # The path is a part of the statement and not a parameter: it is one of ours.
     paths = {column: sa.literal_column(f"'$.{column}'") for column in columns}
