@@ -478,7 +478,7 @@ async def test_budget_metrics_have_the_service_that_an_alert_selects(ledger: Led
 async def test_a_disk_that_fails_is_503_and_the_same_totals_are_taken_later(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(_: object) -> list[object]:
+    def full(*_: object) -> list[object]:
         message = "the database failed: database or disk is full"
         raise UnavailableError(message)
 

@@ -4,9 +4,11 @@ An object that can never work as written is left out with its sentence in `View.
 that cannot be read stays Active without budgets of its own: releasing it would stop its measurement.
 """
 
+import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any, TypeVar
 
 from llmwarden.api.v1alpha1 import ClusterLLMBudget, LLMBudget, LLMService, ModelPrice, parse
 from llmwarden.domain import budgets, selectors, upstream
@@ -16,6 +18,7 @@ from llmwarden.ledger import pricing
 
 Key = tuple[str, str]
 Labels = Mapping[str, str]
+Alike = TypeVar("Alike")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +76,8 @@ class ReadService:
 def read_service(item: Mapping[str, Any]) -> ReadService:
     """Read an LLMService. Never raises: what is wrong is in `fault`."""
     metadata = item["metadata"]
-    namespace, name = metadata["namespace"], metadata["name"]
-    labels = metadata.get("labels") or {}
+    namespace, name = sys.intern(metadata["namespace"]), metadata["name"]
+    labels = read_labels(item)
     try:
         service = parse(LLMService, item)
     except InvalidSpecError as error:
@@ -84,7 +87,7 @@ def read_service(item: Mapping[str, Any]) -> ReadService:
     for budget in service.spec.budgets:
         alone = service.replace(spec=service.spec.replace(budgets=(budget,)))
         try:
-            good += budgets.of_service(alone)
+            good += map(_shared, budgets.of_service(alone))
         except InvalidSpecError as error:
             faults.append(str(error))
     return ReadService(
@@ -95,6 +98,32 @@ def read_service(item: Mapping[str, Any]) -> ReadService:
         float(service.spec.tracing.sample_percent),
         tuple(good),
         "; ".join(faults) or None,
+    )
+
+
+def read_labels(item: Mapping[str, Any]) -> Labels:
+    """Labels of any object. Objects with the same labels share them."""
+    return _same_labels(tuple((item["metadata"].get("labels") or {}).items()))
+
+
+@lru_cache(maxsize=10_000)
+def _same_labels(labels: tuple[tuple[str, str], ...]) -> Labels:
+    return dict(labels)
+
+
+@lru_cache(maxsize=10_000)
+def _same(value: Alike) -> Alike:
+    return value
+
+
+def _shared(budget: Budget) -> Budget:
+    """The budget, made of parts that others have, too: ten thousand services have few kinds of window."""
+    return replace(
+        budget,
+        namespace=sys.intern(budget.namespace),
+        name=sys.intern(budget.name),
+        window=_same(budget.window),
+        warn_at=_same(budget.warn_at),
     )
 
 

@@ -27,7 +27,7 @@ def table(name: str, columns: Mapping[str, sa.types.TypeEngine[Any]], *, on_post
         )
     each = sa.func.json_each(sa.bindparam(name, type_=sa.Text)).table_valued("value").alias(f"each_{name}")
     # The path is a part of the statement and not a parameter: it is one of ours.
-    paths = {column: sa.literal_column(f"'$.{column}'") for column in columns}
+    paths: dict[str, sa.ColumnElement[str]] = {column: sa.literal_column(f"'$.{column}'") for column in columns}
     found = [
         sa.func.json_extract(each.c.value, paths[column], type_=kind).label(column) for column, kind in columns.items()
     ]

@@ -175,12 +175,12 @@ class Merge:
             connection.execute(sa.delete(t.leases).where(t.leases.c.journal_id.in_(sorted(self.ended))))
         made = statements.of(database)
         if made.together is not None:
-            told = {name: text(rows) for name, rows in given.items()}
-            connection.execute(made.together, {**told, "number": number})
+            parameters = {name: text(rows) for name, rows in given.items()}
+            connection.execute(made.together, {**parameters, "number": number})
             return
         for name, rows in given.items():
             if rows:
-                told = {name: text(rows), "number": number}
+                told: dict[str, str | int] = {name: text(rows), "number": number}
                 for statement, takes in made.each[name]:
                     connection.execute(statement, {name: told[name] for name in takes})
 

@@ -116,7 +116,7 @@ def _make(database: Database) -> Statements:
         "services": ((services, ("services",)),),
         "leases": ((leases, ("leases",)),),
     }
-    together = None
+    together: sa.Select[Any] | None = None
     if database.postgresql:
         # Each writes a table of its own: none of them has to see what another wrote.
         parts = [one.cte(f"write_{name}_{at}") for name, some in each.items() for at, (one, _) in enumerate(some)]
