@@ -11,7 +11,7 @@ totals only.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from msgspec.structs import astuple
@@ -198,7 +198,7 @@ class Aggregate:
                 known.bound = dearest(rates)  # the price that was handed out, whose tier has none
         grown = _Late(delta.counts, known.price, known.bound).sums()
         late = _Late(counts.add(known.counts, delta.counts), known.price, known.bound)
-        return replace(grown, counts=delta.counts), key, late
+        return Sums(delta.counts, grown.picodollars, grown.uncosted, grown.assumed), key, late
 
     def reprice(
         self, only: Mapping[str, Collection[int]] | None = None, but: Callable[[str, int], bool] | None = None

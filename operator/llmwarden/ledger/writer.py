@@ -1,13 +1,13 @@
 """One writer for the store: reports that arrive together are committed together.
 
-While one transaction waits for the disk, and a moment longer, the next reports gather: under load a commit serves many of
-them, without load each is committed at once.
+While one transaction waits for the disk the next reports gather, and under load each waits a moment for others: a commit serves many of
+them then. Without load each is committed at once.
 """
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import anyio.from_thread
 import anyio.to_thread
@@ -27,12 +27,21 @@ T = TypeVar("T")
 MAX_BATCH = 256  # reports in one transaction: bounds how long the first of them waits
 MAX_WAITING = 4096  # reports that wait; more are refused: their proxies send the same totals again anyway
 
-GATHER_SECONDS = (
-    0.01  # under load a report waits so long for others: a transaction's own cost is that of several reports
-)
+# Under load a report waits so long for others: a transaction's own cost is that of several reports. One that has waited for a
+# transaction under way has waited for others already.
+GATHER_SECONDS = 0.01
 IDLE_SECONDS = 0.05  # since the last commit, after which there is no load
 
 OnBehind = Callable[[], Awaitable[None]]
+
+
+class _Waiting(NamedTuple):
+    """A report, its time of arrival by the ledger's clock and by the event loop's, and what is answered."""
+
+    report: wire.Report
+    now: int  # seconds since the epoch
+    since: float
+    done: asyncio.Future[Answered]
 
 
 class Writer:
@@ -45,7 +54,7 @@ class Writer:
         self._store = store
         self._core = core
         self._on_behind = on_behind
-        self._waiting: list[tuple[wire.Report, int, asyncio.Future[Answered]]] = []
+        self._waiting: list[_Waiting] = []
         self._wake = asyncio.Event()
         self._busy = asyncio.Lock()  # the store takes one call at a time
 
@@ -57,8 +66,9 @@ class Writer:
             await self._wake.wait()
             self._wake.clear()
             while self._waiting:
-                if loop.time() - written < IDLE_SECONDS:
-                    await asyncio.sleep(GATHER_SECONDS)
+                now, oldest = loop.time(), self._waiting[0].since
+                if now - written < IDLE_SECONDS and now - oldest < GATHER_SECONDS:
+                    await asyncio.sleep(oldest + GATHER_SECONDS - now)
                 batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
                 await self._write(batch)
                 written = loop.time()
@@ -71,10 +81,11 @@ class Writer:
         if len(self._waiting) >= MAX_WAITING:
             message = f"{MAX_WAITING} reports wait for the disk already"
             raise UnavailableError(message)
-        done: asyncio.Future[Answered] = asyncio.get_running_loop().create_future()
-        self._waiting.append((report, now, done))
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(report, now, loop.time(), loop.create_future())
+        self._waiting.append(waiting)
         self._wake.set()
-        return await done
+        return await waiting.done
 
     async def record_price(self, record: PriceRecord, now: int) -> None:
         """Remember a price; returns once it is on the disk. Raises UnavailableError."""
@@ -114,8 +125,8 @@ class Writer:
         async with self._busy:
             return await anyio.to_thread.run_sync(self._store.release, journal_ids)
 
-    async def _write(self, batch: Sequence[tuple[wire.Report, int, asyncio.Future[Answered]]]) -> None:
-        reports = [(report, now) for report, now, _ in batch]
+    async def _write(self, batch: Sequence[_Waiting]) -> None:
+        reports = [(one.report, one.now) for one in batch]
         loan = _Loan(self._core, [report for report, _ in reports])
         try:
             async with self._busy:
@@ -124,13 +135,13 @@ class Writer:
                 self._core.merged(reports, result)
         except UnavailableError as error:
             logger.warning("%d reports could not be stored and will be sent again: %s", len(batch), error)
-            for _, _, done in batch:
-                if not done.done():
-                    done.set_exception(error)
+            for one in batch:
+                if not one.done.done():
+                    one.done.set_exception(error)
             return
-        for (report, _, done), merged in zip(batch, result.merged, strict=True):
-            if not done.done():  # its client may have gone
-                done.set_result((merged, loan.answer(report, merged)))
+        for one, merged in zip(batch, result.merged, strict=True):
+            if not one.done.done():  # its client may have gone
+                one.done.set_result((merged, loan.answer(one.report, merged)))
 
 
 class _Loan:
