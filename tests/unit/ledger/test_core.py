@@ -5,7 +5,11 @@ import datetime as dt
 
 import pytest
 
+from llmwarden import wire
+from llmwarden.domain.cost import Rates
 from llmwarden.ledger.core import Core
+from llmwarden.ledger.counts import Counts
+from llmwarden.ledger.store import Batch, Delta, Issued
 from tests.unit.ledger.objects import BUCKET, NOW, FakeClock, budget, model_price, service, shared, spend, view_of
 
 DOLLAR = 10**12
@@ -172,6 +176,43 @@ def test_prices_that_arrive_rate_what_was_uncosted(core: Core) -> None:
     found, _ = core.price("shop/bot", "llama")
     assert found is not None
     assert found.price.input == 10**6
+
+
+def test_what_is_not_on_the_disk_yet_is_worth_what_it_will_count(core: Core) -> None:
+    """Grants are decided on it, in the transaction that brings it: neither more nor less than is counted afterwards."""
+    hourly = budget("hourly", window={"calendar": "Hour"})
+    core.configure(
+        view_of(
+            service(budgets=(budget(), hourly, budget("tokens", limit={"tokens": 10**9}))),
+            service("other"),
+            shared("ClusterLLMBudget", "all", {}),
+        )
+    )
+    core.prices[Issued("openai", "tiered", "p")] = Rates(
+        wire.Picodollars(input=2, output=3, cached_input=1, cache_write=2),
+        (wire.PriceVariant(0, "flex", wire.Picodollars(input=1, output=1, cached_input=1, cache_write=1)),),
+    )
+    count = Counts(requests=1, input=10**6, output=10**5)
+    deltas = [
+        Delta("shop/bot", "openai", "gpt-4o-mini", None, BUCKET, count),  # rated by what is known now
+        Delta("shop/bot", "openai", "gpt-4o-mini", None, BUCKET - 7200, count),  # today's, but of an earlier hour
+        Delta("shop/bot", "openai", "gpt-4o-mini", None, BUCKET - 2 * 86400, count),
+        Delta("shop/bot", "openai", "tiered", "p", BUCKET, count, tier="flex"),
+        # A tier without a price: held for the dearest, as the first of its key is from then on.
+        Delta("shop/bot", "openai", "tiered", "p", BUCKET, count, tier="priority"),
+        Delta("shop/bot", "openai", "tiered", None, BUCKET, count, tier="priority"),
+        Delta("shop/bot", "openai", "nobody-knows", None, BUCKET, count),
+        Delta("shop/other", "openai", "gpt-4o", None, BUCKET, count),
+        Delta("shop/gone", "openai", "gpt-4o", None, BUCKET, count),
+    ]
+    for told in (deltas, deltas[::-1], deltas[:3]):  # also where some of it is counted already
+        before = {key: standing.spent for key, standing in core.standings.items()}
+        pending = core.pending(told)
+        assert {key: standing.spent for key, standing in core.standings.items()} == before
+        core.merged((), Batch((), tuple(told)))
+        after = {key: standing.spent for key, standing in core.standings.items()}
+        assert {key: after[key] - before[key] for key in after} == {key: pending.get(key, 0) for key in after}
+        assert len({*pending.values()}) == len(pending) == 4
 
 
 async def test_usage_says_who_spent_what_and_when_it_ends(core: Core) -> None:
