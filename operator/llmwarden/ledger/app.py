@@ -173,7 +173,7 @@ class Api:
             if left <= 0 or self._stopping.is_set():
                 return Response(status_code=304)
             with self._metrics.long_polls.track_inprogress():
-                await self._core.changed(left)
+                await self._core.changed(namespace, left)
 
     async def price(self, request: Request) -> Response:
         """GET /v1/price."""

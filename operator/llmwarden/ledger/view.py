@@ -5,7 +5,7 @@ that cannot be read stays Active without budgets of its own: releasing it would 
 """
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -47,17 +47,27 @@ class Shared:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """See the module. Services by `namespace/name`, budgets by key, faults by `Kind/namespace/name`."""
+    """See the module. Services by `namespace/name`, and sorted by namespace; budgets by key, faults by `Kind/namespace/name`."""
 
     services: Mapping[str, Service] = field(default_factory=dict)
+    by_namespace: Mapping[str, Sequence[Service]] = field(default_factory=dict)
     budgets: Mapping[str, Shared] = field(default_factory=dict)
     prices: tuple[ModelPrice, ...] = ()
     invalid: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def namespaces(self) -> set[str]:
-        """Namespaces that hold a service."""
-        return {service.namespace for service in self.services.values()}
+    def changed(self, before: "View") -> set[str]:
+        """Namespaces with a service that is other than before, or that spends from a budget that is."""
+        differ = {
+            key.partition("/")[0]
+            for key in self.services.keys() | before.services.keys()
+            if self.services.get(key) != before.services.get(key)
+        }
+        for key, shared in self.budgets.items():
+            known = before.budgets.get(key)
+            # One that is new, or holds for others now, is another thing for those services: it stands in them.
+            if known is not None and known.budget != shared.budget:
+                differ.update(member.partition("/")[0] for member in shared.members)
+        return differ
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,11 +221,16 @@ def build(
         for member in one.members:
             if member in applied:
                 applied[member].append(one.budget.key)
+    made = {
+        key: Service(read.namespace, read.name, read.provider, read.sample_percent, tuple(applied[key]))
+        for key, read in sorted(present.items())
+    }
+    by_namespace: dict[str, list[Service]] = {}
+    for service in made.values():
+        by_namespace.setdefault(service.namespace, []).append(service)
     return View(
-        {
-            key: Service(read.namespace, read.name, read.provider, read.sample_percent, tuple(applied[key]))
-            for key, read in present.items()
-        },
+        made,
+        by_namespace,
         {one.budget.key: one for one in shared},
         tuple(read.price for read in model_prices.values() if read.price is not None),
         invalid,

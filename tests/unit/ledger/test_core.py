@@ -242,11 +242,65 @@ async def test_a_pod_that_is_silent_no_longer_reports(core: Core, clock: FakeClo
 
 async def test_a_change_wakes_all_who_wait_and_nothing_else_does(core: Core) -> None:
     core.configure(view_of(service(budgets=(budget(),))))
-    waiting = [asyncio.create_task(core.changed(30)) for _ in range(3)]
+    waiting = [asyncio.create_task(core.changed("shop", 30)) for _ in range(3)]
     await asyncio.sleep(0)
     spend(core, "bot", 1)
     await asyncio.sleep(0)
     assert not any(task.done() for task in waiting)
     spend(core, "bot", DOLLAR)
     assert await asyncio.gather(*waiting) == [True, True, True]
-    assert not await core.changed(0)
+    assert not await core.changed("shop", 0)
+
+
+async def turns() -> None:
+    """Let whoever was woken come to its end."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_an_edit_wakes_its_own_namespace_and_looks_at_its_own_budgets_only(core: Core) -> None:
+    others = [service(f"bot-{number}", "web", budgets=(budget(),)) for number in range(3)]
+    core.configure(view_of(service(budgets=(budget(),)), *others, namespaces={}))
+    web = asyncio.create_task(core.changed("web", 30))
+    shop = asyncio.create_task(core.changed("shop", 30))
+    await asyncio.sleep(0)
+    generations, standings = (core.generation("shop"), core.generation("web")), dict(core.standings)
+    core.configure(view_of(service(budgets=(budget(amount="2.00"),)), *others, namespaces={}))
+    assert await shop
+    await turns()
+    assert not web.done()
+    assert core.generation("shop") != generations[0]
+    assert core.generation("web") == generations[1]
+    assert {key for key, standing in core.standings.items() if standing is not standings[key]} == {DAILY}
+    # A ModelPrice is everybody's.
+    core.configure(view_of(*others, model_price("p", ["gpt-4o"], ("2026-01-01T00:00:00Z", "1", "1")), namespaces={}))
+    assert await web
+
+
+async def test_a_shared_budget_that_is_edited_or_joined_wakes_whoever_it_holds_for(core: Core) -> None:
+    two = (service(), service(namespace="web"))
+    retail = {"shop": {"cost-center": "retail"}, "web": {"cost-center": "retail"}}
+    both = {"cost-center": "retail"}
+
+    async def woken(view: object) -> set[str]:
+        waiting = {name: asyncio.create_task(core.changed(name, 30)) for name in ("shop", "web")}
+        await asyncio.sleep(0)
+        core.configure(view)  # type: ignore[arg-type]  # a view
+        await turns()
+        found = {name for name, task in waiting.items() if task.done()}
+        for task in waiting.values():
+            task.cancel()
+        return found
+
+    core.configure(view_of(*two, shared("ClusterLLMBudget", "retail", both, amount="9.00"), namespaces=retail))
+    spend(core, "bot", DOLLAR, namespace="web")
+    lower = shared("ClusterLLMBudget", "retail", both, amount="2.00")
+    assert await woken(view_of(*two, lower, namespaces=retail)) == {"shop", "web"}
+    # One namespace leaves: the other's budget is less spent, but that alone is nothing that a proxy acts on.
+    alone = {**retail, "web": {}}
+    assert await woken(view_of(*two, lower, namespaces=alone)) == {"web"}
+    spend(core, "bot", DOLLAR)
+    # It joins again: the budget is used up, for both.
+    assert await woken(view_of(*two, lower, namespaces=retail)) == {"shop", "web"}
+    assert core.standings["ClusterLLMBudget/retail"].state == "Exceeded"
+    assert await woken(view_of(*two, namespaces=retail)) == {"shop", "web"}
