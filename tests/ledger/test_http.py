@@ -418,7 +418,10 @@ async def test_a_body_that_is_too_large_is_refused_with_and_without_its_length(l
         assert code(response) == (413, "too_large")
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"[" * 100_000, b'{"contract": 1}', b"\xff"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"[" * 100_000, b'{"contract": 1}', b"\xff", b'{"contract": 1, "journal": "\xed\xa0\x80"}'],
+)
 async def test_a_body_that_is_no_report_is_400(ledger: Ledger, content: bytes) -> None:
     headers = {"Authorization": "Bearer pod"}
     response = await ledger.client.post(ledger.url + "/v1/report", content=content, headers=headers)

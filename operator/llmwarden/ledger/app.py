@@ -46,6 +46,7 @@ class _Versioned(msgspec.Struct):
     contract: int
 
 
+_UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _reports = msgspec.json.Decoder(wire.Report)
 _versions = msgspec.json.Decoder(_Versioned)
 
@@ -351,9 +352,9 @@ async def _body(request: Request) -> bytes:
 def _report(raw: bytes) -> wire.Report:
     try:
         report = _reports.decode(raw)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except _UNREADABLE as error:
         # The version before the shape: another version's report need not have ours.
-        with contextlib.suppress(msgspec.DecodeError, RecursionError):
+        with contextlib.suppress(*_UNREADABLE):
             _check_version(_versions.decode(raw).contract)
         raise Refusal(400, "malformed", f"the report is not what the contract says: {error}") from error
     _check_version(report.contract)

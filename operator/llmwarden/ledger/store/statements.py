@@ -14,6 +14,11 @@ from llmwarden.ledger.store import tables as t
 from llmwarden.ledger.store.engine import Database, Insert
 from llmwarden.ledger.store.given import table
 
+_WHOLE: Final = (
+    "enable_seqscan",
+    "enable_hashjoin",
+    "enable_mergejoin",
+)  # settings of PostgreSQL: ways to read whole tables
 LARGEST: Final = 2**62  # a sum stops there: 64 bits must hold it, whatever engines claim to have used
 
 
@@ -21,10 +26,11 @@ LARGEST: Final = 2**62  # a sum stops there: 64 bits must hold it, whatever engi
 class Statements:
     """Statements for one kind of database.
 
-    `read`: journals and their rows. `each`: what is written of each parameter, every statement with the parameters that it takes; `together`:
+    `next`: take the next change number, which holds off all other transactions that change anything. `read`: journals and their rows. `each`: what is written of each parameter, every statement with the parameters that it takes; `together`:
     all of them as one, where the database can do that. `held`: what is out of budgets, and what of it some journals have.
     """
 
+    next: sa.Update
     read: sa.Select[Any]
     each: Mapping[str, tuple[tuple[sa.Insert | sa.Update, tuple[str, ...]], ...]]
     together: sa.Select[Any] | None
@@ -121,7 +127,15 @@ def _make(database: Database) -> Statements:
         # Each writes a table of its own: none of them has to see what another wrote.
         parts = [one.cte(f"write_{name}_{at}") for name, some in each.items() for at, (one, _) in enumerate(some)]
         together = sa.select(sa.literal_column("1")).add_cte(*parts)
-    return Statements(read, each, together, _held(database))
+    return Statements(_next(database), read, each, together, _held(database))
+
+
+def _next(database: Database) -> sa.Update:
+    number = t.changes.c.number
+    # Whatever follows in the transaction is found by keys. PostgreSQL plans a statement once and keeps the plan; made while the tables are
+    # small, it would read them whole, and go on to until they are analysed. So it is told, without a statement more.
+    keyed = [sa.func.set_config(name, "off", sa.true()) for name in _WHOLE] if database.postgresql else []
+    return sa.update(t.changes).where(t.changes.c.id == 1).values(number=number + 1).returning(number, *keyed)
 
 
 def _held(database: Database) -> sa.CompoundSelect[Any]:

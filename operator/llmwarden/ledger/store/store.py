@@ -13,7 +13,7 @@ from llmwarden import wire
 from llmwarden.domain.cost import Rates
 from llmwarden.errors import WardenError
 from llmwarden.ledger.counts import FIELDS, Counts
-from llmwarden.ledger.store import compact, gpu, leases, merge, schema
+from llmwarden.ledger.store import compact, gpu, leases, merge, schema, statements
 from llmwarden.ledger.store import tables as t
 from llmwarden.ledger.store.compact import Compacted
 from llmwarden.ledger.store.engine import Database
@@ -258,7 +258,7 @@ class Store:
 
     def _next(self, connection: sa.Connection) -> int:
         """Take the next change number: holds off all other transactions that change anything until ours ends."""
-        return int(connection.execute(_NEXT).scalar_one())
+        return int(connection.execute(statements.of(self.database).next).scalar_one())
 
     def _number(self, connection: sa.Connection) -> int:
         return int(connection.scalar(sa.select(t.changes.c.number)) or 0)
@@ -313,6 +313,3 @@ _AGGREGATED = (
     t.keys.c.tier,
 )
 _LOCK = sa.select(t.changes.c.number).with_for_update()
-_NEXT = (
-    sa.update(t.changes).where(t.changes.c.id == 1).values(number=t.changes.c.number + 1).returning(t.changes.c.number)
-)
