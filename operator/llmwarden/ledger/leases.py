@@ -92,17 +92,18 @@ class Desk:
         for one in sorted(asked, key=lambda one: not one.use.needed):
             key = one.use.budget
             found = self._room(key)
-            if found is None or not is_leased(found[0]):
+            # A budget that is leased since this very moment was not asked about: what is out of it is not known here.
+            if key not in out or found is None or not is_leased(found[0]):
                 continue
             budget, spent = found[0], found[1] + pending.get(key, 0)
             grant = policy.divide(
                 limit=hard(budget),
                 spent=spent,
-                outstanding=out.get(key, 0),
+                outstanding=out[key],
                 claimants=self._claimants(key),
                 ask=policy.Ask(one.use.balance, one.use.wanted, one.use.needed),
             )
-            out[key] = out.get(key, 0) + grant.granted
+            out[key] += grant.granted
             claims = self._claims.setdefault(key, _Claims())
             if grant.hungry and (not grant.retry_seconds or hard(budget) - spent < one.use.needed):
                 self._dry[key] = (now, hard(budget))

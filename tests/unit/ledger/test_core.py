@@ -9,7 +9,8 @@ from llmwarden import wire
 from llmwarden.domain.cost import Rates
 from llmwarden.ledger.core import Core
 from llmwarden.ledger.counts import Counts
-from llmwarden.ledger.store import Batch, Delta, Issued
+from llmwarden.ledger.leases import Asked
+from llmwarden.ledger.store import Batch, Delta, Held, Issued
 from tests.unit.ledger.objects import BUCKET, NOW, FakeClock, budget, model_price, service, shared, spend, view_of
 
 DOLLAR = 10**12
@@ -213,6 +214,15 @@ def test_what_is_not_on_the_disk_yet_is_worth_what_it_will_count(core: Core) -> 
         after = {key: standing.spent for key, standing in core.standings.items()}
         assert {key: after[key] - before[key] for key in after} == {key: pending.get(key, 0) for key in after}
         assert len({*pending.values()}) == len(pending) == 4
+
+
+def test_nothing_is_granted_of_a_budget_of_which_it_is_not_known_what_is_out(core: Core) -> None:
+    """An edit may make a budget leased while the transaction, which asked about others, is under way."""
+    core.configure(view_of(service(budgets=(budget(),))))
+    asked = [Asked(1, wire.LeaseUse(DAILY, 0, 100))]
+    assert core.desk.decide(asked, {}, {}) == {}
+    assert core.desk.decide(asked, {DAILY: Held()}, {DAILY: DOLLAR - 60})[DAILY, 1].granted == 30
+    assert core.desk.decide(asked, {DAILY: Held(60, 1)}, {DAILY: DOLLAR - 60})[DAILY, 1].granted == 0
 
 
 async def test_usage_says_who_spent_what_and_when_it_ends(core: Core) -> None:
