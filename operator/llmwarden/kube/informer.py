@@ -36,7 +36,7 @@ BACKOFF_SECONDS = (0.5, 30.0)  # first and longest
 ABSENT_SECONDS = 10.0  # how often an absent API is asked for again
 
 UP = Gauge(names.METRIC_WATCH_UP, "1 while a resource is watched, 0 while its list or watch fails.", ["resource"])
-ERRORS = Counter("llmwarden_watch_errors", "Lists and watches of a resource that failed.", ["resource"])
+ERRORS = Counter(names.METRIC_WATCH_ERRORS, "Lists and watches of a resource that failed.", ["resource"])
 
 
 class Informer:
