@@ -39,13 +39,14 @@ def rules(params: ClusterParams) -> Manifest | None:
 
 
 def _unwatched(params: ClusterParams) -> dict[str, Any]:
+    whose = "namespace, pod, resource"
     return _alert(
         params,
         "LLMWatchFailing",
-        f"min by (namespace, pod, resource) ({names.METRIC_WATCH_UP}) == 0",
+        f"(sum by ({whose}) (increase({names.METRIC_WATCH_ERRORS}[10m])))\nand (min by ({whose}) ({names.METRIC_WATCH_UP}) == 0)",
         wait="5m",
         severity="critical",
-        summary="{{ $labels.pod }} has not been able to watch {{ $labels.resource }} for 5 minutes",
+        summary='{{ $labels.pod }} cannot watch {{ $labels.resource }}: {{ printf "%.0f" $value }} attempts failed in 10 minutes',
         description=(
             "A watch is how LLM Warden hears of changes. Until it works again, edits and new pods are not acted on (operator), new pods may start "
             "without a proxy (webhook), or budgets and prices stay as they were (ledger). The log of the pod says what the API server answers: "

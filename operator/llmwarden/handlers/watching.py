@@ -18,7 +18,7 @@ from prometheus_client import Counter
 
 from llmwarden import names
 from llmwarden.handlers import watches
-from llmwarden.kube.informer import UP
+from llmwarden.kube.informer import ERRORS, UP
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +75,7 @@ class Watching:
                 works.cancel()
             ENDED.inc()
             UP.labels(RESOURCE).set(0)
+            ERRORS.labels(RESOURCE).inc()
             self._failing = (began if self._failing is None else self._failing[0], f"our own kinds: {error!r}")
             if time.monotonic() - began > WELL_SECONDS:
                 delay = self._first

@@ -58,6 +58,8 @@ CASES = {
     "a watch that fails, and works again": Case(
         "LLMWatchFailing",
         {
+            f'llmwarden_watch_errors_total{{{OPERATOR},resource="pods.v1"}}': "0x5 0+2x10 20x20",
+            f'llmwarden_watch_errors_total{{{OPERATOR},resource="services.v1"}}': "0x5 0+1x30",
             f'llmwarden_watch_up{{{OPERATOR},resource="pods.v1"}}': "1x5 0x10 1x10",
             f'llmwarden_watch_up{{{OPERATOR},resource="services.v1"}}': "1x30",
         },

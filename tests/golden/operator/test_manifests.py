@@ -52,6 +52,7 @@ def cluster_params(capabilities: Capabilities = ALL, **changes: Any) -> ClusterP
     services = tuple(parse(LLMService, samples()[f"LLMService/{name}"]) for name in ("chat", "support-bot"))
     values = {
         "services": services,
+        "namespaces": tuple(sorted({item.metadata.namespace for item in services})),
         "settings": Settings(),
         "capabilities": capabilities,
         "ca_bundle": "PEM",

@@ -272,6 +272,15 @@ class Model(BaseModel):
         return self.model_copy(update=changes)
 
 
+class Status(Model):
+    """Base of a kind's status. The operator alone writes it, and always whole.
+
+    So it is one value to server-side apply: remembering who owns which of its fields would take half of the stored object.
+    """
+
+    model_config = ConfigDict(json_schema_extra=ATOMIC_MAP)
+
+
 class Metadata(Model):
     """What we read of an object's metadata."""
 

@@ -14,6 +14,7 @@ from llmwarden.api.v1alpha1.common import (
     Metadata,
     Model,
     Short,
+    Status,
     Time,
     cut,
     first,
@@ -66,7 +67,7 @@ class SharedBudgetSummary(Model):
     """When the present window ends."""
 
 
-class SharedBudgetStatus(Model):
+class SharedBudgetStatus(Status):
     """What is."""
 
     observed_generation: Count = 0

@@ -27,6 +27,7 @@ from llmwarden.api.v1alpha1.common import (
     QuietTime,
     SecretKeyRef,
     Short,
+    Status,
     Text,
     Threshold,
     Time,
@@ -714,7 +715,7 @@ class LLMServiceSummary(Model):
     """When that budget will be used up."""
 
 
-class LLMServiceStatus(Model):
+class LLMServiceStatus(Status):
     """What is."""
 
     observed_generation: Count = 0

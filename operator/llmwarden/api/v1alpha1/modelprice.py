@@ -14,6 +14,7 @@ from llmwarden.api.v1alpha1.common import (
     Model,
     ModelName,
     RequestPrice,
+    Status,
     UnitPrice,
     list_map,
     rule,
@@ -164,7 +165,7 @@ class ModelPriceSummary(Model):
     """The price that applies now."""
 
 
-class ModelPriceStatus(Model):
+class ModelPriceStatus(Status):
     """What is."""
 
     observed_generation: Count = 0

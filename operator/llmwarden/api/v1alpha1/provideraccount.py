@@ -14,6 +14,7 @@ from llmwarden.api.v1alpha1.common import (
     Percent,
     PositiveAmount,
     Short,
+    Status,
     Text,
     Time,
     cut,
@@ -103,7 +104,7 @@ class ProviderAccountSummary(Model):
     """How they compare."""
 
 
-class ProviderAccountStatus(Model):
+class ProviderAccountStatus(Status):
     """What is."""
 
     observed_generation: Count = 0
