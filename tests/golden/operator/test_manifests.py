@@ -202,7 +202,7 @@ def test_what_is_known_of_nvidias_exporter_is_written_on_ours() -> None:
 
 
 def test_without_a_service_or_a_ca_there_is_no_webhook_configuration() -> None:
-    for changes in ({"services": ()}, {"ca_bundle": ""}):
+    for changes in ({"services": (), "namespaces": ()}, {"ca_bundle": ""}):
         assert "MutatingWebhookConfiguration" not in {item["kind"] for item in build_cluster(cluster_params(**changes))}
 
 
