@@ -21,6 +21,8 @@ def main(arguments: list[str] | None = None) -> int:
     if not given or given[0] not in ROLES:
         sys.stderr.write(f"usage: python -m llmwarden {{{','.join(ROLES)}}}\n")
         return 2
+    # httpx does without its command line where that cannot be imported: 4 MiB of rich and pygments, which no role shows anybody.
+    sys.modules["httpx._main"] = None  # type: ignore[assignment]
     module = importlib.import_module(ROLES[given[0]])
     return int(module.main(given[1:]))
 
