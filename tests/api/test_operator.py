@@ -302,7 +302,12 @@ def test_a_provider_account_has_a_status_and_brings_the_platforms_alerts(
     rule = f"/apis/monitoring.coreos.com/v1/namespaces/{names.DEFAULT_NAMESPACE}/prometheusrules/{names.RULES_PLATFORM}"
     operator = start()
     operator.rounds(2)
-    assert crds.http.get(rule).status_code == 404
+
+    def alerts() -> set[str]:
+        spec = crds.http.get(rule).json().get("spec") or {"groups": []}
+        return {item["alert"] for group in spec["groups"] for item in group["rules"]}
+
+    until(lambda: alerts() == {"LLMWatchFailing"}, "without an account nobody's bills are watched")
     account = {
         "apiVersion": names.API_VERSION,
         "kind": "ProviderAccount",
@@ -320,13 +325,12 @@ def test_a_provider_account_has_a_status_and_brings_the_platforms_alerts(
             return str(found.get("Ready", {}).get("status", ""))
 
         assert until(ready, "the account has a status") == "Unknown"
-        alerts = until(lambda: crds.http.get(rule).json().get("spec"), "the platform's alerts are there")
-        found = {item["alert"] for group in alerts["groups"] for item in group["rules"]}
-        assert found == {"LLMCostDrift", "LLMProviderUnread"}
+        billed = {"LLMWatchFailing", "LLMCostDrift", "LLMProviderUnread"}
+        until(lambda: alerts() == billed, "the platform's alerts are there")
         operator.rounds(2)
         mark = crds.audit_mark()
         operator.rounds(3)
         assert crds.writes(mark, USER) == []
     finally:
         crds.http.delete(f"{accounts}/openai")
-    until(lambda: crds.http.get(rule).status_code == 404, "they go with the last account")
+    until(lambda: alerts() == {"LLMWatchFailing"}, "they go with the last account")

@@ -14,7 +14,7 @@ from llmwarden.settings import Settings
 
 LIMIT = 15_000  # bytes, of each
 # What the API server adds: UID, version, time, and whose each field is (tests/api/test_monitoring_kinds.py weighs the real thing).
-ADDED = {"PrometheusRule": 1000, "ConfigMap": 650}
+ADDED = {"PrometheusRule": 1_100, "ConfigMap": 700}
 URLS = {
     "AzureOpenAI": "https://acme.openai.azure.com",
     "Bedrock": "https://bedrock-runtime.us-east-1.amazonaws.com",
