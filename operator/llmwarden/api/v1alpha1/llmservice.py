@@ -721,7 +721,7 @@ class LLMServiceStatus(Status):
     observed_generation: Count = 0
     """The generation of the spec that this status is of."""
     as_of: Time | None = None
-    """When the figures were taken."""
+    """When the figures were taken. Over all services together a fixed number of statuses is written a second: among thousands figures are minutes old."""
     summary: LLMServiceSummary | None = None
     """Figures as `kubectl get` shows them."""
     usage: UsageStatus | None = None
