@@ -68,6 +68,7 @@ SECRET_PROVIDER_KEYS: Final = "llmwarden-provider-keys"  # noqa: S105 - a Secret
 POD_MONITOR_PROXIES: Final = "llmwarden-proxies"
 POD_MONITOR_COMPONENTS: Final = "llmwarden-components"
 RULES_PLATFORM: Final = "llmwarden-platform"
+RULES_SERVICES: Final = "llmwarden-services"  # the PrometheusRule that holds for all LLMServices
 DASHBOARD_OVERVIEW: Final = "llmwarden-dashboard-overview"
 DASHBOARD_LABEL: Final = "grafana_dashboard"
 
@@ -141,9 +142,25 @@ RECORD_BUDGET_LEFT: Final = (
     "llmwarden:objective:error_budget_left_ratio"  # 1 at first, 0 when used up, below when overspent
 )
 
-# Recorded beside each service: calls that the backend answered, by our count and by the engine's own.
+RECORD_BURN: Final = "llmwarden:objective:burn_rate"  # by label `severity`, where an error budget burns too fast
+RECORD_BURNING: Final = "llmwarden:objective:burning"  # the same, and a while after it: what the alert fires by
+
+# GPUs of a service's pods, where a figure is too high.
+RECORD_GPU_MEMORY: Final = "llmservice:gpu_memory_used:high_ratio"
+RECORD_GPU_XID: Final = "llmservice:gpu_xid:error"
+RECORD_GPU_HOT: Final = "llmservice:gpu_celsius:high"
+
+# What rules for all services must know of one, recorded beside it: a value where there is one, and words as labels.
+RECORD_SPEC: Final = "llmservice:spec:info"  # engine, dashboard (its UID), alerts (default alerts that hold: ",A,B,")
+RECORD_ERROR_BUDGET: Final = "llmwarden:objective:error_budget_ratio"  # the share that may be bad; objective, over, target, bad, indicator, threshold
+RECORD_SPEND_LIMIT: Final = "llmwarden:objective:spend_limit_usd_per_hour"  # objective, limit
+RECORD_BUDGET: Final = "llmwarden:budget:info"  # budget, kind, action, consequence, window, calendar
+RECORD_BUDGET_WARN: Final = "llmwarden:budget:warn_ratio"  # budget, kind, threshold (percent)
+
+# Recorded for each service: calls that the backend answered, by our count and by the engine's own.
 RECORD_ANSWERED: Final = "llmservice:requests_answered:rate5m"
 RECORD_ENGINE_REQUESTS: Final = "llmservice:engine_requests:rate5m"
+RECORD_LOST: Final = "llmservice:proxies_lost:rate5m"  # by label `what`
 
 LABEL_M_SERVICE: Final = "llmservice"
 LABEL_M_PROVIDER: Final = "gen_ai_provider_name"

@@ -3,31 +3,31 @@
 import datetime as dt
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from llmwarden import names, pki, reconciled
-from llmwarden.act.apply import Applier
+from llmwarden import names, pki
+from llmwarden.act.apply import Applier, Part, part_of
 from llmwarden.act.events import Events
-from llmwarden.act.gpus import tell
 from llmwarden.act.move import evict
 from llmwarden.act.publish import Publisher
-from llmwarden.api.v1alpha1 import ClusterLLMBudget, LLMBudget, ModelPrice, ProviderAccount, ProviderAccountStatus
+from llmwarden.api.v1alpha1 import (
+    ClusterLLMBudget,
+    LLMBudget,
+    LLMService,
+    ModelPrice,
+    ProviderAccount,
+    ProviderAccountStatus,
+)
 from llmwarden.api.v1alpha1.common import Condition, Model
 from llmwarden.api.v1alpha1.llmservice import InjectionStatus, LLMServiceStatus
 from llmwarden.desired import account_status, injection, shared_status
 from llmwarden.desired import status as statuses
 from llmwarden.desired.builder import build, build_cluster
-from llmwarden.desired.manifest import Manifest
 from llmwarden.desired.params import ClusterParams, Params
-from llmwarden.desired.snapshot import Outcome, Snapshot, Source, queue_bounds
+from llmwarden.desired.snapshot import Figures, Outcome, Snapshot, queue_bounds
 from llmwarden.domain import budgets, conditions, engine_objectives, upstream
-from llmwarden.errors import InvalidSpecError, NotFoundError, UnavailableError
+from llmwarden.errors import InvalidSpecError, NotFoundError
 from llmwarden.kube import Client
-from llmwarden.observe.engines import Engines
-from llmwarden.observe.gpus import Gpus
-from llmwarden.observe.ledger import Ledger
-from llmwarden.observe.prometheus import Prometheus
 from llmwarden.observe.resources import Key, Name
 from llmwarden.observe.world import World
 from llmwarden.settings import Settings
@@ -35,6 +35,7 @@ from llmwarden.settings import Settings
 logger = logging.getLogger(__name__)
 
 SETTLE_SECONDS: Final = 5.0  # for the webhook's own watch to hear that injection has stopped, before pods are made anew
+SETTLED_SECONDS: Final = 0.2
 SECRETS: Final = (names.SECRET_CA, names.SECRET_WEBHOOK_TLS, names.SECRET_LEDGER_TLS)
 
 
@@ -54,12 +55,12 @@ class Reconciler:
         self._world = world
         self._now = now
         self._clock = clock
-        self._applier = Applier(client, world.owned, clock)
-        self._publisher = Publisher(client, clock)
+        self._applier = Applier(client, world)
+        self.publisher = Publisher(client, world.take, settings.status_writes_per_second, clock)
         self._events = Events(client, now)
-        self._built: dict[Key, tuple[tuple[object, ...], list[Manifest]]] = {}
+        self._built: dict[Key, _Built] = {}
         self._tried: dict[str, dt.datetime] = {}
-        world.on_gone = self._applier.seen_gone
+        world.on_gone = self._applier.forget
 
     async def reconcile_once(self, key: Key) -> float | None:
         """Bring one key to what it should be; returns after how many seconds to look again, None where an event or the next tick will do.
@@ -83,39 +84,55 @@ class Reconciler:
 
     async def _service(self, key: Key) -> float | None:
         name = (key.namespace, key.name)
+        if not self._world.settled(key.namespace) and self._world.raw(key.kind, name) is not None:
+            return SETTLED_SECONDS  # its pods are being read: none would be news
+        failed: dict[str, str] = {}
         try:
+            service = self._world.parsed(key.kind, name)
+            if service is not None and service.metadata.deletion_timestamp is None:
+                failed = await self._children(key, service)
             snapshot = self._world.snapshot(name)
         except InvalidSpecError as error:
             return await self._invalid(key, error)
         if snapshot is None:
             self._built.pop(key, None)
-            self._publisher.forget(*key)
+            self.publisher.forget(*key)
             return None
-        wanted = self._build(key, snapshot)
-        failed = await self._applier.apply(wanted)
-        await self._applier.prune(self._world.owned_of(name), wanted)
         now = self._now()
         state = injection.decide(snapshot.service, snapshot.pods, self._settings, now)
         status = statuses.build(snapshot, Outcome(failed), state, now)
-        again = await self._publisher.publish(snapshot.object, status.dump())
+        again = await self.publisher.publish(snapshot.object, status.dump())
         await self._tell(snapshot, status)
-        return _sooner(again, await self._move(snapshot, state, now))
+        looks = injection.next_look(snapshot.pods, state, self._settings, now)
+        return _sooner(again, looks, await self._move(snapshot, state, now))
 
-    def _build(self, key: Key, snapshot: Snapshot) -> list[Manifest]:
-        """Build the children, or take those of the last time where nothing that they are made of has changed."""
-        service = snapshot.service
+    async def _children(self, key: Key, service: LLMService) -> dict[str, str]:
+        """Bring the objects beside a service to what they should be; returns what went wrong for good, as a sentence by kind.
+
+        They are built only where what they are made of has changed, or one of them is not as it was left.
+        """
+        name = (key.namespace, key.name)
         held = self._world.applying(service)
-        bounds = queue_bounds(snapshot.engine, snapshot.figures)
-        made_of = (service.metadata.uid, service.metadata.generation, snapshot.capabilities, held, bounds)
-        known = self._built.get(key)
-        if known is None or known[0] != made_of:
-            wanted = engine_objectives.holdable(
-                self._world.objectives(service), upstream.scraped_engine(service), bounds
-            )
-            params = Params(service, self._settings, snapshot.capabilities, wanted, held)
-            known = (made_of, build(params))
-            self._built[key] = known
-        return known[1]
+        bounds = queue_bounds(self._world.engines.get(name), self._world.figures.get(name, Figures()))
+        capabilities, failed = self._world.capabilities, self._world.unread()
+        made_of = hash((service.metadata.uid, service.metadata.generation, capabilities, held, bounds, *failed))
+        built = self._built.get(key)
+        if built is not None and built.made_of == made_of and self._stand(name, built):
+            return dict(built.failed)
+        wanted = engine_objectives.holdable(self._world.objectives(service), upstream.scraped_engine(service), bounds)
+        every = build(Params(service, self._settings, capabilities, wanted, held))
+        manifests = [manifest for manifest in every if manifest["kind"] not in failed]
+        self._built.pop(key, None)
+        failed |= await self._applier.apply(manifests)
+        await self._applier.prune(self._world.owned_of(name), manifests)
+        parts = tuple(part_of(item) for item in manifests)
+        # What was refused is tried again at each look.
+        self._built[key] = _Built(made_of if not failed else None, parts, failed)
+        return failed
+
+    def _stand(self, name: Name, built: "_Built") -> bool:
+        """Tell whether the objects beside a service are those that were built, and no others."""
+        return all(map(self._applier.stands, built.parts)) and len(built.parts) == len(self._world.owned_of(name))
 
     async def _invalid(self, key: Key, error: InvalidSpecError) -> float | None:
         """Say of an object that cannot be read (stored under another schema) that it cannot; others go on."""
@@ -135,7 +152,7 @@ class Reconciler:
             "observedGeneration": generation,
             "conditions": [entry.dump() for entry in found],
         }
-        return await self._publisher.publish(item, status)
+        return await self.publisher.publish(item, status)
 
     async def _tell(self, snapshot: Snapshot, status: LLMServiceStatus) -> None:
         """Record as an Event what turned: injection that stopped, a budget that ran out, a spec that cannot work."""
@@ -189,13 +206,13 @@ class Reconciler:
         name = (key.namespace, key.name)
         item = self._world.raw(key.kind, name)
         if item is None:
-            self._publisher.forget(*key)
+            self.publisher.forget(*key)
             return None
         try:
             parsed = self._world.parsed(key.kind, name)
         except InvalidSpecError as error:
             return await self._invalid(key, error)
-        return await self._publisher.publish(item, status_of(parsed, name).dump())
+        return await self.publisher.publish(item, status_of(parsed, name).dump())
 
     def _budget_status(self, budget: LLMBudget | ClusterLLMBudget, name: Name) -> Model:
         of = budgets.namespace_key(*name) if isinstance(budget, LLMBudget) else budgets.cluster_key(name[1])
@@ -237,15 +254,17 @@ class Reconciler:
         if bundle != self._world.ca_bundle:
             self._world.ca_bundle = bundle
         params = ClusterParams(
-            services=self._world.services(),
+            services=self._world.services(self._world.tracing()),
+            namespaces=tuple(self._world.namespaces()),
             settings=self._settings,
             capabilities=self._world.capabilities,
             ca_bundle=bundle,
-            accounts=bool(self._world.names("ProviderAccount")),
+            accounts=bool(self._world.count("ProviderAccount")),
             gpu=self._world.gpu_choice(),
         )
-        wanted = build_cluster(params)
-        failed = await self._applier.apply(wanted)
+        failed = self._world.unread()
+        wanted = [manifest for manifest in build_cluster(params) if manifest["kind"] not in failed]
+        failed |= await self._applier.apply(wanted)
         for kind, why in failed.items():
             logger.error("%s cannot be applied: %s", kind, why)
         await self._applier.prune(self._world.owned_once(), wanted)
@@ -265,95 +284,12 @@ class Reconciler:
         return pki.ca_bundle(existing.get(names.SECRET_CA)) or ""
 
 
-class Sources:
-    """Asks Prometheus, the ledger and engines, once a tick for all, and lets the world know. An answer that fails keeps the last figures."""
+class _Built(NamedTuple):
+    """What was last built beside a service: of what (a hash; None: to be built again), and of each object its manifest's hash and digest."""
 
-    def __init__(
-        self,
-        world: World,
-        prometheus: Prometheus | None,
-        ledger: Ledger,
-        engines: Engines,
-        *,
-        gpus: Gpus,
-        now: Callable[[], dt.datetime],
-    ) -> None:
-        self._world = world
-        self._engines = engines
-        self._gpus = gpus
-        self._prometheus = prometheus
-        self._ledger = ledger
-        self._now = now
-
-    async def ask(self) -> None:
-        """Ask all."""
-        await self._ask_prometheus()
-        await self._tell_gpus()
-        await self._ask_ledger()
-        self._world.engines = await self._engines.ask(self._world.engine_addresses())
-
-    async def _tell_gpus(self) -> None:
-        """Tell the ledger which pods hold GPUs; what it was not told now it is told the next time, with the time between."""
-        if not self._world.ca_bundle:
-            return
-        pods = await self._gpus.told(self._world.pods_there(), self._world.take_gone(), self._now())
-        if not pods:
-            return
-        try:
-            await self._ledger.trust(self._world.ca_bundle)
-            await tell(self._ledger.post, pods)
-        except UnavailableError as error:
-            logger.warning("the ledger cannot be told which pods hold GPUs, trying again: %s", error)
-        else:
-            self._gpus.delivered(pods)
-
-    async def _ask_prometheus(self) -> None:
-        if self._prometheus is None:
-            return
-        try:
-            figures = await self._prometheus.figures()
-        except UnavailableError as error:
-            self._world.prometheus = _stale(self._world.prometheus, "PrometheusUnavailable", error)
-        else:
-            self._world.figures = figures
-            self._world.retention = await self._retention()
-            self._world.prometheus = Source(asked=True, fresh=True, as_of=self._now())
-
-    async def _retention(self) -> int | None:
-        """Ask for how long data is kept; what was known before where it does not answer this time."""
-        try:
-            return await self._prometheus.retention() if self._prometheus is not None else None
-        except UnavailableError:
-            return self._world.retention
-
-    async def _accounts(self) -> Mapping[str, reconciled.Account]:
-        """Ask for providers' own figures; what was known before where the ledger does not answer this time."""
-        if not self._world.names("ProviderAccount"):
-            return {}
-        try:
-            return (await self._ledger.reconciliation()).accounts
-        except UnavailableError as error:
-            logger.warning("%s", error)
-            return self._world.accounts
-
-    async def _ask_ledger(self) -> None:
-        if not self._world.ca_bundle:
-            return  # the certificates are made first: a moment's matter, and no fault of the ledger
-        try:
-            await self._ledger.trust(self._world.ca_bundle)
-            usage = await self._ledger.usage()
-        except UnavailableError as error:
-            self._world.ledger = _stale(self._world.ledger, "LedgerUnavailable", error)
-        else:
-            self._world.usage = usage
-            self._world.accounts = await self._accounts()
-            self._world.ledger = Source(asked=True, fresh=True, as_of=usage.as_of)
-
-
-def _stale(old: Source, reason: str, error: UnavailableError) -> Source:
-    if old.fresh or not old.asked:
-        logger.warning("%s", error)
-    return replace(old, asked=True, fresh=False, reason=reason, message=str(error))
+    made_of: int | None
+    parts: tuple[Part, ...]
+    failed: Mapping[str, str]
 
 
 def _sooner(*times: float | None) -> float | None:

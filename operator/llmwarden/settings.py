@@ -46,6 +46,7 @@ class Settings:
     scrape_interval: str = "15s"
     resync_seconds: float = 300.0
     status_seconds: float = 30.0
+    status_writes_per_second: float = 10.0  # of all objects together, in the long run; changes of state do not wait
     workers: int = 8
     report_seconds: float = 5.0
     proxy_cpu_request: str = "10m"

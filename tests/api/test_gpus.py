@@ -16,6 +16,7 @@ from llmwarden.observe.world import World
 from llmwarden.settings import Settings
 from tests.api.operating import make, sample
 from tests.api.support import ControlPlane
+from tests.unit.operator.test_world import ignore
 
 pytestmark = pytest.mark.usefixtures("alone")
 BOUND = "2026-11-20T15:00:07Z"
@@ -39,9 +40,10 @@ def node(crds: ControlPlane) -> Any:
 @pytest.fixture
 async def world(kubeconfig: Path) -> AsyncIterator[tuple[World, kube.Client]]:
     async with await kube.connect(str(kubeconfig)) as client:
-        made = World(client, Settings(), lambda _key: None, lambda: dt.datetime.now(dt.UTC))
+        made = World(client, Settings(), ignore, lambda: dt.datetime.now(dt.UTC))
         running = asyncio.create_task(made.run())
         try:
+            await made.synced()
             yield made, client
         finally:
             running.cancel()

@@ -7,9 +7,15 @@ from typing import Any
 import pytest
 
 from demo import images
+from llmwarden import names
+from llmwarden.desired import shared_rules
 from llmwarden.desired.builder import build
+from llmwarden.desired.params import ClusterParams
+from llmwarden.desired.snapshot import Capabilities
+from llmwarden.settings import Settings
 from tests.api.operating import LLM, Operator, condition, make, sample, until
 from tests.api.support import ControlPlane
+from tests.golden.operator import test_sizes
 from tests.golden.operator.test_engine_scraping import WAYS, params
 
 PLURALS = {
@@ -25,14 +31,14 @@ def real(crds: ControlPlane) -> Iterator[ControlPlane]:
     """Yield the control plane with the real kinds; they are taken away again: other modules bring stand-ins."""
     folder = images.operator_crds()
     plurals = [path.rpartition("/")[2] for path in PLURALS.values()]
-    names = [f"{plural}.monitoring.coreos.com" for plural in plurals]
+    crds_there = [f"{plural}.monitoring.coreos.com" for plural in plurals]
     for plural in plurals:
         file = str(folder / f"monitoring.coreos.com_{plural}.yaml")
         crds.kubectl("apply", "--server-side", "--force-conflicts", "-f", file)
-    for name in names:
+    for name in crds_there:
         crds.kubectl("wait", "--for=condition=Established", f"crd/{name}", "--timeout=60s")
     yield crds
-    for name in names:
+    for name in crds_there:
         crds.kubectl("delete", "crd", name, "--wait=true", "--timeout=60s")
 
 
@@ -53,6 +59,37 @@ def test_every_way_to_scrape_an_engine_is_taken(real: ControlPlane, namespace: s
     for item in made:
         until(lambda item=item: "could not find" not in tried(real, item, namespace), "the kinds are served")  # type: ignore[misc]
         assert tried(real, item, namespace) == ""
+
+
+def test_the_rules_for_all_services_are_taken(real: ControlPlane, namespace: str) -> None:
+    made = shared_rules.rules(ClusterParams((), Settings(), Capabilities(rules=True)))
+    assert made is not None
+    assert tried(real, made, namespace) == ""
+
+
+@pytest.mark.parametrize("backend", ["OpenAI", "VLLM"])
+def test_what_is_stored_for_a_service_is_small(real: ControlPlane, namespace: str, backend: str) -> None:
+    for item in build(test_sizes.typical(backend)):
+        if item["kind"] not in test_sizes.ADDED:
+            continue
+        item["metadata"]["namespace"] = namespace
+        group, plural = (
+            ("/apis/monitoring.coreos.com/v1", "prometheusrules")
+            if item["kind"] == "PrometheusRule"
+            else ("/api/v1", "configmaps")
+        )
+        answer = real.http.patch(
+            f"{group}/namespaces/{namespace}/{plural}/{item['metadata']['name']}",
+            content=json.dumps(item),
+            params={"dryRun": "All", "fieldManager": names.FIELD_MANAGER},
+            headers={"Content-Type": "application/apply-patch+yaml"},
+        )
+        answer.raise_for_status()
+        stored = answer.json()
+        assert stored["metadata"]["managedFields"]
+        added = test_sizes.weight(stored) - test_sizes.weight(item)
+        assert added <= test_sizes.ADDED[item["kind"]]
+        assert test_sizes.weight(stored) <= test_sizes.LIMIT
 
 
 def test_what_it_does_not_know_would_be_refused(real: ControlPlane, namespace: str) -> None:

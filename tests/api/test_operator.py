@@ -164,8 +164,13 @@ def test_a_label_that_a_prometheus_misses_is_named_until_it_is_there(
     merge = {"Content-Type": "application/merge-patch+json"}
     spec = {"ruleSelector": {"matchLabels": None}, "podMonitorNamespaceSelector": {}}
     crds.http.patch(f"{path}/k8s", json={"spec": spec}, headers=merge).raise_for_status()
+    apart = ("False", "SharedNotSelected")
+    until(
+        lambda: condition(crds, namespace, "chat", "RulesSelected") == apart, "the rules for all services are elsewhere"
+    )
+    crds.http.patch(f"{path}/k8s", json={"spec": {"ruleNamespaceSelector": {}}}, headers=merge).raise_for_status()
     taken = ("True", "Selected")
-    until(lambda: condition(crds, namespace, "chat", "RulesSelected") == taken, "the rule is selected")
+    until(lambda: condition(crds, namespace, "chat", "RulesSelected") == taken, "the rules are selected")
     until(lambda: condition(crds, namespace, "chat", "ScrapeSelected") == taken, "the PodMonitors are selected")
     crds.http.delete(f"{path}/k8s").raise_for_status()
     until(lambda: condition(crds, namespace, "chat", "RulesSelected") == nobody, "there is nobody again")

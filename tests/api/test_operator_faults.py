@@ -5,6 +5,7 @@ import json
 import os
 import ssl
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -60,6 +61,17 @@ def between(kubeconfig: Path, directory: Path, share: float) -> Iterator[tuple[F
         through = directory / "flaky"
         through.write_text(json.dumps(config))
         yield server, through
+
+
+@pytest.fixture
+def spaces(crds: ControlPlane) -> Iterator[list[str]]:
+    """Yield the names of sixty namespaces, which are deleted afterwards."""
+    made = [f"many-{number}-{uuid.uuid4().hex[:6]}" for number in range(60)]
+    for name in made:
+        crds.http.post("/api/v1/namespaces", json={"metadata": {"name": name}}).raise_for_status()
+    yield made
+    for name in made:
+        crds.http.delete(f"/api/v1/namespaces/{name}")
 
 
 def looks(operator: Operator, count: int, seconds: float = 60) -> None:
@@ -175,3 +187,55 @@ def test_a_restart_with_many_services_writes_nothing(
     operator = start()
     looks(operator, 2 * MANY, patience)
     assert crds.writes(mark, USER) == []
+
+
+def test_sixty_namespaces_are_served_as_one_is(
+    crds: ControlPlane, start: Callable[[], Operator], spaces: list[str]
+) -> None:
+    operator = start()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda namespace: make(crds, sample("chat", namespace)), spaces))
+    for namespace in spaces:
+        until(lambda namespace=namespace: done(crds, namespace) == 1, f"{namespace} has its status", 120)  # type: ignore[misc]
+    last = spaces[-1]
+    # A new pod and an edit are seen in the last namespace, too.
+    labels = sample("chat", last)["spec"]["workload"]["selector"]["matchLabels"]
+    container = {"name": "engine", "image": "engine"}
+    pod = {"metadata": {"name": "one", "labels": labels}, "spec": {"containers": [container]}}
+    crds.http.post(f"/api/v1/namespaces/{last}/pods", json=pod).raise_for_status()
+    until(lambda: condition(crds, last, "chat", "Instrumented")[1] not in {"", "NoPods"}, "the pod is counted")
+    edit = {"metadata": {"labels": {"edited": "yes"}}, "spec": {"alerts": {"disable": ["LLMNoTraffic"]}}}
+    path = f"{LLM.format(last)}/chat"
+    merge = {"Content-Type": "application/merge-patch+json"}
+    edited = crds.http.patch(path, json=edit, headers=merge).json()["metadata"]["generation"]
+    until(lambda: crds.http.get(path).json()["status"]["observedGeneration"] == edited, "the edit is seen")
+    assert condition(crds, last, "chat", "Observed") == ("True", "Watching")
+    # Watches do not multiply with namespaces.
+    assert operator.metric("llmwarden_watch_up") < len(spaces)
+    operator.rounds(2)
+    assert operator.stop() == 0
+    mark = crds.audit_mark()
+    start().rounds(3)
+    assert about(crds.writes(mark, USER), last) == []
+
+
+def test_a_watch_that_is_forbidden_is_a_condition_and_a_metric(
+    crds: ControlPlane, namespace: str, start: Callable[[], Operator]
+) -> None:
+    role = json.loads(crds.kubectl("get", "clusterrole", names.OPERATOR, "-o", "json"))
+    pods = next(index for index, rule in enumerate(role["rules"]) if "pods" in rule["resources"])
+    without = [{"op": "replace", "path": f"/rules/{pods}/resources", "value": ["namespaces", "services"]}]
+    crds.kubectl("patch", "clusterrole", names.OPERATOR, "--type=json", "-p", json.dumps(without))
+    try:
+        operator = start()
+        services(crds, namespace, 1)
+        failing = ("False", "WatchFailing")
+        until(lambda: condition(crds, namespace, "chat-0", "Observed") == failing, "the status says so", 120)
+        assert len(children(crds, namespace)) == 1, "what does not rest on pods goes on"
+        assert operator.metric('llmwarden_watch_up{resource="pods.v1"}') == 0
+        assert operator.metric('llmwarden_watch_errors_total{resource="pods.v1"}') > 0
+    finally:
+        whole = [{"op": "replace", "path": "/rules", "value": role["rules"]}]
+        crds.kubectl("patch", "clusterrole", names.OPERATOR, "--type=json", "-p", json.dumps(whole))
+    watching = ("True", "Watching")
+    until(lambda: condition(crds, namespace, "chat-0", "Observed") == watching, "it is watched again by itself", 90)

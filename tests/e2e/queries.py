@@ -15,14 +15,15 @@ import httpx
 from cluster.lifecycle import kubectl
 from demo import steps
 from demo.kube import Kube
+from llmwarden import names
+from tests.grafana import asked
 
 SPAN_SECONDS = 120  # of a panel's range query
 STEP_SECONDS = 15
-# What Grafana fills in: its shortest $__rate_interval is four scrapes.
-VARIABLES = {"$__rate_interval": "1m", "$namespace": ".*"}
-_SELECTOR = re.compile(r"([a-zA-Z_:][\w:]*)?\{([^{}]*)\}")
+# Series with matchers; and ours, which rules for all services ask for without any.
+_SELECTOR = re.compile(r"([a-zA-Z_:][\w:]*)?\{([^{}]*)\}|\b((?:(?:llmservice|llmwarden):|llmwarden_)[\w:]+)(?![\w:{])")
 _OFFSET = re.compile(r"\s+offset\s+\w+")
-_OF_ONE = re.compile(r'\b(namespace|llmservice|objective|budget)="[^"]*"')
+_OF_ONE = re.compile(r'\b(namespace|llmservice|objective|budget|calendar|over|severity)="[^"]*"')
 
 
 @dataclass(frozen=True)
@@ -75,23 +76,24 @@ def panels(kube: Kube) -> dict[str, list[str]]:
     for item in kube.items("configmap", selector="app.kubernetes.io/component=dashboard"):
         (text,) = item["data"].values()
         name = f"{item['metadata']['namespace']}/{item['metadata']['name']}"
-        for panel in json.loads(text)["panels"]:
-            for target in panel.get("targets", []):
-                found.setdefault(f"{name}: {panel['title']}", []).append(_filled(target["expr"]))
+        for query in asked(json.loads(text), "1m", namespace=".*"):  # the shortest interval is four scrapes
+            found.setdefault(f"{name}: {query.title}", []).append(query.expr)
     return found
 
 
 def rules(kube: Kube) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield every rule of every service, with the service's key."""
+    """Yield every rule: of a service's own with its key, of those for all services with an empty one."""
     for item in kube.items("prometheusrule", selector="app.kubernetes.io/managed-by=llmwarden"):
+        service = item["metadata"]["labels"].get(names.LABEL_SERVICE)
+        key = f"{item['metadata']['namespace']}/{service}" if service else ""
         for group in item["spec"]["groups"]:
             for rule in group["rules"]:
-                yield group["name"].removeprefix("llmwarden/").rpartition("/")[0], rule
+                yield key, rule
 
 
 def selectors(expr: str) -> list[str]:
     """Return the series that an expression names, each without its range and offset."""
-    return list(dict.fromkeys(f"{name or ''}{{{matchers}}}" for name, matchers in _SELECTOR.findall(expr)))
+    return list(dict.fromkeys(f"{name or bare}{{{matchers}}}" for name, matchers, bare in _SELECTOR.findall(expr)))
 
 
 def of_anyone(selector: str) -> str:
@@ -102,9 +104,3 @@ def of_anyone(selector: str) -> str:
 def without_offset(expr: str) -> str:
     """Return an expression that asks about now what it asked about an earlier day: a cluster of this morning has no yesterday."""
     return _OFFSET.sub("", expr)
-
-
-def _filled(expr: str) -> str:
-    for name, value in VARIABLES.items():
-        expr = expr.replace(name, value)
-    return expr

@@ -1,12 +1,12 @@
-"""Server-side apply and prune: writes only what differs, and trusts its own writes until the watch has caught up."""
+"""Server-side apply and prune: writes only what differs."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, Protocol
 
 from llmwarden import names
 from llmwarden.desired import diff
+from llmwarden.desired.child import Child, Identity
 from llmwarden.errors import (
     ConflictError,
     ForbiddenError,
@@ -21,8 +21,6 @@ from llmwarden.kube import Client
 logger = logging.getLogger(__name__)
 
 Object = dict[str, Any]
-Live = Callable[[str, tuple[str, str]], Object | None]  # kind, (namespace, name) -> compact object of the watch
-ASSUMED_SECONDS: Final = 60.0  # after this the watch is believed whatever it says
 PLURALS: Final[Mapping[str, str]] = {
     "AlertmanagerConfig": "alertmanagerconfigs",
     "ConfigMap": "configmaps",
@@ -38,27 +36,33 @@ PLURALS: Final[Mapping[str, str]] = {
     "ServiceAccount": "serviceaccounts",
     "ServiceMonitor": "servicemonitors",
 }
-Identity = tuple[str, str, str]  # kind, namespace, name
 
 
-@dataclass(frozen=True, slots=True)
-class _Assumed:
-    """What the server has answered to a write (compact, None for a delete), and until when it is believed over the watch."""
+Part = tuple[Identity, str, bytes]  # of a manifest: whose it is, its stamp and its digest
 
-    item: Object | None
-    until: float
+
+class Cluster(Protocol):
+    """Our objects as the cluster has them, our own writes included."""
+
+    def owned(self, identity: Identity) -> Child | None:
+        """Return an object of ours; None where it is not there."""
+
+    def written(self, item: Object) -> Child:
+        """Take in what the API server answered to a write."""
+
+    def deleted(self, identity: Identity) -> None:
+        """Take in a delete."""
 
 
 class Applier:
-    """Applies manifests. `live` is the watch's copy; `clock` is monotonic seconds."""
+    """Applies manifests. `cluster` knows what is there."""
 
-    def __init__(self, client: Client, live: Live, clock: Callable[[], float]) -> None:
+    def __init__(self, client: Client, cluster: Cluster) -> None:
         self._client = client
-        self._live = live
-        self._clock = clock
-        self._assumed: dict[Identity, _Assumed] = {}
-        # The server's version of what we wanted, by its hash: where it drops or rewrites a field, that is no difference.
-        self._accepted: dict[Identity, tuple[str, Any]] = {}
+        self._cluster = cluster
+        # By object the hash of a manifest and of the object that holds it, where the server, or somebody else, has more in the object
+        # than the manifest says, or the server keeps it otherwise than we wrote it.
+        self._accepted: dict[Identity, tuple[str, bytes]] = {}
 
     async def apply(self, manifests: Iterable[Object]) -> dict[str, str]:
         """Write those that differ; returns what went wrong for good, as a sentence by kind.
@@ -73,81 +77,79 @@ class Applier:
             except (RefusedError, ForbiddenError) as error:
                 failed[manifest["kind"]] = str(error)
             except NotInstalledError:
-                # It went since we looked: the watch notices, and everything is built anew without it.
+                # It went since we looked: the watch notices, and everything is built again without it.
                 failed[manifest["kind"]] = "Its API has just been removed."
             except NotFoundError:
-                logger.info("%s: its namespace is gone", _identity(manifest))
+                logger.info("%s: its namespace is gone", identity_of(manifest))
             except (UnavailableError, ConflictError) as error:
                 transient.append(error)  # one object must not hold up the others
         if transient:
             raise transient[0]
         return failed
 
+    def stands(self, part: Part) -> bool:
+        """Tell whether the object of a manifest is there and is known to hold it."""
+        identity, stamp, digest = part
+        live = self._cluster.owned(identity)
+        return live is not None and (live.digest == digest or self._accepted.get(identity) == (stamp, live.digest))
+
     async def _one(self, manifest: Object) -> None:
-        identity = _identity(manifest)
-        wanted = diff.compact(manifest)
-        live = self.current(identity)
-        accepted = self._accepted.get(identity)
-        stamp = _stamp(manifest)
-        if diff.holds(live, wanted):
+        identity, stamp, digest = part = part_of(manifest)
+        if self.stands(part):
             return
-        if live is not None and accepted == (stamp, diff.project(live, wanted)):
+        live = self._cluster.owned(identity)
+        if live is not None and live.stamp == stamp and await self._has_more(manifest, live):
             return
-        answer = diff.compact(await self._client.apply(manifest))
-        projected = diff.project(answer, wanted)
-        if projected != wanted:
-            logger.warning("%s: the API server keeps it otherwise than we wrote it", identity)
-        self._accepted[identity] = (stamp, projected)
-        self._assumed[identity] = _Assumed(answer, self._clock() + ASSUMED_SECONDS)
+        answer = await self._client.apply(manifest)
+        kept = self._cluster.written(answer)
+        self._accepted.pop(identity, None)
+        if kept.digest != digest:
+            self._accepted[identity] = (stamp, kept.digest)
+            if not diff.holds(answer, manifest):
+                logger.warning("%s: the API server keeps it otherwise than we wrote it", identity)
 
-    def current(self, identity: Identity) -> Object | None:
-        """Return the newest of what the watch and our own writes say; None where it is not there."""
-        kind, namespace, name = identity
-        live = self._live(kind, (namespace, name))
-        assumed = self._assumed.get(identity)
-        if assumed is None:
-            return live
-        caught_up = (
-            live is None if assumed.item is None else live is not None and _version(live) >= _version(assumed.item)
-        )
-        if caught_up or self._clock() >= assumed.until:
-            del self._assumed[identity]
-            return live
-        return assumed.item
+    async def _has_more(self, manifest: Object, live: Child) -> bool:
+        """Read an object that differs from our manifest though it was made from it: what others have added is theirs."""
+        try:
+            item = await self._client.get(live.api_version, PLURALS[live.kind], live.name, live.namespace or None)
+        except NotFoundError:
+            return False
+        if not diff.holds(item, manifest):
+            return False
+        self._accepted[live.identity] = (stamp_of(manifest), diff.digest(item))
+        return True
 
-    def seen_gone(self, identity: Identity, version: int) -> None:
-        """Hear that the watch saw an object of this version deleted: our write of it, if older, is no longer to be believed."""
-        assumed = self._assumed.get(identity)
-        if assumed is not None and assumed.item is not None and _version(assumed.item) <= version:
-            del self._assumed[identity]
-
-    async def prune(self, owned: Iterable[Object], wanted: Iterable[Object]) -> None:
+    async def prune(self, owned: Iterable[Child], wanted: Iterable[Object]) -> None:
         """Delete what of `owned` is not wanted (any more)."""
-        keep = {_identity(item) for item in wanted}
+        keep = {identity_of(item) for item in wanted}
         for item in owned:
-            identity = _identity(item)
-            if identity in keep or self.current(identity) is None:
+            if item.identity in keep:
                 continue
-            kind, namespace, name = identity
             try:
                 await self._client.delete(
-                    item["apiVersion"], PLURALS[kind], name, namespace or None, uid=item["metadata"].get("uid")
+                    item.api_version, PLURALS[item.kind], item.name, item.namespace or None, uid=item.uid
                 )
             except ConflictError:
                 continue  # another object of the same name by now
-            self._accepted.pop(identity, None)
-            self._assumed[identity] = _Assumed(None, self._clock() + ASSUMED_SECONDS)
+            self.forget(item.identity)
+            self._cluster.deleted(item.identity)
+
+    def forget(self, identity: Identity) -> None:
+        """Forget an object that is gone."""
+        self._accepted.pop(identity, None)
 
 
-def _identity(item: Mapping[str, Any]) -> Identity:
+def part_of(manifest: Mapping[str, Any]) -> Part:
+    """Return what of a manifest tells whether an object holds it."""
+    return identity_of(manifest), stamp_of(manifest), diff.digest(manifest)
+
+
+def identity_of(item: Mapping[str, Any]) -> Identity:
+    """Return kind, namespace and name of a manifest."""
     metadata = item["metadata"]
     return item["kind"], metadata.get("namespace") or "", metadata["name"]
 
 
-def _version(item: Mapping[str, Any]) -> int:
-    text = item["metadata"].get("resourceVersion", "")
-    return int(text) if text.isdigit() else 0
-
-
-def _stamp(item: Mapping[str, Any]) -> str:
+def stamp_of(item: Mapping[str, Any]) -> str:
+    """Return the hash of a manifest, which `manifest.stamped` has put into it."""
     return str((item["metadata"].get("annotations") or {}).get(names.ANNOTATION_SPEC_HASH, ""))

@@ -11,6 +11,7 @@ from llmwarden.desired import (
     port_policy,
     routes,
     rules,
+    shared_rules,
     webhook_configuration,
 )
 from llmwarden.desired.collector import objects as collector
@@ -31,6 +32,7 @@ CLUSTER: Final[tuple[Callable[[ClusterParams], Manifest | None], ...]] = (
     webhook_configuration.webhook_configuration,
     delivery.of_cluster,
     platform.rules,
+    shared_rules.rules,
     gpu_exporter.service_account,
     gpu_exporter.daemon_set,
     gpu_exporter.pod_monitor,

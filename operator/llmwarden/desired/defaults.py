@@ -1,18 +1,18 @@
 """Alerts that every LLMService has without a word in its spec; `alerts.disable` takes one away, `alerts.enable` adds what is off at first.
 
-Each builder returns None where it does not apply: no engine metrics, no GPU asked for, or an objective of the service's own that says it
-better.
+Each is written once for all services; `wanted` says which hold for one, and its own rules record that.
 """
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from llmwarden import names
 from llmwarden.api.v1alpha1.llmservice import OptionalAlert
 from llmwarden.desired import promql, vocabulary
-from llmwarden.desired.alerting import FEW_CALLS, WINDOW, Rule, alert, of, title
+from llmwarden.desired.alerting import ANY, FEW_CALLS, Rule, alert
 from llmwarden.desired.params import Params
 from llmwarden.domain.objectives import SpendObjective
+from llmwarden.settings import Settings
 
 ERROR_LIMIT: Final = 0.05
 P95_SECONDS: Final = 10
@@ -27,34 +27,72 @@ QUIET_CALLS: Final = 100  # a day: a service with fewer may well be silent for a
 OFF: Final[frozenset[OptionalAlert]] = frozenset({"LLMLatencyP99High"})
 
 
-def alerts(params: Params) -> list[Rule]:
-    """Build those that apply and are wanted."""
+def wanted(params: Params) -> tuple[OptionalAlert, ...]:
+    """Return the default alerts that hold for a service: those that apply to it and that its spec has not switched off."""
     spec = params.service.spec.alerts
     disabled = set(spec.disable) if spec else set()
     enabled = set(spec.enable) if spec else set()
-    found = []
-    for name, builder in BUILDERS.items():
-        if name in disabled or (name in OFF and name not in enabled):
-            continue
-        rule = builder(params)
-        if rule is not None:
-            found.append(rule)
-    return found
+    return tuple(
+        name
+        for name, applies in APPLIES.items()
+        if name not in disabled and (name not in OFF or name in enabled) and applies(params)
+    )
 
 
-def _enough(params: Params) -> str:
-    return f"({promql.rate(names.METRIC_REQUESTS, of(params), WINDOW)} * 300 >= {FEW_CALLS})"
+def alerts(settings: Settings) -> list[Rule]:
+    """Build all of them, for all services."""
+    return [builder(settings) for builder in BUILDERS]
 
 
-def _slow(params: Params, name: str, q: float, limit: int) -> Rule:
-    quantile = promql.quantile(q, names.METRIC_DURATION, of(params), WINDOW)
+def gpu_records(params: Params) -> list[dict[str, Any]]:
+    """Record which GPUs of a service's pods have a figure that is too high, as far as the service wants these alerts.
+
+    Beside each service, because GPUs' series know the pod only, and a pod may be of two services: no rule for all could say whose they are. Exporters
+    that do not honour labels call the pod `exported_pod`: our monitors honour them.
+    """
+    metadata = params.service.metadata
+    pods = f"max by (namespace, pod) (last_over_time({names.METRIC_IN_FLIGHT}{{{promql.selector(metadata.namespace, metadata.name)}}}[15m]))"
+    held = wanted(params)
+    return [
+        {
+            "record": record,
+            "expr": f"({series}) and on (namespace, pod) {pods}",
+            "labels": {names.LABEL_M_SERVICE: metadata.name},
+        }
+        for name, (record, series) in _gpu_figures(metadata.namespace).items()
+        if name in held
+    ]
+
+
+def _always(_params: Params) -> bool:
+    return True
+
+
+def _engine_tells(metric: str) -> Callable[[Params], bool]:
+    def tells(params: Params) -> bool:
+        engine = vocabulary.engine_of(params)
+        return engine is not None and metric in engine.metrics
+
+    return tells
+
+
+def _has_gpus(params: Params) -> bool:
+    return params.service.spec.gpu is not None and params.service.spec.gpu.exporter != "None"
+
+
+def _enough() -> str:
+    return f"(llmservice:requests:rate5m * 300 >= {FEW_CALLS})"
+
+
+def _slow(settings: Settings, name: str, percent: int, limit: int) -> Rule:
     return alert(
-        params,
+        settings,
         name,
-        f"({quantile} > {limit})\nand {_enough(params)}",
+        f"(llmservice:request_duration_seconds:p{percent}_5m > {limit})\nand {_enough()}",
         wait="2m",
+        optional=True,
         severity="warning",
-        summary=f"{title(params)}: {q * 100:.0f} % of calls take up to {{{{ $value | humanizeDuration }}}}, above {limit} s",
+        summary=f"{percent} % of calls take up to {{{{ $value | humanizeDuration }}}}, above {limit} s",
         description=(
             "Calls have been slow for two minutes. Look at the dashboard: time to first token high means a queue or long prompts, time per "
             "output token high a busy engine or provider, neither of both longer answers."
@@ -62,14 +100,15 @@ def _slow(params: Params, name: str, q: float, limit: int) -> Rule:
     )
 
 
-def _errors(params: Params) -> Rule:
+def _errors(settings: Settings) -> Rule:
     return alert(
-        params,
+        settings,
         "LLMErrorRateHigh",
-        f"({promql.error_ratio(of(params), WINDOW)} > {ERROR_LIMIT})\nand {_enough(params)}",
+        f"(llmservice:errors:ratio5m > {ERROR_LIMIT})\nand {_enough()}",
         wait="5m",
+        optional=True,
         severity="warning",
-        summary=f"{title(params)}: {{{{ $value | humanizePercentage }}}} of calls fail",
+        summary="{{ $value | humanizePercentage }} of calls fail",
         description=(
             "More than 5 % of calls in the last 5 minutes failed. Break llmwarden_requests_total down by error_type and "
             "http_status_code: 401 is a wrong key, 429 a limit of the provider or of a budget, 5xx the backend's own fault."
@@ -77,16 +116,15 @@ def _errors(params: Params) -> Rule:
     )
 
 
-def _spend(params: Params) -> Rule | None:
-    if any(isinstance(item, SpendObjective) for item in params.objectives):
-        return None
+def _spend(settings: Settings) -> Rule:
     return alert(
-        params,
+        settings,
         "LLMSpendHigh",
-        f"{promql.rate(names.METRIC_COST, of(params), '15m')} * 3600 > {SPEND_PER_HOUR}",
+        f"{promql.rate(names.METRIC_COST, ANY, '15m')} * 3600 > {SPEND_PER_HOUR}",
         wait="5m",
+        optional=True,
         severity="warning",
-        summary=f'{title(params)}: spends ${{{{ printf "%.2f" $value }}}} an hour, above ${SPEND_PER_HOUR}',
+        summary=f'spends ${{{{ printf "%.2f" $value }}}} an hour, above ${SPEND_PER_HOUR}',
         description=(
             "No objective of this service says how fast it may spend, so the default of $50 an hour holds. Look for the model and the pod that "
             "spend, for retries and for prompts that grew; set an objective `spend.perHour`, or a budget with action Block."
@@ -94,20 +132,21 @@ def _spend(params: Params) -> Rule | None:
     )
 
 
-def _quiet(params: Params) -> Rule:
-    calls = f"{names.METRIC_REQUESTS}{{{of(params)}}}"
+def _quiet(settings: Settings) -> Rule:
+    calls = f"{names.METRIC_REQUESTS}{{{ANY}}}"
     expr = (
         f"sum by ({promql.BY}) (increase({calls}[1d] offset 1h)) > {QUIET_CALLS}\n"
         f"and (sum by ({promql.BY}) (increase({calls}[1h])) == 0)\n"
-        f"and on ({promql.BY}) (count by ({promql.BY}) ({names.METRIC_IN_FLIGHT}{{{of(params)}}}) > 0)"
+        f"and on ({promql.BY}) (count by ({promql.BY}) ({names.METRIC_IN_FLIGHT}{{{ANY}}}) > 0)"
     )
     return alert(
-        params,
+        settings,
         "LLMNoTraffic",
         expr,
         wait="10m",
+        optional=True,
         severity="warning",
-        summary=f'{title(params)}: no call was measured in the last hour, after {{{{ printf "%.0f" $value }}}} in the day before',
+        summary='no call was measured in the last hour, after {{ printf "%.0f" $value }} in the day before',
         description=(
             "Pods with a proxy run, but nothing passes through it. Either nobody calls, or calls go around: a base URL that the application sets in "
             "its code, a Service that targets a port by number. `kubectl describe llm` names what it sees."
@@ -115,17 +154,22 @@ def _quiet(params: Params) -> Rule:
     )
 
 
-def _proxy_down(params: Params) -> Rule:
-    # `up` knows the pod only; which pods are the service's, its proxies' own series told while they were scraped.
-    pods = f"max by (namespace, pod) (last_over_time({names.METRIC_IN_FLIGHT}{{{of(params)}}}[1h]))"
-    up = f'up{{namespace="{params.service.metadata.namespace}",job=~".*/{names.POD_MONITOR_PROXIES}"}}'
+def _pods(window: str) -> str:
+    """Which pods have a proxy for which service."""
+    return f"max by ({promql.BY}, pod) (last_over_time({names.METRIC_IN_FLIGHT}{{{ANY}}}[{window}]))"
+
+
+def _proxy_down(settings: Settings) -> Rule:
+    # `up` knows the pod only; which pods are a service's, its proxies' own series told while they were scraped.
+    down = f'up{{job=~".*/{names.POD_MONITOR_PROXIES}"}} == 0'
     return alert(
-        params,
+        settings,
         "LLMProxyDown",
-        f"count by (namespace) (({up} == 0) and on (namespace, pod) ({pods}))",
+        f"count by ({promql.BY}) ({_pods('1h')} and on (namespace, pod) ({down}))",
         wait="5m",
+        optional=True,
         severity="warning",
-        summary=f"{title(params)}: {{{{ $value }}}} of its proxies cannot be scraped",
+        summary="{{ $value }} of its proxies cannot be scraped",
         description=(
             "The pods run, their proxies do not answer on the admin port: their calls fail or are not measured. Look at the container "
             f"{names.PROXY_CONTAINER} (kubectl logs, restarts, memory limit), and at network policies that keep Prometheus away."
@@ -133,17 +177,17 @@ def _proxy_down(params: Params) -> Rule:
     )
 
 
-def _journal(params: Params) -> Rule:
+def _journal(settings: Settings) -> Rule:
     # The counter knows the pod only, as `up` does.
-    pods = f"max by (namespace, pod) (last_over_time({names.METRIC_IN_FLIGHT}{{{of(params)}}}[1h]))"
-    failed = f'increase({names.METRIC_JOURNAL_ERRORS}{{namespace="{params.service.metadata.namespace}"}}[10m]) > 0'
+    failed = f"increase({names.METRIC_JOURNAL_ERRORS}[10m]) > 0"
     return alert(
-        params,
+        settings,
         "LLMJournalFailing",
-        f"count by (namespace) (({failed}) and on (namespace, pod) ({pods}))",
+        f"count by ({promql.BY}) ({_pods('1h')} and on (namespace, pod) ({failed}))",
         wait="5m",
+        optional=True,
         severity="warning",
-        summary=f"{title(params)}: {{{{ $value }}}} of its proxies cannot write their journal",
+        summary="{{ $value }} of its proxies cannot write their journal",
         description=(
             "Calls are served and reported all the same; but what a proxy has counted since its last report is lost if it dies now. Its disk is "
             "full, or cannot be written: look at the node's disk and at the volume llmwarden-journal of the pods."
@@ -151,17 +195,15 @@ def _journal(params: Params) -> Rule:
     )
 
 
-def _cache(params: Params) -> Rule | None:
-    engine = vocabulary.engine_of(params)
-    if engine is None or "cache_used" not in engine.metrics:
-        return None
+def _cache(settings: Settings) -> Rule:
     return alert(
-        params,
+        settings,
         "LLMKVCacheFull",
-        f"llmservice:engine_kv_cache_used:ratio{{{of(params)}}} > {CACHE_LIMIT}",
+        f"llmservice:engine_kv_cache_used:ratio > {CACHE_LIMIT}",
         wait="5m",
+        optional=True,
         severity="warning",
-        summary=f"{title(params)}: {{{{ $value | humanizePercentage }}}} of an engine's KV cache is in use",
+        summary="{{ $value | humanizePercentage }} of an engine's KV cache is in use",
         description=(
             "Above 90 % an engine preempts requests and lets new ones wait: time to first token grows next. Add replicas, lower the "
             "context or the number of concurrent sequences, or give the engine more GPU memory."
@@ -169,18 +211,16 @@ def _cache(params: Params) -> Rule | None:
     )
 
 
-def _queue(params: Params) -> Rule | None:
-    engine = vocabulary.engine_of(params)
-    if engine is None or "waiting" not in engine.metrics:
-        return None
-    waiting = f"llmservice:engine_requests_waiting{{{of(params)}}}"
+def _queue(settings: Settings) -> Rule:
+    waiting = "llmservice:engine_requests_waiting"
     return alert(
-        params,
+        settings,
         "LLMEngineQueueGrowing",
         f"({waiting} >= {QUEUE})\nand (deriv({waiting}[10m]) > 0)",
         wait="10m",
+        optional=True,
         severity="warning",
-        summary=f"{title(params)}: {{{{ $value }}}} requests wait in the engine's queue, and it grows",
+        summary="{{ $value }} requests wait in the engine's queue, and it grows",
         description=(
             "More comes in than the engine answers. Look at the KV cache and the GPUs on the same dashboard: full means add replicas, idle "
             "means a limit of concurrent sequences, or one long request that holds the others."
@@ -188,17 +228,16 @@ def _queue(params: Params) -> Rule | None:
     )
 
 
-def _engine_down(params: Params) -> Rule | None:
-    if vocabulary.engine_of(params) is None:
-        return None
+def _engine_down(settings: Settings) -> Rule:
     # Our monitors put the service's name on the target itself, so that `up` has it: no other target does.
     return alert(
-        params,
+        settings,
         "LLMEngineNotScraped",
-        f"count by ({promql.BY}) (up{{{of(params)}}} == 0)",
+        f"count by ({promql.BY}) (up{{{ANY}}} == 0)",
         wait="5m",
+        optional=True,
         severity="warning",
-        summary=f"{title(params)}: the metrics of {{{{ $value }}}} of its engines cannot be scraped",
+        summary="the metrics of {{ $value }} of its engines cannot be scraped",
         description=(
             "Prometheus has the engine as a target and gets no answer: its queue and KV cache are not known, and their alerts are silent. The "
             "engine is down or too busy, its metrics are switched off or elsewhere, or a password or certificate of spec.scrape is wrong."
@@ -206,32 +245,25 @@ def _engine_down(params: Params) -> Rule | None:
     )
 
 
-def _gpu(
-    params: Params, name: str, series: str, *, wait: str, severity: str, summary: str, description: str
-) -> Rule | None:
-    """An alert on the GPUs of the service's pods. Exporters that do not honour labels call the pod `exported_pod`: our monitors honour them."""
-    if params.service.spec.gpu is None or params.service.spec.gpu.exporter == "None":
-        return None
-    pods = f"max by (namespace, pod) (last_over_time({names.METRIC_IN_FLIGHT}{{{of(params)}}}[15m]))"
-    expr = f"({series})\nand on (namespace, pod) ({pods})"
+def _gpu_alert(
+    settings: Settings, name: str, record: str, *, wait: str, severity: str, summary: str, description: str
+) -> Rule:
     return alert(
-        params,
+        settings,
         name,
-        expr,
+        record,
         wait=wait,
         severity=severity,
-        summary=f"{title(params)}: GPU {{{{ $labels.gpu }}}} of pod {{{{ $labels.pod }}}}: {summary}",
+        summary=f"GPU {{{{ $labels.gpu }}}} of pod {{{{ $labels.pod }}}}: {summary}",
         description=description,
     )
 
 
-def _gpu_memory(params: Params) -> Rule | None:
-    of = f'{{namespace="{params.service.metadata.namespace}"}}'
-    used, free = f"DCGM_FI_DEV_FB_USED{of}", f"DCGM_FI_DEV_FB_FREE{of}"
-    return _gpu(
-        params,
+def _gpu_memory(settings: Settings) -> Rule:
+    return _gpu_alert(
+        settings,
         "LLMGPUMemoryHigh",
-        f"{used} / ({used} + {free}) > {GPU_MEMORY_LIMIT}",
+        names.RECORD_GPU_MEMORY,
         wait="10m",
         severity="warning",
         summary="{{ $value | humanizePercentage }} of its memory is in use",
@@ -242,12 +274,11 @@ def _gpu_memory(params: Params) -> Rule | None:
     )
 
 
-def _gpu_xid(params: Params) -> Rule | None:
-    series = f'DCGM_FI_DEV_XID_ERRORS{{namespace="{params.service.metadata.namespace}"}}'
-    return _gpu(
-        params,
+def _gpu_xid(settings: Settings) -> Rule:
+    return _gpu_alert(
+        settings,
         "LLMGPUXid",
-        f"{series} > 0",
+        names.RECORD_GPU_XID,
         wait="",
         severity="critical",
         summary="XID error {{ $value }}",
@@ -258,12 +289,11 @@ def _gpu_xid(params: Params) -> Rule | None:
     )
 
 
-def _gpu_hot(params: Params) -> Rule | None:
-    series = f'DCGM_FI_DEV_GPU_TEMP{{namespace="{params.service.metadata.namespace}"}}'
-    return _gpu(
-        params,
+def _gpu_hot(settings: Settings) -> Rule:
+    return _gpu_alert(
+        settings,
         "LLMGPUHot",
-        f"{series} > {GPU_CELSIUS}",
+        names.RECORD_GPU_HOT,
         wait="5m",
         severity="warning",
         summary="{{ $value }} degrees Celsius",
@@ -271,18 +301,45 @@ def _gpu_hot(params: Params) -> Rule | None:
     )
 
 
-BUILDERS: Final[dict[OptionalAlert, Callable[[Params], Rule | None]]] = {
-    "LLMLatencyP95High": lambda params: _slow(params, "LLMLatencyP95High", 0.95, P95_SECONDS),
-    "LLMLatencyP99High": lambda params: _slow(params, "LLMLatencyP99High", 0.99, P99_SECONDS),
-    "LLMErrorRateHigh": _errors,
-    "LLMSpendHigh": _spend,
-    "LLMNoTraffic": _quiet,
-    "LLMProxyDown": _proxy_down,
-    "LLMJournalFailing": _journal,
-    "LLMKVCacheFull": _cache,
-    "LLMEngineQueueGrowing": _queue,
-    "LLMEngineNotScraped": _engine_down,
-    "LLMGPUMemoryHigh": _gpu_memory,
-    "LLMGPUXid": _gpu_xid,
-    "LLMGPUHot": _gpu_hot,
+def _gpu_figures(namespace: str) -> dict[OptionalAlert, tuple[str, str]]:
+    """By alert: what is recorded, and the series of all GPUs of a namespace whose figure is too high."""
+    of = f'{{namespace="{namespace}"}}'
+    used, free = f"DCGM_FI_DEV_FB_USED{of}", f"DCGM_FI_DEV_FB_FREE{of}"
+    return {
+        "LLMGPUMemoryHigh": (names.RECORD_GPU_MEMORY, f"{used} / ({used} + {free}) > {GPU_MEMORY_LIMIT}"),
+        "LLMGPUXid": (names.RECORD_GPU_XID, f"DCGM_FI_DEV_XID_ERRORS{of} > 0"),
+        "LLMGPUHot": (names.RECORD_GPU_HOT, f"DCGM_FI_DEV_GPU_TEMP{of} > {GPU_CELSIUS}"),
+    }
+
+
+BUILDERS: Final[tuple[Callable[[Settings], Rule], ...]] = (
+    lambda settings: _slow(settings, "LLMLatencyP95High", 95, P95_SECONDS),
+    lambda settings: _slow(settings, "LLMLatencyP99High", 99, P99_SECONDS),
+    _errors,
+    _spend,
+    _quiet,
+    _proxy_down,
+    _journal,
+    _cache,
+    _queue,
+    _engine_down,
+    _gpu_memory,
+    _gpu_xid,
+    _gpu_hot,
+)
+APPLIES: Final[dict[OptionalAlert, Callable[[Params], bool]]] = {
+    "LLMLatencyP95High": _always,
+    "LLMLatencyP99High": _always,
+    "LLMErrorRateHigh": _always,
+    # An objective of the service's own says it better.
+    "LLMSpendHigh": lambda params: not any(isinstance(item, SpendObjective) for item in params.objectives),
+    "LLMNoTraffic": _always,
+    "LLMProxyDown": _always,
+    "LLMJournalFailing": _always,
+    "LLMKVCacheFull": _engine_tells("cache_used"),
+    "LLMEngineQueueGrowing": _engine_tells("waiting"),
+    "LLMEngineNotScraped": lambda params: vocabulary.engine_of(params) is not None,
+    "LLMGPUMemoryHigh": _has_gpus,
+    "LLMGPUXid": _has_gpus,
+    "LLMGPUHot": _has_gpus,
 }

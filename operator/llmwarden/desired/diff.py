@@ -2,21 +2,25 @@
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
+
+import msgspec
 
 Object = dict[str, Any]
-_SERVERS = ("managedFields", "creationTimestamp", "generation", "selfLink")
+_SERVERS: Final = frozenset({"managedFields", "creationTimestamp", "generation", "selfLink", "uid", "resourceVersion"})
+_ENCODER: Final = msgspec.json.Encoder(order="deterministic")
 
 
-def compact(item: Mapping[str, Any]) -> Object:
-    """Return an object as we keep it: without what only the server says, and a ConfigMap's texts as their hashes."""
+def content(item: Mapping[str, Any]) -> Object:
+    """Return an object without what only the server says of it."""
     kept = {key: value for key, value in item.items() if key != "status"}
     kept["metadata"] = {key: value for key, value in item["metadata"].items() if key not in _SERVERS}
-    if item.get("kind") == "ConfigMap" and isinstance(item.get("data"), Mapping):
-        kept["data"] = {
-            key: f"sha256:{hashlib.sha256(str(value).encode()).hexdigest()}" for key, value in item["data"].items()
-        }
     return kept
+
+
+def digest(item: Mapping[str, Any]) -> bytes:
+    """Return the hash of an object's content: 16 bytes."""
+    return hashlib.blake2b(_ENCODER.encode(content(item)), digest_size=16).digest()
 
 
 def project(live: Any, wanted: Any) -> Any:
@@ -31,6 +35,6 @@ def project(live: Any, wanted: Any) -> Any:
     return live
 
 
-def holds(live: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> bool:
-    """Whether `live` (compact) holds all of `wanted` (compact)."""
-    return live is not None and project(live, wanted) == wanted
+def holds(live: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether `live` holds all of `wanted`."""
+    return bool(project(live, wanted) == wanted)

@@ -8,7 +8,7 @@ somebody takes the note away.
 
 import datetime as dt
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -109,9 +109,8 @@ def unfit_of(daemon_set: Mapping[str, Any] | None) -> Unfit | None:
         return None
 
 
-def choose(services: Iterable[LLMService], settings: Settings, facts: Facts, now: dt.datetime) -> Choice:
-    """Choose for the whole cluster: two exporters would say everything twice."""
-    asked = {service.spec.gpu.exporter for service in services if service.spec.gpu is not None} - {"None"}
+def choose(asked: Collection[str], settings: Settings, facts: Facts, now: dt.datetime) -> Choice:
+    """Choose for the whole cluster: two exporters would say everything twice. `asked`: the exporters that services ask for."""
     if not asked:
         return NO_EXPORTER
     if facts.foreign:

@@ -86,6 +86,20 @@ def to_evict(
     return min(candidates, key=lambda pod: (pod.created, pod.name), default=None)
 
 
+def next_look(
+    pods: Iterable[PodView], injection: InjectionStatus, settings: Settings, now: dt.datetime
+) -> float | None:
+    """Return after how many seconds a pod may have waited too long, or a stopped injection is tried again; None where neither can come."""
+    waits = [
+        settings.injection_stuck_seconds - (now - pod.since).total_seconds()
+        for pod in pods
+        if pod.state in {"Hanging", "Starting"} and pod.never_started and not pod.terminating
+    ]
+    if injection.state == "Stopped" and injection.since is not None:
+        waits.append(settings.injection_retry_seconds - (now - injection.since).total_seconds())
+    return min((max(wait, 1.0) for wait in waits), default=None)
+
+
 def _due(old: InjectionStatus, service: LLMService, settings: Settings, now: dt.datetime) -> bool:
     changed = service.status is None or service.status.observed_generation != service.metadata.generation
     expired = old.since is None or (now - old.since).total_seconds() >= settings.injection_retry_seconds

@@ -1,14 +1,16 @@
 """What all our objects have in common: labels, the owner, and the hash by which a change is known."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any, Final
+
+import msgspec
 
 from llmwarden import names
 from llmwarden.api.v1alpha1 import LLMService
 
 Manifest = dict[str, Any]
+_ENCODER: Final = msgspec.json.Encoder(order="deterministic")
 DASHBOARD_OVERVIEW_UID: Final = "llmwarden-overview"
 
 
@@ -46,7 +48,7 @@ def ours(
 
 def stamped(manifest: Mapping[str, Any]) -> Manifest:
     """Return the manifest with the hash of itself as an annotation. Stable over processes and versions of Python."""
-    digest = hashlib.sha256(json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(_ENCODER.encode(manifest)).hexdigest()[:16]
     metadata = manifest["metadata"]
     annotations = {**(metadata.get("annotations") or {}), names.ANNOTATION_SPEC_HASH: digest}
     return {**manifest, "metadata": {**metadata, "annotations": annotations}}

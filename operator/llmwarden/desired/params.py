@@ -26,7 +26,11 @@ class Params:
 
 @dataclass(frozen=True, slots=True)
 class ClusterParams:
-    """For what exists once. `ca_bundle` is PEM, empty while there is none; `gpu`: which GPU exporter is ours to run."""
+    """For what exists once.
+
+    `services` are those that say something of their traces, `namespaces` those that hold a service, in order. `ca_bundle` is PEM, empty while
+    there is none; `gpu`: which GPU exporter is ours to run.
+    """
 
     services: tuple[LLMService, ...]
     settings: Settings
@@ -34,3 +38,4 @@ class ClusterParams:
     ca_bundle: str = ""
     accounts: bool = False  # whether there is a ProviderAccount
     gpu: Choice = NO_EXPORTER
+    namespaces: tuple[str, ...] = ()

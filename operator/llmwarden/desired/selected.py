@@ -25,6 +25,8 @@ KEPT: Final = (
     "scrapeConfigNamespaceSelector",
     "ruleSelector",
     "ruleNamespaceSelector",
+    "enforcedNamespaceLabel",
+    "excludedFromEnforcement",
     "alertmanagerConfigSelector",
     "alertmanagerConfigNamespaceSelector",
     "retention",
@@ -75,7 +77,7 @@ def verdicts(service: LLMService, settings: Settings, around: Around) -> dict[Co
     """Judge what can be judged now; a condition that is left out is not known yet."""
     found: dict[ConditionType, Verdict | None] = {
         "ScrapeSelected": _scraped(service, settings, around),
-        "RulesSelected": _ruled(service, around),
+        "RulesSelected": _ruled(service, settings, around),
         "RouteMatched": _routed(service, around),
         "DashboardSelected": _shown(service, settings, around),
     }
@@ -115,22 +117,67 @@ def _scraped(service: LLMService, settings: Settings, around: Around) -> Verdict
     return "True", "Selected", f"{_and(takers)} selects the {_and(kinds)}."
 
 
-def _ruled(service: LLMService, around: Around) -> Verdict | None:
+def _ruled(service: LLMService, settings: Settings, around: Around) -> Verdict | None:
+    """One Prometheus must evaluate both: alerts for all services read what is recorded beside each."""
     if around.prometheuses is None:
         return None
     if not around.prometheuses:
         return _nobody(
             "Prometheus", "PrometheusRules", "whatever evaluates rules must be given them by its own configuration"
         )
-    place = (service.metadata.namespace, names.PREFIX_ALERTS + service.metadata.name)
-    candidate = _candidate(around, "PrometheusRule", *place, RULE_LABELS)
-    if candidate is None:
-        return None
     choosers = _prometheuses(around.prometheuses, "ruleSelector", "ruleNamespaceSelector")
-    found = choosing(choosers, candidate)
-    if not found:
-        return "False", "NotSelected", refusal(choosers, candidate)
-    return "True", "Selected", f"{_and([str(chooser) for chooser in found])} selects the PrometheusRule."
+    places = (
+        (service.metadata.namespace, names.PREFIX_ALERTS + service.metadata.name, "NotSelected"),
+        (settings.namespace, names.RULES_SERVICES, "SharedNotSelected"),
+    )
+    takers: list[tuple[Chooser, ...]] = []
+    for namespace, name, reason in places:
+        candidate = _candidate(around, "PrometheusRule", namespace, name, RULE_LABELS)
+        if candidate is None:
+            return None
+        found = choosing(choosers, candidate)
+        if not found:
+            text = refusal(choosers, candidate)
+            shared = " It holds for all LLMServices: without it there are no alerts." if reason != "NotSelected" else ""
+            return "False", reason, text + shared
+        takers.append(found)
+    return _by_one(takers[0], takers[1], around.prometheuses, settings)
+
+
+def _by_one(
+    own: tuple[Chooser, ...], shared: tuple[Chooser, ...], prometheuses: tuple[Object, ...], settings: Settings
+) -> Verdict:
+    """Whether one of those who select a service's rules selects those for all services too, and lets them see all namespaces."""
+    called = f"PrometheusRule {settings.namespace}/{names.RULES_SERVICES}"
+    both = [chooser for chooser in own if chooser in shared]
+    if not both:
+        text = (
+            f"{own[0]} selects the service's PrometheusRule, and {shared[0]} the {called}, which holds for all LLMServices: its alerts read "
+            "what the other records, so one Prometheus must select both."
+        )
+        return "False", "SelectedApart", text
+    free = [chooser for chooser in both if not _confined(prometheuses, chooser, settings.namespace)]
+    if not free:
+        text = f"{both[0]} has an enforcedNamespaceLabel, by which the {called} sees its own namespace only: name it in excludedFromEnforcement there."
+        return "False", "NamespaceEnforced", text
+    return "True", "Selected", f"{_and([str(chooser) for chooser in free])} selects the PrometheusRules."
+
+
+def _confined(prometheuses: tuple[Object, ...], chooser: Chooser, namespace: str) -> bool:
+    """Whether a Prometheus lets rules see their own namespace only, ours for all services among them."""
+    for item in prometheuses:
+        spec = item["spec"]
+        if (item["metadata"].get("namespace", ""), item["metadata"]["name"]) != (chooser.namespace, chooser.name):
+            continue
+        if not spec.get("enforcedNamespaceLabel"):
+            return False
+        return not any(
+            excluded.get("resource") == "prometheusrules"
+            and excluded.get("namespace") == namespace
+            and excluded.get("name") in {None, "", names.RULES_SERVICES}
+            for excluded in spec.get("excludedFromEnforcement") or ()
+        )
+    return False
 
 
 def retention(service: LLMService, around: Around) -> int | None:

@@ -4,13 +4,14 @@ import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
 from llmwarden import wire
 from llmwarden.api.v1alpha1 import LLMService
 from llmwarden.api.v1alpha1.common import ConditionStatus, ConditionType
 from llmwarden.desired.pods import PodView
 
+COVERED: Final = 0.99  # of the calls that an engine counts; where the proxies see fewer, some go around them
 Verdict = tuple[ConditionStatus, str, str]  # of a condition: status, reason, message
 
 
@@ -121,6 +122,7 @@ class Snapshot:
     service: LLMService
     object: Mapping[str, Any]
     pods: tuple[PodView, ...] = ()
+    pods_known: bool = True  # False where they cannot be read: `pods` is empty then
     capabilities: Capabilities = Capabilities()
     prometheus: Source = Source()
     figures: Figures = Figures()
@@ -135,6 +137,7 @@ class Snapshot:
         None  # for how many seconds the Prometheus that evaluates the rules keeps data; None is unknown
     )
     dashboard_kind: str = "ConfigMap"  # what the dashboard is delivered as
+    unwatched: tuple[str, ...] = ()  # watches that fail, each with why: what rests on them is not news
     gpu: Verdict | None = None  # of GPUMetricsReady; None where the spec asks for no GPU metrics
 
 

@@ -8,10 +8,11 @@ from typing import Any, Final
 
 from llmwarden import names
 from llmwarden.desired import promql
-from llmwarden.desired.alerting import WINDOW, Rule, alert, title
+from llmwarden.desired.alerting import ANY, WINDOW, Rule, alert, recorded
 from llmwarden.desired.params import Params
 from llmwarden.domain import budgets
 from llmwarden.domain.windows import CALENDAR_SECONDS
+from llmwarden.settings import Settings
 
 HOUR: Final = 3600
 # After the Google SRE workbook's alerts on burn rates (slo.py): in its 30 days, 14.4 times the even rate for an hour and 6 times for six
@@ -39,64 +40,82 @@ UNUSUAL: Final = {
 }
 """Alerts about spending unlike that of earlier days, as the status says them while they fire."""
 DAYS: Final = 7
+CALENDARS: Final = ("Day", "Week", "Month")  # an hour is too short to burn in
 _MODEL: Final = names.LABEL_M_REQUEST_MODEL
 
 
-def alerts(params: Params) -> list[Rule]:
-    """Build the alerts of the service and of each budget that holds for it."""
-    found = [_uncosted(params), _unreachable(params), _unreported(params)]
-    found += [_unlike_earlier(params), _per_request(params), _costlier(params)]
+def alerts(settings: Settings) -> list[Rule]:
+    """Build the alerts on spending, and on what is not counted; for all services."""
+    builders = (_uncosted, _unreachable, _unreported, _unlike_earlier, _per_request, _costlier)
+    return [builder(settings) for builder in builders]
+
+
+def budget_alerts(settings: Settings) -> list[Rule]:
+    """Build the alerts on budgets, by what the ledger says of each and what `about` recorded of it; for all services."""
+    exceeded = [_exceeded(settings, severity) for severity in ("critical", "warning")]
+    return [_warning(settings), *exceeded, *(_burn(settings, pace) for pace in (FAST, SLOW))]
+
+
+def about(params: Params) -> list[dict[str, Any]]:
+    """Record of each budget that holds for a service what its alerts must know: the ledger's series have its key only."""
+    found: list[dict[str, Any]] = []
     for budget in params.budgets:
-        found += _warnings(params, budget)
-        found.append(_exceeded(params, budget))
-        found += _burns(params, budget)
+        mine = {**_whose(params), "budget": budget.name, "kind": budget.scope}
+        more = {"action": budget.action, "consequence": _consequence(budget), "window": str(budget.window)}
+        if budget.window.calendar:
+            more["calendar"] = budget.window.calendar
+        found.append({"record": names.RECORD_BUDGET, "expr": "vector(1)", "labels": {**mine, **more}})
+        found += [
+            {
+                "record": names.RECORD_BUDGET_WARN,
+                "expr": f"vector({percent / 100})",
+                "labels": {**mine, "threshold": str(percent)},
+            }
+            for percent in budget.warn_at
+            if percent < 100  # noqa: PLR2004 - percent; at 100 it is exceeded, which is another alert
+        ]
     return found
 
 
-def records(params: Params) -> list[dict[str, Any]]:
-    """Record what spending is compared by."""
-    of = _of(params)
-    calls = promql.rate(names.METRIC_REQUESTS, _of(params, f'{names.LABEL_M_ERROR}=""'), "1h")
+def _whose(params: Params) -> dict[str, str]:
+    metadata = params.service.metadata
+    return {"namespace": metadata.namespace, names.LABEL_M_SERVICE: metadata.name}
+
+
+def records() -> list[dict[str, Any]]:
+    """Record what spending is compared by; for all services."""
+    calls = promql.rate(names.METRIC_REQUESTS, f'{ANY},{names.LABEL_M_ERROR}=""', "1h")
     by_model = f"{promql.BY}, {_MODEL}"
-    counted = _of(params, f'{names.LABEL_M_TOKEN_TYPE}=~"input|output"')
+    counted = f'{ANY},{names.LABEL_M_TOKEN_TYPE}=~"input|output"'
+    cost = promql.rate(names.METRIC_COST, ANY, "1h")
     tokens = promql.rate(names.METRIC_TOKENS, counted, "1h", by_model)
     # Each day under a label of its own: they are averaged, and a day that is not there counts for nothing.
     days = "\nor ".join(
-        f'label_replace({RECORD_SPEND}{{{of}}} offset {day}d, "day", "{day}", "", "")' for day in range(1, DAYS + 1)
+        f'label_replace({RECORD_SPEND} offset {day}d, "day", "{day}", "", "")' for day in range(1, DAYS + 1)
     )
     return [
-        {"record": RECORD_SPEND, "expr": f"{promql.rate(names.METRIC_COST, of, '1h')} * 3600"},
+        {"record": RECORD_SPEND, "expr": f"{cost} * 3600"},
         {"record": RECORD_SAME_HOUR, "expr": f"avg by ({promql.BY}) ({days})"},
-        {
-            "record": RECORD_PER_REQUEST,
-            "expr": f"{promql.rate(names.METRIC_COST, of, '1h')} / ({calls} * 3600 >= {FEW_CALLS}) * 3600",
-        },
+        {"record": RECORD_PER_REQUEST, "expr": f"{RECORD_SPEND} / ({calls} * 3600 >= {FEW_CALLS})"},
         {
             "record": RECORD_SHARE,
             "expr": f"{tokens} / on ({promql.BY}) group_left () ({promql.rate(names.METRIC_TOKENS, counted, '1h')} > 0)",
         },
-        {
-            "record": RECORD_PER_TOKEN,
-            "expr": f"{promql.rate(names.METRIC_COST, of, '1h', by_model)} / ({tokens} > 0)",
-        },
+        {"record": RECORD_PER_TOKEN, "expr": f"{promql.rate(names.METRIC_COST, ANY, '1h', by_model)} / ({tokens} > 0)"},
     ]
-
-
-def _of(params: Params, *more: str) -> str:
-    return promql.selector(params.service.metadata.namespace, params.service.metadata.name, *more)
 
 
 # What is not counted.
 
 
-def _uncosted(params: Params) -> Rule:
+def _uncosted(settings: Settings) -> Rule:
     return alert(
-        params,
+        settings,
         "LLMUsageUncosted",
-        f"sum by ({promql.BY}) (increase({names.METRIC_UNCOSTED}{{{_of(params)}}}[15m])) > 0",
+        f"sum by ({promql.BY}) (increase({names.METRIC_UNCOSTED}{{{ANY}}}[15m])) > 0",
         wait="",
         severity="warning",
-        summary=f'{title(params)}: {{{{ printf "%.0f" $value }}}} tokens in 15 minutes have no price',
+        summary='{{ printf "%.0f" $value }} tokens in 15 minutes have no price',
         description=(
             "No price is known for some model, so its tokens count in no budget in dollars. The condition CostKnown names the models; the "
             "platform adds a ModelPrice, and what was used is rated by it from its date on."
@@ -104,17 +123,16 @@ def _uncosted(params: Params) -> Rule:
     )
 
 
-def _unreachable(params: Params) -> Rule:
-    namespace = params.service.metadata.namespace
-    pods = f"max by (namespace, pod) ({names.METRIC_IN_FLIGHT}{{{_of(params)}}})"
-    last = f'max by (namespace, pod) ({names.METRIC_LAST_REPORT}{{namespace="{namespace}"}})'
+def _unreachable(settings: Settings) -> Rule:
+    pods = f"max by ({promql.BY}, pod) ({names.METRIC_IN_FLIGHT}{{{ANY}}})"
+    last = f"max by (namespace, pod) ({names.METRIC_LAST_REPORT})"
     return alert(
-        params,
+        settings,
         "LLMLedgerUnreachable",
-        f"count by (namespace) ((time() - {last} > {SILENT_SECONDS}) and on (namespace, pod) ({pods}))",
+        f"count by ({promql.BY}) ({pods} and on (namespace, pod) (time() - {last} > {SILENT_SECONDS}))",
         wait="2m",
         severity="critical",
-        summary=f"{title(params)}: {{{{ $value }}}} of its pods cannot report what they use",
+        summary="{{ $value }} of its pods cannot report what they use",
         description=(
             "Their proxies go on with the last configuration, and budgets with their leases: then onLedgerLoss decides. Nothing is lost while the "
             "pods live: they report it later. Look at the ledger's pod and database, and at network policies between the namespaces."
@@ -122,14 +140,14 @@ def _unreachable(params: Params) -> Rule:
     )
 
 
-def _unreported(params: Params) -> Rule:
+def _unreported(settings: Settings) -> Rule:
     return alert(
-        params,
+        settings,
         "LLMUsageUnreported",
-        f"sum by ({promql.BY}) (increase({names.METRIC_LEDGER_UNREPORTED}{{{_of(params)}}}[1h])) > 0",
+        f"sum by ({promql.BY}) (increase({names.METRIC_LEDGER_UNREPORTED}{{{ANY}}}[1h])) > 0",
         wait="",
         severity="warning",
-        summary=f'{title(params)}: {{{{ printf "%.0f" $value }}}} of its pods were lost without a last report',
+        summary='{{ printf "%.0f" $value }} of its pods were lost without a last report',
         description=(
             "A node died, or pods were deleted by force. What they used since their last report (at most one reporting interval) is in no figure."
         ),
@@ -139,16 +157,14 @@ def _unreported(params: Params) -> Rule:
 # Spending unlike that of earlier days.
 
 
-def _unlike_earlier(params: Params) -> Rule:
-    of = _of(params)
+def _unlike_earlier(settings: Settings) -> Rule:
     return alert(
-        params,
+        settings,
         "LLMSpendUnusual",
-        f"({RECORD_SPEND}{{{of}}} > {TIMES} * {RECORD_SAME_HOUR}{{{of}}})\n"
-        f"and ({RECORD_SPEND}{{{of}}} - {RECORD_SAME_HOUR}{{{of}}} > {LEAST_PER_HOUR})",
+        f"({RECORD_SPEND} > {TIMES} * {RECORD_SAME_HOUR})\nand ({RECORD_SPEND} - {RECORD_SAME_HOUR} > {LEAST_PER_HOUR})",
         wait="15m",
         severity="warning",
-        summary=f'{title(params)}: spends ${{{{ printf "%.2f" $value }}}} an hour, three times what it did at this hour of earlier days',
+        summary='spends ${{ printf "%.2f" $value }} an hour, three times what it did at this hour of earlier days',
         description=(
             f"Compared is the last hour with the same hour of up to {DAYS} days before. Look for the model and the pod that spend more, for "
             "retries, and for longer prompts; kubectl llm cost shows spending by label, model and hour."
@@ -156,16 +172,15 @@ def _unlike_earlier(params: Params) -> Rule:
     )
 
 
-def _per_request(params: Params) -> Rule:
-    now = f"{RECORD_PER_REQUEST}{{{_of(params)}}}"
-    before = f"avg_over_time({RECORD_PER_REQUEST}{{{_of(params)}}}[1d] offset 1h)"
+def _per_request(settings: Settings) -> Rule:
+    before = f"avg_over_time({RECORD_PER_REQUEST}[1d] offset 1h)"
     return alert(
-        params,
+        settings,
         "LLMCostPerRequestDoubled",
-        f"{now} > {DOUBLE} * {before}",
+        f"{RECORD_PER_REQUEST} > {DOUBLE} * {before}",
         wait="15m",
         severity="warning",
-        summary=f'{title(params)}: a call costs ${{{{ printf "%.4f" $value }}}}, twice what it did in the day before',
+        summary='a call costs ${{ printf "%.4f" $value }}, twice what it did in the day before',
         description=(
             "Calls became dearer by themselves: longer prompts or answers, a cache that no longer hits, a dearer model or service tier. The "
             "dashboard shows tokens per call by kind and the share of each model."
@@ -173,19 +188,18 @@ def _per_request(params: Params) -> Rule:
     )
 
 
-def _costlier(params: Params) -> Rule:
-    of = _of(params)
-    share, each = f"{RECORD_SHARE}{{{of}}}", f"{RECORD_PER_TOKEN}{{{of}}}"
+def _costlier(settings: Settings) -> Rule:
+    share, each = RECORD_SHARE, RECORD_PER_TOKEN
     before = f"sum by ({promql.BY}) ({share} offset 1d * on ({promql.BY}, {_MODEL}) ({each} offset 1d))"
     return alert(
-        params,
+        settings,
         "LLMCostlierModelRising",
         f"({share} - (({share} offset 1d) or 0 * {share}) > {RISE})\n"
         f"and on ({promql.BY}, {_MODEL}) ({each} > on ({promql.BY}) group_left () ({COSTLIER} * {before}))",
         wait="15m",
         severity="warning",
         summary=(
-            f"{title(params)}: {{{{ $labels.{_MODEL} }}}}, dearer than what it used a day ago, has "
+            f"{{{{ $labels.{_MODEL} }}}}, dearer than what it used a day ago, has "
             "{{ $value | humanizePercentage }} more of its tokens"
         ),
         description=(
@@ -197,101 +211,100 @@ def _costlier(params: Params) -> Rule:
 
 # Budgets.
 
+_KEY: Final = f"{promql.BY}, budget, kind"
+_WHICH: Final = (
+    '{{ if eq $labels.kind "LLMBudget" }}the namespace\'s {{ else if eq $labels.kind "ClusterLLMBudget" }}the platform\'s {{ end }}'
+    "budget {{ $labels.budget }}"
+)
+_THEN: Final = recorded(names.RECORD_BUDGET, "consequence", "budget", "kind")
 
-def _ratio(params: Params, budget: budgets.Budget, metric: str = names.METRIC_BUDGET_USED) -> str:
-    matchers = _of(params, f'budget="{budget.name}"', f'kind="{budget.scope}"')
+
+def _about(matchers: str = "") -> str:
+    """One series for each budget, whatever was recorded: with two, the alerts of all services would fail."""
+    return f"topk by ({_KEY}) (1, {names.RECORD_BUDGET}{{{matchers}}})"
+
+
+def _ratio(metric: str = names.METRIC_BUDGET_USED) -> str:
     # max: during a restart two ledgers may be scraped at once.
-    return f"max by ({promql.BY}, budget, kind) ({metric}{{{matchers}}})"
+    return f"max by ({_KEY}) ({metric})"
 
 
-def _burns(params: Params, budget: budgets.Budget) -> list[Rule]:
-    """Build the burn-rate alerts of a calendar window that is long enough for them.
+def _burn(settings: Settings, pace: tuple[int, int, float, float, str]) -> Rule:
+    """Build a burn-rate alert for the budgets of calendar windows that are long enough for it.
 
     The used share is read as a counter: its fall at a window's end is a reset. A rolling window's share falls with every quarter of an
     hour that leaves it, so there is no such alert for one.
     """
-    length = CALENDAR_SECONDS.get(budget.window.calendar) if budget.window.calendar else None
-    matchers = _of(params, f'budget="{budget.name}"', f'kind="{budget.scope}"')
-    found: list[Rule] = []
-    for long, short, times, most, severity in (FAST, SLOW):
-        if length is None or length <= long:
-            continue
+    long, short, times, most, severity = pace
+    spans = (f"{long // HOUR}h", f"{short // 60}m")
+    lengths = {calendar: CALENDAR_SECONDS[calendar] for calendar in CALENDARS}
+
+    def burning(calendar: str, length: int) -> str:
         share = min(times * long / length, most)
-        spans = (f"{long // HOUR}h", f"{short // 60}m")
-        expr = "\nand ".join(
-            f"(max by ({promql.BY}, budget, kind) (increase({names.METRIC_BUDGET_USED}{{{matchers}}}[{span}])) > {limit:.6g})"
+        parts = [
+            f"max by ({_KEY}) (increase({names.METRIC_BUDGET_USED}[{span}])) > {limit:.6g}"
             for span, limit in zip(spans, (share, share * short / long), strict=True)
-        )
-        found.append(
-            alert(
-                params,
-                "LLMBudgetBurn",
-                expr,
-                wait="2m",
-                severity=severity,
-                labels={**_of_budget(budget), "window": spans[0]},
-                summary=f"{title(params)}: {{{{ $value | humanizePercentage }}}} of {_budget(budget)} went in {spans[0]}",
-                description=(
-                    f"At an even pace {long / length:.1%} of the window would have. The last {spans[1]} still spend so fast. "
-                    f"When all is used: {_consequence(budget)} kubectl get llm -o wide says when that will be at the present rate."
-                ),
-            )
-        )
-    return found
+        ]
+        return "\n and ".join((*parts, f'on ({_KEY}) {names.RECORD_BUDGET}{{calendar="{calendar}"}}'))
 
-
-def _warnings(params: Params, budget: budgets.Budget) -> list[dict[str, Any]]:
-    found = []
-    for percent, following in zip(budget.warn_at, (*budget.warn_at, 100)[1:], strict=True):
-        if percent >= 100:  # noqa: PLR2004 - percent; at 100 it is exceeded, which is the next alert
-            continue
-        ratio = _ratio(params, budget)
-        found.append(
-            alert(
-                params,
-                "LLMBudgetWarning",
-                f"{ratio} >= {percent / 100} < {following / 100}",
-                wait="",
-                severity="warning",
-                labels={**_of_budget(budget), "threshold": str(percent)},
-                summary=f"{title(params)}: {{{{ $value | humanizePercentage }}}} of {_budget(budget)} is used",
-                description=(
-                    f"At least {percent} % of the budget's present window is used. When it is used up: {_consequence(budget)} "
-                    "kubectl get llm -o wide says when that will be at the present rate."
-                ),
-            )
-        )
-    return found
-
-
-def _exceeded(params: Params, budget: budgets.Budget) -> dict[str, Any]:
+    even = recorded(
+        names.RECORD_BUDGET,
+        "calendar",
+        "budget",
+        "kind",
+        words={calendar: f"{long / length:.1%}" for calendar, length in lengths.items()},
+    )
     return alert(
-        params,
-        "LLMBudgetExceeded",
-        # Not a ratio of 1: calls reserve what they can cost at most, so the last of a budget is seldom spent.
-        f"{_ratio(params, budget)} and {_ratio(params, budget, names.METRIC_BUDGET_EXCEEDED)} == 1",
-        wait="",
-        # The errors that it made are in their alerts' windows for so long after it, and a ledger that starts anew is not scraped for a moment:
-        # either would page for what this alert has explained.
-        keep=WINDOW,
-        severity="warning" if budget.action == "Alert" else "critical",
-        labels={**_of_budget(budget), "action": budget.action},  # the route asks for it
-        summary=f"{title(params)}: {_budget(budget)} is at its end ({{{{ $value | humanizePercentage }}}} spent)",
+        settings,
+        "LLMBudgetBurn",
+        "\nor ".join(f"({burning(*item)})" for item in lengths.items()),
+        wait="2m",
+        severity=severity,
+        labels={"window": spans[0]},
+        summary=f"{{{{ $value | humanizePercentage }}}} of {_WHICH} went in {spans[0]}",
         description=(
-            f"{_consequence(budget)} The budget opens again when its window ({budget.window}) ends; raise its limit if the "
-            "spending is wanted."
+            f"At an even pace {even} of the window would have. The last {spans[1]} still spend so fast. "
+            f"When all is used: {_THEN} kubectl get llm -o wide says when that will be at the present rate."
         ),
     )
 
 
-def _of_budget(budget: budgets.Budget) -> dict[str, str]:
-    """Labels that tell the alerts of several budgets apart; the series has the same."""
-    return {"budget": budget.name, "kind": budget.scope}
+def _warning(settings: Settings) -> Rule:
+    reached = f"topk by ({_KEY}) (1, {names.RECORD_BUDGET_WARN} <= on ({_KEY}) group_left () {_ratio()})"
+    return alert(
+        settings,
+        "LLMBudgetWarning",
+        # The highest threshold that is reached, alone; at 100 % it is exceeded.
+        f"0 * {reached}\n+ on ({_KEY}) group_left () ({_ratio()} < 1)",
+        wait="",
+        severity="warning",
+        summary=f"{{{{ $value | humanizePercentage }}}} of {_WHICH} is used",
+        description=(
+            f"At least {{{{ $labels.threshold }}}} % of the budget's present window is used. When it is used up: {_THEN} "
+            "kubectl get llm -o wide says when that will be at the present rate."
+        ),
+    )
 
 
-def _budget(budget: budgets.Budget) -> str:
-    whose = {"LLMService": "budget", "LLMBudget": "the namespace's budget", "ClusterLLMBudget": "the platform's budget"}
-    return f"{whose[budget.scope]} {budget.name}"
+def _exceeded(settings: Settings, severity: str) -> Rule:
+    """Build the alert for budgets that do something, or for those that only say so. Its label `action` is what the route asks for."""
+    of = f'action{"!=" if severity == "critical" else "="}"Alert"'
+    return alert(
+        settings,
+        "LLMBudgetExceeded",
+        # Not a ratio of 1: calls reserve what they can cost at most, so the last of a budget is seldom spent.
+        f"({_ratio()} and {_ratio(names.METRIC_BUDGET_EXCEEDED)} == 1)\n* on ({_KEY}) group_left (action) {_about(of)}",
+        wait="",
+        # The errors that it made are in their alerts' windows for so long after it, and a ledger that restarts is not scraped for a moment:
+        # either would page for what this alert has explained.
+        keep=WINDOW,
+        severity=severity,
+        summary=f"{_WHICH} is at its end ({{{{ $value | humanizePercentage }}}} spent)",
+        description=(
+            f"{_THEN} The budget opens again when its window "
+            f"({recorded(names.RECORD_BUDGET, 'window', 'budget', 'kind')}) ends; raise its limit if the spending is wanted."
+        ),
+    )
 
 
 def _consequence(budget: budgets.Budget) -> str:

@@ -11,7 +11,7 @@ from llmwarden.desired.selection import PROTECTED_NAMESPACES
 def webhook_configuration(params: ClusterParams) -> Manifest | None:
     """Build it; None where no LLMService exists, or while there is no CA to trust."""
     settings = params.settings
-    namespaces = sorted({service.metadata.namespace for service in params.services})
+    namespaces = list(params.namespaces)
     if not namespaces or not params.ca_bundle:
         return None
     return {

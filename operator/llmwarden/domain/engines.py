@@ -1,7 +1,7 @@
 """Which inference engine answers, told by the names on its `/metrics`, and how each of them says the same thing.
 
-Every engine has its own words; `VOCABULARY` is the one table from our stable names (`llmservice:*`, recorded by the
-PrometheusRule beside an LLMService) to theirs. A metric's name may have a prefix that its host adds: `kserve_` (KServe's
+Every engine has its own words; `ENGINES` is the one table from our stable names (`llmservice:*`, recorded by the
+PrometheusRule for all LLMServices) to theirs. A metric's name may have a prefix that its host adds: `kserve_` (KServe's
 aggregator) or `ray_` (Ray, which also turns the colon into an underscore). Sources: operator/ARCHITECTURE.md, "Engines".
 """
 
@@ -32,6 +32,18 @@ class Metric:
         """A regular expression (RE2) for the names, as a `__name__` matcher takes it."""
         # Ray's exporter allows no colon in a name.
         return "(kserve_|ray_)?(" + "|".join(name.replace(":", "[:_]") for name in self.names) + ")"
+
+    @property
+    def spellings(self) -> tuple[str, ...]:
+        """Every name that the pattern matches, the likeliest first."""
+        return tuple(
+            dict.fromkeys(
+                f"{prefix}{spelled}"
+                for name in self.names
+                for spelled in (name, name.replace(":", "_"))
+                for prefix in ("", "kserve_", "ray_")
+            )
+        )
 
 
 @dataclass(frozen=True, slots=True)

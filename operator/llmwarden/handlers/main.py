@@ -26,14 +26,16 @@ from llmwarden.observe.ledger import Ledger
 from llmwarden.observe.prometheus import Prometheus
 from llmwarden.observe.resources import KINDS, NAMESPACE, Key
 from llmwarden.observe.world import World
-from llmwarden.reconcile import Reconciler, Sources
+from llmwarden.reconcile import Reconciler
 from llmwarden.settings import Settings
+from llmwarden.sources import Sources
 
 logger = logging.getLogger(__name__)
 
 TOKEN_FILE: Final = "LLMWARDEN_TOKEN_FILE"  # noqa: S105 - a variable's name
 METRICS_PORT: Final = "LLMWARDEN_METRICS_PORT"  # for tests, where several run on one machine
 BUGS = Counter("llmwarden_operator_tick_bugs", "Ticks that an error ended which nobody foresaw.")
+TURN_SECONDS: Final = 1.0
 STALLED_RESYNCS: Final = 3  # without a resync that succeeded: something hangs that only a restart will loosen
 
 
@@ -76,9 +78,12 @@ class Operator:
             self._ledger,
             self._engines,
             gpus=Gpus(client, self._prometheus),
+            mark=self._queue.mark,
+            postpone=self._reconciler.publisher.postpone,
             now=now,
         )
         self._watching = Watching(self._world.take, self._due.set)
+        self._world.kinds_fault = self._watching.fault
         self._synced = asyncio.Event()
         self._resynced = time.monotonic()
 
@@ -93,7 +98,15 @@ class Operator:
                 servers=[
                     serving.serve_metrics(self.not_ready, live=self.not_live, stop=self._stop, port=port),
                 ],
-                background=[self._watching.run(), self._world.run(), self._reconcile(), self._tick(), self._resync()],
+                background=[
+                    self._watching.run(),
+                    self._world.run(),
+                    self._reconcile(),
+                    self._tick(),
+                    self._engines_tick(),
+                    self._turns(),
+                    self._resync(),
+                ],
             )
         finally:
             await self._ledger.close()
@@ -124,7 +137,7 @@ class Operator:
         await self._world.synced()
         self._synced.set()
         self._resynced = time.monotonic()
-        logger.info("the cluster is read: %d LLMServices", len(self._world.names("LLMService")))
+        logger.info("the cluster is read: %d LLMServices", self._world.count("LLMService"))
         self._world.mark_all()
         await self._queue.run(self._settings.workers)
 
@@ -132,8 +145,12 @@ class Operator:
         """Read our kinds and Namespaces whole: kopf's watch does not tell of what was deleted while it was away."""
         kinds = [(kind, names.API_VERSION, plural) for kind, plural in KINDS.items()]
         for kind, api_version, plural in (*kinds, (NAMESPACE, "v1", "namespaces")):
-            before = frozenset(self._world.names(kind))
-            self._world.replace(kind, await self._client.list(api_version, plural), before)
+            listing = self._world.listing(kind)
+            async with contextlib.aclosing(self._client.pages(api_version, plural)) as pages:
+                async for page in pages:
+                    for item in page.items:
+                        listing.take(item)
+            listing.end()
 
     async def _resync(self) -> None:
         await self._synced.wait()
@@ -151,12 +168,25 @@ class Operator:
             self._resynced = time.monotonic()
 
     async def _tick(self) -> None:
-        """Ask Prometheus and the ledger, then let every status be looked at."""
+        """Ask Prometheus and the ledger, which marks what moved."""
         await self._synced.wait()
         while True:
             await foreseen_or_said(self._sources.ask(), "asking for figures")
-            self._world.mark_all()
             await asyncio.sleep(self._settings.status_seconds if self._world.ca_bundle else 1.0)
+
+    async def _engines_tick(self) -> None:
+        await self._synced.wait()
+        while True:
+            await foreseen_or_said(self._sources.ask_engines(), "asking engines")
+            await asyncio.sleep(self._settings.status_seconds)
+
+    async def _turns(self) -> None:
+        """Let those statuses be looked at of which only figures have moved, as fast as they may be written."""
+        await self._synced.wait()
+        while True:
+            await asyncio.sleep(TURN_SECONDS)
+            for turn in self._reconciler.publisher.turns():
+                self._queue.mark(Key(*turn), urgent=False)
 
 
 async def run(settings: Settings, token_file: Path, port: int, stop: asyncio.Event | None = None) -> None:

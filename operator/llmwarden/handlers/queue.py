@@ -1,5 +1,7 @@
 """A keyed work queue: a key waits once however often it is marked, and is worked on by one worker at a time.
 
+What is urgent overtakes what is not: an edit does not wait until thousands of services have been looked at in their turn.
+
 A key that fails comes back after a delay that doubles, with jitter; one that succeeds starts over.
 """
 
@@ -9,6 +11,7 @@ import heapq
 import itertools
 import logging
 import random
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -34,7 +37,7 @@ LAST_SUCCESS = Gauge(
     "llmwarden_operator_last_success_timestamp_seconds",
     "When a reconciliation last succeeded, in Unix seconds; alert on its age, for a watch can stall unseen.",
 )
-DEPTH = Gauge("llmwarden_operator_queue_depth", "Keys that wait to be reconciled now.")
+DEPTH = Gauge("llmwarden_operator_queue_depth", "Keys that wait to be reconciled now.", ["lane"])
 LATER = Gauge("llmwarden_operator_queue_delayed", "Keys that wait for their time to be reconciled (again).")
 
 
@@ -50,23 +53,25 @@ class WorkQueue:
         self._work = work
         self._clock = clock
         self._jitter = jitter
-        self._ready: asyncio.Queue[Key] = asyncio.Queue()
-        self._waiting: set[Key] = set()  # in _ready
+        self._urgent: OrderedDict[Key, None] = OrderedDict()
+        self._others: OrderedDict[Key, None] = OrderedDict()
+        self._some = asyncio.Semaphore(0)  # how many wait in both
         self._working: set[Key] = set()
-        self._again: set[Key] = set()  # marked while being worked on
+        self._again: dict[Key, bool] = {}  # marked while being worked on, and whether urgently
         self._failures: dict[Key, int] = {}
         self._heap: list[tuple[float, int, Key]] = []
         self._due: dict[Key, float] = {}
         self._order = itertools.count()
         self._earlier = asyncio.Event()
-        DEPTH.set_function(self._ready.qsize)
+        DEPTH.labels("urgent").set_function(lambda: len(self._urgent))
+        DEPTH.labels("other").set_function(lambda: len(self._others))
         LATER.set_function(lambda: len(self._due))
 
-    def mark(self, key: Key) -> None:
+    def mark(self, key: Key, *, urgent: bool = True) -> None:
         """Mark a key dirty: it is worked on soon. A key in backoff stays there: an event is no reason to hurry a server that fails."""
         if key in self._failures:
             return
-        self._enqueue(key)
+        self._enqueue(key, urgent=urgent)
 
     def mark_later(self, key: Key, seconds: float) -> None:
         """Mark a key dirty for a time to come; the earliest of several counts."""
@@ -77,12 +82,19 @@ class WorkQueue:
         heapq.heappush(self._heap, (due, next(self._order), key))
         self._earlier.set()
 
-    def _enqueue(self, key: Key) -> None:
+    def _enqueue(self, key: Key, *, urgent: bool) -> None:
         if key in self._working:
-            self._again.add(key)
-        elif key not in self._waiting:
-            self._waiting.add(key)
-            self._ready.put_nowait(key)
+            self._again[key] = urgent or self._again.get(key, False)
+        elif urgent and key in self._others:
+            del self._others[key]
+            self._urgent[key] = None
+        elif key not in self._urgent and key not in self._others:
+            (self._urgent if urgent else self._others)[key] = None
+            self._some.release()
+
+    def _next(self) -> Key:
+        key, _ = (self._urgent or self._others).popitem(last=False)
+        return key
 
     async def run(self, workers: int) -> None:
         """Work for ever; ends by cancellation only."""
@@ -99,7 +111,7 @@ class WorkQueue:
                 due, _, key = heapq.heappop(self._heap)
                 if self._due.get(key) == due:
                     del self._due[key]
-                    self._enqueue(key)
+                    self._enqueue(key, urgent=key in self._failures)
             self._earlier.clear()
             wait = self._heap[0][0] - self._clock() if self._heap else None
             with contextlib.suppress(TimeoutError):
@@ -107,16 +119,16 @@ class WorkQueue:
 
     async def _worker(self) -> None:
         while True:
-            key = await self._ready.get()
-            self._waiting.discard(key)
+            await self._some.acquire()
+            key = self._next()
             self._working.add(key)
             try:
                 await self._once(key)
             finally:
                 self._working.discard(key)
-                if key in self._again:
-                    self._again.discard(key)
-                    self.mark(key)
+                again = self._again.pop(key, None)
+                if again is not None:
+                    self.mark(key, urgent=again)
 
     async def _once(self, key: Key) -> None:
         """Work on a key in a task of its own: an error that nobody foresaw, over one object, must not end the work on all others."""

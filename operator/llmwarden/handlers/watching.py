@@ -15,13 +15,16 @@ from typing import Any, Final
 import kopf
 from prometheus_client import Counter
 
+from llmwarden import names
 from llmwarden.handlers import watches
+from llmwarden.kube.informer import UP
 
 logger = logging.getLogger(__name__)
 
 FIRST_SECONDS: Final = 1.0
 LONGEST_SECONDS: Final = 60.0
 LISTED_SECONDS: Final = 5.0  # within so long of its beginning, kopf has read what there is
+RESOURCE: Final = names.GROUP  # as `llmwarden_watch_up` calls kopf's watches
 WELL_SECONDS: Final = 300.0  # kopf that ran for so long was well: its next pause is the first again
 
 # Signals are the main thread's business (serving.stop_on_signals): that kopf does without them is no warning.
@@ -47,14 +50,31 @@ class Watching:
         self._take = take
         self._missed = missed
         self._first, self._longest = pauses
+        self._failing: tuple[float, str] | None = None  # since when (monotonic seconds), and why
+
+    def fault(self, seconds: float) -> str:
+        """Say why our kinds are not watched, where that is so for at least `seconds`; "" otherwise."""
+        if self._failing is None or time.monotonic() - self._failing[0] < seconds:
+            return ""
+        return self._failing[1]
+
+    def _works(self) -> None:
+        UP.labels(RESOURCE).set(1)
+        self._failing = None
 
     async def run(self) -> None:
         """Watch for ever; ends by cancellation only."""
         delay = self._first
         while True:
             began = time.monotonic()
-            error = await self._once()
+            works = asyncio.get_running_loop().call_later(LISTED_SECONDS, self._works)
+            try:
+                error = await self._once()
+            finally:
+                works.cancel()
             ENDED.inc()
+            UP.labels(RESOURCE).set(0)
+            self._failing = (began if self._failing is None else self._failing[0], f"our own kinds: {error!r}")
             if time.monotonic() - began > WELL_SECONDS:
                 delay = self._first
             pause = random.uniform(delay / 2, delay)  # noqa: S311 - jitter, no secret

@@ -2,7 +2,8 @@
 
 from llmwarden.kube.client import Client, Review, connect
 from llmwarden.kube.errors import ExpiredError, RefusedByBudgetError, ThrottledError
-from llmwarden.kube.informer import Informer, Key
+from llmwarden.kube.informer import Informer, Key, version_of
+from llmwarden.kube.scoped import ScopedInformer
 
 __all__ = [
     "Client",
@@ -11,6 +12,8 @@ __all__ = [
     "Key",
     "RefusedByBudgetError",
     "Review",
+    "ScopedInformer",
     "ThrottledError",
     "connect",
+    "version_of",
 ]

@@ -8,10 +8,11 @@ import asyncio
 import contextlib
 import datetime as dt
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, TypedDict, Unpack
 from urllib.parse import quote, urlencode
+from urllib.request import getproxies_environment
 
 import aiohttp
 import msgspec
@@ -24,7 +25,7 @@ from llmwarden.kube.errors import error_of
 
 PAGE = 500  # objects in one page of a list: what kubectl asks for
 TIMEOUT = 30.0  # seconds for a whole request that is no watch
-APPLY = "application/apply-patch+yaml"  # JSON is YAML
+APPLY = "application/apply-patch+yaml; charset=utf-8"  # JSON is YAML; with a parameter the client's own slow encoder leaves our bytes alone
 MERGE = "application/merge-patch+json"
 JSON = "application/json"
 FIRST_ERROR_STATUS = 400
@@ -104,6 +105,11 @@ class Client:
     """
 
     def __init__(self, configuration: Configuration, *, timeout: float = TIMEOUT) -> None:
+        # No limit: a watch holds its connection for as long as it lasts, and one that waited for a place in a pool would be blind
+        # and silent. How many requests run at once is their callers' to bound.
+        configuration.connection_pool_maxsize = 0
+        # Else aiohttp looks for ~/.netrc at each request.
+        configuration.client_session_kwargs = {"trust_env": bool(getproxies_environment())}
         self._api: Any = ApiClient(configuration)  # the class carries no types
         self._agent = f"llmwarden/{__version__}"
         self._timeout = timeout
@@ -189,13 +195,17 @@ class Client:
             raise UnavailableError(message)
         return answer
 
-    async def stream(self, path: str, query: Mapping[str, str], read_timeout: float) -> AsyncGenerator[dict[str, Any]]:
+    async def stream(
+        self, path: str, query: Mapping[str, str], read_timeout: float, opened: Callable[[], None] = lambda: None
+    ) -> AsyncGenerator[dict[str, Any]]:
         """Yield the JSON objects of a line-by-line answer (a watch).
 
-        Ends when the server ends it, or after `read_timeout` seconds of silence.
+        `opened` is called once the server has accepted it, which may be long before the first object. Ends when the server ends it, or
+        after `read_timeout` seconds of silence.
         """
         limits = aiohttp.ClientTimeout(total=None, connect=self._timeout, sock_read=read_timeout)
         async with self._send("GET", path, query, limits=limits) as response:
+            opened()
             rest = b""
             chunks = response.content.iter_any()
             while True:
@@ -255,14 +265,20 @@ class Client:
         self, api_version: str, plural: str, namespace: str | None = None, **selectors: Unpack[Selectors]
     ) -> list[dict[str, Any]]:
         """Read all objects of a namespace, or of the cluster, page by page."""
-        items: list[dict[str, Any]] = []
+        async with contextlib.aclosing(self.pages(api_version, plural, namespace, **selectors)) as pages:
+            return [item async for page in pages for item in page.items]
+
+    async def pages(
+        self, api_version: str, plural: str, namespace: str | None = None, **selectors: Unpack[Selectors]
+    ) -> AsyncGenerator[Page]:
+        """Yield all objects of a namespace, or of the cluster, page by page: whoever needs no more at once keeps no more."""
         token = ""
         while True:
             page = await self.page(api_version, plural, namespace, continue_token=token, **selectors)
-            items += page.items
             token = page.continue_token
+            yield page
             if not token:
-                return items
+                return
 
     async def has_resource(self, group_version: str, plural: str) -> bool:
         """Whether the server has this resource now (`has_resource("monitoring.coreos.com/v1", "podmonitors")`)."""
@@ -315,7 +331,7 @@ class Client:
         if dry_run:
             query["dryRun"] = "All"
         try:
-            return await self.request("PATCH", path, query, manifest, APPLY)
+            return await self.request("PATCH", path, query, msgspec.json.encode(manifest), APPLY)
         except NotInstalledError:
             # The kind was removed, or moved, since it was discovered.
             self._kinds.pop((manifest["apiVersion"], manifest["kind"]), None)

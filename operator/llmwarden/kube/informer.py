@@ -2,25 +2,30 @@
 
 Survives what faults.md lists: 410 (lists again; what changed meanwhile is reported, nothing is missed), half-open
 connections (silence longer than bookmarks allow ends the watch), API errors (backoff with jitter) and a
-CustomResourceDefinition that is absent or appears later (waits).
+CustomResourceDefinition that is absent or appears later (waits). A watch that cannot be had is never silent: `fault` says
+why, and `llmwarden_watch_up` is 0.
 """
 
 import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from prometheus_client import Counter, Gauge
+
 from llmwarden.errors import ForbiddenError, NotFoundError, NotInstalledError, RefusedError, UnavailableError
-from llmwarden.kube.client import Client, path_of
+from llmwarden.kube.client import Client, Page, path_of
 from llmwarden.kube.errors import ExpiredError, ThrottledError
 
 Key = tuple[str, str]
 Object = dict[str, Any]
-OnChange = Callable[[Key, Object | None, Object | None], None]
-Transform = Callable[[Object], Object | None]
+Kept = Any  # what a transform leaves of an object, which only its user knows
+OnChange = Callable[[Key, Kept | None, Kept | None], None]
+Transform = Callable[[Object], Kept | None]
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +33,9 @@ WATCH_SECONDS = (300, 600)  # the server ends a watch at a random time between: 
 READ_SECONDS = 150.0  # bookmarks come about once a minute; two missed ones mean a dead connection
 BACKOFF_SECONDS = (0.5, 30.0)  # first and longest
 ABSENT_SECONDS = 10.0  # how often an absent API is asked for again
+
+UP = Gauge("llmwarden_watch_up", "1 while a resource is watched, 0 while its list or watch fails.", ["resource"])
+ERRORS = Counter("llmwarden_watch_errors", "Lists and watches of a resource that failed.", ["resource"])
 
 
 class Informer:
@@ -64,10 +72,11 @@ class Informer:
         self._read_seconds = read_seconds
         self._backoff = backoff_seconds
         self._absent_seconds = absent_seconds
-        self._items: dict[Key, Object] = {}
+        self._items: dict[Key, Kept] = {}
         self._version = ""
         self._watched = False  # whether the present watch has brought anything
-        self.items: Mapping[Key, Object] = MappingProxyType(self._items)
+        self._failing: tuple[float, str] | None = None  # since when (monotonic seconds) it fails, and with what
+        self.items: Mapping[Key, Kept] = MappingProxyType(self._items)
         self.synced = asyncio.Event()  # set after the first complete list, and never cleared
         self.absent = False  # whether the API itself is not installed at present
 
@@ -75,6 +84,22 @@ class Informer:
     def name(self) -> str:
         """What is watched, for logs."""
         return f"{self._plural}.{self._api_version}" + (f" in {self._namespace}" if self._namespace else "")
+
+    def fault(self, seconds: float) -> str:
+        """Say why `items` is not kept fresh, where that is so for at least `seconds`; "" otherwise."""
+        if self._failing is None or time.monotonic() - self._failing[0] < seconds:
+            return ""
+        return self._failing[1]
+
+    def _fails(self, error: Exception) -> None:
+        ERRORS.labels(self.name).inc()
+        UP.labels(self.name).set(0)
+        since = time.monotonic() if self._failing is None else self._failing[0]
+        self._failing = (since, str(error))
+
+    def _works(self) -> None:
+        UP.labels(self.name).set(1)
+        self._failing = None
 
     async def run(self) -> None:
         """Keep `items` fresh for ever; ends by cancellation only."""
@@ -104,36 +129,46 @@ class Informer:
                 if isinstance(error, ThrottledError) and error.retry_after:
                     pause += error.retry_after
                 delay = min(delay * 2, longest)
+                self._fails(error)
                 logger.warning("%s: %s; again in %.1f s", self.name, error, pause)
             await asyncio.sleep(pause)
 
     async def _list(self) -> None:
         """Read everything, then report the difference to what we had."""
-        found: dict[Key, Object] = {}
-        token = ""
-        while True:
-            page = await self._client.page(
-                self._api_version,
-                self._plural,
-                self._namespace,
-                label_selector=self._label_selector,
-                field_selector=self._field_selector,
-                continue_token=token,
-            )
-            for item in page.items:
-                kept = self._transform(item) if self._transform else item
-                if kept is not None:
-                    found[_key(item)] = kept
-            token = page.continue_token
-            if not token:
-                break
+        found: dict[Key, Kept] = {}
+        version = ""
+        async with contextlib.aclosing(self._pages(self._namespace)) as pages:
+            async for page in pages:
+                for item in page.items:
+                    kept = self._kept(item)
+                    if kept is not None:
+                        found[key_of(item)] = kept
+                version = page.resource_version
         for key in [key for key in self._items if key not in found]:
-            self._set(key, None)
+            self._missed(key)
         for key, item in found.items():
             self._set(key, item)
-        self._version = page.resource_version
+        self._version = version
         self.absent = False
         self.synced.set()
+
+    def _pages(self, namespace: str | None) -> AsyncGenerator[Page]:
+        """Read all objects, of one namespace or of all, page by page."""
+        return self._client.pages(
+            self._api_version,
+            self._plural,
+            namespace,
+            label_selector=self._label_selector,
+            field_selector=self._field_selector,
+        )
+
+    def _missed(self, key: Key) -> None:
+        """Take in that an object is in no list any more."""
+        self._set(key, None)
+
+    def _kept(self, item: Object) -> Kept | None:
+        """Return what is kept of an object; None for one that is not wanted."""
+        return self._transform(item) if self._transform else item
 
     async def _watch(self) -> None:
         low, high = WATCH_SECONDS
@@ -148,7 +183,7 @@ class Informer:
         if self._field_selector:
             query["fieldSelector"] = self._field_selector
         path = path_of(self._api_version, self._plural, self._namespace)
-        async with contextlib.aclosing(self._client.stream(path, query, self._read_seconds)) as events:
+        async with contextlib.aclosing(self._client.stream(path, query, self._read_seconds, self._works)) as events:
             async for event in events:
                 self._watched = True
                 self._take(event)
@@ -160,11 +195,11 @@ class Informer:
             raise ExpiredError(message) if item.get("code") == 410 else UnavailableError(message)  # noqa: PLR2004 - HTTP
         self._version = item.get("metadata", {}).get("resourceVersion") or self._version
         if kind in {"ADDED", "MODIFIED"}:
-            self._set(_key(item), self._transform(item) if self._transform else item)
+            self._set(key_of(item), self._kept(item))
         elif kind == "DELETED":
-            self._set(_key(item), None)
+            self._set(key_of(item), None)
 
-    def _set(self, key: Key, item: Object | None) -> None:
+    def _set(self, key: Key, item: Kept | None) -> None:
         old = self._items.get(key)
         if item is None:
             if old is None:
@@ -178,7 +213,8 @@ class Informer:
             self._on_change(key, old, item)
 
     def _gone(self) -> None:
-        """Forget all: the API is not there (any more), so nothing of it is."""
+        """Forget all: the API is not there (any more), so nothing of it is. There is nothing to watch, so nothing is amiss."""
+        self._works()
         if not self.absent:
             logger.info("%s is not installed; asking again every %.0f s", self.name, self._absent_seconds)
         self.absent = True
@@ -187,6 +223,13 @@ class Informer:
             self._set(key, None)
 
 
-def _key(item: Object) -> Key:
+def key_of(item: Mapping[str, Any]) -> Key:
+    """Return (namespace, name) of an object; the namespace is "" for cluster-scoped ones."""
     metadata = item["metadata"]
     return metadata.get("namespace", ""), metadata["name"]
+
+
+def version_of(item: Mapping[str, Any]) -> int:
+    """Return the resourceVersion as the number that it is (KEP-5504); 0 where it is none."""
+    text = item["metadata"].get("resourceVersion", "")
+    return int(text) if text.isdigit() else 0

@@ -1,17 +1,16 @@
 """What is seen around a service that keeps it from being whole: traffic past the proxy, a Secret that is missing. Pure."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any
 
 from llmwarden import names
 from llmwarden.api.v1alpha1 import LLMService
 from llmwarden.desired.sidecar import renamed_port
-from llmwarden.desired.snapshot import Figures, Problem
+from llmwarden.desired.snapshot import COVERED, Figures, Problem
 from llmwarden.domain import engine_objectives, selectors, upstream
 from llmwarden.domain.objectives import Objective
 
 Object = dict[str, Any]
-COVERED: Final = 0.99  # of an engine's calls; below, some go around the proxies
 
 
 def past_the_proxy(

@@ -1,12 +1,20 @@
-"""Our own resources as the operator knows them, parsed once per version, and what they say of each other. Does no I/O."""
+"""Our own resources as the operator knows them, and what they say of each other. Does no I/O.
+
+An object is kept as compressed JSON, and is a value while somebody works with it: what must be known of all of them at once is in indexes.
+"""
 
 import contextlib
-from collections.abc import Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from llmwarden.api.v1alpha1 import ClusterLLMBudget, LLMBudget, LLMService, ModelPrice, ProviderAccount, parse
-from llmwarden.domain import budgets, objectives, prices
+from llmwarden.domain import budgets, objectives, prices, selectors
 from llmwarden.errors import InvalidSpecError
+from llmwarden.kube import version_of
+from llmwarden.kube.packed import Packed, pack, unpack
+from llmwarden.observe import outline
+from llmwarden.observe.outline import EMPTY, Outline, Selected
 
 Object = dict[str, Any]
 Name = tuple[str, str]  # namespace (empty for what has none) and name
@@ -28,68 +36,168 @@ KINDS: Final[Mapping[str, str]] = {
     "ModelPrice": "modelprices",
     "ProviderAccount": "provideraccounts",
 }
+MODELS: Final[Mapping[str, Any]] = {
+    "LLMService": LLMService,
+    "LLMBudget": LLMBudget,
+    "ClusterLLMBudget": ClusterLLMBudget,
+    "ModelPrice": ModelPrice,
+    "ProviderAccount": ProviderAccount,
+}
 NAMESPACE: Final = "Namespace"
+PARSED: Final = 256  # values that are kept: those that are being worked with, and the shared ones that each work reads
+
+
+class Held(NamedTuple):
+    """An object: its resourceVersion, uid, generation, and itself."""
+
+    version: int
+    uid: str
+    generation: int
+    packed: Packed
 
 
 class Resources:
-    """Objects of our own kinds, and Namespaces, by kind and name."""
+    """Objects of our own kinds by kind and name, and the labels of Namespaces."""
 
     def __init__(self) -> None:
-        self._objects: dict[str, dict[Name, Object]] = {kind: {} for kind in (*KINDS, NAMESPACE)}
-        self._parsed: dict[tuple[str, Name], tuple[str, Any]] = {}
+        self._objects: dict[str, dict[Name, Held]] = {kind: {} for kind in (*KINDS, NAMESPACE)}
+        self._parsed: OrderedDict[tuple[str, Name], tuple[int, Any]] = OrderedDict()
+        self._in_namespace: dict[tuple[str, str], set[str]] = {}  # by kind and namespace
+        self._selected: dict[str, Selected] = {}
+        self._exporters_asked: Counter[str] = Counter()  # GPU exporters that services ask for
+        self._gpu_services: set[Name] = set()
+        self._tracing: set[Name] = set()  # services that say something of their traces
+        self._ports: set[Name] = set()  # services whose engine can be asked
+
+    # Taking in ------------------------------------------------------------------------------------------------------
+
+    def _put(self, kind: str, name: Name, item: Object) -> None:
+        """Take in an object as it is now, its indexes included."""
+        metadata = item["metadata"]
+        kept = {**item, "metadata": {key: value for key, value in metadata.items() if key != "managedFields"}}
+        held = Held(version_of(item), metadata.get("uid", ""), metadata.get("generation", 0), pack(kept))
+        self._objects[kind][name] = held
+        self._in_namespace.setdefault((kind, name[0]), set()).add(name[1])
+        if kind == "LLMService":
+            self._index(name, self._outline(name))
+
+    def _drop(self, kind: str, name: Name) -> None:
+        """Take in that an object is gone."""
+        if self._objects[kind].pop(name, None) is None:
+            return
+        self._parsed.pop((kind, name), None)
+        names = self._in_namespace[kind, name[0]]
+        names.discard(name[1])
+        if not names:
+            del self._in_namespace[kind, name[0]]
+        if kind == "LLMService":
+            self._index(name, None)
+            if (kind, name[0]) not in self._in_namespace:
+                self._selected.pop(name[0], None)
+
+    def _outline(self, name: Name) -> Outline | None:
+        service = self.service(name)
+        return outline.of(service) if service is not None and service.metadata.deletion_timestamp is None else None
+
+    def _index(self, name: Name, new: Outline | None) -> None:
+        selected = self._selection(name[0])
+        old = selected.outlines.get(name[1])
+        if old == new:
+            return
+        for one, by in ((old, -1), (new, 1)):
+            if one is not None and one.gpu:
+                self._exporters_asked[one.gpu] += by
+        holds = (
+            (self._tracing, new and new.tracing),
+            (self._ports, new and new.port),
+            (self._gpu_services, new and new.gpu),
+        )
+        for names, held in holds:
+            (names.add if held else names.discard)(name)
+        if new is None:
+            selected.drop_service(name[1])
+        else:
+            selected.put_service(name[1], new)
+
+    def _selection(self, namespace: str) -> Selected:
+        return self._selected.setdefault(namespace, Selected())
+
+    # Reading --------------------------------------------------------------------------------------------------------
 
     def raw(self, kind: str, name: Name) -> Object | None:
-        """Return an object of our kinds as its JSON."""
-        return self._objects[kind].get(name)
+        """Return an object of our kinds as its JSON, without managedFields."""
+        held = self._objects[kind].get(name)
+        return unpack(held.packed) if held is not None else None
 
-    def names(self, kind: str) -> list[Name]:
-        """Return the names of all objects of a kind."""
-        return sorted(self._objects[kind])
+    def names(self, kind: str, namespace: str | None = None) -> list[Name]:
+        """Return the names of all objects of a kind, in one namespace or in all, in order."""
+        if namespace is None:
+            return sorted(self._objects[kind])
+        return [(namespace, name) for name in sorted(self._in_namespace.get((kind, namespace), ()))]
 
-    def _value(self, kind: str, model: Any, name: Name) -> Any:
-        """Return an object as a value, parsed once per version. Raises InvalidSpecError."""
-        item = self._objects[kind].get(name)
-        if item is None:
-            return None
-        version = item["metadata"].get("resourceVersion", "")
-        held = self._parsed.get((kind, name))
-        if held is None or held[0] != version:
-            try:
-                held = (version, parse(model, item))
-            except InvalidSpecError as error:
-                held = (version, error)
-            self._parsed[kind, name] = held
-        if isinstance(held[1], InvalidSpecError):
-            raise held[1]
-        return held[1]
+    def count(self, kind: str) -> int:
+        """Return how many objects of a kind there are."""
+        return len(self._objects[kind])
+
+    def namespaces(self) -> list[str]:
+        """Return the namespaces that hold a service, in order."""
+        return sorted(namespace for kind, namespace in self._in_namespace if kind == "LLMService")
+
+    def tracing(self) -> list[Name]:
+        """Return the services that say something of their traces, in order."""
+        return sorted(self._tracing)
+
+    def outlines(self) -> Iterator[tuple[Name, Outline]]:
+        """Give every service that can be read, with its outline."""
+        for namespace, there in self._selected.items():
+            for name, found in there.outlines.items():
+                yield (namespace, name), found
+
+    def outline(self, name: Name) -> Outline | None:
+        """Return the outline of a service; None where it is gone or cannot be read."""
+        return self.selected(name[0]).outlines.get(name[1])
+
+    def selected(self, namespace: str) -> Selected:
+        """Return which services of a namespace select which pods."""
+        return self._selected.get(namespace, EMPTY)
 
     def parsed(self, kind: str, name: Name) -> Any:
         """Return an object of our kinds as a value; None where it is gone. Raises InvalidSpecError."""
-        models = {
-            "LLMService": LLMService,
-            "LLMBudget": LLMBudget,
-            "ClusterLLMBudget": ClusterLLMBudget,
-            "ModelPrice": ModelPrice,
-            "ProviderAccount": ProviderAccount,
-        }
-        return self._value(kind, models[kind], name)
+        held = self._objects[kind].get(name)
+        if held is None:
+            return None
+        known = self._parsed.get((kind, name))
+        if known is None or known[0] != held.version:
+            try:
+                value = parse(MODELS[kind], unpack(held.packed))
+            except InvalidSpecError as error:
+                value = error
+            known = (held.version, value)
+            self._parsed[kind, name] = known
+            if len(self._parsed) > PARSED:
+                self._parsed.popitem(last=False)
+        else:
+            self._parsed.move_to_end((kind, name))
+        if isinstance(known[1], InvalidSpecError):
+            raise known[1]
+        return known[1]
 
     def service(self, name: Name) -> LLMService | None:
         """Return a service that can be read; None where it is gone, or is no longer valid."""
         try:
-            found: LLMService | None = self._value("LLMService", LLMService, name)
+            found: LLMService | None = self.parsed("LLMService", name)
         except InvalidSpecError:
             return None
         return found
 
-    def services(self, namespace: str | None = None) -> tuple[LLMService, ...]:
-        """Return all services that can be read and are not being deleted, in order."""
-        found = (self.service(name) for name in self.names("LLMService") if namespace in {None, name[0]})
+    def services(self, names: Iterable[Name]) -> tuple[LLMService, ...]:
+        """Return those of these services that can be read and are not being deleted."""
+        found = (self.service(name) for name in names)
         return tuple(item for item in found if item is not None and item.metadata.deletion_timestamp is None)
 
     def namespace_labels(self, namespace: str) -> dict[str, str]:
         """Return the labels of a namespace."""
-        item = self._objects[NAMESPACE].get(("", namespace)) or {}
+        item = self.raw(NAMESPACE, ("", namespace)) or {}
         return dict(item.get("metadata", {}).get("labels") or {})
 
     def objectives(self, service: LLMService) -> tuple[objectives.Objective, ...]:
@@ -104,7 +212,7 @@ class Resources:
         found: list[budgets.Budget] = []
         with contextlib.suppress(InvalidSpecError):
             found += budgets.of_service(service)
-        for name in self.names("LLMBudget"):
+        for name in self.names("LLMBudget", service.metadata.namespace):
             with contextlib.suppress(InvalidSpecError):
                 shared = self.parsed("LLMBudget", name)
                 if budgets.namespace_applies(shared, service):
@@ -120,9 +228,12 @@ class Resources:
     def sharing(self, budget: LLMBudget | ClusterLLMBudget) -> int:
         """Return how many services share a budget."""
         if isinstance(budget, LLMBudget):
-            return sum(budgets.namespace_applies(budget, item) for item in self.services(budget.metadata.namespace))
+            selector, there = budget.spec.selector, self.selected(budget.metadata.namespace).outlines
+            return sum(selectors.matches(selector, dict(one.labels)) for one in there.values())
         return sum(
-            budgets.cluster_applies(budget, self.namespace_labels(item.metadata.namespace)) for item in self.services()
+            len(self.selected(namespace).outlines)
+            for namespace in self.namespaces()
+            if budgets.cluster_applies(budget, self.namespace_labels(namespace))
         )
 
     def price_rivals(self, name: Name) -> tuple[str, ...]:

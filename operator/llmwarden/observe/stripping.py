@@ -14,30 +14,6 @@ _VARIABLES: Final = frozenset(
 )
 
 
-def older(item: Mapping[str, Any], held: Mapping[str, Any]) -> bool:
-    """Tell whether an object is an earlier version of what is held."""
-    return item["metadata"].get("uid") == held["metadata"].get("uid") and version_of(item) < version_of(held)
-
-
-def version_of(item: Mapping[str, Any]) -> int:
-    """Return the resourceVersion as the number that it is (KEP-5504); 0 where it is none."""
-    text = item["metadata"].get("resourceVersion", "")
-    return int(text) if text.isdigit() else 0
-
-
-def fingerprint(item: Mapping[str, Any] | None) -> tuple[object, ...] | None:
-    """Return what of an object is worth waking for."""
-    if item is None:
-        return None
-    metadata = item["metadata"]
-    return (
-        metadata.get("uid"),
-        metadata.get("generation"),
-        metadata.get("labels"),
-        metadata.get("deletionTimestamp"),
-    )
-
-
 def strip_pod(pod: Object) -> Object:
     """Keep of a pod what decides whether it is metered, and which GPUs it holds."""
     metadata, spec, status = pod["metadata"], pod.get("spec") or {}, pod.get("status") or {}
@@ -118,7 +94,7 @@ def strip_service(item: Object) -> Object:
 def strip_exporter(item: Object) -> Object | None:
     """Keep our own DaemonSets, and of others only those that run a dcgm-exporter."""
     if (item["metadata"].get("labels") or {}).get(names.LABEL_MANAGED_BY) == names.MANAGED_BY:
-        return diff.compact(item)
+        return diff.content(item)
     spec = item.get("spec", {})
     for container in spec.get("template", {}).get("spec", {}).get("containers") or []:
         if "dcgm-exporter" in container.get("image", ""):

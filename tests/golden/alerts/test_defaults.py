@@ -7,13 +7,12 @@ import pytest
 
 from llmwarden.api.v1alpha1 import LLMService, parse
 from llmwarden.api.v1alpha1.llmservice import OptionalAlert
-from llmwarden.desired.defaults import BUILDERS, OFF
+from llmwarden.desired.defaults import APPLIES, OFF, wanted
 from llmwarden.desired.params import Params
-from llmwarden.desired.rules import rules
 from llmwarden.desired.snapshot import Capabilities
 from llmwarden.domain import objectives
 from llmwarden.settings import Settings
-from tests.golden.alerts.promtool import Case, check
+from tests.golden.alerts.promtool import Case, check, rules_for
 
 WHOSE = 'namespace="models",llmservice="chat",pod="a"'
 UP = 'up{namespace="models",pod="a",job="llmwarden-system/llmwarden-proxies"}'
@@ -28,7 +27,7 @@ GPU = 'namespace="models",pod="a",container="engine",gpu="0",UUID="GPU-1"'
 OTHER_GPU = 'namespace="models",pod="stranger",container="x",gpu="1",UUID="GPU-2"'
 
 
-def rule(**alerts: Any) -> dict[str, Any]:
+def params(**alerts: Any) -> Params:
     service = parse(
         LLMService,
         {
@@ -41,9 +40,7 @@ def rule(**alerts: Any) -> dict[str, Any]:
             },
         },
     )
-    made = rules(Params(service, Settings(), Capabilities(rules=True), objectives.of_service(service)))
-    assert made is not None
-    return made
+    return Params(service, Settings(), Capabilities(rules=True), objectives.of_service(service))
 
 
 def fired(severity: str = "warning", **more: str) -> dict[str, str]:
@@ -157,22 +154,32 @@ CASES: dict[OptionalAlert, list[tuple[dict[str, str], dict[str, list[dict[str, s
 def test_it_fires_and_clears_and_is_silent_otherwise(
     name: OptionalAlert, series: dict[str, str], fires: dict[str, list[dict[str, str]]], tmp_path: Path
 ) -> None:
-    made = rule(enable=[name]) if name in OFF else rule()
-    assert not check(made, Case(name, series, fires), tmp_path)
+    of = params(enable=[name]) if name in OFF else params()
+    assert not check(rules_for(of), Case(name, series, fires), tmp_path)
+
+
+@pytest.mark.parametrize("name", [name for name in get_args(OptionalAlert) if name not in OFF])
+def test_it_is_silent_where_it_is_switched_off_and_where_the_service_is_gone(
+    name: OptionalAlert, tmp_path: Path
+) -> None:
+    series, fires = CASES[name][0]
+    silent: dict[str, list[dict[str, str]]] = {at: [] for at in fires}
+    assert not check(rules_for(params(disable=[name])), Case(name, series, silent), tmp_path)
+    # Pods of a deleted service run on with their proxies.
+    gone = {"spec": {"groups": [*rules_for(params())["spec"]["groups"]]}}
+    gone["spec"]["groups"] = [item for item in gone["spec"]["groups"] if item["name"].startswith("llmwarden/all/")]
+    assert not check(gone, Case(name, series, silent), tmp_path)
 
 
 def test_every_default_has_its_cases() -> None:
-    assert set(CASES) == set(BUILDERS) == set(get_args(OptionalAlert))
-
-
-def names_of(made: dict[str, Any]) -> set[str]:
-    """The default alerts among a rule's; it has others, of money and objectives."""
-    found = {item["alert"] for group in made["spec"]["groups"] for item in group["rules"] if "alert" in item}
-    return found & set(BUILDERS)
+    assert set(CASES) == set(APPLIES) == set(get_args(OptionalAlert))
 
 
 def test_each_can_be_switched() -> None:
-    assert names_of(rule()) == set(BUILDERS) - OFF
-    assert names_of(rule(disable=["LLMGPUHot", "LLMNoTraffic"])) == set(BUILDERS) - OFF - {"LLMGPUHot", "LLMNoTraffic"}
-    assert names_of(rule(enable=["LLMLatencyP99High"])) == set(BUILDERS)
-    assert names_of(rule(enable=["LLMLatencyP99High"], disable=["LLMLatencyP99High"])) == set(BUILDERS) - OFF
+    def held(**alerts: Any) -> set[str]:
+        return set(wanted(params(**alerts)))
+
+    assert held() == set(APPLIES) - OFF
+    assert held(disable=["LLMGPUHot", "LLMNoTraffic"]) == set(APPLIES) - OFF - {"LLMGPUHot", "LLMNoTraffic"}
+    assert held(enable=["LLMLatencyP99High"]) == set(APPLIES)
+    assert held(enable=["LLMLatencyP99High"], disable=["LLMLatencyP99High"]) == set(APPLIES) - OFF

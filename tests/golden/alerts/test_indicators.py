@@ -1,5 +1,6 @@
 """Objectives of every kind on a real `promtool test rules`: their burn alert fires, does not, and clears."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +8,11 @@ import pytest
 
 from llmwarden.api.v1alpha1 import LLMService, parse
 from llmwarden.desired.params import Params
-from llmwarden.desired.rules import rules
 from llmwarden.desired.slo import measured
 from llmwarden.desired.snapshot import Capabilities
 from llmwarden.domain import objectives
 from llmwarden.settings import Settings
-from tests.golden.alerts.promtool import Case, check
+from tests.golden.alerts.promtool import Case, check, rules_for
 
 WHOSE = 'namespace="models",llmservice="chat",pod="a"'
 OK = f'llmwarden_requests_total{{{WHOSE},http_status_code="200",error_type=""}}'
@@ -41,9 +41,8 @@ def params(name: str, engine: str = "VLLM") -> Params:
     return Params(service, Settings(), Capabilities(rules=True), objectives.of_service(service))
 
 
-def rule(name: str) -> dict[str, Any]:
-    made = rules(params(name))
-    assert made is not None
+def rule(name: str, settings: Settings | None = None) -> dict[str, Any]:
+    made = rules_for(replace(params(name), settings=settings or Settings()))
     for group in made["spec"]["groups"]:
         # Tickets have windows of days; test_slo.py has one.
         group["rules"] = [item for item in group["rules"] if item.get("labels", {}).get("severity") != "warning"]

@@ -7,11 +7,10 @@ import pytest
 
 from llmwarden.api.v1alpha1 import LLMService, parse
 from llmwarden.desired.params import Params
-from llmwarden.desired.rules import rules
 from llmwarden.desired.snapshot import Capabilities
 from llmwarden.domain import objectives
 from llmwarden.settings import Settings
-from tests.golden.alerts.promtool import Case, check
+from tests.golden.alerts.promtool import Case, check, rules_for
 
 WHOSE = 'namespace="shop",llmservice="bot",pod="a"'
 SHARE = {"targetPercent": "95", "window": "28d"}
@@ -23,7 +22,7 @@ OBJECTIVES: list[dict[str, Any]] = [
 ]
 
 
-def rule() -> dict[str, Any]:
+def rule(settings: Settings | None = None) -> dict[str, Any]:
     service = parse(
         LLMService,
         {
@@ -35,9 +34,7 @@ def rule() -> dict[str, Any]:
             },
         },
     )
-    made = rules(Params(service, Settings(), Capabilities(rules=True), objectives.of_service(service)))
-    assert made is not None
-    return made
+    return rules_for(Params(service, settings or Settings(), Capabilities(rules=True), objectives.of_service(service)))
 
 
 def fired(objective: str) -> list[dict[str, str]]:

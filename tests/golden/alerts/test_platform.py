@@ -1,6 +1,7 @@
 """The platform's own alerts on a real `promtool test rules`: they fire, they do not, they clear."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,8 +16,14 @@ LABELS = ",".join(f'{key}="{value}"' for key, value in WHOSE.items())
 OURS = {"namespace": "llmwarden-system", **WHOSE}
 
 
-def params(*, accounts: bool = True, rules: bool = True) -> ClusterParams:
-    return ClusterParams((), Settings(), Capabilities(rules=rules), accounts=accounts)
+def params(settings: Settings | None = None, *, accounts: bool = True, rules: bool = True) -> ClusterParams:
+    return ClusterParams((), settings or Settings(), Capabilities(rules=rules), accounts=accounts)
+
+
+def rule(settings: Settings | None = None) -> dict[str, Any]:
+    made = platform.rules(params(settings))
+    assert made is not None
+    return made
 
 
 def drifting(verdict: str, values: str, ledger: str = "a") -> tuple[str, str]:
@@ -58,9 +65,7 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_alert(name: str, tmp_path: Path) -> None:
-    rule = platform.rules(params())
-    assert rule is not None
-    assert check(rule, CASES[name], tmp_path) == ""
+    assert check(rule(), CASES[name], tmp_path) == ""
 
 
 def test_there_is_none_without_accounts_or_without_the_api() -> None:
@@ -69,9 +74,7 @@ def test_there_is_none_without_accounts_or_without_the_api() -> None:
 
 
 def test_each_alert_says_what_it_means_and_where_to_read_on() -> None:
-    rule = platform.rules(params())
-    assert rule is not None
-    (group,) = rule["spec"]["groups"]
+    (group,) = rule()["spec"]["groups"]
     assert len(group["rules"]) == 5
     for alert in group["rules"]:
         assert alert["annotations"]["runbook_url"] == f"docs/runbooks/{alert['alert']}.md"

@@ -7,12 +7,11 @@ import pytest
 
 from llmwarden.api.v1alpha1 import LLMService, parse
 from llmwarden.desired.params import Params
-from llmwarden.desired.rules import rules
 from llmwarden.desired.slo import burns
 from llmwarden.desired.snapshot import Capabilities
 from llmwarden.domain import objectives
 from llmwarden.settings import Settings
-from tests.golden.alerts.promtool import Case, check
+from tests.golden.alerts.promtool import Case, check, rules_for
 
 DAY = 86400
 
@@ -29,9 +28,7 @@ def rule(*wanted: dict[str, Any]) -> dict[str, Any]:
             },
         },
     )
-    made = rules(Params(service, Settings(), Capabilities(rules=True), objectives.of_service(service)))
-    assert made is not None
-    return made
+    return rules_for(Params(service, Settings(), Capabilities(rules=True), objectives.of_service(service)))
 
 
 ERRORS = {"name": "errors", "errors": {}, "targetPercent": "99", "window": "30d"}

@@ -7,11 +7,10 @@ import pytest
 
 from llmwarden.api.v1alpha1 import LLMService, parse
 from llmwarden.desired.params import Params
-from llmwarden.desired.rules import rules
 from llmwarden.desired.snapshot import Capabilities
 from llmwarden.domain import budgets, objectives
 from llmwarden.settings import Settings
-from tests.golden.alerts.promtool import Case, check
+from tests.golden.alerts.promtool import Case, check, rules_for
 
 WHOSE = 'namespace="shop",llmservice="bot"'
 POD = f'{WHOSE},pod="a"'
@@ -22,7 +21,9 @@ TOKENS = "gen_ai_client_token_usage_tokens_total"
 DAY = 1440  # minutes
 
 
-def rule(window: dict[str, Any] | None = None, action: str = "Block") -> dict[str, Any]:
+def rule(
+    window: dict[str, Any] | None = None, action: str = "Block", settings: Settings | None = None
+) -> dict[str, Any]:
     service = parse(
         LLMService,
         {
@@ -43,9 +44,9 @@ def rule(window: dict[str, Any] | None = None, action: str = "Block") -> dict[st
         },
     )
     held = budgets.of_service(service)
-    made = rules(Params(service, Settings(), Capabilities(rules=True), objectives.of_service(service), held))
-    assert made is not None
-    return made
+    return rules_for(
+        Params(service, settings or Settings(), Capabilities(rules=True), objectives.of_service(service), held)
+    )
 
 
 def fired(severity: str = "warning", **more: str) -> dict[str, str]:
@@ -187,7 +188,7 @@ def test_a_short_window_burns_by_larger_shares_and_a_rolling_one_not_at_all(tmp_
     assert not check(day, burning, tmp_path)
     assert not check(day, calm, tmp_path)
     for window in ({"rolling": "24h"}, {"calendar": "Hour"}):
-        assert "LLMBudgetBurn" not in str(rule(window))
+        assert not check(rule(window), Case("LLMBudgetBurn", burning.series, {"90m": []}), tmp_path)
 
 
 def test_an_alerting_budget_is_a_warning_only(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The one vocabulary over every engine's recorded exposition, the short names, and coverage: recorded by `promtool test rules`, with series in."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from llmwarden.desired.snapshot import Capabilities
 from llmwarden.domain import engines
 from llmwarden.observe.prometheus import QUESTIONS
 from llmwarden.settings import Settings
-from tests.golden.alerts.promtool import evaluate
+from tests.golden.alerts.promtool import evaluate, rules_for
 
 SAMPLES = Path(__file__).parents[2] / "unit" / "domain" / "engines"
 TARGET = 'namespace="models",llmservice="chat",pod="a"'
@@ -23,11 +24,11 @@ OTHER_POD = CALL.replace('pod="a"', 'pod="b"')
 _LINE = re.compile(r"(?P<name>[a-zA-Z_:][\w:]*)(?:\{(?P<labels>[^}]*)\})? (?P<value>\S+)")
 
 
-def params(type_: str, **settings: Any) -> Params:
+def params(type_: str, name: str = "chat", **settings: Any) -> Params:
     service = parse(
         LLMService,
         {
-            "metadata": {"name": "chat", "namespace": "models", "uid": "u", "generation": 1},
+            "metadata": {"name": name, "namespace": "models", "uid": "u", "generation": 1},
             "spec": {
                 "backend": {"type": type_},
                 "workload": {"selector": {"matchLabels": {"app": "chat"}}, "interception": {"port": {"name": "http"}}},
@@ -35,10 +36,6 @@ def params(type_: str, **settings: Any) -> Params:
         },
     )
     return Params(service, Settings(**settings), Capabilities(rules=True))
-
-
-def group(records: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"spec": {"groups": [{"name": "vocabulary", "rules": records}]}}
 
 
 def scraped(exposition: str) -> dict[str, str]:
@@ -60,13 +57,13 @@ def scraped(exposition: str) -> dict[str, str]:
 
 def recorded_of(engine: engines.Engine, missing: tuple[str, ...]) -> dict[str, bool]:
     """Each record that the engine's table promises, and whether this exposition has what it is made of."""
-    made = {item["record"]: item["expr"] for item in vocabulary.records(params(engine.type))}
     found = {}
     for key, metric in engine.metrics.items():
-        patterns = [engines.Metric((name,)).pattern for name in metric.names]
-        for record, expr in made.items():
+        for item in vocabulary.engine_figures():
+            record, expr = item["record"], item["expr"]
             if record == vocabulary.GAUGE_NAMES.get(key) or re.search(f"engine_{key}(_seconds)?:", record):
-                assert any(pattern in expr for pattern in patterns), (record, key)
+                assert all(name in expr for name in metric.names), (record, key)
+                assert f'engine="{engine.type}"' in expr
                 found[record] = key not in missing
     if "prefix_hits" in engine.metrics:
         found["llmservice:engine_prefix_cache_hit:ratio5m"] = not {"prefix_hits", "prefix_queries"} & set(missing)
@@ -84,8 +81,31 @@ def test_every_engines_exposition_speaks_it(sample: Path, tmp_path: Path) -> Non
     wanted: dict[str, dict[str, float]] = {
         f"count({record})": {"{}": 1} if there else {} for record, there in promised.items()
     }
-    made = group([item for item in vocabulary.records(params(engine.type)) if item["record"] in promised])
-    assert not evaluate(made, scraped(exposition), "15m", wanted, tmp_path)
+    assert not evaluate(rules_for(params(engine.type)), scraped(exposition), "15m", wanted, tmp_path)
+
+
+def test_a_services_type_decides_by_which_names_its_engine_is_read(tmp_path: Path) -> None:
+    # NVIDIA's containers carry vLLM inside; another service beside it is one.
+    other = replace(params("VLLM"), service=params("VLLM", name="other").service)
+    series = {
+        f"num_requests_running{{{TARGET}}}": "3x20",
+        f"vllm:num_requests_running{{{TARGET}}}": "5x20",
+        f"vllm:num_requests_running{{{TARGET.replace('chat', 'other')}}}": "7x20",
+        # Twice on one page, as a host of engines may have it: counted once.
+        f"kserve_vllm:num_requests_running{{{TARGET.replace('chat', 'other')}}}": "7x20",
+        f"vllm:prompt_tokens_total{{{TARGET.replace('chat', 'other')}}}": "0+60x20",
+        f"kserve_vllm:prompt_tokens_total{{{TARGET.replace('chat', 'other')}}}": "0+60x20",
+    }
+    wanted = {
+        "llmservice:engine_requests_running": {
+            f'llmservice:engine_requests_running{{namespace="models", llmservice="{name}"}}': float(value)
+            for name, value in (("chat", 3), ("other", 7))
+        },
+        "llmservice:engine_prompt_tokens:rate5m": {
+            'llmservice:engine_prompt_tokens:rate5m{namespace="models", llmservice="other"}': 1.0
+        },
+    }
+    assert not evaluate(rules_for(params("NIM"), other), series, "15m", wanted, tmp_path)
 
 
 def test_the_names_that_guides_use_are_copies_where_they_are_asked_for(tmp_path: Path) -> None:
@@ -100,16 +120,9 @@ def test_the_names_that_guides_use_are_copies_where_they_are_asked_for(tmp_path:
             for end, more in (("bucket", ',le="1.0"'), ("bucket", ',le="+Inf"'), ("sum", ""), ("count", ""))
         },
     }
-    assert not [item["record"] for item in vocabulary.records(params("VLLM")) if item["record"].startswith("llm_")], (
-        "they are switched on"
-    )
-    records = [
-        item
-        for item in vocabulary.records(params("VLLM", short_metric_names=True))
-        if item["record"].startswith("llm_")
-    ]
+    assert "llm_requests_total" not in str(rules_for(params("VLLM"))), "they are switched on"
     assert not evaluate(
-        group(records),
+        rules_for(params("VLLM", short_metric_names=True)),
         series,
         "10m",
         {
@@ -138,7 +151,7 @@ def test_coverage_is_what_the_proxies_saw_of_the_engines_own_count(seen: int, sh
         f'vllm:request_success_total{{{TARGET},engine="0",finished_reason="stop",model_name="m"}}': "0+60x100",
         f'vllm:request_success_total{{{TARGET},engine="0",finished_reason="length",model_name="m"}}': "0+40x100",
     }
-    records = group(vocabulary.records(params("VLLM")))
+    records = rules_for(params("VLLM"))
     assert not evaluate(records, series, "90m", {f"round({coverage}, 0.001)": {WHOSE: share}}, tmp_path)
     few = {
         name: re.sub(r"0\+(\d+)x", lambda match: f"0+{int(match[1]) / 100}x", values) for name, values in series.items()

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from llmwarden.api.v1alpha1 import LLMService, parse
-from llmwarden.desired import engine_scraping, selected, vocabulary
+from llmwarden.desired import engine_scraping, rules, selected, vocabulary
 from llmwarden.desired.manifest import Manifest
 from llmwarden.desired.params import Params
 from llmwarden.desired.snapshot import Capabilities
@@ -130,8 +130,12 @@ def test_what_is_not_installed_is_said() -> None:
 
 def test_an_engine_elsewhere_has_the_same_vocabulary_and_objectives() -> None:
     for way in WAYS:
-        recorded = {item["record"] for item in vocabulary.records(params(way))}
-        assert {"llmservice:engine_requests_waiting", "llmservice:engine_kv_cache_used:ratio"} <= recorded
+        made = rules.rules(params(way))
+        assert made is not None
+        first = made["spec"]["groups"][0]["rules"][0]
+        # By its type its series are recorded, and its alerts hold.
+        assert first["labels"]["engine"] == "VLLM"
+        assert ",LLMKVCacheFull," in first["labels"]["alerts"]
     assert built("targets-plain", kind="NIM")["spec"]["metricsPath"] == "/v1/metrics"
     assert vocabulary.engine_of(params("targets", kind="OpenAICompatible")) is None
 

@@ -38,7 +38,7 @@ def pod(node: str, *, ready: bool = False, minutes: float = 0, image: str = IMAG
 
 
 def chosen(facts: Facts, *exporters: str | None, settings: Settings = SETTINGS) -> Choice:
-    return gpu_choice.choose([service(one) for one in exporters or ("Auto",)], settings, facts, NOW)
+    return gpu_choice.choose({one for one in exporters or ("Auto",) if one not in {None, "None"}}, settings, facts, NOW)
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,10 @@
 
 import pytest
 
-from llmwarden.desired.params import Params
-from llmwarden.desired.rules import rules
+from llmwarden.desired.params import ClusterParams
+from llmwarden.desired.shared_rules import rules
 from llmwarden.desired.snapshot import Capabilities
 from llmwarden.settings import Settings
-from tests.unit.desired.helpers import service
 
 
 @pytest.mark.parametrize(
@@ -17,7 +16,7 @@ from tests.unit.desired.helpers import service
     ],
 )
 def test_an_alert_says_where_its_runbook_is(base: str, expected: str) -> None:
-    made = rules(Params(service(), Settings(runbook_base_url=base), Capabilities(rules=True), (), ()))
+    made = rules(ClusterParams((), Settings(runbook_base_url=base), Capabilities(rules=True)))
     assert made is not None
     found = [rule for group in made["spec"]["groups"] for rule in group["rules"]]
     assert expected in {rule["annotations"]["runbook_url"] for rule in found if "alert" in rule}

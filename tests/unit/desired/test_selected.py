@@ -31,6 +31,7 @@ def around(labels: dict[str, str] | None = None, **changes: Any) -> Around:
     places = (
         ("PodMonitor", OWN, names.POD_MONITOR_PROXIES),
         ("PrometheusRule", "shop", names.PREFIX_ALERTS + "bot"),
+        ("PrometheusRule", OWN, names.RULES_SERVICES),
         ("AlertmanagerConfig", "shop", names.PREFIX_ROUTE + "bot"),
         ("GrafanaDashboard", "shop", names.PREFIX_DASHBOARD + "bot"),
     )
@@ -99,7 +100,34 @@ def test_what_is_not_known_yet_is_left_out() -> None:
 
 def test_one_of_several_is_enough() -> None:
     given = around(prometheuses=(other("agentless"), other("second", **ALL)))
-    assert verdicts(given)["RulesSelected"][2] == "Prometheus monitoring/second selects the PrometheusRule."
+    assert verdicts(given)["RulesSelected"][2] == "Prometheus monitoring/second selects the PrometheusRules."
+
+
+def test_one_prometheus_must_select_the_rules_beside_a_service_and_those_for_all() -> None:
+    of_team = {**ALL, "ruleNamespaceSelector": {"matchLabels": {"team": "a"}}}
+    status, reason, message = verdicts(around(prometheuses=(other(**of_team),)))["RulesSelected"]
+    assert (status, reason) == ("False", "SharedNotSelected")
+    assert f"does not select PrometheusRule {OWN}/{names.RULES_SERVICES}: its ruleNamespaceSelector wants" in message
+    of_ours = {**ALL, "ruleNamespaceSelector": {"matchExpressions": [{"key": "team", "operator": "DoesNotExist"}]}}
+    apart = around(prometheuses=(other("teams", **of_team), other("ours", **of_ours)))
+    assert verdicts(apart)["RulesSelected"][1] == "SelectedApart"
+    assert "one Prometheus must select both" in verdicts(apart)["RulesSelected"][2]
+    assert verdicts(replace(apart, prometheuses=(*(apart.prometheuses or ()), other(**ALL))))["RulesSelected"] == (
+        "True",
+        "Selected",
+        "Prometheus monitoring/main selects the PrometheusRules.",
+    )
+
+
+def test_rules_for_all_services_must_see_all_namespaces() -> None:
+    confined = {**ALL, "enforcedNamespaceLabel": "namespace"}
+    status, reason, message = verdicts(around(prometheuses=(other(**confined),)))["RulesSelected"]
+    assert (status, reason) == ("False", "NamespaceEnforced")
+    assert "excludedFromEnforcement" in message
+    for name in (names.RULES_SERVICES, None):
+        exception = {"group": "monitoring.coreos.com", "resource": "prometheusrules", "namespace": OWN, "name": name}
+        excepted = other(**confined, excludedFromEnforcement=[exception])
+        assert verdicts(around(prometheuses=(excepted,)))["RulesSelected"][:2] == ("True", "Selected")
 
 
 def test_the_engine_s_own_podmonitor_must_be_selected_too() -> None:
@@ -121,7 +149,9 @@ def test_a_namespace_s_label_is_asked_for_where_it_is_missing() -> None:
     given = around(prometheuses=(other(**{**ALL, "ruleNamespaceSelector": selector}),))
     assert "the label monitored=yes on the namespace shop: label that namespace" in verdicts(given)["RulesSelected"][2]
     labelled = replace(given, namespaces={OWN: {}, "shop": {"monitored": "yes"}})
-    assert verdicts(labelled)["RulesSelected"][0] == "True"
+    assert f"on the namespace {OWN}: label that namespace" in verdicts(labelled)["RulesSelected"][2]
+    both = replace(given, namespaces={OWN: {"monitored": "yes"}, "shop": {"monitored": "yes"}})
+    assert verdicts(both)["RulesSelected"][0] == "True"
 
 
 def test_a_prometheus_without_any_selector_is_configured_by_hand() -> None:

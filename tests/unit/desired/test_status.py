@@ -45,8 +45,10 @@ def test_all_is_well() -> None:
         "MeetsObjectives",
         "RetentionTooShort",
         "CostKnown",
+        "Observed",
     }
     assert verdict(status, "Ready") == ("True", "AsSpecified")
+    assert verdict(status, "Observed") == ("True", "Watching")
     assert status.observed_generation == 3
     assert status.summary is not None
     assert status.summary.dump() == {
@@ -60,6 +62,16 @@ def test_all_is_well() -> None:
         "tokens": "15k",
         "throughput": "12 tok/s",
     }
+
+
+def test_a_watch_that_fails_is_named_and_keeps_nobody_from_being_ready() -> None:
+    fault = "pods.v1: GET /api/v1/pods: forbidden"
+    status = build(snapshot(unwatched=(fault,)))
+    assert verdict(status, "Observed") == ("False", "WatchFailing")
+    assert verdict(status, "Ready") == ("True", "ReadyWithGaps")
+    ready = conditions.find(status.conditions, "Ready")
+    assert ready is not None
+    assert fault in ready.message
 
 
 def test_the_same_facts_give_the_same_status_later() -> None:

@@ -7,14 +7,19 @@ import pytest
 
 from llmwarden.handlers.main import BUGS, foreseen_or_said
 from llmwarden.kube import Client
-from llmwarden.observe.resources import NAMESPACE
+from llmwarden.observe.resources import NAMESPACE, Key
 from llmwarden.observe.world import World
 from llmwarden.settings import Settings
 
 
+def ignore(key: Key, *, urgent: bool = True) -> None:
+    """Take a mark that nobody waits for."""
+    del key, urgent
+
+
 def world() -> World:
     # Nothing is asked here: a client is only handed on.
-    return World(cast("Client", None), Settings(), lambda _key: None, lambda: dt.datetime.now(dt.UTC))
+    return World(cast("Client", None), Settings(), ignore, lambda: dt.datetime.now(dt.UTC))
 
 
 def named(name: str, version: int = 1) -> dict[str, Any]:
@@ -29,19 +34,24 @@ def test_a_list_tells_what_is_gone_and_what_is_new() -> None:
     made = world()
     made.take(NAMESPACE, named("stays"), ("", "stays"))
     made.take(NAMESPACE, named("goes"), ("", "goes"))
-    before = frozenset(made.names(NAMESPACE))
-    made.replace(NAMESPACE, [named("stays", 2), named("comes")], before)
+    listing = made.listing(NAMESPACE)
+    listing.take(named("stays", 2))
+    listing.take(named("comes"))
+    listing.end()
     assert known(made) == ["comes", "stays"]
 
 
 def test_what_the_watch_told_while_the_list_was_under_way_stands() -> None:
     made = world()
     made.take(NAMESPACE, named("deleted"), ("", "deleted"))
-    before = frozenset(made.names(NAMESPACE))
-    under_way = [named("deleted")]
+    listing = made.listing(NAMESPACE)
     made.take(NAMESPACE, None, ("", "deleted"))
     made.take(NAMESPACE, named("created", 9), ("", "created"))
-    made.replace(NAMESPACE, under_way, before)
+    made.take(NAMESPACE, named("came and went", 10), ("", "came and went"))
+    made.take(NAMESPACE, None, ("", "came and went"))
+    for name in ("deleted", "came and went"):
+        listing.take(named(name))
+    listing.end()
     assert known(made) == ["created"]
 
 

@@ -51,6 +51,7 @@ ConditionType = Literal[
     "CostKnown",
     "GPUMetricsReady",
     "CostDrift",
+    "Observed",
 ]
 
 # Exact in picodollars: 12 decimals. Nine digits before the point: a budget of a billion dollars is a typing error.

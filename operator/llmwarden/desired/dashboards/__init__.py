@@ -1,1 +1,1 @@
-"""Grafana dashboards, built with Grafana's own typed SDK: one per LLMService (`service`), one over all (`overview`)."""
+"""Grafana dashboards: one per LLMService (`service`), one over all (`overview`), of the few kinds of panel in `panels`."""

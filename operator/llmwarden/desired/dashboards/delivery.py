@@ -1,13 +1,10 @@
 """How a dashboard gets to Grafana: a ConfigMap that its sidecar loads, or a GrafanaDashboard of the Grafana Operator, as the settings say."""
 
-import json
 from typing import Any, Final
-
-from grafana_foundation_sdk.cog.encoder import JSONEncoder
-from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from llmwarden import names
 from llmwarden.desired.dashboards import overview, service
+from llmwarden.desired.dashboards.panels import to_json
 from llmwarden.desired.manifest import Manifest, beside, ours
 from llmwarden.desired.params import ClusterParams, Params
 from llmwarden.settings import Settings
@@ -35,15 +32,10 @@ def of_cluster(params: ClusterParams) -> Manifest | None:
     )
 
 
-def to_json(dashboard: Dashboard) -> str:
-    """Return a dashboard as Grafana reads it."""
-    return json.dumps(dashboard, cls=JSONEncoder, indent=1, sort_keys=True)
-
-
 def _deliver(
     metadata: dict[str, Any],
     file: str,
-    dashboard: Dashboard,
+    dashboard: dict[str, Any],
     settings: Settings,
     operator: bool,  # noqa: FBT001 - a capability
 ) -> Manifest | None:

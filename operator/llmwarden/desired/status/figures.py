@@ -57,14 +57,14 @@ def latency(figures: Figures) -> api.LatencyStatus | None:
 
 def _quantiles(values: Quantiles) -> api.Quantiles | None:
     found = api.Quantiles(
-        p50_milliseconds=_milliseconds(values.p50),
-        p95_milliseconds=_milliseconds(values.p95),
-        p99_milliseconds=_milliseconds(values.p99),
+        p50_milliseconds=milliseconds(values.p50),
+        p95_milliseconds=milliseconds(values.p95),
+        p99_milliseconds=milliseconds(values.p99),
     )
     return found if found.dump() else None
 
 
-def _milliseconds(seconds: float | None) -> int | None:
+def milliseconds(seconds: float | None) -> int | None:
     """Round to two significant digits: what a histogram's buckets can tell at best."""
     return None if seconds is None else int(two_digits(Decimal(str(seconds)) * 1000))
 
@@ -93,13 +93,14 @@ def _plain(value: Decimal) -> str:
 def throughput(figures: Figures) -> api.ThroughputStatus | None:
     """Show rates to two digits; None where none is known."""
     found = api.ThroughputStatus(
-        requests_per_minute=_rate(figures.requests_per_second, MINUTE),
-        output_tokens_per_second=_rate(figures.output_tokens_per_second, 1),
+        requests_per_minute=rate(figures.requests_per_second, MINUTE),
+        output_tokens_per_second=rate(figures.output_tokens_per_second, 1),
     )
     return found if found.dump() else None
 
 
-def _rate(value: float | None, scale: int) -> str | None:
+def rate(value: float | None, scale: int) -> str | None:
+    """Round a rate to two significant digits, once multiplied by `scale`."""
     return None if value is None else _plain(two_digits(Decimal(str(value)) * scale))
 
 

@@ -40,6 +40,7 @@ def build(snapshot: Snapshot, outcome: Outcome, new: api.LLMServiceStatus, now: 
         "MeetsObjectives": _meets_objectives(snapshot),
         "RetentionTooShort": _retention(snapshot),
         "CostKnown": _cost_known(snapshot, new),
+        "Observed": _observed(snapshot),
     }
     verdicts["Ready"] = _ready(snapshot, outcome, verdicts)
     if snapshot.gpu is not None:
@@ -85,6 +86,8 @@ def _ready(snapshot: Snapshot, outcome: Outcome, verdicts: Mapping[ConditionType
         f"The {kind} could not be written: {why}" for kind, why in sorted(outcome.failed.items()) if kind in UNNAMED
     ]
     notes += [problem.message for problem in snapshot.warnings]
+    if snapshot.unwatched:
+        notes.append(f"Observed: {verdicts['Observed'][2]}")
     text = " ".join([*missing, *notes])
     if missing:
         kind = next(kind for kind in ("Instrumented", "AlertsReady", "DashboardReady") if verdicts[kind][0] != "True")
@@ -94,11 +97,26 @@ def _ready(snapshot: Snapshot, outcome: Outcome, verdicts: Mapping[ConditionType
     return "True", "AsSpecified", "Calls are measured, priced and held to their budgets."
 
 
+def _observed(snapshot: Snapshot) -> Verdict:
+    """Whether the operator sees what happens in the cluster: a watch that fails must not look like a quiet cluster."""
+    if not snapshot.unwatched:
+        return "True", "Watching", "The operator watches everything that this status rests on."
+    text = (
+        f"The operator cannot watch {'; '.join(snapshot.unwatched[:LISTED])}. What this status says may be out of date, and changes are not "
+        "acted on. It tries again by itself; if access is forbidden, compare the ClusterRole llmwarden-operator with the chart's."
+    )
+    return "False", "WatchFailing", text
+
+
 def _instrumented(snapshot: Snapshot, new: api.LLMServiceStatus) -> Verdict:
     pods = snapshot.pods
     injection = new.injection
     if injection is not None and injection.state == "Stopped":
         return "False", "InjectionStopped", injection.message
+    if not snapshot.pods_known:
+        return _kept(
+            snapshot, "Instrumented", ("Unknown", "PodsNotRead", "The pods cannot be read: see the condition Observed.")
+        )
     if not pods:
         text = (
             "No pod of this namespace matches workload.selector: compare it with the labels of the pods "
