@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
 
-.PHONY: help venv demo demo-down test lint format generate lock soak bench-ledger bench-datapath bench-dashboards bench-operator fuzz clean
+.PHONY: help venv demo demo-down test lint format generate lock soak bench-ledger bench-datapath bench-dashboards bench-operator bench-webhook fuzz clean
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -43,6 +43,9 @@ bench-ledger: venv ## ten thousand proxies' reports on SQLite and PostgreSQL (BE
 
 bench-datapath: venv ## the proxy beside Go's, Envoy and LiteLLM (BENCH="--rounds 3 --only direct ours go")
 	@$(PY) -m benchmarks.datapath $(BENCH)
+
+bench-webhook: venv ## the webhook's memory and reviews, by LLMServices in the cluster (BENCH="--services 0 1000 --source DIR operator")
+	@$(PY) -m benchmarks.webhook $(BENCH)
 
 bench-dashboards: venv ## every panel's query over a thousand services, on a real Prometheus (BENCH="--services 100 --hours 2")
 	@$(PY) -m benchmarks.dashboards $(BENCH)

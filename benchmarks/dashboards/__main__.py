@@ -1,7 +1,8 @@
 """`make bench-dashboards`, or `python -m benchmarks.dashboards [--services 1000] [--hours 6]`.
 
 Asks a real Prometheus every query of both dashboards as Grafana does, over all hours at the step that a panel's width gives, and says which take
-longest. Then what evaluating one service's rules takes. Not in it: Grafana, and a Prometheus that scrapes at the same time.
+longest. Then lets a Prometheus evaluate the rules of all services for some minutes, and says what that takes; and, because the series above are hours
+and objectives look back over weeks, what their rules take over four weeks. Not in it: Grafana, and a Prometheus that scrapes at the same time.
 """
 
 import argparse
@@ -22,18 +23,25 @@ from typing import Any, Final
 
 from benchmarks.dashboards import series
 from image import packages
+from llmwarden import names
 from llmwarden.api.v1alpha1 import LLMService, parse
+from llmwarden.desired import rules, shared_rules
 from llmwarden.desired.dashboards import overview, service
-from llmwarden.desired.dashboards.delivery import to_json
-from llmwarden.desired.params import Params
-from llmwarden.desired.rules import rules
+from llmwarden.desired.params import ClusterParams, Params
 from llmwarden.desired.snapshot import Capabilities
 from llmwarden.domain import budgets, objectives
 from llmwarden.settings import Settings
+from tests.grafana import asked
 
 SLICE: Final = 2 * 3600  # a block of Prometheus
+BEHIND: Final = 5 * 60  # most rules look back so far
+AHEAD: Final = 30 * 60  # until then the benchmark is over
 POINTS: Final = 600  # that a panel a third of a screen wide asks for
 LIMIT_SECONDS: Final = 1.0
+WARM_SECONDS: Final = 250
+RULE_SECONDS: Final = 30  # between two samples of an objective's rates
+WEEKS_SECONDS: Final = 28 * 86400
+WEEKS_REPEATS: Final = 20
 SHOWN: Final = 12
 REPEATS: Final = 3
 
@@ -43,13 +51,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.dashboards")
     parser.add_argument("--services", type=int, default=1000)
     parser.add_argument("--hours", type=int, default=6)
-    parser.add_argument("--keep", type=Path, help="folder of blocks to make once, and to use again")
+    parser.add_argument("--minutes", type=float, default=6, help="how long rules are evaluated")
+    parser.add_argument(
+        "--keep", type=Path, help="folder of blocks to make once, and to use again within twenty minutes"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         blocks = options.keep or Path(scratch) / "blocks"
         end = fill(blocks, options.services, options.hours * 3600)
         with prometheus(blocks) as (url, pid):
-            found = panels(url, pid, end, options.hours * 3600)
+            now = min(int(time.time()), end)
+            found = panels(url, pid, now, options.hours * 3600)
             say(
                 f"{len(found)} queries of panels, over {options.hours} h, the slowest of them: seconds, of them Prometheus' CPU"
             )
@@ -57,7 +69,8 @@ def main() -> int:
                 say(
                     f"  {seconds:7.3f} {cpu:7.2f}  {board}: {title}\n                   {' '.join(query.split())[:200]}"
                 )
-            cost(url, end, options.services)
+        evaluate(blocks, options.services, options.minutes * 60)
+        over_weeks(Path(scratch) / "weeks", options.services)
     return 0 if max(found)[0] <= LIMIT_SECONDS else 1
 
 
@@ -94,9 +107,10 @@ def made(number: int) -> Params:
 
 
 def rules_of(number: int) -> list[dict[str, Any]]:
-    """Return all rules of a service."""
-    found = rules(made(number))
-    return [rule for group in found["spec"]["groups"] for rule in group["rules"]] if found else []
+    """Return all rules that record something of a service: its own, and those for all."""
+    shared = shared_rules.rules(ClusterParams((), Settings(), Capabilities(rules=True)))
+    found = [item for item in (rules.rules(made(number)), shared) if item]
+    return [rule for item in found for group in item["spec"]["groups"] for rule in group["rules"]]
 
 
 def fill(blocks: Path, services: int, seconds: int) -> int:
@@ -105,16 +119,19 @@ def fill(blocks: Path, services: int, seconds: int) -> int:
     if said.exists():
         return int(said.read_text())
     blocks.mkdir(parents=True, exist_ok=True)
-    end = int(time.time()) // SLICE * SLICE
+    # Into the future: rules are evaluated at the present.
+    now = int(time.time())
+    end = (now + AHEAD) // SLICE * SLICE + SLICE
+    often = range(now - BEHIND, now + AHEAD, series.OFTEN_SECONDS)
     records = [rule for rule in rules_of(0) if "record" in rule]
-    for start in range(end - seconds, end, SLICE):
+    for start in range(end - seconds // SLICE * SLICE - SLICE, end, SLICE):
         began = time.monotonic()
         text = blocks / "slice.txt"
         count = 0
         with text.open("w", encoding="utf-8") as file:
             for number in range(services):
                 for one in series.of_service(number, records):
-                    one.write(file, start, min(start + SLICE, end), end - seconds - 3600)
+                    one.write(file, start, start + SLICE, now - seconds - SLICE - 3600, often)
                     count += 1
             file.write("# EOF\n")
         subprocess.run(
@@ -128,12 +145,18 @@ def fill(blocks: Path, services: int, seconds: int) -> int:
 
 
 @contextmanager
-def prometheus(blocks: Path) -> Iterator[tuple[str, int]]:
-    """Yield the address and process of a Prometheus over the blocks."""
+def prometheus(blocks: Path, rule_files: str = "") -> Iterator[tuple[str, int]]:
+    """Yield the address and process of a Prometheus over the blocks, which evaluates rules every 30 s."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     settings = blocks / "prometheus.yml"
-    settings.write_text("{}\n", encoding="utf-8")
+    # What rules record lies before the blocks' end.
+    configuration = {
+        "global": {"evaluation_interval": "30s"},
+        "storage": {"tsdb": {"out_of_order_time_window": "12h"}},
+        "rule_files": [rule_files] if rule_files else [],
+    }
+    settings.write_text(json.dumps(configuration), encoding="utf-8")
     process = subprocess.Popen(
         [
             packages.tool("prometheus"), f"--config.file={settings}", f"--storage.tsdb.path={blocks}", f"--web.listen-address={address}",
@@ -160,23 +183,22 @@ def panels(url: str, pid: int, end: int, span: int) -> list[tuple[float, float, 
     """Ask each panel's queries; returns seconds and seconds of CPU (of the best of a few), dashboard, title and query of each."""
     found = []
     for board, built in (("overview", overview.build()), ("service", service.build(made(0)))):
-        for panel in json.loads(to_json(built))["panels"]:
-            step = max(series.SCRAPE_SECONDS, span // int(panel.get("maxDataPoints") or POINTS))
+        for query in asked(built, "RATE", namespace=".*"):
+            step = max(series.SCRAPE_SECONDS, span // (query.points or POINTS))
             # As Grafana makes it: https://grafana.com/docs/grafana/latest/datasources/prometheus/template-variables/
             rate = max(step + series.SCRAPE_SECONDS, 4 * series.SCRAPE_SECONDS)
-            for target in panel.get("targets", []):
-                query = target["expr"].replace("$__rate_interval", f"{rate}s").replace("$namespace", ".*")
-                times = []
-                for _ in range(REPEATS):
-                    began, used = time.monotonic(), cpu_seconds(pid)
-                    if target.get("instant"):
-                        answer = ask(url, "query", query=query, time=end - 1)
-                    else:
-                        answer = ask(url, "query_range", query=query, start=end - span, end=end - 1, step=step)
-                    times.append((time.monotonic() - began, cpu_seconds(pid) - used))
-                if not answer:
-                    say(f"  no data: {board}: {panel['title']}: {query}")
-                found.append((*min(times), board, panel["title"], query))
+            expr = query.expr.replace("[RATE]", f"[{rate}s]")
+            times = []
+            for _ in range(REPEATS):
+                began, used = time.monotonic(), cpu_seconds(pid)
+                if query.instant:
+                    answer = ask(url, "query", query=expr, time=end - 1)
+                else:
+                    answer = ask(url, "query_range", query=expr, start=end - span, end=end - 1, step=step)
+                times.append((time.monotonic() - began, cpu_seconds(pid) - used))
+            if not answer:
+                say(f"  no data: {board}: {query.title}: {expr}")
+            found.append((*min(times), board, query.title, expr))
     return found
 
 
@@ -186,35 +208,88 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def cost(url: str, end: int, services: int) -> None:
-    """Say what evaluating the rules takes, less what asking takes: of the large service, and of one like all others."""
-    asking = min(timed(url, "vector(1)", end) for _ in range(100))
-    for number in (0, services - 1):
-        total, slowest = 0.0, (0.0, "")
-        asked = rules_of(number)
-        for rule in asked:
-            seconds = min(timed(url, rule["expr"], end) for _ in range(REPEATS)) - asking
-            total += seconds
-            slowest = max(slowest, (seconds, rule.get("record", rule.get("alert", ""))))
-        what = "the large service" if number == 0 else "a service of one pod"
+def evaluate(blocks: Path, services: int, seconds: float) -> None:
+    """Let a Prometheus evaluate the rules of all services, and say what that takes."""
+    folder = blocks / "rules"
+    folder.mkdir(exist_ok=True)
+    shared = shared_rules.rules(ClusterParams((), Settings(), Capabilities(rules=True)))
+    items = {"all": shared} | {f"{number:05d}": rules.rules(made(number)) for number in range(services)}
+    count = 0
+    for name, item in items.items():
+        if item is not None:
+            (folder / f"{name}.yaml").write_text(json.dumps({"groups": item["spec"]["groups"]}), encoding="utf-8")
+            count += sum(len(group["rules"]) for group in item["spec"]["groups"])
+    with prometheus(blocks, f"{folder.resolve()}/*.yaml") as (url, pid):
+        time.sleep(WARM_SECONDS)  # every group was evaluated once
+        began, used = time.monotonic(), cpu_seconds(pid)
+        time.sleep(seconds)
+        cores = (cpu_seconds(pid) - used) / (time.monotonic() - began)
+        groups = {item["name"]: item for item in ask(url, "rules")}
+    load = {name: item["evaluationTime"] / item["interval"] for name, item in groups.items()}
+    ours = {name: share for name, share in load.items() if name.startswith(shared_rules.PREFIX)}
+    bad = [rule for item in groups.values() for rule in item["rules"] if rule["health"] == "err"]
+    say(
+        f"{count} rules of {services} services in {len(groups)} groups: {cores:.2f} cores of the process; by the groups' own durations "
+        f"{sum(load.values()):.2f}, of them {sum(ours.values()):.2f} for all services and {sum(load.values()) - sum(ours.values()):.2f} beside each"
+    )
+    for name, share in sorted(ours.items(), key=lambda item: -item[1]):
+        say(f"  {share:.3f}  {name}: {groups[name]['evaluationTime']:.2f} s each {groups[name]['interval']:.0f} s")
+    for kind in ("spec", "objectives", "objectives-slow", "objectives-whole", "gpus"):
+        mine = [item for name, item in groups.items() if name.rpartition("/")[2] == kind and name not in ours]
+        share = sum(item["evaluationTime"] / item["interval"] for item in mine)
         say(
-            f"{len(asked)} rules of {what}: {total * 1000:.0f} ms each time, the slowest {slowest[0] * 1000:.0f} ms ({slowest[1]})"
+            f"  {share:.3f}  {kind} of each: {1000 * sum(item['evaluationTime'] for item in mine) / max(len(mine), 1):.1f} ms"
         )
+    if bad:
+        say(f"  {len(bad)} rules fail: {bad[0]['name']}: {bad[0].get('lastError')}")
 
 
-def timed(url: str, query: str, end: int) -> float:
-    """Return how many seconds an instant query takes."""
-    began = time.monotonic()
-    ask(url, "query", query=query, time=end - 1)
-    return time.monotonic() - began
+def over_weeks(blocks: Path, services: int) -> None:
+    """Say what the rules over weeks take: of one service, whose rates were recorded for all of them."""
+    blocks.mkdir(parents=True)
+    params = made(0)
+    end = int(time.time()) // SLICE * SLICE
+    namespace, name = series.place(0)
+    text = blocks / "weeks.txt"
+    with text.open("w", encoding="utf-8") as file:
+        for record, value in ((names.RECORD_GOOD, 0.99), (names.RECORD_TOTAL, 1.0)):
+            for objective in series.OBJECTIVES:
+                labels = {"namespace": namespace, names.LABEL_M_SERVICE: name, "objective": objective}
+                one = series.Series(record, labels, value, counter=False, every=RULE_SECONDS)
+                one.write(file, end - WEEKS_SECONDS, end, 0)
+        file.write("# EOF\n")
+    subprocess.run(
+        [packages.promtool_path(), "tsdb", "create-blocks-from", "openmetrics", "--quiet", text, blocks], check=True
+    )
+    text.unlink()
+    built = rules.rules(params)
+    groups = {item["name"].rpartition("/")[2]: item for item in built["spec"]["groups"]} if built else {}
+    total = 0.0
+    with prometheus(blocks) as (url, pid):
+        for kind, seconds in (("objectives-slow", rules.SELDOM_SECONDS), ("objectives-whole", rules.WHOLE_SECONDS)):
+            queries = [rule["expr"] for rule in groups[kind]["rules"]]
+            for query in queries:
+                ask(url, "query", query=query, time=end - 1)
+            used = cpu_seconds(pid)
+            for number in range(WEEKS_REPEATS):
+                for query in queries:
+                    ask(url, "query", query=query, time=end - 1 - number)
+            each = (cpu_seconds(pid) - used) / WEEKS_REPEATS
+            total += each * services / seconds
+            say(
+                f"with 28 days behind it: {kind} of a service takes {1000 * each:.0f} ms of CPU, asking included, each {seconds} s"
+            )
+    say(f"  {total:.2f} cores of {services} services with {len(series.OBJECTIVES)} objectives")
 
 
 def ask(url: str, path: str, **parameters: Any) -> list[Any]:
     """Return a query's result."""
     body = urllib.parse.urlencode(parameters).encode()
     try:
-        with urllib.request.urlopen(url + path, body, timeout=120) as answer:
-            found: list[Any] = json.load(answer)["data"]["result"]
+        # What has no parameters is read by GET.
+        with urllib.request.urlopen(url + path, body or None, timeout=120) as answer:
+            data = json.load(answer)["data"]
+            found: list[Any] = data["groups"] if "groups" in data else data["result"]
     except urllib.error.HTTPError as error:
         message = f"{parameters}: {error.read().decode()}"
         raise RuntimeError(message) from error

@@ -1,11 +1,11 @@
 """Simulated series of many services, as OpenMetrics text: what their proxies, engines and GPUs say, and what our rules record of it.
 
-One service is large (ten pods, two models) and sampled as often as Prometheus scrapes by default. Of the others, which only a query over
-all services reads, what is recorded is there once a minute, and what proxies say (it makes the index as large as it would be) every ten.
+One service is large (ten pods, two models) and sampled as often as Prometheus scrapes by default. Of the others, what is recorded is there once a
+minute, and what proxies say every ten minutes (it makes the index as large as it would be); around now, where rules are evaluated, once a minute.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, TextIO
 
@@ -14,6 +14,7 @@ from llmwarden import names
 SCRAPE_SECONDS: Final = 15
 RECORDED_SECONDS: Final = 60
 SELDOM_SECONDS: Final = 600
+OFTEN_SECONDS: Final = 60
 LARGE_PODS: Final = 10
 MODELS: Final = ("meta-llama/Llama-3.3-70B-Instruct", "Qwen/Qwen3-32B")
 KINDS: Final = ("input", "cached_input", "cache_write", "output", "reasoning")
@@ -36,12 +37,24 @@ GPU_METRICS: Final = (
     "DCGM_FI_DEV_GPU_TEMP",
     "DCGM_FI_DEV_XID_ERRORS",
 )
+OBJECTIVES: Final = ("first-token", "per-token", "answer", "errors")
+# What no rule reads.
+UNREAD: Final = (names.METRIC_CHUNK_TIME, names.METRIC_OUTPUT_RATE, "DCGM_FI_DEV_GPU_UTIL", "DCGM_FI_DEV_POWER_USAGE")
 # Labels that a record has besides those of its service and its rule.
 MORE_LABELS: Final[dict[str, tuple[dict[str, str], ...]]] = {
     "llmservice:tokens:rate5m": tuple({names.LABEL_M_TOKEN_TYPE: kind} for kind in KINDS),
     "llmservice:model_tokens:share1h": tuple({names.LABEL_M_REQUEST_MODEL: model} for model in MODELS),
     "llmservice:model_cost_usd_per_token:rate1h": tuple({names.LABEL_M_REQUEST_MODEL: model} for model in MODELS),
+    names.RECORD_LOST: tuple({"what": what} for what in ("spans", "journal", "ledger")),
+    **{
+        record: tuple({"objective": name} for name in OBJECTIVES)
+        for record in (names.RECORD_RATIO, names.RECORD_BAD, names.RECORD_BUDGET_LEFT)
+    },
 }
+# Recorded only where something is wrong.
+WRONG: Final = frozenset(
+    {names.RECORD_BURN, names.RECORD_BURNING, names.RECORD_GPU_MEMORY, names.RECORD_GPU_XID, names.RECORD_GPU_HOT}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,17 +67,21 @@ class Series:
     counter: bool
     every: int  # seconds between two samples
 
-    def write(self, file: TextIO, start: int, end: int, phase: int) -> None:
-        """Write the samples from `start` to before `end`, Unix seconds. Counters began at `phase` seconds of the day's count."""
+    def write(self, file: TextIO, start: int, end: int, phase: int, often: range = range(0)) -> None:
+        """Write the samples from `start` to before `end`, Unix seconds. Counters began at `phase` seconds of the day's count.
+
+        In `often` what comes seldom comes at least as often as its step.
+        """
+        times: Iterable[int] = range(start, end, self.every)
+        if self.every > OFTEN_SECONDS and often and not self.name.startswith(UNREAD):
+            more = range(max(often.start, start), min(often.stop, end), often.step)
+            times = sorted({*times, *more})
         inner = ",".join(f'{name}="{value}"' for name, value in self.labels.items())
         head = f"{self.name}{{{inner}}}"
         if self.counter:
-            lines = [f"{head} {int(self.value * (at - phase))} {at}\n" for at in range(start, end, self.every)]
+            lines = [f"{head} {int(self.value * (at - phase))} {at}\n" for at in times]
         else:
-            lines = [
-                f"{head} {self.value * (1 + 0.2 * math.sin(at / 700 + phase)):.6g} {at}\n"
-                for at in range(start, end, self.every)
-            ]
+            lines = [f"{head} {self.value * (1 + 0.2 * math.sin(at / 700 + phase)):.6g} {at}\n" for at in times]
         file.writelines(lines)
 
 
@@ -88,8 +105,10 @@ def of_service(number: int, records: list[dict[str, Any]]) -> Iterator[Series]:
         yield from _gpus(target, every)
     mine = {"namespace": namespace, names.LABEL_M_SERVICE: name}
     for record in records:
+        if record["record"] in WRONG:
+            continue
         for more in MORE_LABELS.get(record["record"], ({},)):
-            labels = {**mine, **record.get("labels", {}), **more}
+            labels = {**record.get("labels", {}), **more, **mine}
             yield Series(record["record"], labels, 0.3, counter=False, every=RECORDED_SECONDS)
     for budget, kind in (("daily", "LLMService"), ("team", "LLMBudget")):
         labels = {**mine, "budget": budget, "kind": kind}

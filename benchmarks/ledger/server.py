@@ -1,7 +1,8 @@
 """The ledger as a process, all of production's but Kubernetes: a bearer token is `NAMESPACE/POD/UID`, services are made up.
 
 `python -m benchmarks.ledger.server SOCKET_FD DATABASE SERVICES CERTIFICATE KEY`; SIGUSR1 begins measuring. At its end it prints, as one
-JSON object, what held its event loop up: the garbage collector's longest pause, and how late a timer was.
+JSON object, what held its event loop up: the garbage collector's longest pause, and how late a timer was; and what the writer did: the share of
+time in which it was busy, how many reports a transaction had, and how long the store's methods took, waiting and computing.
 """
 
 import asyncio
@@ -13,6 +14,8 @@ import socket
 import ssl
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 import prometheus_client
 import uvloop
@@ -20,8 +23,9 @@ import uvloop
 from llmwarden import names, serving
 from llmwarden.ledger.app import create_app
 from llmwarden.ledger.auth import Caller
+from llmwarden.ledger.collector import Collector
 from llmwarden.ledger.core import Core
-from llmwarden.ledger.main import calm_collector, checkpoints
+from llmwarden.ledger.main import checkpoints
 from llmwarden.ledger.metrics import Metrics
 from llmwarden.ledger.pricing import Catalogue
 from llmwarden.ledger.store import Store
@@ -62,9 +66,9 @@ class Stalls:
         else:
             self.pauses.append(time.perf_counter() - self._started)
 
-    async def watch(self) -> None:
-        """Take the lateness of a timer, for ever."""
-        while True:
+    async def watch(self, stop: asyncio.Event) -> None:
+        """Take the lateness of a timer until the end: closing ten thousand connections then is no report's business."""
+        while not stop.is_set():
             due = time.perf_counter() + LOOK_SECONDS
             await asyncio.sleep(LOOK_SECONDS)
             self.late.append(time.perf_counter() - due)
@@ -78,6 +82,49 @@ class Stalls:
             "collections": len(self.pauses),
             "longest_collection_ms": round(1000 * max(self.pauses, default=0.0), 2),
         }
+
+
+class Timed:
+    """How long the store's methods take, since `begin`: in all, and of the worker thread's own CPU (so without waiting)."""
+
+    METHODS = ("merge", "follow")
+
+    def __init__(self, store: Store) -> None:
+        self.begin()
+        for name in self.METHODS:
+            setattr(store, name, self._timed(name, getattr(store, name)))
+
+    def begin(self) -> None:
+        """Forget what was before."""
+        self.since = time.perf_counter()
+        self.reports = 0
+        self.taken: dict[str, list[tuple[float, float]]] = {name: [] for name in self.METHODS}
+
+    def _timed(self, name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*arguments: Any) -> Any:
+            begun, own = time.perf_counter(), time.thread_time()
+            try:
+                return work(*arguments)
+            finally:
+                self.taken[name].append((time.perf_counter() - begun, time.thread_time() - own))
+                if name == "merge":
+                    self.reports += len(arguments[0])
+
+        return timed
+
+    def found(self) -> dict[str, float]:
+        """Milliseconds by method (mean and 99th percentile; `cpu`: of its own), and the share of time in any of them."""
+        found: dict[str, float] = {}
+        for name, taken in self.taken.items():
+            if taken:
+                times = sorted(wall for wall, _ in taken)
+                found[f"{name}_ms"] = round(1000 * sum(times) / len(times), 2)
+                found[f"{name}_p99_ms"] = round(1000 * times[int(0.99 * (len(times) - 1))], 2)
+                found[f"{name}_cpu_ms"] = round(1000 * sum(own for _, own in taken) / len(taken), 2)
+        everything = sum(wall for taken in self.taken.values() for wall, _ in taken)
+        found["writer_busy"] = round(everything / (time.perf_counter() - self.since), 2)
+        found["reports_a_transaction"] = round(self.reports / max(1, len(self.taken["merge"])), 1)
+        return found
 
 
 class Certificate:
@@ -99,13 +146,18 @@ async def run(sock: socket.socket, database: str, services: int, certificate: st
     async def rebuild() -> None:
         core.rebuild(list(store.sums()), store.last_reports())
 
-    writer = Writer(store, core.merged, rebuild, core.desk)
+    writer = Writer(store, core, rebuild)
     core.configure(
         view_of(*(service(f"bot-{number}", budgets=(budget(amount="1000000.00"),)) for number in range(services)))
     )
     stop = serving.stop_on_signals()
-    stalls = Stalls()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, stalls.begin)
+    stalls, timed = Stalls(), Timed(store)
+
+    def begin() -> None:
+        stalls.begin()
+        timed.begin()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, begin)
     app = create_app(
         core,
         writer,
@@ -123,14 +175,13 @@ async def run(sock: socket.socket, database: str, services: int, certificate: st
                 await writer.follow()
             core.tick()
 
-    calm_collector()
     await serving.until_stopped(
         stop,
         servers=[serving.serve(app, sock=sock, stop=stop, tls=Certificate(certificate, key), grace_seconds=2)],  # type: ignore[arg-type]
-        background=[writer.run(), tick(), checkpoints(store), stalls.watch()],
+        background=[writer.run(), tick(), checkpoints(store), Collector().run(), stalls.watch(stop)],
     )
     store.close()
-    print(json.dumps(stalls.found()), flush=True)
+    print(json.dumps(stalls.found() | timed.found()), flush=True)
 
 
 if __name__ == "__main__":

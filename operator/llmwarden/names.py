@@ -132,6 +132,8 @@ METRIC_PROVIDER_COST: Final = "llmwarden_provider_cost_usd"
 METRIC_PROVIDER_TOKENS: Final = "llmwarden_provider_tokens"
 METRIC_PROVIDER_DRIFT: Final = "llmwarden_provider_cost_drift"
 METRIC_PROVIDER_READ: Final = "llmwarden_provider_read_timestamp_seconds"
+METRIC_WATCH_UP: Final = "llmwarden_watch_up"
+METRIC_WATCH_ERRORS: Final = "llmwarden_watch_errors_total"
 
 # What the PrometheusRules record for each objective (label `objective`), so that status asks one question for all.
 RECORD_GOOD: Final = "llmwarden:objective:good_rate5m"

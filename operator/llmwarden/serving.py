@@ -149,7 +149,17 @@ class _Server(uvicorn.Server):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Bind a TCP socket; the host "" is every address, IPv4 and IPv6 where the machine has it; port 0 is any free one."""
+    """Bind a TCP socket; the host "" is every address, IPv4 and IPv6 where the machine has it; port 0 is any free one.
+
+    What it accepts sends at once (TCP_NODELAY), which asyncio sees to only for sockets that name their protocol: these do not. Without it the
+    second part of an answer, its body, waits for the client's delayed acknowledgement of the first: 44 ms.
+    """
+    sock = _bind(host, port)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # on Linux those accepted inherit it
+    return sock
+
+
+def _bind(host: str, port: int) -> socket.socket:
     if host == "" and socket.has_dualstack_ipv6():
         with contextlib.suppress(OSError):  # IPv6 is compiled in but disabled: IPv4 alone, below
             return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024)

@@ -119,6 +119,9 @@ class Price(msgspec.Struct, frozen=True, rename="camel"):
     window: int = 0  # tokens that the model can read and write in one call; 0: not known
     valid_until: dt.datetime | None = None
     provisional: bool = False
+    # Of which generation of prices this is (`ServiceConfig.price_generation`): replicas may be a moment apart. "" where the ledger does not
+    # know the service (yet); null from a ledger that does not say.
+    generation: str | None = None
 
 
 class PodRef(msgspec.Struct, frozen=True):

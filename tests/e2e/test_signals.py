@@ -101,7 +101,7 @@ def asked(main_job: Kube) -> Iterator[Prometheus]:
     with prometheus(main_job) as found:
         ratio = f'{names.RECORD_RATIO}{{namespace="{everything.NAMESPACE}"}}'
         main_job.wait("the slowest rules", lambda: "" if found.has(SLOWEST) else "not evaluated yet", 150)
-        main_job.wait("shares over weeks", lambda: "" if found.has(ratio) else "not evaluated yet", 180)
+        main_job.wait("shares over weeks", lambda: "" if found.has(ratio) else "not evaluated yet", 300)
         yield found
 
 

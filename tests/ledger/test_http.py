@@ -125,7 +125,7 @@ async def running(
     async def rebuild() -> None:
         core.rebuild(store.sums(), store.last_reports())
 
-    writer = Writer(store, core.merged, rebuild, core.desk)
+    writer = Writer(store, core, rebuild)
     registry = prometheus_client.CollectorRegistry()
     registry.register(State(core, lambda: {"LLMService": core.synced}, store.size))
     registry.register(GpuState(core))
@@ -239,6 +239,9 @@ async def test_a_price_is_handed_out_kept_and_charged_for_good(ledger: Ledger, t
 
 async def test_an_unknown_model_is_uncosted_never_free(ledger: Ledger) -> None:
     price = (await ledger.get("/v1/price", service="bot", model="weird")).json()
+    config = (await ledger.get("/v1/config", services="bot")).json()
+    assert price["generation"] == config["services"]["bot"]["priceGeneration"]
+    assert (await ledger.get("/v1/price", service="not-there-yet", model="weird")).json()["generation"] == ""
     assert (price["priceId"], price["picodollars"]) == (None, None)
     await ledger.report(row(model="weird"))
     usage = (await ledger.get("/v1/usage", token="operator")).json()["services"]["shop/bot"]
@@ -418,7 +421,10 @@ async def test_a_body_that_is_too_large_is_refused_with_and_without_its_length(l
         assert code(response) == (413, "too_large")
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"[" * 100_000, b'{"contract": 1}', b"\xff"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"[" * 100_000, b'{"contract": 1}', b"\xff", b'{"contract": 1, "journal": "\xed\xa0\x80"}'],
+)
 async def test_a_body_that_is_no_report_is_400(ledger: Ledger, content: bytes) -> None:
     headers = {"Authorization": "Bearer pod"}
     response = await ledger.client.post(ledger.url + "/v1/report", content=content, headers=headers)
@@ -478,7 +484,7 @@ async def test_budget_metrics_have_the_service_that_an_alert_selects(ledger: Led
 async def test_a_disk_that_fails_is_503_and_the_same_totals_are_taken_later(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(_: object) -> list[object]:
+    def full(*_: object) -> list[object]:
         message = "the database failed: database or disk is full"
         raise UnavailableError(message)
 

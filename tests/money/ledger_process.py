@@ -51,7 +51,7 @@ async def run(port: int, database: str, objects: Path, clock: Path) -> None:
     async def rebuild() -> None:
         core.rebuild(list(store.sums()), store.last_reports())
 
-    writer = Writer(store, core.merged, rebuild, core.desk)
+    writer = Writer(store, core, rebuild)
     stop = serving.stop_on_signals()
     tokens = Tokens()
     holdings = GpuApi(core, store, writer, tokens, namespace=names.DEFAULT_NAMESPACE)

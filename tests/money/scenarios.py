@@ -181,10 +181,14 @@ async def killed(
     seed: int = 0,
     pods: int = 3,
     server: postgresql.Server | None = None,
+    loss: str = "Allow",
 ) -> Kills:
-    """SIGKILL of proxies and of the ledger at random points under load; with a PostgreSQL, of the database's sessions, too."""
+    """SIGKILL of proxies and of the ledger at random points under load; with a PostgreSQL, of the database's sessions, too.
+
+    `loss`: the budget's onLedgerLoss. With `Deny` calls are refused while the ledger is away.
+    """
     database = await asyncio.to_thread(server.database) if server is not None else None
-    budget = hard(10**12, onLedgerLoss="Allow")
+    budget = hard(10**13, onLedgerLoss=loss)  # nobody comes to its end in minutes
     async with Stand(directory, pods=pods, budget=budget, database=database) as stand:
         stand.say(budget, models=[f"m-{pod}-{life}" for pod in range(pods) for life in range(LIVES)])
         await asyncio.sleep(0.5)

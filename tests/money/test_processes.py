@@ -41,6 +41,12 @@ async def test_fault_06_killed_at_random_points_everything_is_counted_once(tmp_p
     assert not kills.refused  # onLedgerLoss: Allow
 
 
+async def test_a_ledger_that_is_away_is_no_unknown_price_whoever_is_killed(tmp_path: Path) -> None:
+    """Every life of a proxy asks for a price that it never had, in the middle of it all."""
+    kills = await scenarios.killed(tmp_path, times=8, seed=7, loss="Deny")
+    assert set(kills.refused) <= {"ledger_unavailable"}
+
+
 async def test_on_postgresql_also_when_the_database_goes_away(tmp_path: Path) -> None:
     kills = await scenarios.killed(tmp_path, times=5, seed=3, pods=2, server=postgresql.shared())
     assert not kills.refused

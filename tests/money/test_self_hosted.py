@@ -18,6 +18,7 @@ from tests.unit.ledger.test_gpu import OLD, gpu_price
 
 DOLLAR = 10**12
 HOUR = gpuhours.WINDOW_SECONDS
+DAY = 24 * HOUR
 PODS = 2
 
 
@@ -25,12 +26,17 @@ class SelfHosted(Stand):
     """A stand whose provider is an engine in the proxies' pods, on a GPU each at $3.60 an hour; its clock begins ten minutes into an hour."""
 
     def __init__(self, directory: Path, limit: int, database: str | None = None) -> None:
+        budget = hard(
+            limit, window={"rolling": "24h"}
+        )  # a calendar day would end within the test, an hour before midnight
         super().__init__(
-            directory, pods=PODS, budget=hard(limit), database=database, route={"mode": "Port", "backend": "VLLM"}
+            directory, pods=PODS, budget=budget, database=database, route={"mode": "Port", "backend": "VLLM"}
         )
         self.hour = int(time.time()) // HOUR * HOUR
+        if (self.hour + HOUR) % DAY == 0:
+            self.hour -= HOUR  # the next one is looked at, too, and the budget is a day's
         self.turn(600)
-        self.ledger.say(service(kind="VLLM", budgets=(hard(limit),)), gpu_price((OLD, "3.60")))
+        self.ledger.say(service(kind="VLLM", budgets=(budget,)), gpu_price((OLD, "3.60")))
 
     def turn(self, seconds: float) -> None:
         """Set the ledger's clock to so many seconds into the hour."""

@@ -198,6 +198,9 @@ class Ledger:
         self.changed = asyncio.Event()
         self.reported = asyncio.Event()
         self.refuse = False
+        self.on_price: Callable[[str], Awaitable[bytes | None]] | None = (
+            None  # another answer for a model than its price
+        )
         now = dt.datetime.now(dt.UTC)
         ca = pki.make_ca(now)
         self.ca = ca.certificate
@@ -289,8 +292,7 @@ class Ledger:
             )
             writer.write(whole(200, msgspec.json.encode(config)))
         elif url.path == "/v1/price":
-            price = self.prices.get(query["model"], wire.Price(names.CONTRACT))
-            writer.write(whole(200, msgspec.json.encode(price)))
+            writer.write(await self._price(query["model"]))
         elif url.path == "/v1/report":
             report = msgspec.json.decode(request.body, type=wire.Report)
             self.reports.append(report)
@@ -310,6 +312,11 @@ class Ledger:
             self.reported.set()
         else:
             writer.write(whole(404, b'{"error":{"code":"not_found","message":"no"}}'))
+
+    async def _price(self, model: str) -> bytes:
+        if self.on_price is not None and (other := await self.on_price(model)) is not None:
+            return other
+        return whole(200, msgspec.json.encode(self.prices.get(model, wire.Price(names.CONTRACT))))
 
     def _spent(self, unit: str) -> int:
         spent = 0

@@ -158,6 +158,7 @@ LLMWARDEN_SHORT_METRIC_NAMES: {{ $v.prometheus.shortMetricNames | quote }}
 LLMWARDEN_SCRAPE_INTERVAL: {{ $v.prometheus.scrapeInterval | quote }}
 LLMWARDEN_RESYNC_SECONDS: {{ $v.operator.resyncSeconds | quote }}
 LLMWARDEN_STATUS_SECONDS: {{ $v.operator.statusSeconds | quote }}
+LLMWARDEN_STATUS_WRITES_PER_SECOND: {{ $v.operator.statusWritesPerSecond | quote }}
 LLMWARDEN_WORKERS: {{ $v.operator.workers | quote }}
 LLMWARDEN_REPORT_SECONDS: {{ $v.proxy.reportSeconds | quote }}
 LLMWARDEN_PROXY_CPU_REQUEST: {{ $v.proxy.cpuRequest | quote }}

@@ -40,8 +40,13 @@ def wanted(params: Params) -> tuple[OptionalAlert, ...]:
 
 
 def alerts(settings: Settings) -> list[Rule]:
-    """Build all of them, for all services."""
+    """Build those that look back over minutes."""
     return [builder(settings) for builder in BUILDERS]
+
+
+def alerts_over_days(settings: Settings) -> list[Rule]:
+    """Build those that look back over a day: their samples are many."""
+    return [_quiet(settings)]
 
 
 def gpu_records(params: Params) -> list[dict[str, Any]]:
@@ -317,7 +322,6 @@ BUILDERS: Final[tuple[Callable[[Settings], Rule], ...]] = (
     lambda settings: _slow(settings, "LLMLatencyP99High", 99, P99_SECONDS),
     _errors,
     _spend,
-    _quiet,
     _proxy_down,
     _journal,
     _cache,

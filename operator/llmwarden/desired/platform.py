@@ -1,4 +1,4 @@
-"""Alerts that are no service's: the platform's own PrometheusRule, in our namespace, where there are ProviderAccounts."""
+"""Alerts that are no service's: the platform's own PrometheusRule, in our namespace. Those on providers' bills only where there are ProviderAccounts."""
 
 from typing import Any, Final
 
@@ -25,14 +25,33 @@ _FIGURES: Final = {
 
 def rules(params: ClusterParams) -> Manifest | None:
     """Build the PrometheusRule."""
-    if not params.capabilities.rules or not params.accounts:
+    if not params.capabilities.rules:
         return None
+    wanted = [_unwatched(params)]
+    if params.accounts:
+        wanted += [*_drifts(params), _unread(params)]
     return {
         "apiVersion": API_VERSION,
         "kind": "PrometheusRule",
         "metadata": ours(names.RULES_PLATFORM, "alerts", params.settings.namespace, params.settings.rule_labels),
-        "spec": {"groups": [{"name": "llmwarden/platform", "rules": [*_drifts(params), _unread(params)]}]},
+        "spec": {"groups": [{"name": "llmwarden/platform", "rules": wanted}]},
     }
+
+
+def _unwatched(params: ClusterParams) -> dict[str, Any]:
+    return _alert(
+        params,
+        "LLMWatchFailing",
+        f"min by (namespace, pod, resource) ({names.METRIC_WATCH_UP}) == 0",
+        wait="5m",
+        severity="critical",
+        summary="{{ $labels.pod }} has not been able to watch {{ $labels.resource }} for 5 minutes",
+        description=(
+            "A watch is how LLM Warden hears of changes. Until it works again, edits and new pods are not acted on (operator), new pods may start "
+            "without a proxy (webhook), or budgets and prices stay as they were (ledger). The log of the pod says what the API server answers: "
+            "forbidden means that a ClusterRole is not as the chart made it."
+        ),
+    )
 
 
 def _drifts(params: ClusterParams) -> list[dict[str, Any]]:

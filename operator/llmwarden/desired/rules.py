@@ -14,7 +14,8 @@ from llmwarden.desired.params import Params
 
 # Intervals of their own: an objective over weeks must read sums at even distances, whatever the default is.
 EVERY: Final = "30s"
-SELDOM: Final = "2m"  # below the five minutes after which Prometheus takes a series for gone
+SELDOM_SECONDS: Final = 120
+WHOLE_SECONDS: Final = 240  # below the five minutes after which Prometheus takes a series for gone
 CONSTANT: Final = "1m"
 
 
@@ -27,7 +28,8 @@ def rules(params: Params) -> Manifest | None:
     groups: list[dict[str, Any]] = [
         {"name": f"{group}/spec", "interval": CONSTANT, "rules": _spec(params)},
         {"name": f"{group}/objectives", "interval": EVERY, "rules": [*slo.rates(params), *slo.quick(params)]},
-        {"name": f"{group}/objectives-slow", "interval": SELDOM, "rules": slo.slow(params)},
+        {"name": f"{group}/objectives-slow", "interval": f"{SELDOM_SECONDS}s", "rules": slo.slow(params)},
+        {"name": f"{group}/objectives-whole", "interval": f"{WHOLE_SECONDS}s", "rules": slo.whole(params)},
         {"name": f"{group}/gpus", "rules": defaults.gpu_records(params)},
     ]
     return {

@@ -28,7 +28,11 @@ def rules(params: ClusterParams) -> Manifest | None:
         {"name": f"{PREFIX}/spending", "interval": "1m", "rules": spending.records()},
         {"name": f"{PREFIX}/alerts", "rules": [*defaults.alerts(settings), *objective_alerts.alerts(settings)]},
         # Over hours and days: once a minute is soon enough.
-        {"name": f"{PREFIX}/spending-alerts", "interval": "1m", "rules": spending.alerts(settings)},
+        {
+            "name": f"{PREFIX}/slow-alerts",
+            "interval": "1m",
+            "rules": [*spending.alerts(settings), *defaults.alerts_over_days(settings)],
+        },
         {"name": f"{PREFIX}/budgets", "rules": spending.budget_alerts(settings)},
     ]
     if settings.short_metric_names:

@@ -103,11 +103,20 @@ def quick(params: Params) -> list[dict[str, Any]]:
 
 
 def slow(params: Params) -> list[dict[str, Any]]:
-    """Record shares over days, what is left of error budgets, and whether a ticket is due: sums over many samples, so seldom."""
+    """Record the share of bad ones over days, and whether a ticket is due: sums over many samples, so seldom."""
     found: list[dict[str, Any]] = []
     for same in _by_window(params):
         found += [rule for window in same.windows if window > QUICK for rule in _bad(same, window)]
-        found += [
+        found += _burn(same, "warning")
+    return found
+
+
+def whole(params: Params) -> list[dict[str, Any]]:
+    """Record shares over the objectives' windows, and what is left of their error budgets: of all rules what costs most."""
+    return [
+        rule
+        for same in _by_window(params)
+        for rule in (
             {
                 "record": names.RECORD_RATIO,
                 # Good and total are recorded one after another: a scrape that came between makes good a little more than all.
@@ -117,9 +126,8 @@ def slow(params: Params) -> list[dict[str, Any]]:
                 "record": names.RECORD_BUDGET_LEFT,
                 "expr": f"1 - (1 - {names.RECORD_RATIO}{{{same.whose}}}) / on ({_KEY}) {same.budget}",
             },
-            *_burn(same, "warning"),
-        ]
-    return found
+        )
+    ]
 
 
 def over(window_seconds: int) -> str:

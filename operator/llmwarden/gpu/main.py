@@ -43,7 +43,8 @@ class Server(ThreadingHTTPServer):
         super().__init__(("", port), Handler)
 
     def server_bind(self) -> None:
-        """Take IPv4 connections too on an IPv6 socket."""
+        """Take IPv4 connections too on an IPv6 socket; send at once on all that are accepted."""
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self.address_family == socket.AF_INET6:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         super().server_bind()

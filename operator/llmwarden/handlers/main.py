@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from prometheus_client import Counter
 
-from llmwarden import kube, names, serving
+from llmwarden import kube, memory, names, serving
 from llmwarden import settings as configuration
 from llmwarden.errors import InvalidSpecError, WardenError
 from llmwarden.handlers.queue import WorkQueue
@@ -24,7 +24,7 @@ from llmwarden.observe.engines import Engines
 from llmwarden.observe.gpus import Gpus
 from llmwarden.observe.ledger import Ledger
 from llmwarden.observe.prometheus import Prometheus
-from llmwarden.observe.resources import KINDS, NAMESPACE, Key
+from llmwarden.observe.resources import CLUSTER, KINDS, NAMESPACE, Key
 from llmwarden.observe.world import World
 from llmwarden.reconcile import Reconciler
 from llmwarden.settings import Settings
@@ -85,6 +85,8 @@ class Operator:
         self._watching = Watching(self._world.take, self._due.set)
         self._world.kinds_fault = self._watching.fault
         self._synced = asyncio.Event()
+        self._can_ask = asyncio.Event()
+        self._asked = asyncio.Event()  # Prometheus and ledger, once: they have answered, or will not for now
         self._resynced = time.monotonic()
 
     async def _work(self, key: Key) -> float | None:
@@ -138,6 +140,14 @@ class Operator:
         self._synced.set()
         self._resynced = time.monotonic()
         logger.info("the cluster is read: %d LLMServices", self._world.count("LLMService"))
+        # What exists once comes first: the ledger is asked with the CA that it makes.
+        try:
+            await self._reconciler.reconcile_once(CLUSTER)
+        except WardenError as error:
+            logger.warning("what exists once: %s; trying again", error)
+        self._can_ask.set()
+        # A first look without figures would write states that the first answer takes back.
+        await self._asked.wait()
         self._world.mark_all()
         await self._queue.run(self._settings.workers)
 
@@ -169,9 +179,10 @@ class Operator:
 
     async def _tick(self) -> None:
         """Ask Prometheus and the ledger, which marks what moved."""
-        await self._synced.wait()
+        await self._can_ask.wait()
         while True:
             await foreseen_or_said(self._sources.ask(), "asking for figures")
+            self._asked.set()
             await asyncio.sleep(self._settings.status_seconds if self._world.ca_bundle else 1.0)
 
     async def _engines_tick(self) -> None:
@@ -205,6 +216,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (InvalidSpecError, ValueError) as error:
         sys.stderr.write(f"llmwarden operator: {error}\n")
         return 2
+    memory.give_back()
     serving.start_logging(settings.log_level)
     token_file = Path(os.environ.get(TOKEN_FILE) or names.TOKEN_FILE)
     try:

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import random
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -87,12 +88,21 @@ class Watching:
         """Run kopf until it ends; returns why it did."""
         ours, theirs, stop = asyncio.get_running_loop(), asyncio.new_event_loop(), asyncio.Event()
 
-        def take(*seen: Any) -> None:
-            if not stop.is_set():
-                self._take(*seen)
+        seen: deque[tuple[Any, ...]] = deque()
 
-        def tell(*seen: Any) -> None:
-            ours.call_soon_threadsafe(take, *seen)
+        def take() -> None:
+            try:
+                while seen and not stop.is_set():
+                    self._take(*seen.popleft())
+            finally:
+                if seen and not stop.is_set():  # an error over one event
+                    ours.call_soon(take)
+
+        def tell(*event: Any) -> None:
+            # To wake another thread's loop is a system call: once for all that comes until it has woken.
+            seen.append(event)
+            if len(seen) == 1:
+                ours.call_soon_threadsafe(take)
 
         def run() -> None:
             with asyncio.Runner(loop_factory=lambda: theirs) as runner:

@@ -16,14 +16,21 @@ from urllib.request import getproxies_environment
 
 import aiohttp
 import msgspec
-from kubernetes.aio.client import ApiClient, Configuration
-from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
 from llmwarden import __version__, names
 from llmwarden.errors import NotFoundError, NotInstalledError, UnavailableError
+from llmwarden.kube.asynchronous import (
+    ApiClient,
+    ConfigException,
+    Configuration,
+    load_incluster_config,
+    load_kube_config,
+)
 from llmwarden.kube.errors import error_of
 
-PAGE = 500  # objects in one page of a list: what kubectl asks for
+PAGE = (
+    100  # objects in one page of a list: a page is in memory whole, and most of what a small process needs at its start
+)
 TIMEOUT = 30.0  # seconds for a whole request that is no watch
 APPLY = "application/apply-patch+yaml; charset=utf-8"  # JSON is YAML; with a parameter the client's own slow encoder leaves our bytes alone
 MERGE = "application/merge-patch+json"

@@ -17,6 +17,7 @@ from typing import Any
 
 from prometheus_client import Counter, Gauge
 
+from llmwarden import names
 from llmwarden.errors import ForbiddenError, NotFoundError, NotInstalledError, RefusedError, UnavailableError
 from llmwarden.kube.client import Client, Page, path_of
 from llmwarden.kube.errors import ExpiredError, ThrottledError
@@ -34,8 +35,8 @@ READ_SECONDS = 150.0  # bookmarks come about once a minute; two missed ones mean
 BACKOFF_SECONDS = (0.5, 30.0)  # first and longest
 ABSENT_SECONDS = 10.0  # how often an absent API is asked for again
 
-UP = Gauge("llmwarden_watch_up", "1 while a resource is watched, 0 while its list or watch fails.", ["resource"])
-ERRORS = Counter("llmwarden_watch_errors", "Lists and watches of a resource that failed.", ["resource"])
+UP = Gauge(names.METRIC_WATCH_UP, "1 while a resource is watched, 0 while its list or watch fails.", ["resource"])
+ERRORS = Counter(names.METRIC_WATCH_ERRORS, "Lists and watches of a resource that failed.", ["resource"])
 
 
 class Informer:
@@ -43,7 +44,7 @@ class Informer:
 
     `on_change(key, old, new)` is called, in the event loop and in order, after `items` has changed: old is None for a new
     object, new is None for one that is gone. It must not raise. `transform` shrinks an object before it is kept, or
-    returns None to drop it. The key is (namespace, name); the namespace is "" for cluster-scoped objects.
+    list has in memory at a time.
     """
 
     def __init__(

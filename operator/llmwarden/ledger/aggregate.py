@@ -11,7 +11,7 @@ totals only.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from msgspec.structs import astuple
@@ -124,11 +124,15 @@ class _Late:
         return Sums(picodollars=rate(self.counts, self.price))
 
 
+Lates = dict[int, dict[LateKey, _Late]]
+"""By bucket, what a service reported without a usable price."""
+
+
 @dataclass(slots=True)
 class _Service:
     buckets: dict[int, Sums] = field(default_factory=dict)
     total: Sums = NOTHING
-    late: dict[int, dict[LateKey, _Late]] = field(default_factory=dict)  # by bucket
+    late: Lates = field(default_factory=dict)
     since: dict[int, Sums] = field(default_factory=dict)  # running sums of the buckets from a time on
 
     def add(self, bucket: int, sums: Sums, *, keep: bool) -> None:
@@ -160,25 +164,41 @@ class Aggregate:
         oldest = now - HORIZON_SECONDS
         for delta in deltas:
             service = self._services.setdefault(delta.service, _Service())
-            issued = issued_of(delta)
-            rates = self._price_of(issued) if issued is not None else None
-            price = rates.at(delta.context, delta.tier) if rates is not None else None
+            sums, key, late = self._rate(delta, service.late)
             keep = delta.bucket >= oldest
-            if price is not None:
-                service.add(delta.bucket, Sums(delta.counts, rate(delta.counts, price)), keep=keep)
-                continue
-            key = LateKey(delta.provider, delta.model, delta.bucket, delta.context, delta.tier)
-            known = service.late.get(key.bucket, {}).get(key)
-            if known is None:
-                # The service never had this key: whatever price is found rates all of it.
-                known = _Late(counts.ZERO, *self._late(delta.service, key))
-                if known.price is None and known.bound is None and rates is not None:
-                    known.bound = dearest(rates)  # the price that was handed out, whose tier has none
-            grown = _Late(delta.counts, known.price, known.bound).sums()
-            service.add(delta.bucket, replace(grown, counts=delta.counts), keep=keep)
-            if keep:
-                kept = service.late.setdefault(key.bucket, {})
-                kept[key] = _Late(counts.add(known.counts, delta.counts), known.price, known.bound)
+            service.add(delta.bucket, sums, keep=keep)
+            if late is not None and keep:
+                service.late.setdefault(key.bucket, {})[key] = late
+
+    def rated(self, deltas: Iterable[Delta]) -> Iterable[Sums]:
+        """What `apply` would count for each of these, in their order. Nothing is counted."""
+        fresh: dict[str, Lates] = {}
+        for delta in deltas:
+            service = self._services.get(delta.service)
+            known = service.late.get(delta.bucket, {}) if service is not None else {}
+            lates = {delta.bucket: {**known, **fresh.get(delta.service, {}).get(delta.bucket, {})}}
+            sums, key, late = self._rate(delta, lates)
+            if late is not None:
+                fresh.setdefault(delta.service, {}).setdefault(key.bucket, {})[key] = late
+            yield sums
+
+    def _rate(self, delta: Delta, lates: Lates) -> tuple[Sums, LateKey, _Late | None]:
+        """What one report's growth is worth; and, where it has no usable price, all that is known of its key with it."""
+        key = LateKey(delta.provider, delta.model, delta.bucket, delta.context, delta.tier)
+        issued = issued_of(delta)
+        rates = self._price_of(issued) if issued is not None else None
+        price = rates.at(delta.context, delta.tier) if rates is not None else None
+        if price is not None:
+            return Sums(delta.counts, rate(delta.counts, price)), key, None
+        known = lates.get(key.bucket, {}).get(key)
+        if known is None:
+            # The service never had this key: whatever price is found rates all of it.
+            known = _Late(counts.ZERO, *self._late(delta.service, key))
+            if known.price is None and known.bound is None and rates is not None:
+                known.bound = dearest(rates)  # the price that was handed out, whose tier has none
+        grown = _Late(delta.counts, known.price, known.bound).sums()
+        late = _Late(counts.add(known.counts, delta.counts), known.price, known.bound)
+        return Sums(delta.counts, grown.picodollars, grown.uncosted, grown.assumed), key, late
 
     def reprice(
         self, only: Mapping[str, Collection[int]] | None = None, but: Callable[[str, int], bool] | None = None

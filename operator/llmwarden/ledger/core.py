@@ -108,9 +108,9 @@ class Core:
         self._seen: set[str] = set()  # every service that was ever there in this life
         self.desk = lending.Desk(self.room, lambda: clock().timestamp())
         self._spends: dict[str, list[str]] = {}  # by service, also one that is gone, the budgets it spends from
-        self._namespaces: dict[str, set[str]] = {}  # by budget, where it holds
+        self._namespaces: dict[str, set[str]] = {}  # by budget, where it holds, once asked
         self.synced = False  # whether `view` is complete: until then nothing may be called unknown
-        self._changed = asyncio.Event()
+        self._changed: dict[str, asyncio.Event] = {}  # by namespace, of those whose proxies wait
         self._generations: dict[str, str] = {}
         self._price_generations: dict[str, str] = {}
         self._next_start: dt.datetime | None = None
@@ -133,7 +133,7 @@ class Core:
             if self.view.invalid.get(name) != fault:
                 logger.warning("%s is left out: %s", name, fault)
         prices_changed = view.prices != self.view.prices
-        self.view = view
+        before, self.view = self.view, view
         known, self.synced = self.synced, True
         self._seen.update(view.services)
         now = self.clock()
@@ -143,16 +143,25 @@ class Core:
             self._true_up(sys.maxsize if not known else MOST_AT_ONCE, tell=known)
             # Also what was reported before the prices were known. At the start that is no change to tell of: we had read none.
             self._reprice(tell=known)
-        self.standings = {key: self._stand(shared, now) for key, shared in view.budgets.items()}
+        stood = self.standings
+        self.standings = {
+            key: self._stand(shared, now) if prices_changed else self._still(shared, now)
+            for key, shared in view.budgets.items()
+        }
         self._spends = {}
         for key, shared in view.budgets.items():
             for member in shared.members:
                 self._spends.setdefault(member, []).append(key)
-        self._namespaces = {
-            key: {member.partition("/")[0] for member in shared.members if member in view.services}
-            for key, shared in view.budgets.items()
-        }
-        self._moved(everything=True)
+        self._namespaces = {}
+        if prices_changed or not known:
+            self._moved(everything=True)
+            return
+        moved = view.changed(before)
+        for key, standing in self.standings.items():
+            was = stood.get(key)
+            if was is not None and was is not standing and (was.state, was.span) != (standing.state, standing.span):
+                moved.update(self._namespaces_of(key))
+        self._moved(moved)
 
     def hold(self, sums: Iterable[HeldSum], lost: Mapping[str, int]) -> None:
         """Take GPU time that pods held, as the store has it now, and how many pods of a service vanished in the last day."""
@@ -205,13 +214,13 @@ class Core:
 
     def stop(self) -> None:
         """Wake everyone who waits: the end has come."""
-        self._wake()
+        self._moved(everything=True)
 
     # What it answers --------------------------------------------------------------------------------------------------
 
-    async def changed(self, seconds: float) -> bool:
-        """Wait until anything changes, at most so long; returns whether something did."""
-        event = self._changed
+    async def changed(self, namespace: str, seconds: float) -> bool:
+        """Wait until anything changes for a namespace's proxies, at most so long; returns whether something did."""
+        event = self._changed.setdefault(namespace, asyncio.Event())
         try:
             await asyncio.wait_for(event.wait(), seconds)
         except TimeoutError:
@@ -223,9 +232,7 @@ class Core:
         known = self._generations.get(namespace)
         if known is None:
             services = [
-                (service.name, self._service_config(service))
-                for _, service in sorted(self.view.services.items())
-                if service.namespace == namespace
+                (service.name, self._service_config(service)) for service in self.view.by_namespace.get(namespace, ())
             ]
             keys = sorted({key for _, config in services for key in config.budgets})
             rules = [(key, msgspec.structs.replace(self._budget_config(key), spent=0)) for key in keys]
@@ -271,6 +278,17 @@ class Core:
             standing = self.standings[key]
         return standing.shared.budget, standing.spent
 
+    def pending(self, deltas: Iterable[Delta]) -> dict[str, int]:
+        """By budget, what these would add to what is spent of it: growth that is not on the disk yet, and so not counted."""
+        found: dict[str, int] = {}
+        told = list(deltas)
+        for delta, sums in zip(told, self.aggregate.rated(told), strict=True):
+            for key in self._spends.get(delta.service, ()):
+                room = self.room(key)  # looks whether its window still holds
+                if room is not None and delta.bucket >= self.standings[key].start:
+                    found[key] = found.get(key, 0) + sums.spent(room[0].unit)
+        return found
+
     def shown_state(self, standing: Standing) -> wire.BudgetState:
         """The state for people: used up also where what is left is too little for the calls that come.
 
@@ -281,7 +299,7 @@ class Core:
 
     def holds_for(self, key: str, namespace: str) -> bool:
         """Whether a budget holds for some service of a namespace: whether its pods may have a lease of it."""
-        return namespace in self._namespaces.get(key, ())
+        return namespace in self._namespaces_of(key)
 
     def interval(self, services: Iterable[str]) -> float:
         """Seconds until a pod of these services (`namespace/name`) reports again: by how many report, and how near a budget is."""
@@ -300,6 +318,11 @@ class Core:
         if known is None:
             return None, None
         return self.catalogue.resolve_until(known.provider, model, self.clock())
+
+    def price_generation(self, service: str) -> str:
+        """Of which generation the prices of a service (`namespace/name`) are now; "" for one that is not there (yet)."""
+        known = self.view.services.get(service)
+        return "" if known is None else self._service_config(known).price_generation
 
     def provisional_price(self, service: str, model: str) -> wire.Picodollars | None:
         """What gates calls of a service (`namespace/name`) whose tokens GPU-hours price; None where they do not, or it is not known."""
@@ -382,6 +405,22 @@ class Core:
         self._judge({key for service in moved for key in self._spends.get(service, ())}, self.clock())
         self._moved({service.partition("/")[0] for service in moved})
 
+    def _namespaces_of(self, key: str) -> Collection[str]:
+        found = self._namespaces.get(key)
+        if found is None:
+            shared = self.view.budgets.get(key)
+            members = shared.members if shared is not None else ()
+            found = {member.partition("/")[0] for member in members if member in self.view.services}
+            if shared is not None:
+                self._namespaces[key] = found
+        return found
+
+    def _still(self, shared: Shared, now: dt.datetime) -> Standing:
+        """A budget's standing after an edit: what it was, unless the edit was about this one. Of ten thousand services one is edited."""
+        before = self.standings.get(shared.budget.key)
+        same = before is not None and before.shared == shared and _within(before.span, now)
+        return before if before is not None and same else self._stand(shared, now)
+
     def _stand(self, shared: Shared, now: dt.datetime) -> Standing:
         before = self.standings.get(shared.budget.key)
         if before is not None and before.shared.budget.window == shared.budget.window and _within(before.span, now):
@@ -417,13 +456,12 @@ class Core:
         if everything:
             self._generations.clear()
             self._price_generations.clear()
+            namespaces = list(self._changed)
         for namespace in namespaces:
             self._generations.pop(namespace, None)
-        self._wake()
-
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
+            event = self._changed.pop(namespace, None)
+            if event is not None:
+                event.set()
 
     def _service_config(self, service: Service) -> wire.ServiceConfig:
         prices = self._price_generations.get(service.provider)

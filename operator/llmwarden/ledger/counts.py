@@ -6,8 +6,8 @@ reports harmless.
 """
 
 from operator import add as _plus
-from operator import lt, sub
-from typing import Final
+from operator import sub
+from typing import Final, NamedTuple
 
 import msgspec
 from msgspec.structs import astuple, replace
@@ -55,13 +55,40 @@ def merge(known: Counts, reported: Counts) -> Counts:
     contradicting ones it could be a row whose parts exceed the whole, and whose cost would be negative: then the whole
     grows. The result is the same in whatever order the reports come, since the parts' maxima only grow.
     """
-    top = Counts(*map(max, astuple(known), astuple(reported)))
-    written = max(top.cache_write, top.cache_write_1h)
-    whole = max(top.input, top.cached_input + written + top.input_audio)
-    answered = max(top.output, top.reasoning + top.output_audio)
-    if (written, whole, answered) == (top.cache_write, top.input, top.output):
-        return top
-    return replace(top, cache_write=written, input=whole, output=answered)
+    return whole(Counts(*map(max, astuple(known), astuple(reported))))
+
+
+def whole(count: Counts) -> Counts:
+    """Return the counters with every whole at least as large as its parts together: themselves, if they are so already."""
+    written = max(count.cache_write, count.cache_write_1h)
+    taken = max(count.input, count.cached_input + written + count.input_audio)
+    answered = max(count.output, count.reasoning + count.output_audio)
+    if (written, taken, answered) == (count.cache_write, count.input, count.output):
+        return count
+    return replace(count, cache_write=written, input=taken, output=answered)
+
+
+class Growth(NamedTuple):
+    """What a report makes of a row: its counters now, by how much they grew, and whether any was below what was known.
+
+    It is below in an old report, or in one of a proxy that lost its journal.
+    """
+
+    new: Counts
+    delta: Counts
+    backwards: bool = False
+
+
+def grow(known: Counts, reported: Counts) -> Growth:
+    """Merge what a report says into what is known of its row; `reported` must be `whole`.
+
+    Nearly every report is above what is known in each counter. Then it is itself the maximum, and one subtraction says so.
+    """
+    delta = tuple(map(sub, astuple(reported), astuple(known)))
+    if min(delta) >= 0:
+        return Growth(reported, Counts(*delta))
+    new = merge(known, reported)
+    return Growth(new, Counts(*map(sub, astuple(new), astuple(known))), backwards=True)
 
 
 def add(left: Counts, right: Counts) -> Counts:
@@ -69,16 +96,6 @@ def add(left: Counts, right: Counts) -> Counts:
     if left is ZERO or right is ZERO:
         return right if left is ZERO else left
     return Counts(*map(_plus, astuple(left), astuple(right)))
-
-
-def difference(new: Counts, old: Counts) -> Counts:
-    """Return what `new` has more than `old`."""
-    return Counts(*map(sub, astuple(new), astuple(old)))
-
-
-def went_backwards(known: Counts, reported: Counts) -> bool:
-    """Whether any counter of a report is below what the ledger has: an old report, or a proxy that lost its journal."""
-    return any(map(lt, astuple(reported), astuple(known)))
 
 
 def as_dict(counts: Counts) -> dict[str, int]:

@@ -44,6 +44,9 @@ def take(report: wire.Report, now: float, known: Callable[[str], bool]) -> tuple
         if fault is not None:
             reasons[fault] += 1
             continue
+        if _fits(row):
+            rows.append(row)
+            continue
         fit = msgspec.structs.replace(
             row,
             provider=_short(row.provider),
@@ -59,10 +62,33 @@ def take(report: wire.Report, now: float, known: Callable[[str], bool]) -> tuple
             tier=_short(row.tier, LONGEST_TIER),
             labels=wire.Labels(*(_short(value, LONGEST_LABEL) for value in msgspec.structs.astuple(row.labels))),
         )
-        if fit != row:
-            reasons["changed"] += 1
+        reasons["changed"] += 1
         rows.append(fit)
     return msgspec.structs.replace(report, rows=tuple(rows)), reasons
+
+
+def _fits(row: wire.Row) -> bool:
+    """Whether a row can be taken as it is: nearly every one, and to look is a fifth of the work of making another."""
+    counts = (
+        *msgspec.structs.astuple(row.tokens),
+        row.requests,
+        row.errors,
+        row.estimated,
+        row.busy_ms,
+        row.prefill_ms,
+        row.decode_ms,
+        row.context,
+    )
+    labels = msgspec.structs.astuple(row.labels)
+    return (
+        min(counts) >= 0
+        and max(counts) <= MAX_COUNT
+        and len(row.provider) <= LONGEST
+        and len(row.model) <= LONGEST
+        and len(row.tier) <= LONGEST_TIER
+        and max(map(len, labels)) <= LONGEST_LABEL
+        and not any("\0" in text for text in (row.provider, row.model, row.tier, *labels))
+    )
 
 
 def _fault(row: wire.Row, now: float) -> str | None:

@@ -78,8 +78,13 @@ class Desk:
             if not one.use.needed:
                 claims.hungry.pop(one.journal_id, None)
 
-    def decide(self, asked: Sequence[Asked], held: Mapping[str, Held]) -> dict[tuple[str, int], policy.Grant]:
-        """What each gets, one after the other, given what is out of each budget (the balances that they keep included)."""
+    def decide(
+        self, asked: Sequence[Asked], held: Mapping[str, Held], pending: Mapping[str, int]
+    ) -> dict[tuple[str, int], policy.Grant]:
+        """What each gets, one after the other, given what is out of each budget (the balances that they keep included).
+
+        `pending` is what is spent of each beside what is counted: what these very reports say (`Core.pending`).
+        """
         now = self._now()
         out = {key: one.outstanding for key, one in held.items()}
         grants: dict[tuple[str, int], policy.Grant] = {}
@@ -87,17 +92,18 @@ class Desk:
         for one in sorted(asked, key=lambda one: not one.use.needed):
             key = one.use.budget
             found = self._room(key)
-            if found is None or not is_leased(found[0]):
+            # A budget that is leased since this very moment was not asked about: what is out of it is not known here.
+            if key not in out or found is None or not is_leased(found[0]):
                 continue
-            budget, spent = found
+            budget, spent = found[0], found[1] + pending.get(key, 0)
             grant = policy.divide(
                 limit=hard(budget),
                 spent=spent,
-                outstanding=out.get(key, 0),
+                outstanding=out[key],
                 claimants=self._claimants(key),
                 ask=policy.Ask(one.use.balance, one.use.wanted, one.use.needed),
             )
-            out[key] = out.get(key, 0) + grant.granted
+            out[key] += grant.granted
             claims = self._claims.setdefault(key, _Claims())
             if grant.hungry and (not grant.retry_seconds or hard(budget) - spent < one.use.needed):
                 self._dry[key] = (now, hard(budget))
@@ -109,7 +115,8 @@ class Desk:
         for key, outstanding in out.items():
             found = self._room(key)
             if found is not None:
-                near = policy.near(limit=hard(found[0]), spent=found[1], outstanding=outstanding)
+                spent = found[1] + pending.get(key, 0)
+                near = policy.near(limit=hard(found[0]), spent=spent, outstanding=outstanding)
                 (self.near.add if near else self.near.discard)(key)
         return grants
 

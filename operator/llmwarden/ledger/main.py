@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import datetime as dt
-import gc
 import logging
 import os
 import sys
@@ -24,6 +23,7 @@ from llmwarden.ledger.access import Reviewer
 from llmwarden.ledger.account_metrics import AccountState
 from llmwarden.ledger.app import create_app
 from llmwarden.ledger.auth import TokenReviewer
+from llmwarden.ledger.collector import Collector
 from llmwarden.ledger.core import Core
 from llmwarden.ledger.departed import Departed
 from llmwarden.ledger.gpu_api import GpuApi
@@ -45,7 +45,6 @@ logger = logging.getLogger(__name__)
 COMPACT_SECONDS = 600.0
 CHECKPOINT_SECONDS = 0.5
 SHARE_SECONDS = 30.0
-OBJECTS_OF_A_COLLECTION = 50_000  # that came and did not go, since the last one
 COMPACT_PAUSE_SECONDS = 0.5
 GRACE_SECONDS = 5  # long polls are answered at once, everything else takes milliseconds
 
@@ -92,7 +91,7 @@ async def _serve(
     metrics_port: int,
 ) -> None:
     stop = serving.stop_on_signals()
-    writer = Writer(store, core.merged, lambda: _rebuild(core, store), core.desk)
+    writer = Writer(store, core, lambda: _rebuild(core, store))
     departed = Departed(store.labels(), lambda: core.aggregate.services)
     watch = Watch(client, core.configure, departed)
     accounts = Reconciler(
@@ -134,7 +133,6 @@ async def _serve(
         questions=SpendApi(core, store, tokens, Reviewer(client), namespace=settings.namespace, accounts=accounts),
     )
 
-    calm_collector()
     lost = LostPods(
         client, store, writer, metrics, lambda: core.clock().timestamp(), services=lambda: list(core.view.services)
     )
@@ -155,6 +153,7 @@ async def _serve(
             writer.run(),
             _tick(core, store, writer, departed),
             checkpoints(store),
+            Collector().run(),
             *([_share(core, store, writer)] if store.database.postgresql else []),
             _compact(writer, settings.pod_detail_days * DAY),
             lost.run(),
@@ -187,18 +186,6 @@ async def _share(core: Core, store: Store, writer: Writer) -> None:
         except UnavailableError as error:
             logger.warning("what other replicas hear is not known now: %s", error)
         await asyncio.sleep(SHARE_SECONDS)
-
-
-def calm_collector() -> None:
-    """Let the garbage collector look seldom, and not at what is there for good.
-
-    Ten thousand connections are a million objects, none of them garbage. By the usual thresholds whatever requests are under way makes
-    it look at all of them twice a minute, for a third of a second in which every report waits. What ends by itself is freed at once all the
-    same; only cycles wait for it, and it comes when there are so many.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(OBJECTS_OF_A_COLLECTION, 10, 10)
 
 
 async def checkpoints(store: Store) -> None:

@@ -4,9 +4,11 @@ An object that can never work as written is left out with its sentence in `View.
 that cannot be read stays Active without budgets of its own: releasing it would stop its measurement.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any, TypeVar
 
 from llmwarden.api.v1alpha1 import ClusterLLMBudget, LLMBudget, LLMService, ModelPrice, parse
 from llmwarden.domain import budgets, selectors, upstream
@@ -16,6 +18,7 @@ from llmwarden.ledger import pricing
 
 Key = tuple[str, str]
 Labels = Mapping[str, str]
+Alike = TypeVar("Alike")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +47,27 @@ class Shared:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """See the module. Services by `namespace/name`, budgets by key, faults by `Kind/namespace/name`."""
+    """See the module. Services by `namespace/name`, and sorted by namespace; budgets by key, faults by `Kind/namespace/name`."""
 
     services: Mapping[str, Service] = field(default_factory=dict)
+    by_namespace: Mapping[str, Sequence[Service]] = field(default_factory=dict)
     budgets: Mapping[str, Shared] = field(default_factory=dict)
     prices: tuple[ModelPrice, ...] = ()
     invalid: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def namespaces(self) -> set[str]:
-        """Namespaces that hold a service."""
-        return {service.namespace for service in self.services.values()}
+    def changed(self, before: "View") -> set[str]:
+        """Namespaces with a service that is other than before, or that spends from a budget that is."""
+        differ = {
+            key.partition("/")[0]
+            for key in self.services.keys() | before.services.keys()
+            if self.services.get(key) != before.services.get(key)
+        }
+        for key, shared in self.budgets.items():
+            known = before.budgets.get(key)
+            # One that is new, or holds for others now, is another thing for those services: it stands in them.
+            if known is not None and known.budget != shared.budget:
+                differ.update(member.partition("/")[0] for member in shared.members)
+        return differ
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +86,8 @@ class ReadService:
 def read_service(item: Mapping[str, Any]) -> ReadService:
     """Read an LLMService. Never raises: what is wrong is in `fault`."""
     metadata = item["metadata"]
-    namespace, name = metadata["namespace"], metadata["name"]
-    labels = metadata.get("labels") or {}
+    namespace, name = sys.intern(metadata["namespace"]), metadata["name"]
+    labels = read_labels(item)
     try:
         service = parse(LLMService, item)
     except InvalidSpecError as error:
@@ -84,7 +97,7 @@ def read_service(item: Mapping[str, Any]) -> ReadService:
     for budget in service.spec.budgets:
         alone = service.replace(spec=service.spec.replace(budgets=(budget,)))
         try:
-            good += budgets.of_service(alone)
+            good += map(_shared, budgets.of_service(alone))
         except InvalidSpecError as error:
             faults.append(str(error))
     return ReadService(
@@ -95,6 +108,32 @@ def read_service(item: Mapping[str, Any]) -> ReadService:
         float(service.spec.tracing.sample_percent),
         tuple(good),
         "; ".join(faults) or None,
+    )
+
+
+def read_labels(item: Mapping[str, Any]) -> Labels:
+    """Labels of any object. Objects with the same labels share them."""
+    return _same_labels(tuple((item["metadata"].get("labels") or {}).items()))
+
+
+@lru_cache(maxsize=10_000)
+def _same_labels(labels: tuple[tuple[str, str], ...]) -> Labels:
+    return dict(labels)
+
+
+@lru_cache(maxsize=10_000)
+def _same(value: Alike) -> Alike:
+    return value
+
+
+def _shared(budget: Budget) -> Budget:
+    """The budget, made of parts that others have, too: ten thousand services have few kinds of window."""
+    return replace(
+        budget,
+        namespace=sys.intern(budget.namespace),
+        name=sys.intern(budget.name),
+        window=_same(budget.window),
+        warn_at=_same(budget.warn_at),
     )
 
 
@@ -182,11 +221,16 @@ def build(
         for member in one.members:
             if member in applied:
                 applied[member].append(one.budget.key)
+    made = {
+        key: Service(read.namespace, read.name, read.provider, read.sample_percent, tuple(applied[key]))
+        for key, read in sorted(present.items())
+    }
+    by_namespace: dict[str, list[Service]] = {}
+    for service in made.values():
+        by_namespace.setdefault(service.namespace, []).append(service)
     return View(
-        {
-            key: Service(read.namespace, read.name, read.provider, read.sample_percent, tuple(applied[key]))
-            for key, read in present.items()
-        },
+        made,
+        by_namespace,
         {one.budget.key: one for one in shared},
         tuple(read.price for read in model_prices.values() if read.price is not None),
         invalid,

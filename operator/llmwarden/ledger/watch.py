@@ -1,12 +1,16 @@
 """From the API server to a `View`: five informers, whose changes are gathered and put together a moment later.
 
 The ledger does not need the operator to be alive. A kind that is not installed counts as read: there is nothing of it.
+Of an object only what was read from it is kept, and a hash: ten thousand LLMServices as they came would be 100 MiB.
 """
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
+
+import msgspec
 
 from llmwarden import names
 from llmwarden.kube import Client, Informer, Key
@@ -17,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 GATHER_SECONDS = 0.1  # changes that come together are put together once
 ABSENT_SECONDS = 2.0  # how often a kind that is not installed is asked for again
+_READ: Final = "read"  # in what an informer keeps: what was read from the object
+_DIGEST: Final = "digest"  # and of what
 
 Object = dict[str, Any]
 Read = TypeVar("Read")
@@ -35,32 +41,39 @@ class Watch:
         self._namespace_budgets: dict[Key, view.ReadBudget] = {}
         self._cluster_budgets: dict[Key, view.ReadBudget] = {}
         self._prices: dict[Key, view.ReadPrice] = {}
-        self._namespaces: dict[str, Labels] = {}
+        self._labels: dict[Key, Labels] = {}  # of Namespaces
         ours = names.API_VERSION
 
         def informer(
-            api_version: str, plural: str, on_change: Callable[[Key, Object | None, Object | None], None]
+            api_version: str, plural: str, into: dict[Key, Read], read: Callable[[Mapping[str, Any]], Read]
         ) -> Informer:
-            return Informer(
+            def transform(item: Object) -> Object:
+                return _kept(item, made.items, read)
+
+            def on_change(key: Key, _old: Object | None, new: Object | None) -> None:
+                if new is None:
+                    into.pop(key, None)
+                else:
+                    into[key] = new[_READ]
+                self._dirty.set()
+
+            made = Informer(
                 client,
                 api_version,
                 plural,
                 on_change=on_change,
-                transform=_essence,
+                transform=transform,
                 absent_seconds=ABSENT_SECONDS,
             )
+            return made
 
-        self._service_informer = informer(ours, "llmservices", self._reading(self._services, view.read_service))
+        self._service_informer = informer(ours, "llmservices", self._services, view.read_service)
         self._informers = {
             "LLMService": self._service_informer,
-            "LLMBudget": informer(
-                ours, "llmbudgets", self._reading(self._namespace_budgets, view.read_namespace_budget)
-            ),
-            "ClusterLLMBudget": informer(
-                ours, "clusterllmbudgets", self._reading(self._cluster_budgets, view.read_cluster_budget)
-            ),
-            "ModelPrice": informer(ours, "modelprices", self._reading(self._prices, view.read_price)),
-            "Namespace": informer("v1", "namespaces", self._namespace_changed),
+            "LLMBudget": informer(ours, "llmbudgets", self._namespace_budgets, view.read_namespace_budget),
+            "ClusterLLMBudget": informer(ours, "clusterllmbudgets", self._cluster_budgets, view.read_cluster_budget),
+            "ModelPrice": informer(ours, "modelprices", self._prices, view.read_price),
+            "Namespace": informer("v1", "namespaces", self._labels, view.read_labels),
         }
 
     def synced(self) -> dict[str, bool]:
@@ -78,7 +91,7 @@ class Watch:
     @property
     def namespaces(self) -> Mapping[str, Labels]:
         """Labels of every Namespace."""
-        return self._namespaces
+        return {name: labels for (_, name), labels in self._labels.items()}
 
     async def run(self) -> None:
         """Watch for ever; ends by cancellation only."""
@@ -105,36 +118,23 @@ class Watch:
             namespace_budgets=self._namespace_budgets,
             cluster_budgets=self._cluster_budgets,
             model_prices=self._prices,
-            namespace_labels=self._namespaces,
+            namespace_labels=self.namespaces,
             departed=self._departed(present),
         )
 
-    def _reading(
-        self, into: dict[Key, Read], read: Callable[[Mapping[str, Any]], Read]
-    ) -> Callable[[Key, Object | None, Object | None], None]:
-        def on_change(key: Key, _old: Object | None, new: Object | None) -> None:
-            if new is None:
-                into.pop(key, None)
-            else:
-                into[key] = read(new)
-            self._dirty.set()
 
-        return on_change
+def _kept(item: Object, known: Mapping[Key, Object], read: Callable[[Mapping[str, Any]], object]) -> Object:
+    """What is kept of an object: what was read from it. The very same as before where nothing that is read has changed.
 
-    def _namespace_changed(self, key: Key, _old: Object | None, new: Object | None) -> None:
-        _, name = key
-        if new is None:
-            self._namespaces.pop(name, None)
-        else:
-            self._namespaces[name] = new["metadata"].get("labels") or {}
-        self._dirty.set()
-
-
-def _essence(item: Object) -> Object:
-    """Only what the ledger reads: so that a write to status is no change, and memory is small."""
+    So a write to status is no change, and costs a hash.
+    """
     metadata = item["metadata"]
-    kept = {key: metadata[key] for key in ("namespace", "name", "uid", "labels") if key in metadata}
-    return {
-        **{key: item[key] for key in ("apiVersion", "kind", "spec") if key in item and item.get("kind") != "Namespace"},
-        "metadata": kept,
+    essence: Object = {
+        **{key: item[key] for key in ("apiVersion", "kind", "spec") if key in item},
+        "metadata": {key: metadata[key] for key in ("namespace", "name", "uid", "labels") if key in metadata},
     }
+    digest = hashlib.sha256(msgspec.json.encode(essence)).digest()
+    before = known.get((metadata.get("namespace", ""), metadata["name"]))
+    if before is not None and before[_DIGEST] == digest:
+        return before
+    return {_DIGEST: digest, _READ: read(essence)}

@@ -1,13 +1,13 @@
 """One writer for the store: reports that arrive together are committed together.
 
-While one transaction waits for the disk, and a moment longer, the next reports gather: under load a commit serves many of
-them, without load each is committed at once.
+While one transaction waits for the disk the next reports gather, and under load each waits a moment for others: a commit serves many of
+them then. Without load each is committed at once.
 """
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import anyio.from_thread
 import anyio.to_thread
@@ -15,8 +15,9 @@ import anyio.to_thread
 from llmwarden import wire
 from llmwarden.domain import leases as policy
 from llmwarden.errors import UnavailableError
-from llmwarden.ledger.leases import Asked, Desk
-from llmwarden.ledger.store import Batch, BehindError, Ground, Merged, PriceRecord, Store
+from llmwarden.ledger.core import Core
+from llmwarden.ledger.leases import Asked
+from llmwarden.ledger.store import Batch, BehindError, Ground, Lending, Merged, PriceRecord, Store
 
 logger = logging.getLogger(__name__)
 
@@ -26,27 +27,34 @@ T = TypeVar("T")
 MAX_BATCH = 256  # reports in one transaction: bounds how long the first of them waits
 MAX_WAITING = 4096  # reports that wait; more are refused: their proxies send the same totals again anyway
 
-GATHER_SECONDS = (
-    0.01  # under load a report waits so long for others: a transaction's own cost is that of several reports
-)
+# Under load a report waits so long for others: a transaction's own cost is that of several reports. One that has waited for a
+# transaction under way has waited for others already.
+GATHER_SECONDS = 0.01
 IDLE_SECONDS = 0.05  # since the last commit, after which there is no load
 
-OnMerged = Callable[[Sequence[tuple[wire.Report, int]], Batch], None]
 OnBehind = Callable[[], Awaitable[None]]
 
 
+class _Waiting(NamedTuple):
+    """A report, its time of arrival by the ledger's clock and by the event loop's, and what is answered."""
+
+    report: wire.Report
+    now: int  # seconds since the epoch
+    since: float
+    done: asyncio.Future[Answered]
+
+
 class Writer:
-    """See the module. `on_merged` is called in the event loop, in the order of the commits, before anyone is answered.
+    """See the module. `core` is told of every batch in the event loop, in the order of the commits, before anyone is answered.
 
     `on_behind` reads everything anew, where what other replicas did cannot be followed any more.
     """
 
-    def __init__(self, store: Store, on_merged: OnMerged, on_behind: OnBehind, desk: Desk) -> None:
+    def __init__(self, store: Store, core: Core, on_behind: OnBehind) -> None:
         self._store = store
-        self._desk = desk
-        self._on_merged = on_merged
+        self._core = core
         self._on_behind = on_behind
-        self._waiting: list[tuple[wire.Report, int, asyncio.Future[Answered]]] = []
+        self._waiting: list[_Waiting] = []
         self._wake = asyncio.Event()
         self._busy = asyncio.Lock()  # the store takes one call at a time
 
@@ -58,8 +66,9 @@ class Writer:
             await self._wake.wait()
             self._wake.clear()
             while self._waiting:
-                if loop.time() - written < IDLE_SECONDS:
-                    await asyncio.sleep(GATHER_SECONDS)
+                now, oldest = loop.time(), self._waiting[0].since
+                if now - written < IDLE_SECONDS and now - oldest < GATHER_SECONDS:
+                    await asyncio.sleep(oldest + GATHER_SECONDS - now)
                 batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
                 await self._write(batch)
                 written = loop.time()
@@ -72,10 +81,11 @@ class Writer:
         if len(self._waiting) >= MAX_WAITING:
             message = f"{MAX_WAITING} reports wait for the disk already"
             raise UnavailableError(message)
-        done: asyncio.Future[Answered] = asyncio.get_running_loop().create_future()
-        self._waiting.append((report, now, done))
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(report, now, loop.time(), loop.create_future())
+        self._waiting.append(waiting)
         self._wake.set()
-        return await done
+        return await waiting.done
 
     async def record_price(self, record: PriceRecord, now: int) -> None:
         """Remember a price; returns once it is on the disk. Raises UnavailableError."""
@@ -100,7 +110,7 @@ class Writer:
     async def follow(self) -> None:
         """Take what other replicas did. Raises UnavailableError."""
         async with self._busy:
-            self._on_merged((), await self._caught_up(self._store.follow))
+            self._core.merged((), await self._caught_up(self._store.follow))
 
     async def _caught_up(self, work: Callable[[], Batch]) -> Batch:
         try:
@@ -115,67 +125,71 @@ class Writer:
         async with self._busy:
             return await anyio.to_thread.run_sync(self._store.release, journal_ids)
 
-    async def _grant(
-        self, reports: Sequence[wire.Report], merged: Sequence[Merged]
-    ) -> list[tuple[wire.LeaseGrant, ...]]:
-        """What each report is answered about its leases; nothing where the database does not answer now."""
-        desk = self._desk
-        asked = [
-            [Asked(result.journal_id, use) for use in report.leases if result.latest and desk.leased(use.budget)]
-            for report, result in zip(reports, merged, strict=True)
-        ]
-        every = [one for some in asked for one in some]
-        if not every:
-            return [() for _ in asked]
-        desk.notes(every)
-        granted: dict[tuple[str, int], policy.Grant] = {}
-
-        def decide(ground: Ground) -> dict[tuple[str, int], int]:
-            # In the event loop, while the transaction waits: what others did is counted first.
-            self._on_merged((), Batch((), ground.foreign, dict(ground.prices or {})))
-            granted.update(desk.decide(every, ground.held))
-            return {key: grant.granted for key, grant in granted.items()}
-
-        if any(one.use.wanted for one in every):
-            budgets = sorted({one.use.budget for one in every})
-            try:
-                await anyio.to_thread.run_sync(
-                    self._store.grant, budgets, lambda ground: anyio.from_thread.run_sync(decide, ground)
-                )
-            except BehindError:
-                await self._on_behind()
-                return [() for _ in asked]
-            except UnavailableError as error:
-                logger.warning("no leases can be granted: %s", error)
-                return [() for _ in asked]
-        return [
-            tuple(
-                wire.LeaseGrant(
-                    budget=one.use.budget,
-                    granted=grant.granted,
-                    recall=desk.recalls(one),
-                    retry_seconds=grant.retry_seconds,
-                )
-                for one in some
-                for grant in [granted.get((one.use.budget, one.journal_id), policy.Grant(0))]
-            )
-            for some in asked
-        ]
-
-    async def _write(self, batch: Sequence[tuple[wire.Report, int, asyncio.Future[Answered]]]) -> None:
-        reports = [(report, now) for report, now, _ in batch]
+    async def _write(self, batch: Sequence[_Waiting]) -> None:
+        reports = [(one.report, one.now) for one in batch]
+        loan = _Loan(self._core, [report for report, _ in reports])
         try:
             async with self._busy:
-                result = await self._caught_up(lambda: self._store.merge(reports))
+                result = await self._caught_up(lambda: self._store.merge(reports, loan.lending))
                 # Under the lock: sums in memory follow the database in its order.
-                self._on_merged(reports, result)
-                grants = await self._grant([report for report, _ in reports], result.merged)
+                self._core.merged(reports, result)
         except UnavailableError as error:
             logger.warning("%d reports could not be stored and will be sent again: %s", len(batch), error)
-            for _, _, done in batch:
-                if not done.done():
-                    done.set_exception(error)
+            for one in batch:
+                if not one.done.done():
+                    one.done.set_exception(error)
             return
-        for (_, _, done), merged, leases in zip(batch, result.merged, grants, strict=True):
-            if not done.done():  # its client may have gone
-                done.set_result((merged, leases))
+        for one, merged in zip(batch, result.merged, strict=True):
+            if not one.done.done():  # its client may have gone
+                one.done.set_result((merged, loan.answer(one.report, merged)))
+
+
+class _Loan:
+    """What the reports of one transaction are granted."""
+
+    def __init__(self, core: Core, reports: Sequence[wire.Report]) -> None:
+        self._core = core
+        self._desk = desk = core.desk
+        self._reports = reports
+        self._granted: dict[tuple[str, int], policy.Grant] = {}
+        budgets = {use.budget for report in reports for use in report.leases if desk.leased(use.budget)}
+        wanted = any(use.wanted > 0 for report in reports for use in report.leases if use.budget in budgets)
+        self.lending = Lending(sorted(budgets), self._decide) if wanted else None
+
+    def _decide(self, ground: Ground) -> dict[tuple[str, int], int]:
+        return anyio.from_thread.run_sync(self._decide_here, ground)
+
+    def _decide_here(self, ground: Ground) -> dict[tuple[str, int], int]:
+        """In the event loop, while the transaction waits."""
+        if ground.foreign or ground.prices:
+            self._core.merged((), Batch((), ground.foreign, dict(ground.prices)))
+        asked = [
+            one
+            for report, merged in zip(self._reports, ground.merged, strict=True)
+            for one in self._asked(report, merged)
+        ]
+        self._desk.notes(asked)
+        pending = self._core.pending(delta for merged in ground.merged for delta in merged.deltas)
+        self._granted = self._desk.decide(asked, ground.held, pending)
+        return {place: grant.granted for place, grant in self._granted.items()}
+
+    def answer(self, report: wire.Report, merged: Merged) -> tuple[wire.LeaseGrant, ...]:
+        """What a report is answered about its leases, once all is on the disk."""
+        asked = self._asked(report, merged)
+        if self.lending is None:
+            self._desk.notes(asked)
+        found = [(one, self._granted.get((one.use.budget, one.journal_id), policy.Grant(0))) for one in asked]
+        return tuple(
+            wire.LeaseGrant(
+                budget=one.use.budget,
+                granted=grant.granted,
+                recall=self._desk.recalls(one),
+                retry_seconds=grant.retry_seconds,
+            )
+            for one, grant in found
+        )
+
+    def _asked(self, report: wire.Report, merged: Merged) -> list[Asked]:
+        if not merged.latest:
+            return []  # a newer report of the journal said what it has
+        return [Asked(merged.journal_id, use) for use in report.leases if self._desk.leased(use.budget)]

@@ -115,7 +115,11 @@ class Prometheus:
     def __init__(self, url: str, timeout: float, transport: httpx.AsyncBaseTransport | None = None) -> None:
         # One slow question must not hold the tick longer than `timeout` seconds.
         self._http = httpx.AsyncClient(
-            base_url=url.rstrip("/") + "/", timeout=httpx.Timeout(timeout), transport=transport, trust_env=False
+            base_url=url.rstrip("/") + "/",
+            timeout=httpx.Timeout(timeout),
+            transport=transport,
+            trust_env=False,
+            verify=not url.startswith("http://"),  # without TLS, the authorities would be 4 MiB for nothing
         )
         # As statuses and logs may say it: a password in the URL is the platform's.
         self._called = str(self._http.base_url.copy_with(username=None, password=None))

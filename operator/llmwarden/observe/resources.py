@@ -47,12 +47,20 @@ NAMESPACE: Final = "Namespace"
 PARSED: Final = 256  # values that are kept: those that are being worked with, and the shared ones that each work reads
 
 
-class Held(NamedTuple):
-    """An object: its resourceVersion, uid, generation, and itself."""
+class Essence(NamedTuple):
+    """What of an object's metadata is worth waking for; `labels` as a hash."""
 
-    version: int
     uid: str
     generation: int
+    labels: int
+    going: bool
+
+
+class Held(NamedTuple):
+    """An object: its resourceVersion, the essence of its metadata, and itself."""
+
+    version: int
+    essence: Essence
     packed: Packed
 
 
@@ -63,21 +71,32 @@ class Resources:
         self._objects: dict[str, dict[Name, Held]] = {kind: {} for kind in (*KINDS, NAMESPACE)}
         self._parsed: OrderedDict[tuple[str, Name], tuple[int, Any]] = OrderedDict()
         self._in_namespace: dict[tuple[str, str], set[str]] = {}  # by kind and namespace
+        self._namespace_labels: dict[str, Mapping[str, str]] = {}
         self._selected: dict[str, Selected] = {}
         self._exporters_asked: Counter[str] = Counter()  # GPU exporters that services ask for
         self._gpu_services: set[Name] = set()
         self._tracing: set[Name] = set()  # services that say something of their traces
         self._ports: set[Name] = set()  # services whose engine can be asked
 
+    @staticmethod
+    def _essence(item: Object) -> Essence:
+        metadata = item["metadata"]
+        labels = hash(tuple(sorted((metadata.get("labels") or {}).items())))
+        uid, generation = metadata.get("uid", ""), metadata.get("generation", 0)
+        return Essence(uid, generation, labels, "deletionTimestamp" in metadata)
+
     # Taking in ------------------------------------------------------------------------------------------------------
 
-    def _put(self, kind: str, name: Name, item: Object) -> None:
+    def _put(self, kind: str, name: Name, item: Object, essence: Essence) -> None:
         """Take in an object as it is now, its indexes included."""
-        metadata = item["metadata"]
+        metadata, old = item["metadata"], self._objects[kind].get(name)
         kept = {**item, "metadata": {key: value for key, value in metadata.items() if key != "managedFields"}}
-        held = Held(version_of(item), metadata.get("uid", ""), metadata.get("generation", 0), pack(kept))
-        self._objects[kind][name] = held
+        self._objects[kind][name] = Held(version_of(item), essence, pack(kept))
+        if old is not None and old.essence == essence:
+            return  # only its status is new
         self._in_namespace.setdefault((kind, name[0]), set()).add(name[1])
+        if kind == NAMESPACE:
+            self._namespace_labels[name[1]] = metadata.get("labels") or {}
         if kind == "LLMService":
             self._index(name, self._outline(name))
 
@@ -86,6 +105,8 @@ class Resources:
         if self._objects[kind].pop(name, None) is None:
             return
         self._parsed.pop((kind, name), None)
+        if kind == NAMESPACE:
+            self._namespace_labels.pop(name[1], None)
         names = self._in_namespace[kind, name[0]]
         names.discard(name[1])
         if not names:
@@ -195,10 +216,9 @@ class Resources:
         found = (self.service(name) for name in names)
         return tuple(item for item in found if item is not None and item.metadata.deletion_timestamp is None)
 
-    def namespace_labels(self, namespace: str) -> dict[str, str]:
+    def namespace_labels(self, namespace: str) -> Mapping[str, str]:
         """Return the labels of a namespace."""
-        item = self.raw(NAMESPACE, ("", namespace)) or {}
-        return dict(item.get("metadata", {}).get("labels") or {})
+        return self._namespace_labels.get(namespace, {})
 
     def objectives(self, service: LLMService) -> tuple[objectives.Objective, ...]:
         """Return what can work of a service's objectives."""

@@ -9,7 +9,7 @@ import asyncio
 import datetime as dt
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from llmwarden import names, reconciled, wire
 from llmwarden.api.v1alpha1 import LLMService
@@ -27,7 +27,7 @@ from llmwarden.observe.choosers import Choosers
 from llmwarden.observe.engines import Address
 from llmwarden.observe.exporters import Exporters
 from llmwarden.observe.owned import OwnedInformer
-from llmwarden.observe.resources import CLUSTER, KINDS, NAMESPACE, Key, Name, Object, Resources
+from llmwarden.observe.resources import CLUSTER, KINDS, NAMESPACE, Essence, Key, Name, Object, Resources
 from llmwarden.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -263,20 +263,20 @@ class World(Resources):
     def take(self, kind: str, item: Object | None, name: Name) -> None:
         """Take in an object of our kinds, or a Namespace, as it is now; None where it is gone."""
         held = self._objects[kind].get(name)
-        if held is not None and item is not None and held.uid == item["metadata"].get("uid", ""):
+        before = held.essence if held is not None else None
+        after = self._essence(item) if item is not None else None
+        if held is not None and item is not None and held.essence.uid == item["metadata"].get("uid", ""):
             version = version_of(item)
             if version < held.version or version == held.version != 0:
                 return  # a list that was started before what we know, or what our own write has told already
-        before = (self.raw(kind, name) or {}).get("metadata")
-        rivals = self.selected(name[0]).rivals(name[1]) if kind == "LLMService" else set()
-        if item is None:
+        rivals = self.selected(name[0]).rivals(name[1]) if kind == "LLMService" and before != after else set()
+        if item is None or after is None:
             self._drop(kind, name)
             if kind in self._listings:
                 self._listings[kind].went(name)
         else:
-            self._put(kind, name, item)
-        after = item["metadata"] if item is not None else None
-        if _essence(before) == _essence(after):
+            self._put(kind, name, item, after)
+        if before == after:
             return  # our own status patch must not wake us
         for other in rivals:  # what one says of pods that several select, the others must hear
             self._mark(Key(kind, name[0], other))
@@ -287,8 +287,8 @@ class World(Resources):
         self._listings[kind] = Listing(self, kind, self._objects[kind])
         return self._listings[kind]
 
-    def _changed(self, kind: str, name: Name, before: Object | None, after: Object | None) -> None:
-        """Mark what an object's change makes dirty: itself, and whoever reads it. `before`, `after`: its metadata; None where it is not there."""
+    def _changed(self, kind: str, name: Name, before: Essence | None, after: Essence | None) -> None:
+        """Mark what an object's change makes dirty: itself, and whoever reads it. `before`, `after`: None where it is not there."""
         namespace = name[0]
         if kind != NAMESPACE:
             self._mark(Key(kind, *name))
@@ -298,7 +298,7 @@ class World(Resources):
                 for other in self.selected(namespace).rivals(name[1]):
                     self._mark(Key(kind, namespace, other))
                 self._cluster_changed()
-                if before is None or after is None or before.get("labels") != after.get("labels"):
+                if before is None or after is None or before.labels != after.labels:
                     self._mark_kind("LLMBudget", namespace)  # how many share it
                 if before is None or after is None:
                     self._mark_kind("ClusterLLMBudget", urgent=False)
@@ -483,16 +483,16 @@ class World(Resources):
     @property
     def _shared_places(self) -> tuple[Identity, ...]:
         """Our objects of which it is said of each service whether they are selected."""
-        return (("PodMonitor", self._settings.namespace, names.POD_MONITOR_PROXIES),)
+        own = self._settings.namespace
+        return ("PodMonitor", own, names.POD_MONITOR_PROXIES), ("PrometheusRule", own, names.RULES_SERVICES)
 
     def _beside(self, service: LLMService, labels: Mapping[str, str]) -> selected.Around:
-        """Return our objects beside a service, the proxies' PodMonitor, and who may select them."""
+        """Return our objects beside a service, those that all share, and who may select them."""
         own, (namespace, name) = self._settings.namespace, (service.metadata.namespace, service.metadata.name)
         places = (
             *self._shared_places,
             *((kind, namespace, names.PREFIX_ENGINE + name) for kind in selected.ENGINE),
             ("PrometheusRule", namespace, names.PREFIX_ALERTS + name),
-            ("PrometheusRule", own, names.RULES_SERVICES),
             ("AlertmanagerConfig", namespace, names.PREFIX_ROUTE + name),
             ("GrafanaDashboard", namespace, names.PREFIX_DASHBOARD + name),
         )
@@ -549,16 +549,4 @@ def _unknown_to(ledger: Source) -> Source:
     """Say that the ledger answers, but does not know the service yet."""
     return Source(
         asked=ledger.asked, fresh=False, reason="NotKnownYet", message="The ledger does not know this service yet."
-    )
-
-
-def _essence(metadata: Mapping[str, Any] | None) -> tuple[object, ...] | None:
-    """Return what of an object's metadata is worth waking for."""
-    if metadata is None:
-        return None
-    return (
-        metadata.get("uid"),
-        metadata.get("generation"),
-        metadata.get("labels") or {},
-        metadata.get("deletionTimestamp"),
     )

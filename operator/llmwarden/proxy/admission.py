@@ -244,11 +244,12 @@ class Admission:
         return model
 
     def _fresh(self, model: str) -> Known | None:
-        generation = self.config.price_generation if self.config is not None else ""
-        return self.service.shared.prices.get(self.service.name, model, generation, self.service.shared.clock())
+        # Of the present configuration, not the call's: while a call waits for its price, another may come.
+        shared, name = self.service.shared, self.service.name
+        return shared.prices.get(name, model, shared.price_generation(name), shared.clock())
 
     def _priced(self, model: str) -> bool | None:
-        """Whether a model has a price. That it had none is not believed once prices have changed."""
+        """Whether a model has a price; None while the ledger has not said. That it had none is not believed once prices have changed."""
         model = self._priced_as(model)
         known = self._fresh(model)
         if known is not None:

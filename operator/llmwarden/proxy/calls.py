@@ -52,7 +52,7 @@ _PROVIDERS: Final = {
 class Shared:
     """What all routes of a proxy have in common.
 
-    `ask` asks the ledger for a price and returns when it answered or gave up; `more` asks it for a lease, and returns at the next grant
+    `ask` asks the ledger for a price and returns when it has said it, or cannot be waited for; `more` asks it for a lease, and returns at the next grant
     or after so many seconds. Without a ledger both are None.
     """
 
@@ -81,6 +81,11 @@ class Shared:
         self.labels = signals.LabelBook()
         self.retries = signals.Retries()
         self.more: Callable[[Short, float], Awaitable[None]] | None = None
+
+    def price_generation(self, service: str) -> str:
+        """Of which generation prices must be to hold now; "" where there is no configuration."""
+        found = self.config.services.get(service) if self.config is not None else None
+        return found.price_generation if found is not None else ""
 
 
 class MeteredService:

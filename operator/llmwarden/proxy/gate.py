@@ -172,8 +172,8 @@ class Gate:
     ) -> Outcome:
         """Decide, and reserve `bound(model)` from the leases for an allowed call.
 
-        `name` is namespace/service, `model` empty where the request's cannot be read. `priced` says whether a model has a price, None when
-        that is not known. `asked`: the ledger was asked for it already; if it did not answer, a budget's onLedgerLoss decides.
+        `name` is namespace/service, `model` empty where the request's cannot be read. `priced` says whether a model has a price, None while
+        the ledger has not said. `asked`: it was asked already; where it has still not said, a budget's onLedgerLoss decides.
         `last`: the call has waited for a grant as long as it may.
         """
         if service is None or service.state == "Released":
@@ -251,9 +251,13 @@ class Gate:
             budget.reserve(need)
         return Allowed(allowed.fallback, allowed.budget, tuple(held))
 
+    def lost(self, now: float) -> bool:
+        """Whether the ledger has not answered for so long that no call waits for it any more."""
+        return bool(self.failing_since) and not 0 <= now - self.failing_since <= _FAILING_SECONDS
+
     def _short(self, key: str, budget: Budget, need: int, *, name: str, now: float, last: bool) -> Denied | bool:
         """What becomes of a call that the lease does not cover: refused, or whether it may pass all the same; else it waits."""
-        if self.failing_since and (last or not 0 <= now - self.failing_since <= _FAILING_SECONDS):
+        if self.failing_since and (last or self.lost(now)):
             if budget.config.on_ledger_loss == "Allow":
                 return True
             return refusals.unaccountable(key, now - self.failing_since)
@@ -275,10 +279,10 @@ class Gate:
         if known is None and not asked:
             return NeedsPrice(model)
         for key, config in strict:
-            if config.on_unknown_price == "Deny" and (
-                known is False or (known is None and config.on_ledger_loss == "Deny")
-            ):
+            if known is False and config.on_unknown_price == "Deny":
                 return refusals.unpriced(key, model, name)
+            if known is None and config.on_ledger_loss == "Deny":
+                return refusals.untold(key, model, name)
         return None
 
     def _refuses_loss(self, config: BudgetConfig, now: float) -> bool:

@@ -1,6 +1,7 @@
 """What the ledger said that models cost, what a call costs by it, and what it can cost at most.
 
-For metrics, spans and the gate: the ledger's own arithmetic, which is the same, is what was spent.
+For metrics, spans and the gate: the ledger's own arithmetic, which is the same, is what was spent. An answer holds for one generation of
+prices: what was said of another is the last that is known, and no more.
 """
 
 import msgspec
@@ -46,6 +47,7 @@ class Known(msgspec.Struct, frozen=True):
 
 class _Slot(msgspec.Struct):
     known: Known | None = None
+    price: Price | None = None  # the answer that `known` was made of
     generation: str = ""
     valid_until: float = 0.0  # 0: until the generation changes
     asked_at: float = 0.0
@@ -84,16 +86,26 @@ class PriceBook:
         return True
 
     def put(self, service: str, model: str, generation: str, price: Price) -> None:
-        """Keep an answer."""
+        """Keep an answer, and of which generation of prices it is."""
         rates = None
         price_id = "" if price.provisional else price.price_id
         if price_id is not None and price.picodollars is not None:
             rates = Rates(price.picodollars, price.variants)
         self._slots[service, model] = _Slot(
             known=Known(price_id, rates, price.window, _dearest(rates)),
+            price=price,
             generation=generation,
             valid_until=price.valid_until.timestamp() if price.valid_until is not None else 0.0,
         )
+
+    def known(self, most: int) -> list[tuple[str, str, str, Price]]:
+        """(service, model, generation, answer) of models that have a price: the newest, so many at most."""
+        found = [
+            (service, model, slot.generation, slot.price)
+            for (service, model), slot in self._slots.items()
+            if slot.price is not None and slot.known is not None and slot.known.price_id is not None
+        ]
+        return found[-most:]
 
 
 def _dearest(rates: Rates | None) -> tuple[int, int, int]:

@@ -8,6 +8,9 @@ import msgspec
 from llmwarden import names
 from llmwarden.proxy.lease import Budget
 
+_UNTOLD_SECONDS: Final = (
+    2  # until a call may be tried again whose price the ledger has not said: such a call has waited as long
+)
 _RETRY_SECONDS: Final = 60  # above that, SDKs hang their applications (shared conventions)
 
 
@@ -39,6 +42,17 @@ def unpriced(key: str, model: str, name: str) -> Denied:
         "unknown_price",
         f"LLM Warden: {what}, and {_title(key)} refuses what it cannot price; "
         "ask the platform team for a ModelPrice, or set the budget's onUnknownPrice to Allow",
+    )
+
+
+def untold(key: str, model: str, name: str) -> Denied:
+    """The ledger has not said whether the model has a price, and the budget does not go on without it: to be tried again."""
+    return Denied(
+        key,
+        "ledger_unavailable",
+        f"LLM Warden: the ledger does not say at present what model {model!r} of {name} costs, and {_title(key)} cannot be accounted for "
+        "without it: its onLedgerLoss is Deny; try again in a moment",
+        _UNTOLD_SECONDS,
     )
 
 

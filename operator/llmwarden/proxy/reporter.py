@@ -16,6 +16,7 @@ from llmwarden import names
 from llmwarden.proxy.calls import Shared, decode_config
 from llmwarden.proxy.client import Answer, Client, ClientError
 from llmwarden.proxy.gate import Short
+from llmwarden.proxy.saved import MOST_PRICES, Saved, SavedPrice
 from llmwarden.proxy.settings import Ledger
 from llmwarden.wire import Config, ErrorAnswer, PodRef, Price, Report, ReportAnswer
 
@@ -24,6 +25,10 @@ _WAIT_SECONDS: Final = 25  # of the long poll
 _SLACK_SECONDS: Final = 10.0
 _TIMEOUT_SECONDS: Final = 10.0
 _PRICE_SECONDS: Final = 2.0  # a call waits for a price no longer
+_PRICE_AGAIN_SECONDS: Final = 0.25  # until a price that a call waits for is asked for again
+_VAIN_SECONDS: Final = 5.0  # after a call has waited for a price in vain: for so long no other waits for it
+_VAIN: Final = 1000  # models of which that is remembered
+_SAVE_SECONDS: Final = 0.5  # within which prices that came are saved together
 _HEARTBEAT_SECONDS: Final = 60.0
 _MAX_BACKOFF: Final = 10.0
 _MIN_POLL_SECONDS: Final = 0.2  # between two polls, whatever the ledger says
@@ -31,7 +36,6 @@ _FIRST_SECONDS: Final = 1.0  # until the first report
 _MIN_RESET_SECONDS: Final = 1.0  # between two looks at a window that has ended
 _AGAIN_SECONDS: Final = 0.25  # until a lease is asked for again, where the ledger does not say
 _ROWS: Final = 500  # of one report
-_CONFIG: Final = "config.json"
 _OK: Final = 200
 _NOT_MODIFIED: Final = 304
 
@@ -43,12 +47,16 @@ class Reporter:
         self._ledger = ledger
         self._services = services
         self._shared = shared
-        self._saved = journal_dir / _CONFIG
+        self._saved = Saved(journal_dir)
         tls = ssl.create_default_context(cadata=ledger.ca or None) if ledger.url.startswith("https:") else None
         self._config_client = Client(ledger.url, tls)
         self._report_client = Client(ledger.url, tls)
         self._price_client = Client(ledger.url, tls)
-        self._asking: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._asking: dict[tuple[str, str], asyncio.Task[bool]] = {}
+        self._vain: dict[
+            tuple[str, str], float
+        ] = {}  # prices that a call has waited for in vain: until when no other waits
+        self._saving: asyncio.TimerHandle | None = None
         self._interval = 5.0
         self._reported_at = 0.0  # monotonic
         self._complained = ""
@@ -60,12 +68,12 @@ class Reporter:
         shared.ask_soon = self.ask_soon
 
     def restore(self) -> None:
-        """Begin with the configuration of the last run, if this pod has one: a ledger that is down must not open a budget."""
-        try:
-            config = decode_config(self._saved.read_bytes())
-        except (OSError, msgspec.DecodeError):
-            return
-        self._apply(config)
+        """Begin with the configuration and the prices of the last run, if this pod has any: see `saved`."""
+        config = self._saved.config()
+        if config is not None:
+            self._apply(config)
+        for kept in self._saved.prices():
+            self._learn(kept.service, kept.model, kept.generation, kept.price)
 
     # Configuration.
 
@@ -106,7 +114,10 @@ class Reporter:
         except msgspec.DecodeError as error:
             raise _unreadable(error) from error
         self._apply(config)
-        self._save(answer.body)
+        try:
+            self._saved.keep_config(answer.body)
+        except OSError:
+            self._shared.metrics.journal_errors.inc()
 
     def _apply(self, config: Config) -> None:
         self._shared.config = config
@@ -121,14 +132,6 @@ class Reporter:
     def _set_interval(self, seconds: float) -> None:
         self._interval = self._shared.gate.interval = max(seconds, 0.1)
 
-    def _save(self, data: bytes) -> None:
-        fresh = self._saved.with_suffix(".new")
-        try:
-            fresh.write_bytes(data)
-            fresh.replace(self._saved)
-        except OSError:
-            self._shared.metrics.journal_errors.inc()
-
     # Prices.
 
     def ask_soon(self, service: str, model: str) -> None:
@@ -139,21 +142,36 @@ class Reporter:
             self._start(service, model)
 
     async def ask(self, service: str, model: str) -> None:
-        """Ask for a price now; returns when it is there, or after two seconds."""
-        task = self._asking.get((service, model)) or self._start(service, model)
-        await asyncio.wait([task], timeout=_PRICE_SECONDS)
+        """Ask for a price now; returns once the ledger has said it for the present generation of prices, after two seconds at most.
 
-    def _start(self, service: str, model: str) -> asyncio.Task[None]:
+        A ledger that restarts, or a replica that is a moment behind, is asked again meanwhile. Returns at once where the ledger has not
+        answered anything for a while, or a call has just waited in vain for the same: then it is asked in the background only.
+        """
+        key, loop = (service, model), asyncio.get_running_loop()
+        if self._shared.gate.lost(self._shared.clock()) or loop.time() < self._vain.get(key, 0.0):
+            return
+        deadline = loop.time() + _PRICE_SECONDS
+        while (left := deadline - loop.time()) > 0:
+            task = self._asking.get(key) or self._start(service, model)
+            await asyncio.wait([task], timeout=left)
+            if task.done() and task.result():
+                return
+            await asyncio.sleep(max(min(_PRICE_AGAIN_SECONDS, deadline - loop.time()), 0.0))
+        if len(self._vain) >= _VAIN:
+            self._vain.clear()
+        self._vain[key] = loop.time() + _VAIN_SECONDS
+
+    def _start(self, service: str, model: str) -> asyncio.Task[bool]:
         key = (service, model)
         task = asyncio.get_running_loop().create_task(self._fetch(service, model))
         self._asking[key] = task
         task.add_done_callback(lambda _: self._asking.pop(key, None))
         return task
 
-    async def _fetch(self, service: str, model: str) -> None:
-        config = self._shared.config
-        entry = config.services.get(service) if config is not None else None
-        generation = entry.price_generation if entry is not None else ""
+    async def _fetch(self, service: str, model: str) -> bool:
+        """Ask once; returns whether the ledger has said it for the generation of prices that holds now."""
+        shared = self._shared
+        generation = shared.price_generation(service)
         query = urlencode({"contract": names.CONTRACT, "service": service, "model": model})
         try:
             answer = await self._price_client.request(
@@ -166,9 +184,28 @@ class Reporter:
         except msgspec.DecodeError as error:
             self._failed(_unreadable(error))
         else:
-            self._shared.prices.put(service, model, generation, price)
-            if price.picodollars is not None:
-                self._shared.metrics.reserve(model)
+            generation = generation if price.generation is None else price.generation
+            self._learn(service, model, generation, price)
+            if price.picodollars is not None and self._saving is None:
+                self._saving = asyncio.get_running_loop().call_later(_SAVE_SECONDS, self._save_prices)
+            if generation == shared.price_generation(service):
+                self._vain.pop((service, model), None)
+                return True
+            shared.prices.should_ask(service, model, shared.clock())  # not again with every call
+        return False
+
+    def _learn(self, service: str, model: str, generation: str, price: Price) -> None:
+        self._shared.prices.put(service, model, generation, price)
+        if price.picodollars is not None:
+            self._shared.metrics.reserve(model)
+
+    def _save_prices(self) -> None:
+        self._saving = None
+        known = self._shared.prices.known(MOST_PRICES)
+        try:
+            self._saved.keep_prices([SavedPrice(*one) for one in known])
+        except OSError:
+            self._shared.metrics.journal_errors.inc()
 
     # Leases.
 
@@ -233,7 +270,10 @@ class Reporter:
         await self._send(final=True)
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections, and save what is still to be saved."""
+        if self._saving is not None:
+            self._saving.cancel()
+            self._save_prices()
         for client in (self._config_client, self._report_client, self._price_client):
             client.close()
 
@@ -315,6 +355,7 @@ class Reporter:
     def _answered(self) -> None:
         self._shared.gate.failing_since = 0.0
         if self._complained:
+            self._vain.clear()
             self._complained = ""
             _LOG.info("the ledger answers again")
 

@@ -23,7 +23,9 @@ class World:
     """What the webhook knows of the cluster at one moment. `ready` is None, or says what is missing."""
 
     ready: str | None
-    services: Callable[[str], Iterable[LLMService]]  # by namespace
+    services: Callable[
+        [str, Mapping[str, str]], Iterable[LLMService]
+    ]  # that may select a pod, by namespace and its labels
     namespace_labels: Callable[[str], Mapping[str, str] | None]  # None: not known
     ca_pem: str
 
@@ -56,7 +58,7 @@ def review(body: bytes, world: World, settings: Settings) -> Answer:
     try:
         injection = decide(
             pod,
-            world.services(namespace),
+            world.services(namespace, (pod.get("metadata") or {}).get("labels") or {}),
             settings,
             namespace=namespace,
             namespace_labels=labels,

@@ -5,13 +5,13 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from llmwarden import kube, names, settings
-from llmwarden.api.v1alpha1 import LLMService, parse
-from llmwarden.errors import InvalidSpecError, WardenError
-from llmwarden.kube import Client, Informer, Key
+from llmwarden.errors import WardenError
+from llmwarden.kube import Client, Informer
 from llmwarden.serving import (
     ServingCertificate,
     serve,
@@ -23,44 +23,29 @@ from llmwarden.serving import (
 from llmwarden.settings import Settings
 from llmwarden.webhook.admission import World
 from llmwarden.webhook.app import app
+from llmwarden.webhook.services import Services, brief
 
 logger = logging.getLogger(__name__)
 
 CONCURRENCY = 256  # requests at a time; more get 503, which the API server admits
+NAMESPACE_LABELS = (names.LABEL_NAMESPACE_INJECTION, names.LABEL_ALLOW_OPT_OUT)
+_NO_LABELS: Mapping[str, str] = MappingProxyType({})  # one for all namespaces without
 
 
 class Cluster:
-    """The webhook's copy of what it decides by: LLMServices and the labels of namespaces."""
+    """The webhook's copy of what it decides by: LLMServices and, of namespaces, the labels that we give a meaning."""
 
     def __init__(self, client: Client) -> None:
-        self._services: dict[str, dict[str, LLMService]] = {}
+        self._services = Services()
+        self.candidates = self._services.candidates
         self.services = Informer(
-            client, names.API_VERSION, "llmservices", on_change=self.take_service, transform=_service_in_brief
+            client, names.API_VERSION, "llmservices", on_change=self._services.take, transform=brief
         )
-        self.namespaces = Informer(client, "v1", "namespaces", transform=_namespace_in_brief)
-
-    def take_service(self, key: Key, _old: object, new: Mapping[str, Any] | None) -> None:
-        """Take a changed LLMService (an Informer's callback)."""
-        namespace, name = key
-        known = self._services.setdefault(namespace, {})
-        known.pop(name, None)
-        if new is not None:
-            try:
-                known[name] = parse(LLMService, new)
-            except InvalidSpecError as error:
-                # Stored under another version of the schema: its condition says so, the others go on.
-                logger.warning("LLMService %s/%s cannot be read and is left out: %s", namespace, name, error)
-        if not known:
-            del self._services[namespace]
-
-    def services_in(self, namespace: str) -> Iterable[LLMService]:
-        """Give the LLMServices of a namespace."""
-        return self._services.get(namespace, {}).values()
+        self.namespaces = Informer(client, "v1", "namespaces", transform=_labels_of_ours)
 
     def labels_of(self, namespace: str) -> Mapping[str, str] | None:
-        """Give the labels of a namespace; None where it is not known (yet)."""
-        found = self.namespaces.items.get(("", namespace))
-        return None if found is None else found["metadata"].get("labels") or {}
+        """Give a namespace's labels as far as we give them a meaning; None where it is not known (yet)."""
+        return self.namespaces.items.get(("", namespace))
 
     def fault(self) -> str | None:
         """Say what is missing before pods can be judged; None where nothing is."""
@@ -70,23 +55,9 @@ class Cluster:
         return None
 
 
-def _service_in_brief(item: dict[str, Any]) -> dict[str, Any]:
-    """Keep of an LLMService what injection needs: its figures change all the time and are of no interest here."""
-    metadata = item["metadata"]
-    kept = ("name", "namespace", "uid", "generation", "labels", "deletionTimestamp")
-    injection = (item.get("status") or {}).get("injection")
-    return {
-        "apiVersion": item["apiVersion"],
-        "kind": item["kind"],
-        "metadata": {key: metadata[key] for key in kept if key in metadata},
-        "spec": item.get("spec") or {},
-        **({"status": {"injection": injection}} if injection else {}),
-    }
-
-
-def _namespace_in_brief(item: dict[str, Any]) -> dict[str, Any]:
-    metadata = item["metadata"]
-    return {"metadata": {"name": metadata["name"], "labels": metadata.get("labels") or {}}}
+def _labels_of_ours(item: dict[str, Any]) -> Mapping[str, str]:
+    labels = item["metadata"].get("labels") or {}
+    return {label: labels[label] for label in NAMESPACE_LABELS if label in labels} or _NO_LABELS
 
 
 async def run(
@@ -102,7 +73,7 @@ async def run(
     certificate = ServingCertificate(client, config.namespace, names.SECRET_WEBHOOK_TLS)
 
     def world() -> World:
-        return World(cluster.fault(), cluster.services_in, cluster.labels_of, certificate.ca)
+        return World(cluster.fault(), cluster.candidates, cluster.labels_of, certificate.ca)
 
     def ready() -> str | None:
         if not certificate.ready.is_set():

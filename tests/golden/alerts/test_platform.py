@@ -38,6 +38,7 @@ def figures(metric: str, provider: float, ledger: float) -> dict[str, str]:
     }
 
 
+OPERATOR = 'namespace="llmwarden-system",pod="operator-1"'
 TOKENS, COST = figures("tokens", 1_200_000, 1_000_000), figures("cost_usd", 10.5, 12.0)
 CASES = {
     "traffic goes around, as both replicas say, until a day agrees": Case(
@@ -54,6 +55,20 @@ CASES = {
     "a provider that answered lately": Case(
         "LLMProviderUnread", {f"llmwarden_provider_read_timestamp_seconds{{{LABELS}}}": "0+600x20"}, {"3h": []}, "10m"
     ),
+    "a watch that fails, and works again": Case(
+        "LLMWatchFailing",
+        {
+            f'llmwarden_watch_up{{{OPERATOR},resource="pods.v1"}}': "1x5 0x10 1x10",
+            f'llmwarden_watch_up{{{OPERATOR},resource="services.v1"}}': "1x30",
+        },
+        {
+            "8m": [],
+            "12m": [
+                {"namespace": "llmwarden-system", "pod": "operator-1", "resource": "pods.v1", "severity": "critical"}
+            ],
+            "18m": [],
+        },
+    ),
     "a provider that was never read": Case(
         "LLMProviderUnread",
         {f"llmwarden_provider_read_timestamp_seconds{{{LABELS}}}": "0x160 96600x20"},
@@ -68,14 +83,16 @@ def test_alert(name: str, tmp_path: Path) -> None:
     assert check(rule(), CASES[name], tmp_path) == ""
 
 
-def test_there_is_none_without_accounts_or_without_the_api() -> None:
-    assert platform.rules(params(accounts=False)) is None
+def test_bills_are_watched_only_where_there_are_accounts_and_nothing_without_the_api() -> None:
+    made = platform.rules(params(accounts=False))
+    assert made is not None
+    assert [item["alert"] for item in made["spec"]["groups"][0]["rules"]] == ["LLMWatchFailing"]
     assert platform.rules(params(rules=False)) is None
 
 
 def test_each_alert_says_what_it_means_and_where_to_read_on() -> None:
     (group,) = rule()["spec"]["groups"]
-    assert len(group["rules"]) == 5
+    assert len(group["rules"]) == 6
     for alert in group["rules"]:
         assert alert["annotations"]["runbook_url"] == f"docs/runbooks/{alert['alert']}.md"
-    assert len({alert["annotations"]["summary"] for alert in group["rules"]}) == 5
+    assert len({alert["annotations"]["summary"] for alert in group["rules"]}) == 6

@@ -1,14 +1,9 @@
-"""SQLite's write-ahead log is moved into the database beside the commits, not as a part of one; the collector is seldom asked."""
+"""SQLite's write-ahead log is moved into the database beside the commits, not as a part of one."""
 
-import gc
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 from llmwarden import wire
-from llmwarden.ledger import main
 from llmwarden.ledger.store import Store
 from llmwarden.ledger.store.store import CHECKPOINT_BYTES
 from tests import postgresql
@@ -84,27 +79,3 @@ def test_postgresql_does_that_itself() -> None:
     store = Store(postgresql.shared().database())
     assert not store.checkpoint()
     store.close()
-
-
-@pytest.fixture
-def collector() -> Iterator[None]:
-    before = gc.get_threshold()
-    yield
-    gc.unfreeze()
-    gc.set_threshold(*before)
-
-
-@pytest.mark.usefixtures("collector")
-def test_what_is_there_for_good_is_not_looked_at_and_cycles_still_go() -> None:
-    kept = [[number] for number in range(1000)]
-    main.calm_collector()
-    assert gc.get_freeze_count() > len(kept)
-    collections = sum(one["collections"] for one in gc.get_stats())
-    for _ in range(20_000):
-        gone: list[object] = [[], []]
-        del gone
-    assert sum(one["collections"] for one in gc.get_stats()) == collections
-    for _ in range(2 * main.OBJECTS_OF_A_COLLECTION):
-        cycle: list[object] = []
-        cycle.append(cycle)
-    assert sum(one["collections"] for one in gc.get_stats()) > collections

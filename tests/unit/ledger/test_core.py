@@ -5,7 +5,12 @@ import datetime as dt
 
 import pytest
 
+from llmwarden import wire
+from llmwarden.domain.cost import Rates
 from llmwarden.ledger.core import Core
+from llmwarden.ledger.counts import Counts
+from llmwarden.ledger.leases import Asked
+from llmwarden.ledger.store import Batch, Delta, Held, Issued
 from tests.unit.ledger.objects import BUCKET, NOW, FakeClock, budget, model_price, service, shared, spend, view_of
 
 DOLLAR = 10**12
@@ -174,6 +179,52 @@ def test_prices_that_arrive_rate_what_was_uncosted(core: Core) -> None:
     assert found.price.input == 10**6
 
 
+def test_what_is_not_on_the_disk_yet_is_worth_what_it_will_count(core: Core) -> None:
+    """Grants are decided on it, in the transaction that brings it: neither more nor less than is counted afterwards."""
+    hourly = budget("hourly", window={"calendar": "Hour"})
+    core.configure(
+        view_of(
+            service(budgets=(budget(), hourly, budget("tokens", limit={"tokens": 10**9}))),
+            service("other"),
+            shared("ClusterLLMBudget", "all", {}),
+        )
+    )
+    core.prices[Issued("openai", "tiered", "p")] = Rates(
+        wire.Picodollars(input=2, output=3, cached_input=1, cache_write=2),
+        (wire.PriceVariant(0, "flex", wire.Picodollars(input=1, output=1, cached_input=1, cache_write=1)),),
+    )
+    count = Counts(requests=1, input=10**6, output=10**5)
+    deltas = [
+        Delta("shop/bot", "openai", "gpt-4o-mini", None, BUCKET, count),  # rated by what is known now
+        Delta("shop/bot", "openai", "gpt-4o-mini", None, BUCKET - 7200, count),  # today's, but of an earlier hour
+        Delta("shop/bot", "openai", "gpt-4o-mini", None, BUCKET - 2 * 86400, count),
+        Delta("shop/bot", "openai", "tiered", "p", BUCKET, count, tier="flex"),
+        # A tier without a price: held for the dearest, as the first of its key is from then on.
+        Delta("shop/bot", "openai", "tiered", "p", BUCKET, count, tier="priority"),
+        Delta("shop/bot", "openai", "tiered", None, BUCKET, count, tier="priority"),
+        Delta("shop/bot", "openai", "nobody-knows", None, BUCKET, count),
+        Delta("shop/other", "openai", "gpt-4o", None, BUCKET, count),
+        Delta("shop/gone", "openai", "gpt-4o", None, BUCKET, count),
+    ]
+    for told in (deltas, deltas[::-1], deltas[:3]):  # also where some of it is counted already
+        before = {key: standing.spent for key, standing in core.standings.items()}
+        pending = core.pending(told)
+        assert {key: standing.spent for key, standing in core.standings.items()} == before
+        core.merged((), Batch((), tuple(told)))
+        after = {key: standing.spent for key, standing in core.standings.items()}
+        assert {key: after[key] - before[key] for key in after} == {key: pending.get(key, 0) for key in after}
+        assert len({*pending.values()}) == len(pending) == 4
+
+
+def test_nothing_is_granted_of_a_budget_of_which_it_is_not_known_what_is_out(core: Core) -> None:
+    """An edit may make a budget leased while the transaction, which asked about others, is under way."""
+    core.configure(view_of(service(budgets=(budget(),))))
+    asked = [Asked(1, wire.LeaseUse(DAILY, 0, 100))]
+    assert core.desk.decide(asked, {}, {}) == {}
+    assert core.desk.decide(asked, {DAILY: Held()}, {DAILY: DOLLAR - 60})[DAILY, 1].granted == 30
+    assert core.desk.decide(asked, {DAILY: Held(60, 1)}, {DAILY: DOLLAR - 60})[DAILY, 1].granted == 0
+
+
 async def test_usage_says_who_spent_what_and_when_it_ends(core: Core) -> None:
     core.configure(view_of(service(budgets=(budget(),)), service("idle")))
     spend(core, "bot", DOLLAR // 2)
@@ -201,11 +252,65 @@ async def test_a_pod_that_is_silent_no_longer_reports(core: Core, clock: FakeClo
 
 async def test_a_change_wakes_all_who_wait_and_nothing_else_does(core: Core) -> None:
     core.configure(view_of(service(budgets=(budget(),))))
-    waiting = [asyncio.create_task(core.changed(30)) for _ in range(3)]
+    waiting = [asyncio.create_task(core.changed("shop", 30)) for _ in range(3)]
     await asyncio.sleep(0)
     spend(core, "bot", 1)
     await asyncio.sleep(0)
     assert not any(task.done() for task in waiting)
     spend(core, "bot", DOLLAR)
     assert await asyncio.gather(*waiting) == [True, True, True]
-    assert not await core.changed(0)
+    assert not await core.changed("shop", 0)
+
+
+async def turns() -> None:
+    """Let whoever was woken come to its end."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_an_edit_wakes_its_own_namespace_and_looks_at_its_own_budgets_only(core: Core) -> None:
+    others = [service(f"bot-{number}", "web", budgets=(budget(),)) for number in range(3)]
+    core.configure(view_of(service(budgets=(budget(),)), *others, namespaces={}))
+    web = asyncio.create_task(core.changed("web", 30))
+    shop = asyncio.create_task(core.changed("shop", 30))
+    await asyncio.sleep(0)
+    generations, standings = (core.generation("shop"), core.generation("web")), dict(core.standings)
+    core.configure(view_of(service(budgets=(budget(amount="2.00"),)), *others, namespaces={}))
+    assert await shop
+    await turns()
+    assert not web.done()
+    assert core.generation("shop") != generations[0]
+    assert core.generation("web") == generations[1]
+    assert {key for key, standing in core.standings.items() if standing is not standings[key]} == {DAILY}
+    # A ModelPrice is everybody's.
+    core.configure(view_of(*others, model_price("p", ["gpt-4o"], ("2026-01-01T00:00:00Z", "1", "1")), namespaces={}))
+    assert await web
+
+
+async def test_a_shared_budget_that_is_edited_or_joined_wakes_whoever_it_holds_for(core: Core) -> None:
+    two = (service(), service(namespace="web"))
+    retail = {"shop": {"cost-center": "retail"}, "web": {"cost-center": "retail"}}
+    both = {"cost-center": "retail"}
+
+    async def woken(view: object) -> set[str]:
+        waiting = {name: asyncio.create_task(core.changed(name, 30)) for name in ("shop", "web")}
+        await asyncio.sleep(0)
+        core.configure(view)  # type: ignore[arg-type]  # a view
+        await turns()
+        found = {name for name, task in waiting.items() if task.done()}
+        for task in waiting.values():
+            task.cancel()
+        return found
+
+    core.configure(view_of(*two, shared("ClusterLLMBudget", "retail", both, amount="9.00"), namespaces=retail))
+    spend(core, "bot", DOLLAR, namespace="web")
+    lower = shared("ClusterLLMBudget", "retail", both, amount="2.00")
+    assert await woken(view_of(*two, lower, namespaces=retail)) == {"shop", "web"}
+    # One namespace leaves: the other's budget is less spent, but that alone is nothing that a proxy acts on.
+    alone = {**retail, "web": {}}
+    assert await woken(view_of(*two, lower, namespaces=alone)) == {"web"}
+    spend(core, "bot", DOLLAR)
+    # It joins again: the budget is used up, for both.
+    assert await woken(view_of(*two, lower, namespaces=retail)) == {"shop", "web"}
+    assert core.standings["ClusterLLMBudget/retail"].state == "Exceeded"
+    assert await woken(view_of(*two, namespaces=retail)) == {"shop", "web"}

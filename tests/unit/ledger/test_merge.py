@@ -6,16 +6,19 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import astuple
 
 from llmwarden import wire
 from llmwarden.domain.cost import Rates
 from llmwarden.errors import UnavailableError
 from llmwarden.ledger import counts
 from llmwarden.ledger.counts import Counts
-from llmwarden.ledger.store import Issued, PriceRecord, SchemaError, Store
+from llmwarden.ledger.store import Issued, Lending, PriceRecord, SchemaError, Store
 from tests.unit.ledger.objects import BUCKET
 
 small = st.integers(0, 1000)
@@ -92,6 +95,15 @@ def test_merge_does_not_depend_on_order_or_repetition_even_of_contradicting_repo
     assert expected.reasoning <= expected.output
 
 
+@given(anything, anything)
+def test_growth_is_the_difference_to_the_maximum(known: Counts, reported: Counts) -> None:
+    known, reported = counts.whole(known), counts.whole(reported)
+    grown = counts.grow(known, reported)
+    assert grown.new == counts.merge(known, reported)
+    assert counts.add(known, grown.delta) == grown.new
+    assert grown.backwards is any(new < old for new, old in zip(astuple(reported), astuple(known), strict=True))
+
+
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(growth(), min_size=1, max_size=6), st.randoms(use_true_random=False))
 def test_any_delivery_that_has_the_last_report_sums_to_what_was_used(
@@ -146,6 +158,50 @@ def test_many_buckets_in_one_report(store: Store) -> None:
     rows = [row(Counts(requests=1), bucket=BUCKET - 900 * back) for back in range(1200)]
     assert len(store.merge([(report(*rows), 1)]).merged[0].deltas) == 1200
     assert store.merge([(report(*rows, sequence=2), 2)]).merged[0].deltas == ()
+
+
+@pytest.mark.parametrize("reports", [1, 200])
+def test_a_batch_takes_the_same_statements_however_many_reports_it_has(store: Store, reports: int) -> None:
+    def batch(sequence: int) -> list[tuple[wire.Report, int]]:
+        return [
+            (
+                msgspec.structs.replace(
+                    report(
+                        *(row(Counts(requests=sequence), model=f"m{model}") for model in range(3)),
+                        journal=f"j{number}",
+                        sequence=sequence,
+                    ),
+                    leases=(wire.LeaseUse("b", 5, 10),),
+                ),
+                sequence,
+            )
+            for number in range(reports)
+        ]
+
+    lending = Lending(["b"], lambda ground: {("b", merged.journal_id): 1 for merged in ground.merged})
+    store.merge(batch(1), lending)  # journals and keys are new
+    statements: list[str] = []
+    sa.event.listen(store.database.writer, "before_cursor_execute", lambda *told: statements.append(told[2]))
+    assert sum(len(merged.deltas) for merged in store.merge(batch(2), lending).merged) == 3 * reports
+    # The number, what is known, what is out, and all that is written: one statement on PostgreSQL, one for each table on SQLite.
+    expected = 4 if store.database.postgresql else 10
+    assert len(statements) == expected, statements
+    assert [holding.outstanding for holding in store.lease_state()] == [6] * reports
+
+
+def test_what_is_written_comes_back_as_it_was(store: Store) -> None:
+    """It goes to the database as JSON: nothing may be lost on the way there."""
+    odd = 'a "b" \\ \n \t \u2028 {é} 🦊 $1 %s :x ?'
+    largest = Counts(requests=2**40, input=2**61 - 1, output=2**53 + 1)
+    sent = report(msgspec.structs.replace(row(largest, model=odd), labels=wire.Labels(team=odd)), journal=odd, uid=odd)
+    sent = msgspec.structs.replace(sent, pod=wire.PodRef("shop", odd, odd), leases=(wire.LeaseUse(odd, 2**62 - 1),))
+    store.merge([(sent, 1)])
+    (merged,) = store.merge([(sent, 1)]).merged
+    assert merged.deltas == ()
+    (found,) = store.sums()
+    assert (found.model, found.counts) == (odd, largest)
+    (holding,) = store.lease_state()
+    assert (holding.budget, holding.outstanding, holding.pod_uid) == (odd, 2**62 - 1, odd)
 
 
 def test_what_was_written_is_there_after_reopening(database: str) -> None:

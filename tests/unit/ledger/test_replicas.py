@@ -15,7 +15,19 @@ from llmwarden.ledger import counts
 from llmwarden.ledger.core import Core
 from llmwarden.ledger.counts import Counts
 from llmwarden.ledger.pricing import Catalogue
-from llmwarden.ledger.store import Batch, BehindError, Delta, Ground, Held, Issued, PriceRecord, Store, presence
+from llmwarden.ledger.store import (
+    Batch,
+    BehindError,
+    Delta,
+    Ground,
+    Held,
+    Issued,
+    Lending,
+    PriceRecord,
+    Store,
+    presence,
+)
+from llmwarden.ledger.store.merge import Merge
 from tests import postgresql
 from tests.unit.ledger.objects import FakeClock, service, view_of
 from tests.unit.ledger.test_merge import report, row
@@ -117,32 +129,61 @@ def test_a_replica_that_was_away_too_long_is_told_to_read_everything(pair: tuple
     assert second.sum == Counts(requests=6)
 
 
-def test_grants_see_what_other_replicas_took_and_gave(pair: tuple[Replica, Replica]) -> None:
-    first, second = pair
-    lease = wire.LeaseUse(BUDGET, 0, 100)
-    sent = report(row(Counts(requests=1, input=10)))
-    batch = first.done(first.store.merge([(msgspec.structs.replace(sent, leases=(lease,)), 1)]))
-    journal = batch.merged[0].journal_id
-    assert batch.merged[0].latest
-    first.store.grant([BUDGET], lambda _: {(BUDGET, journal): 70})
-    seen: list[Ground] = []
+def lent(amount: int, seen: list[Ground]) -> Lending:
+    """Grants so much to the first report's journal, and notes on what ground."""
 
     def decide(ground: Ground) -> dict[tuple[str, int], int]:
         seen.append(ground)
-        return {}
+        return {(BUDGET, ground.merged[0].journal_id): amount}
 
-    second.store.grant([BUDGET, "other"], decide)
-    assert seen[0].held == {BUDGET: Held(70, 1), "other": Held()}
-    assert [delta.counts for delta in seen[0].foreign] == [Counts(requests=1, input=10)]
-    # The journal spends 30 of it: what it keeps stands, and an older report changes nothing of that.
-    for sequence, balance in ((3, 40), (2, 70)):
+    return Lending([BUDGET, "other"], decide)
+
+
+def test_grants_see_what_other_replicas_took_and_gave(pair: tuple[Replica, Replica]) -> None:
+    first, second = pair
+    seen: list[Ground] = []
+    sent = msgspec.structs.replace(report(row(Counts(requests=1, input=10))), leases=(wire.LeaseUse(BUDGET, 5, 100),))
+    batch = first.done(first.store.merge([(sent, 1)], lent(70, seen)))
+    assert batch.merged[0].latest
+    assert seen[0].held == {BUDGET: Held(5, 1), "other": Held()}  # what it keeps, before the grant
+    assert [delta.counts for delta in seen[0].merged[0].deltas] == [Counts(requests=1, input=10)]
+    # Another journal asks another replica: what the first took and was granted is there.
+    other = msgspec.structs.replace(sent, journal="k", leases=(wire.LeaseUse(BUDGET, 0, 100),))
+    batch = second.store.merge([(other, 2)], lent(7, seen))
+    assert seen[1].held == {BUDGET: Held(75, 1), "other": Held()}
+    assert [delta.counts for delta in seen[1].foreign] == [Counts(requests=1, input=10)]
+    assert batch.foreign == ()  # it was given to `decide`
+    # The first journal spends 30 of it: what it keeps stands, and an older report changes nothing of that.
+    for sequence, balance in ((3, 45), (2, 75)):
         use = (wire.LeaseUse(BUDGET, balance),)
         (merged,) = second.store.merge([(msgspec.structs.replace(sent, sequence=sequence, leases=use), 2)]).merged
         assert merged.latest is (sequence == 3)
-    (holding,) = first.store.lease_state()
-    assert (holding.outstanding, holding.pod_name, holding.pod_uid) == (40, "bot-0", "u")
-    first.store.release([journal])
+    assert {holding.journal_id: holding.outstanding for holding in first.store.lease_state()} == {
+        one[0].merged[0].journal_id: amount for one, amount in ((seen[:1], 45), (seen[1:], 7))
+    }
+    first.store.release([one.merged[0].journal_id for one in seen])
     assert second.store.lease_state() == []
+
+
+def test_a_transaction_that_fails_after_its_grants_leaves_neither_rows_nor_grants(
+    pair: tuple[Replica, Replica], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = pair
+    second.report(Counts(requests=2), journal="elsewhere")
+    seen: list[Ground] = []
+    sent = msgspec.structs.replace(report(row(Counts(requests=5))), leases=(wire.LeaseUse(BUDGET, 0, 100),))
+    with monkeypatch.context() as patch:
+        patch.setattr(Merge, "write", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            first.store.merge([(sent, 1)], lent(70, seen))
+    first.take(seen[0].foreign)  # as the ledger does before it decides
+    assert second.store.lease_state() == []
+    first.done(first.store.merge([(sent, 1)], lent(70, seen)))
+    assert seen[1].foreign == ()  # and it is not told twice
+    assert seen[1].held[BUDGET] == Held()
+    assert [holding.outstanding for holding in second.store.lease_state()] == [70]
+    second.done(second.store.follow())
+    assert first.sum == second.sum == Counts(requests=7)
 
 
 def test_a_final_report_ends_the_leases_of_its_journal(database: str) -> None:

@@ -115,10 +115,11 @@ def test_an_unknown_price_is_asked_for_once_and_then_refused() -> None:
     assert isinstance(denied, Denied)
     assert denied.code == "unknown_price"
     assert check(*gate(own=strict), priced=lambda _: None, asked=True) == Allowed()  # onLedgerLoss: Allow
-    assert isinstance(
-        check(*gate(own=budget(on_unknown_price="Deny", on_ledger_loss="Deny")), priced=lambda _: None, asked=True),
-        Denied,
-    )
+    lost = {"on_unknown_price": "Deny", "on_ledger_loss": "Deny"}
+    untold = check(*gate(own=budget(**lost)), priced=lambda _: None, asked=True)
+    assert isinstance(untold, Denied)
+    assert (untold.code, untold.retry_after) == ("ledger_unavailable", 2)  # nobody said that it has no price
+    assert check(*gate(own=budget(**lost)), priced=lambda _: False).code == "unknown_price"  # type: ignore[union-attr]
     assert isinstance(check(*gate(own=strict), model=""), Denied)  # a request that cannot be read
     assert check(*gate(own=budget(on_unknown_price="Deny", unit="tokens")), priced=lambda _: False) == Allowed()
     assert check(*gate(own=budget()), priced=lambda _: False) == Allowed()

@@ -1,33 +1,19 @@
 import base64
 import json
-from collections.abc import Iterable
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
 from llmwarden import names
-from llmwarden.api.v1alpha1 import LLMService, parse
 from llmwarden.settings import Settings
 from llmwarden.webhook.admission import BadReviewError, World, review
 from llmwarden.webhook.app import INJECTIONS, MAX_BODY, app
-from llmwarden.webhook.main import Cluster
-
-SERVICE: dict[str, Any] = {
-    "apiVersion": names.API_VERSION,
-    "kind": "LLMService",
-    "metadata": {"name": "bot", "namespace": "shop"},
-    "spec": {"backend": {"type": "OpenAI"}, "workload": {"selector": {"matchLabels": {"app": "bot"}}}},
-}
+from tests.unit.webhook.services import SERVICE, known
 
 
 def world(*services: dict[str, Any], ready: str | None = None, labels: dict[str, str] | None = None) -> World:
-    parsed = [parse(LLMService, service) for service in services]
-
-    def of(namespace: str) -> Iterable[LLMService]:
-        return [service for service in parsed if service.metadata.namespace == namespace]
-
-    return World(ready, of, lambda _: labels, "CA")
+    return World(ready, known(*services).candidates, lambda _: labels, "CA")
 
 
 def request(pod: Any, **more: Any) -> bytes:
@@ -134,13 +120,3 @@ def test_a_fault_of_ours_is_counted_and_left_to_the_failure_policy() -> None:
     )
     assert answer.status_code == 500  # failurePolicy: Ignore admits the pod
     assert counted("error") == before + 1
-
-
-async def test_a_service_that_cannot_be_read_is_left_out_and_the_others_go_on() -> None:
-    cluster = Cluster(None)  # type: ignore[arg-type]  # nothing is sent
-    cluster.take_service(("shop", "bot"), None, SERVICE)
-    cluster.take_service(("shop", "odd"), None, {**SERVICE, "spec": {"backend": {"type": "Oracle"}}})
-    assert [service.metadata.name for service in cluster.services_in("shop")] == ["bot"]
-    cluster.take_service(("shop", "bot"), SERVICE, None)
-    assert list(cluster.services_in("shop")) == []
-    assert cluster.fault() is not None

@@ -1,7 +1,8 @@
 """The ledger's storage: SQLAlchemy Core on SQLite (WAL) or PostgreSQL, by one setting. Nothing in it is a float.
 
-What others use stands here. `Store` has the methods; leases are `Store.lease_state`, `Store.grant` and `Store.release`
-(`leases.py` says how they keep a budget exact). Statements are the same on both databases but for the upsert's spelling.
+What others use stands here. `Store` has the methods; leases are granted by `Store.merge` and ended by `Store.release`
+(`leases.py` says how that keeps a budget exact). Statements are the same on both databases but for the spelling of upserts and of
+parameters that are tables (`given.py`).
 
 Tables
 - `journals`: one row per (journal, pod UID): a pod cannot write into another pod's journal, whatever name it sends.
@@ -21,7 +22,7 @@ Costs are not stored: they are counters times prices, both of which never change
 """
 
 from llmwarden.ledger.store.gpu import HeldSum, Lost, PodKey, PodSpan
-from llmwarden.ledger.store.leases import Ground, Held, Holding, Silent
+from llmwarden.ledger.store.leases import Ground, Held, Holding, Lending, Silent
 from llmwarden.ledger.store.model import Batch, BehindError, Delta, Issued, Merged, PriceRecord, issued_of
 from llmwarden.ledger.store.schema import SchemaError
 from llmwarden.ledger.store.store import Store
@@ -35,6 +36,7 @@ __all__ = [
     "HeldSum",
     "Holding",
     "Issued",
+    "Lending",
     "Lost",
     "Merged",
     "PodKey",

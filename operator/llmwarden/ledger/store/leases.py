@@ -1,28 +1,32 @@
 """Leases on the disk: the outstanding balance of each (budget, journal). Who gets what is `domain/leases.py`' to say.
 
-Two steps keep a budget exact, each one transaction under the lock of the change number:
-1. `Store.merge` takes a report's rows, and by its `leases` what the journal keeps (`domain.leases.kept`), where no newer
-   report of the journal was there (`Merged.latest`); a final report ends all leases of its journal. Spent grows and
-   outstanding shrinks together.
-2. `Store.grant(budgets, decide)` gives `decide` the `Ground` to decide on, and adds what it grants to the balances. Under the
-   lock nothing else moves: first bring what is counted up to date with `ground.foreign` (by `Core`, in the event loop: `decide`
-   runs in a worker thread, so hop with `anyio.from_thread.run_sync`), then limit - spent - outstanding is exact on every replica.
-   Only when `grant` has returned is a grant on the disk and may be told.
-Between the two steps, or when an answer is lost, less is granted than could be: never more.
+One transaction keeps a budget exact, `Store.merge` under the lock of the change number:
+1. It takes the reports' rows, and by their `leases` what each journal keeps (`domain.leases.kept`), where no newer report of
+   the journal was there (`Merged.latest`); a final report ends all leases of its journal. Spent grows and outstanding shrinks
+   together.
+2. Where a journal wants more, `Lending.decide` is given the `Ground` to decide on, and what it grants is added. Under the lock
+   nothing else moves: with what others committed (`Ground.foreign`) counted, and what these reports add on top (`Ground.merged`,
+   which is not counted before it is on the disk), limit - spent - outstanding is exact on every replica. `decide` runs in a worker
+   thread; what is counted is the event loop's, so it hops there (`anyio.from_thread.run_sync`).
+3. Only when `merge` has returned are rows and grants on the disk and may be told. Where it fails, neither is: the proxies send the
+   same again. Where a commit's answer is lost, rows are found by the log, and what was granted is out until the journal's next report.
+A report whose leases are too old (it is not `latest`) has its rows counted all the same: only its lease part is left out.
 
 `Store.lease_state()` lists every balance with its journal and pod; `Store.silent(...)` lists journals that neither ended nor
 report any more, and `Store.release(journal_ids)` ends those, and their leases, whose pod is confirmed dead.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
 from llmwarden.domain.cost import Rates
+from llmwarden.ledger.store import statements
 from llmwarden.ledger.store import tables as t
 from llmwarden.ledger.store.engine import Database
-from llmwarden.ledger.store.model import Delta, Issued
+from llmwarden.ledger.store.given import text
+from llmwarden.ledger.store.model import Delta, Issued, Merged
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +39,16 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """What a grant is decided on: what others committed since we last looked, and what is out of each budget asked about."""
+    """What grants are decided on: what is out of each budget asked about, with what these reports' journals keep.
+
+    `merged` is what the reports change, in their order: it is not committed. `foreign` is what others committed since we last looked, and
+    `prices` what they handed out: to be counted first, whatever becomes of this transaction.
+    """
 
     held: Mapping[str, Held]
+    merged: Sequence[Merged] = ()
     foreign: tuple[Delta, ...] = ()
-    prices: Mapping[Issued, Rates] | None = None
+    prices: Mapping[Issued, Rates] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,34 +81,36 @@ Granted = Mapping[tuple[str, int], int]
 Decide = Callable[[Ground], Granted]
 
 
-def held(connection: sa.Connection, budgets: Sequence[str]) -> dict[str, Held]:
-    """What is out of these budgets."""
-    found = {budget: Held() for budget in budgets}
-    query = (
-        sa.select(t.leases.c.budget, sa.func.sum(t.leases.c.outstanding), sa.func.count())
-        .where(t.leases.c.budget.in_(sorted(found)), t.leases.c.outstanding > 0)
-        .group_by(t.leases.c.budget)
-    )
-    for budget, outstanding, holders in connection.execute(query):
-        found[budget] = Held(int(outstanding), holders)
-    return found
+@dataclass(frozen=True, slots=True)
+class Lending:
+    """What reports' leases are decided by: the budgets that are asked about, and who decides."""
+
+    budgets: Collection[str]
+    decide: Decide
 
 
-def add(database: Database, connection: sa.Connection, granted: Granted) -> None:
-    """Add to balances."""
-    values = [
-        {"budget": budget, "journal_id": journal_id, "outstanding": amount}
-        for (budget, journal_id), amount in sorted(granted.items())
-        if amount > 0
-    ]
-    if not values:
-        return
-    statement = database.insert(t.leases)
-    upsert = statement.on_conflict_do_update(
-        index_elements=["budget", "journal_id"],
-        set_={"outstanding": t.leases.c.outstanding + statement.excluded["outstanding"]},
+def held(
+    database: Database, connection: sa.Connection, budgets: Collection[str], balances: Mapping[tuple[str, int], int]
+) -> dict[str, Held]:
+    """What is out of these budgets, where these journals' balances are not what is stored but what their reports say."""
+    out = {budget: [0, 0] for budget in budgets}
+    stored = connection.execute(
+        statements.of(database).held,
+        {
+            "budgets": text([{"budget": budget} for budget in out]),
+            "pairs": text([{"budget": budget, "journal_id": journal} for budget, journal in balances if budget in out]),
+        },
     )
-    connection.execute(upsert, values)
+    for budget, journal_id, outstanding, holders in stored:
+        # Journal 0 is all of them. What one of ours has is taken off, and what it keeps is added below.
+        sign = -1 if journal_id else 1
+        out[budget][0] += sign * int(outstanding)
+        out[budget][1] += sign * holders
+    for (budget, _), kept in balances.items():
+        if budget in out and kept > 0:
+            out[budget][0] += kept
+            out[budget][1] += 1
+    return {budget: Held(outstanding, holders) for budget, (outstanding, holders) in out.items()}
 
 
 def state(connection: sa.Connection) -> list[Holding]:

@@ -1,7 +1,7 @@
 """Merging reports: one transaction for all that came together, a constant number of statements for any number of reports."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
@@ -11,74 +11,178 @@ from llmwarden import wire
 from llmwarden.domain import leases as policy
 from llmwarden.ledger import counts
 from llmwarden.ledger.counts import FIELDS, Counts
+from llmwarden.ledger.store import statements
 from llmwarden.ledger.store import tables as t
-from llmwarden.ledger.store.engine import Database, Insert
+from llmwarden.ledger.store.engine import Database
+from llmwarden.ledger.store.given import text
 from llmwarden.ledger.store.model import Key, Merged, key_of
+from llmwarden.ledger.store.statements import LARGEST
 
 IN_CHUNK: Final = 500  # values in one IN (...): SQLite bounds the number of variables
-LARGEST: Final = 2**62  # a sum stops there: 64 bits must hold it, whatever engines claim to have used
+NO_BUCKET: Final = -1  # of a report without rows, whose journal is asked for all the same
 T = TypeVar("T")
 Address = tuple[int, Key, int]  # journal id, key, bucket
 JournalName = tuple[str, str]  # journal, pod UID
 
 
-def merge(
-    database: Database, connection: sa.Connection, ids: "KeyIds", reports: Sequence[tuple[wire.Report, int]]
-) -> tuple[list[Merged], dict[tuple[int, int], Counts]]:
-    """Merge in the connection's transaction; returns what changed by report, and by (key id, bucket) all together.
+def read(
+    database: Database, connection: sa.Connection, reports: Sequence[tuple[wire.Report, int]]
+) -> dict[JournalName, "Journal"]:
+    """What is known of these reports' journals: one statement, and two more where a journal was never there before.
 
-    `connection` must hold the lock of the change number: what was read here is not changed by others before the commit.
+    `connection` must hold the lock of the change number: what is read here is not changed by others before the commit.
     """
-    known_journals = _journals(connection, reports)
+    wanted: dict[JournalName, set[int]] = {}
+    for report, _ in reports:
+        buckets = wanted.setdefault((report.journal, report.pod.uid), set())
+        buckets.update(row.bucket for row in report.rows)
+    found = _read(database, connection, wanted)
+    missing = wanted.keys() - found.keys()
+    if missing:
+        _add_journals(connection, reports, missing)
+        found |= _read(database, connection, {name: wanted[name] for name in missing})
+    return found
+
+
+def merge(
+    connection: sa.Connection,
+    ids: "KeyIds",
+    reports: Sequence[tuple[wire.Report, int]],
+    journals: Mapping[JournalName, "Journal"],
+) -> "Merge":
+    """Say what these reports change, given what is known of their journals. Writes nothing but keys that are new."""
+    made = Merge()
     wanted: list[dict[Address, Counts]] = []
     folded: list[int] = []
     for report, _ in reports:
-        journal_id, _, folded_before = known_journals[report.journal, report.pod.uid]
+        journal = journals[report.journal, report.pod.uid]
         found: dict[Address, Counts] = {}
         dropped = 0
         for row in report.rows:
-            if row.bucket < folded_before:
+            if row.bucket < journal.folded_before:
                 dropped += 1
                 continue
-            address = (journal_id, key_of(report.pod.namespace, row), row.bucket)
-            found[address] = counts.merge(found.get(address, counts.ZERO), counts.of_row(row))
+            address = (journal.id, key_of(report.pod.namespace, row), row.bucket)
+            reported = counts.whole(counts.of_row(row))
+            found[address] = counts.merge(found[address], reported) if address in found else reported
         wanted.append(found)
         folded.append(dropped)
     ids.find(connection, {key for found in wanted for _, key, _ in found})
-    known = _known_rows(connection, ids, {address for found in wanted for address in found})
-    changed: dict[Address, Counts] = {}
-    grown: dict[tuple[int, int], Counts] = {}
-    merged: list[Merged] = []
+    known = {
+        (journal.id, key_id, bucket): values
+        for journal in journals.values()
+        for (bucket, key_id), values in journal.rows.items()
+    }
     latest: dict[JournalName, int] = {}
-    for (report, _), found, dropped in zip(reports, wanted, folded, strict=True):
+    for (report, now), found, dropped in zip(reports, wanted, folded, strict=True):
         name = (report.journal, report.pod.uid)
-        journal_id, sequence, _ = known_journals[name]
+        journal = journals[name]
         deltas = []
         backwards = 0
-        for address, reported in found.items():
-            old = changed.get(address) or known.get(address)
-            new = counts.merge(old or counts.ZERO, reported)
-            if old is not None and counts.went_backwards(old, reported):
-                backwards += 1
-            if new == old:
+        for (journal_id, key, bucket), reported in found.items():
+            place = (journal_id, ids[key], bucket)
+            old = known.get(place)
+            grown = counts.grow(old or counts.ZERO, reported)
+            backwards += grown.backwards
+            if grown.new == old:
                 continue
-            delta = counts.difference(new, old or counts.ZERO)
-            _, key, bucket = address
-            changed[address] = new
-            place = (ids[key], bucket)
-            grown[place] = counts.add(grown.get(place, counts.ZERO), delta)
-            deltas.append(key.delta(bucket, delta))
-        newest = report.sequence > latest.get(name, sequence)
+            made.rows[place] = known[place] = grown.new
+            sum_of = (place[1], bucket)
+            made.spend[sum_of] = counts.add(made.spend.get(sum_of, counts.ZERO), grown.delta)
+            deltas.append(key.delta(bucket, grown.delta))
+        newest = report.sequence > latest.get(name, journal.sequence)
         if newest:
             latest[name] = report.sequence
-        merged.append(Merged(tuple(deltas), backwards, dropped, newest, journal_id))
-    _write_journals(connection, reports, known_journals)
-    if changed:
-        _write_rows(database, connection, ids, changed)
-        _write_spend(database, connection, grown)
-        _write_services(database, connection, reports)
-    _write_leases(database, connection, reports, merged)
-    return merged, grown
+        made.take(report, now, Merged(tuple(deltas), backwards, dropped, newest, journal.id))
+    return made
+
+
+@dataclass(slots=True)
+class Journal:
+    """What is known of a journal: its last sequence before these reports (-1 for none), before which bucket it was folded, and its
+    rows of the buckets that are reported, by bucket and key id."""  # noqa: D205, D209 - one sentence
+
+    id: int
+    sequence: int
+    folded_before: int
+    rows: dict[tuple[int, int], Counts] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Merge:
+    """What reports change: by report, and by table all together."""
+
+    merged: list[Merged] = field(default_factory=list)
+    rows: dict[tuple[int, int, int], Counts] = field(
+        default_factory=dict
+    )  # by journal id, key id and bucket: as it is now
+    spend: dict[tuple[int, int], Counts] = field(default_factory=dict)  # by key id and bucket: what is added
+    journals: dict[int, dict[str, Any]] = field(default_factory=dict)
+    services: dict[tuple[str, str], int] = field(default_factory=dict)  # by namespace and name: when it was reported
+    balances: dict[tuple[str, int], int] = field(
+        default_factory=dict
+    )  # by budget and journal id: what the journal keeps
+    ended: set[int] = field(default_factory=set)  # journals whose last report this was: they keep nothing
+
+    def take(self, report: wire.Report, now: int, merged: Merged) -> None:
+        """Note what a report says beside its rows. Of the leases only the journal's newest report counts."""
+        self.merged.append(merged)
+        journal_id = merged.journal_id
+        value = self.journals.setdefault(journal_id, {"id": journal_id, "sequence": -1, "now": now, "final": False})
+        value["sequence"] = max(value["sequence"], report.sequence)
+        value["now"] = max(value["now"], now)
+        # An older report that is delivered after the last one does not open the journal again.
+        value["final"] = value["final"] or report.final
+        for row in report.rows:
+            name = (report.pod.namespace, row.service)
+            self.services[name] = max(now, self.services.get(name, 0))
+        if merged.latest:
+            for use in report.leases:
+                self.balances[use.budget, journal_id] = policy.kept(min(use.balance, LARGEST))
+            if report.final:
+                self.ended.add(journal_id)
+
+    def grant(self, granted: Mapping[tuple[str, int], int]) -> None:
+        """Add to balances."""
+        for place, amount in granted.items():
+            if amount > 0:
+                self.balances[place] += amount
+
+    def write(self, database: Database, connection: sa.Connection, number: int) -> None:
+        """Write all of it, under this change number. On PostgreSQL that is one statement."""
+        spend = [place_values(place, values) for place, values in self.spend.items()]
+        given: dict[str, Sequence[Mapping[str, object]]] = {
+            "journals": list(self.journals.values()),
+            "rows": [
+                {"journal_id": journal_id, "key_id": key_id, "bucket": bucket, **counts.as_dict(values)}
+                for (journal_id, key_id, bucket), values in self.rows.items()
+            ],
+            "spend": spend,
+            # Also a service whose report changed nothing was reported; but that is no reason to write.
+            "services": [
+                {"namespace": namespace, "name": name, "now": now}
+                for (namespace, name), now in sorted(self.services.items())
+            ]
+            if spend
+            else [],
+            "leases": [
+                {"budget": budget, "journal_id": journal_id, "outstanding": outstanding}
+                for (budget, journal_id), outstanding in sorted(self.balances.items())
+                if journal_id not in self.ended
+            ],
+        }
+        if self.ended:
+            connection.execute(sa.delete(t.leases).where(t.leases.c.journal_id.in_(sorted(self.ended))))
+        made = statements.of(database)
+        if made.together is not None:
+            parameters = {name: text(rows) for name, rows in given.items()}
+            connection.execute(made.together, {**parameters, "number": number})
+            return
+        for name, rows in given.items():
+            if rows:
+                told: dict[str, str | int] = {name: text(rows), "number": number}
+                for statement, takes in made.each[name]:
+                    connection.execute(statement, {name: told[name] for name in takes})
 
 
 class KeyIds:
@@ -140,129 +244,45 @@ class KeyIds:
         self._keys[key_id] = key
 
 
-def _journals(
-    connection: sa.Connection, reports: Sequence[tuple[wire.Report, int]]
-) -> dict[JournalName, tuple[int, int, int]]:
-    """By name: id, the last sequence before these reports (-1 for none), and before which bucket it was folded."""
-    names = {(report.journal, report.pod.uid) for report, _ in reports}
-    found = _read_journals(connection, names)
-    missing = names - found.keys()
-    if missing:
-        fresh: dict[JournalName, dict[str, Any]] = {}
-        for report, now in reports:
-            name = (report.journal, report.pod.uid)
-            if name in missing and name not in fresh:
-                fresh[name] = {
-                    "journal": report.journal,
-                    "pod_uid": report.pod.uid,
-                    "namespace": report.pod.namespace,
-                    "pod_name": report.pod.name,
-                    "sequence": -1,
-                    "final": False,
-                    "first_reported_at": now,
-                    "last_reported_at": now,
-                }
-        connection.execute(sa.insert(t.journals), list(fresh.values()))
-        found |= _read_journals(connection, missing)
+def _read(
+    database: Database, connection: sa.Connection, wanted: Mapping[JournalName, Collection[int]]
+) -> dict[JournalName, Journal]:
+    names = list(wanted)
+    asked = [
+        {"number": number, "journal": journal, "uid": uid, "bucket": bucket}
+        for number, (journal, uid) in enumerate(names)
+        for bucket in wanted[journal, uid] or (NO_BUCKET,)
+    ]
+    found: dict[JournalName, Journal] = {}
+    for number, journal_id, sequence, folded, bucket, key_id, *values in connection.execute(
+        statements.of(database).read, {"asked": text(asked)}
+    ):
+        name = names[number]
+        if name not in found:
+            found[name] = Journal(journal_id, sequence, folded)
+        if key_id is not None:
+            found[name].rows[bucket, key_id] = Counts(*values)
     return found
 
 
-def _read_journals(connection: sa.Connection, names: set[JournalName]) -> dict[JournalName, tuple[int, int, int]]:
-    found: dict[JournalName, tuple[int, int, int]] = {}
-    for chunk in chunks(sorted({journal for journal, _ in names})):
-        for journal_id, journal, uid, sequence, folded in connection.execute(_READ_JOURNALS, {"journals": chunk}):
-            if (journal, uid) in names:
-                found[journal, uid] = (journal_id, sequence, folded)
-    return found
-
-
-def _known_rows(connection: sa.Connection, ids: KeyIds, addresses: set[Address]) -> dict[Address, Counts]:
-    by_place = {(journal_id, ids[key], bucket): (journal_id, key, bucket) for journal_id, key, bucket in addresses}
-    found: dict[Address, Counts] = {}
-    journal_ids = sorted({journal_id for journal_id, _, _ in addresses})
-    buckets = sorted({bucket for _, _, bucket in addresses})
-    for chosen in chunks(journal_ids):
-        for chunk in chunks(buckets):
-            for journal_id, bucket, key_id, *values in connection.execute(
-                _KNOWN_ROWS, {"journal_ids": chosen, "buckets": chunk}
-            ):
-                address = by_place.get((journal_id, key_id, bucket))
-                if address is not None:
-                    found[address] = Counts(*values)
-    return found
-
-
-def _write_journals(
-    connection: sa.Connection,
-    reports: Sequence[tuple[wire.Report, int]],
-    known: Mapping[JournalName, tuple[int, int, int]],
+def _add_journals(
+    connection: sa.Connection, reports: Sequence[tuple[wire.Report, int]], missing: Collection[JournalName]
 ) -> None:
-    values: dict[int, dict[str, Any]] = {}
+    fresh: dict[JournalName, dict[str, Any]] = {}
     for report, now in reports:
-        journal_id = known[report.journal, report.pod.uid][0]
-        value = values.setdefault(journal_id, {"j": journal_id, "s": -1, "n": now, "f": False})
-        value["s"] = max(value["s"], report.sequence)
-        value["n"] = max(value["n"], now)
-        # An older report that is delivered after the last one does not open the journal again.
-        value["f"] = value["f"] or report.final
-    connection.execute(_UPDATE_JOURNALS, list(values.values()))
-
-
-def _write_rows(database: Database, connection: sa.Connection, ids: KeyIds, changed: Mapping[Address, Counts]) -> None:
-    connection.execute(
-        _upserts(database).rows,
-        [
-            {"journal_id": journal_id, "key_id": ids[key], "bucket": bucket, **counts.as_dict(values)}
-            for (journal_id, key, bucket), values in changed.items()
-        ],
-    )
-
-
-def _write_spend(database: Database, connection: sa.Connection, grown: Mapping[tuple[int, int], Counts]) -> None:
-    connection.execute(_upserts(database).spend, [place_values(place, values) for place, values in grown.items()])
-
-
-def _write_services(database: Database, connection: sa.Connection, reports: Sequence[tuple[wire.Report, int]]) -> None:
-    last: dict[tuple[str, str], int] = {}
-    for report, now in reports:
-        for row in report.rows:
-            name = (report.pod.namespace, row.service)
-            last[name] = max(now, last.get(name, 0))
-    connection.execute(
-        _upserts(database).services,
-        [
-            {"namespace": namespace, "name": name, "labels": "{}", "last_reported_at": now}
-            for (namespace, name), now in sorted(last.items())
-        ],
-    )
-
-
-def _write_leases(
-    database: Database,
-    connection: sa.Connection,
-    reports: Sequence[tuple[wire.Report, int]],
-    merged: Sequence[Merged],
-) -> None:
-    """What each journal keeps, by its newest report; a final one keeps nothing."""
-    kept: dict[tuple[str, int], int] = {}
-    ended: set[int] = set()
-    for (report, _), result in zip(reports, merged, strict=True):
-        if not result.latest:
-            continue
-        for use in report.leases:
-            kept[use.budget, result.journal_id] = policy.kept(min(use.balance, LARGEST))
-        if report.final:
-            ended.add(result.journal_id)
-    if kept:
-        connection.execute(
-            _upserts(database).leases,
-            [
-                {"budget": budget, "journal_id": journal_id, "outstanding": outstanding}
-                for (budget, journal_id), outstanding in sorted(kept.items())
-            ],
-        )
-    if ended:
-        connection.execute(sa.delete(t.leases).where(t.leases.c.journal_id.in_(sorted(ended))))
+        name = (report.journal, report.pod.uid)
+        if name in missing and name not in fresh:
+            fresh[name] = {
+                "journal": report.journal,
+                "pod_uid": report.pod.uid,
+                "namespace": report.pod.namespace,
+                "pod_name": report.pod.name,
+                "sequence": -1,
+                "final": False,
+                "first_reported_at": now,
+                "last_reported_at": now,
+            }
+    connection.execute(sa.insert(t.journals), list(fresh.values()))
 
 
 def place_values(place: tuple[int, int], values: Counts) -> dict[str, int]:
@@ -272,70 +292,7 @@ def place_values(place: tuple[int, int], values: Counts) -> dict[str, int]:
     return {"key_id": key_id, "bucket": bucket, **numbers}
 
 
-def _larger(left: sa.ColumnElement[Any], right: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
-    return sa.case((left > right, left), else_=right)
-
-
 def chunks(values: Sequence[T]) -> Iterable[Sequence[T]]:
     """Cut what one IN (...) cannot hold."""
     for at in range(0, len(values), IN_CHUNK):
         yield values[at : at + IN_CHUNK]
-
-
-@dataclass(frozen=True, slots=True)
-class _Upserts:
-    """Statements that differ between the databases."""
-
-    rows: Insert
-    spend: Insert
-    services: Insert
-    leases: Insert
-
-
-def _upserts(database: Database) -> _Upserts:
-    made = _UPSERTS.get(database.postgresql)
-    if made is None:
-        made = _UPSERTS[database.postgresql] = _make_upserts(database)
-    return made
-
-
-def _make_upserts(database: Database) -> _Upserts:
-    rows, spend, services, leases = (database.insert(table) for table in (t.rows, t.spend, t.services, t.leases))
-    bound = sa.literal(LARGEST, sa.BigInteger)
-    return _Upserts(
-        rows=rows.on_conflict_do_update(
-            index_elements=["journal_id", "bucket", "key_id"], set_={name: rows.excluded[name] for name in FIELDS}
-        ),
-        spend=spend.on_conflict_do_update(
-            index_elements=["bucket", "key_id"],
-            set_={name: database.least(t.spend.c[name] + spend.excluded[name], bound) for name in FIELDS},
-        ),
-        services=services.on_conflict_do_update(
-            index_elements=["namespace", "name"],
-            set_={"last_reported_at": _larger(t.services.c.last_reported_at, services.excluded["last_reported_at"])},
-        ),
-        leases=leases.on_conflict_do_update(
-            index_elements=["budget", "journal_id"], set_={"outstanding": leases.excluded["outstanding"]}
-        ),
-    )
-
-
-_UPSERTS: dict[bool, _Upserts] = {}  # by whether it is PostgreSQL
-
-# Made once: making a statement takes longer than running it.
-_READ_JOURNALS = sa.select(
-    t.journals.c.id, t.journals.c.journal, t.journals.c.pod_uid, t.journals.c.sequence, t.journals.c.folded_before
-).where(t.journals.c.journal.in_(sa.bindparam("journals", expanding=True)))
-_KNOWN_ROWS = sa.select(t.rows).where(
-    t.rows.c.journal_id.in_(sa.bindparam("journal_ids", expanding=True)),
-    t.rows.c.bucket.in_(sa.bindparam("buckets", expanding=True)),
-)
-_UPDATE_JOURNALS = (
-    sa.update(t.journals)
-    .where(t.journals.c.id == sa.bindparam("j"))
-    .values(
-        sequence=_larger(t.journals.c.sequence, sa.bindparam("s", type_=sa.BigInteger)),
-        last_reported_at=_larger(t.journals.c.last_reported_at, sa.bindparam("n", type_=sa.BigInteger)),
-        final=sa.or_(t.journals.c.final, sa.bindparam("f", type_=sa.Boolean)),
-    )
-)

@@ -13,11 +13,11 @@ from llmwarden import wire
 from llmwarden.domain.cost import Rates
 from llmwarden.errors import WardenError
 from llmwarden.ledger.counts import FIELDS, Counts
-from llmwarden.ledger.store import compact, gpu, leases, schema
+from llmwarden.ledger.store import compact, gpu, leases, merge, schema, statements
 from llmwarden.ledger.store import tables as t
 from llmwarden.ledger.store.compact import Compacted
 from llmwarden.ledger.store.engine import Database
-from llmwarden.ledger.store.merge import KeyIds, chunks, merge, place_values
+from llmwarden.ledger.store.merge import KeyIds, chunks
 from llmwarden.ledger.store.model import Batch, BehindError, Delta, Issued, PriceRecord, issued_of
 
 logger = logging.getLogger(__name__)
@@ -62,26 +62,34 @@ class Store:
 
     # Reports ----------------------------------------------------------------------------------------------------------
 
-    def merge(self, reports: Sequence[tuple[wire.Report, int]]) -> Batch:
+    def merge(self, reports: Sequence[tuple[wire.Report, int]], lending: leases.Lending | None = None) -> Batch:
         """Take reports, each with its time of arrival (seconds since the epoch), in one transaction: all or none.
 
-        Raises BehindError where `sums` must be read anew first; nothing was taken then.
+        With `lending`, what their journals are granted is decided and written in it, too (`leases.py`). The batch then has nothing of
+        others: `lending.decide` was given that. Raises BehindError where `sums` must be read anew first; nothing was taken then.
         """
         with self.database.guard():
             with self.database.writer.begin() as connection:
                 number = self._next(connection)
                 foreign, prices = self._foreign(connection, number)
-                merged, grown = merge(self.database, connection, self._ids, reports)
-                if grown:
-                    values = [{"number": number, **place_values(place, counts)} for place, counts in grown.items()]
-                    connection.execute(_LOG, values)
-                prices |= self._unknown_prices(connection, (delta for one in merged for delta in one.deltas))
+                known = merge.read(self.database, connection, reports)
+                made = merge.merge(connection, self._ids, reports, known)
+                prices |= self._unknown_prices(connection, (delta for one in made.merged for delta in one.deltas))
+                if lending is not None:
+                    held = leases.held(self.database, connection, lending.budgets, made.balances)
+                    granted = lending.decide(leases.Ground(held, tuple(made.merged), foreign, prices))
+                    # It has counted what others did, whatever becomes of this transaction.
+                    self._seen = number - 1
+                    self._issued.update(prices)
+                    foreign, prices = (), {}
+                    made.grant(granted)
+                made.write(self.database, connection, number)
                 if number % _PRUNE_EVERY == 0:
                     connection.execute(sa.delete(t.log).where(t.log.c.number <= number - LOG_KEPT))
             self._ids.committed()
             self._seen = number
             self._issued.update(prices)
-            return Batch(tuple(merged), foreign, prices)
+            return Batch(tuple(made.merged), foreign, prices)
 
     def follow(self) -> Batch:
         """What other replicas changed since we last looked. Raises BehindError where `sums` must be read anew."""
@@ -119,18 +127,6 @@ class Store:
 
     # Leases -----------------------------------------------------------------------------------------------------------
 
-    def grant(self, budgets: Sequence[str], decide: leases.Decide) -> None:
-        """Let `decide` add to balances of these budgets, while nothing else moves; returns once that is on the disk."""
-        with self.database.guard(), self.database.writer.begin() as connection:
-            number = connection.scalar(sa.select(t.changes.c.number).with_for_update()) or 0
-            foreign, prices = self._foreign(connection, number + 1)
-            ground = leases.Ground(leases.held(connection, budgets), foreign, prices)
-            granted = decide(ground)
-            # It has taken what others did, whatever becomes of this transaction.
-            self._seen = number
-            self._issued.update(prices)
-            leases.add(self.database, connection, granted)
-
     def lease_state(self) -> list[leases.Holding]:
         """Every outstanding balance."""
         with self.database.guard(), self.database.reader.connect() as connection:
@@ -144,6 +140,8 @@ class Store:
     def release(self, journal_ids: Iterable[int]) -> list[int]:
         """End journals whose pods are confirmed dead, and their leases; returns those that had not ended."""
         with self.database.guard(), self.database.writer.begin() as connection:
+            # Under the lock, as all that writes journals and leases: two that wrote them in another order would wait for each other.
+            connection.execute(_LOCK)
             return leases.release(connection, journal_ids)
 
     # GPUs -------------------------------------------------------------------------------------------------------------
@@ -192,7 +190,7 @@ class Store:
     def compact(self, now: int, keep: int) -> Compacted:
         """Take a step in dropping detail older than `keep` seconds; sums stay. Call it until it does nothing."""
         with self.database.guard(), self.database.writer.begin() as connection:
-            connection.execute(sa.select(t.changes.c.number).with_for_update())
+            connection.execute(_LOCK)
             return compact.step(self.database, connection, now, keep)
 
     # Prices and labels ------------------------------------------------------------------------------------------------
@@ -260,7 +258,7 @@ class Store:
 
     def _next(self, connection: sa.Connection) -> int:
         """Take the next change number: holds off all other transactions that change anything until ours ends."""
-        return int(connection.execute(_NEXT).scalar_one())
+        return int(connection.execute(statements.of(self.database).next).scalar_one())
 
     def _number(self, connection: sa.Connection) -> int:
         return int(connection.scalar(sa.select(t.changes.c.number)) or 0)
@@ -314,7 +312,4 @@ _AGGREGATED = (
     t.keys.c.context,
     t.keys.c.tier,
 )
-_LOG = sa.insert(t.log)
-_NEXT = (
-    sa.update(t.changes).where(t.changes.c.id == 1).values(number=t.changes.c.number + 1).returning(t.changes.c.number)
-)
+_LOCK = sa.select(t.changes.c.number).with_for_update()
