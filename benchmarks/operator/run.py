@@ -75,6 +75,7 @@ class Run:
                     ("stored", self._stored),
                 ):
                     parts[name] = part()
+                    parts[name]["changed_fields"] = self._seen.take_fields()
                     self._say(f"  {name}: {json.dumps(parts[name])}")
                     if self._options.profile:
                         self._operator.profile(self._folder(f"{self._options.profile}-{self._count}-{name}.txt"))

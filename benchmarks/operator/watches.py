@@ -3,6 +3,7 @@
 import datetime as dt
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -105,11 +106,20 @@ class Services:
         self.seen: dict[Name, Seen] = {}
         self.rules: dict[Name, int] = {}
         self.converged: set[Name] = set()
+        self._statuses: dict[Name, Object] = {}
+        self._fields: Counter[str] = Counter()
         label = names.LABEL_SERVICE
         self._watches = [
             Watch(api, SERVICES, self._take_service),
             Watch(api, RULES, self._take_rules, metadata=True, labelSelector=label),
         ]
+
+    def take_fields(self) -> dict[str, int]:
+        """How often each field of a status changed since this was last asked: why statuses were written."""
+        with self.changed:
+            found = dict(self._fields.most_common())
+            self._fields.clear()
+        return found
 
     def stop(self) -> None:
         """End the watches."""
@@ -144,7 +154,10 @@ class Services:
             "latency" in status,
             {kind: entry["reason"] for kind, entry in conditions.items() if entry["status"] != "True"},
         )
+        before = self._statuses.get(name, {})
+        self._statuses[name] = status
         with self.changed:
+            self._fields.update(key for key in before | status if before.get(key) != status.get(key))
             if kind == "DELETED":
                 self.seen.pop(name, None)
             else:
