@@ -9,6 +9,7 @@ from typing import Any
 import kopf
 
 from llmwarden import names
+from llmwarden.kube.client import PAGE
 from llmwarden.observe.resources import KINDS, NAMESPACE
 
 Take = Callable[[str, dict[str, Any] | None, tuple[str, str]], None]  # as observe.world.World.take
@@ -45,6 +46,7 @@ def settings() -> kopf.OperatorSettings:
     made = kopf.OperatorSettings()
     made.peering.standalone = True
     made.posting.enabled = False
+    made.watching.chunk_size = PAGE  # else a list is in memory whole, and each of its objects in a task of its own
     made.watching.server_timeout = 300
     made.watching.client_timeout = 330
     made.watching.connect_timeout = 10

@@ -44,7 +44,10 @@ MODELS: Final[Mapping[str, Any]] = {
     "ProviderAccount": ProviderAccount,
 }
 NAMESPACE: Final = "Namespace"
-PARSED: Final = 256  # values that are kept: those that are being worked with, and the shared ones that each work reads
+PARSED: Final = (
+    32  # services that are kept as values: those that are being worked with. A value with its status takes 30 kB
+)
+SHARED: Final = 256  # the same of other kinds: budgets that many services' looks read
 
 
 class Essence(NamedTuple):
@@ -69,7 +72,10 @@ class Resources:
 
     def __init__(self) -> None:
         self._objects: dict[str, dict[Name, Held]] = {kind: {} for kind in (*KINDS, NAMESPACE)}
-        self._parsed: OrderedDict[tuple[str, Name], tuple[int, Any]] = OrderedDict()
+        self._parsed: dict[bool, OrderedDict[tuple[str, Name], tuple[int, Any]]] = {
+            True: OrderedDict(),
+            False: OrderedDict(),
+        }  # services, and others
         self._in_namespace: dict[tuple[str, str], set[str]] = {}  # by kind and namespace
         self._namespace_labels: dict[str, Mapping[str, str]] = {}
         self._selected: dict[str, Selected] = {}
@@ -104,7 +110,7 @@ class Resources:
         """Take in that an object is gone."""
         if self._objects[kind].pop(name, None) is None:
             return
-        self._parsed.pop((kind, name), None)
+        self._parsed[kind == "LLMService"].pop((kind, name), None)
         if kind == NAMESPACE:
             self._namespace_labels.pop(name[1], None)
         names = self._in_namespace[kind, name[0]]
@@ -187,18 +193,19 @@ class Resources:
         held = self._objects[kind].get(name)
         if held is None:
             return None
-        known = self._parsed.get((kind, name))
+        values, most = self._parsed[kind == "LLMService"], PARSED if kind == "LLMService" else SHARED
+        known = values.get((kind, name))
         if known is None or known[0] != held.version:
             try:
                 value = parse(MODELS[kind], unpack(held.packed))
             except InvalidSpecError as error:
                 value = error
             known = (held.version, value)
-            self._parsed[kind, name] = known
-            if len(self._parsed) > PARSED:
-                self._parsed.popitem(last=False)
+            values[kind, name] = known
+            if len(values) > most:
+                values.popitem(last=False)
         else:
-            self._parsed.move_to_end((kind, name))
+            values.move_to_end((kind, name))
         if isinstance(known[1], InvalidSpecError):
             raise known[1]
         return known[1]
