@@ -81,6 +81,7 @@ class Resources:
         self._selected: dict[str, Selected] = {}
         self._exporters_asked: Counter[str] = Counter()  # GPU exporters that services ask for
         self._gpu_services: set[Name] = set()
+        self._facets = 0  # counts changes of what services ask of the whole cluster, and of which namespaces hold any
         self._tracing: set[Name] = set()  # services that say something of their traces
         self._ports: set[Name] = set()  # services whose engine can be asked
 
@@ -100,7 +101,9 @@ class Resources:
         self._objects[kind][name] = Held(version_of(item), essence, pack(kept))
         if old is not None and old.essence == essence:
             return  # only its status is new
-        self._in_namespace.setdefault((kind, name[0]), set()).add(name[1])
+        there = self._in_namespace.setdefault((kind, name[0]), set())
+        self._facets += not there and kind == "LLMService"
+        there.add(name[1])
         if kind == NAMESPACE:
             self._namespace_labels[name[1]] = metadata.get("labels") or {}
         if kind == "LLMService":
@@ -121,6 +124,7 @@ class Resources:
             self._index(name, None)
             if (kind, name[0]) not in self._in_namespace:
                 self._selected.pop(name[0], None)
+                self._facets += 1
 
     def _outline(self, name: Name) -> Outline | None:
         service = self.service(name)
@@ -131,6 +135,8 @@ class Resources:
         old = selected.outlines.get(name[1])
         if old == new:
             return
+        if _facet(old) != _facet(new) or (new is not None and new.tracing):
+            self._facets += 1
         for one, by in ((old, -1), (new, 1)):
             if one is not None and one.gpu:
                 self._exporters_asked[one.gpu] += by
@@ -271,3 +277,7 @@ class Resources:
                 found.append(self.parsed("ModelPrice", other))
         rivals = {by[0] for by in prices.duplicates(found).values() if name[1] in by[1:]}
         return tuple(sorted(rivals))
+
+
+def _facet(one: Outline | None) -> tuple[str, bool]:
+    return (one.gpu, one.tracing) if one is not None else ("", False)

@@ -129,7 +129,7 @@ class World(Resources):
         self._choosers = Choosers(client, lambda: self._mark_kind("LLMService"))
         self._exporters = Exporters(client, settings, lambda: self._mark(CLUSTER))
         self._listings: dict[str, Listing] = {}  # by kind, the last one
-        self._cluster_of: object = None  # what of all services what exists once was last marked for
+        self._facets_marked = 0
         self._gpu = (gpu_choice.NO_EXPORTER, gpu_choice.Facts())
         # Why the watches of our own kinds fail, where they do for so many seconds; "" otherwise.
         self.kinds_fault: Callable[[float], str] = lambda _seconds: ""
@@ -318,9 +318,8 @@ class World(Resources):
 
     def _cluster_changed(self) -> None:
         """Mark what exists once where what it is made of has changed: hardly any service's change does that."""
-        now = (tuple(self.namespaces()), +self._exporters_asked, frozenset(self._tracing))
-        if now != self._cluster_of or self._tracing:
-            self._cluster_of = now
+        if self._facets != self._facets_marked:
+            self._facets_marked = self._facets
             self._mark(CLUSTER)
 
     def _mark_kind(self, kind: str, namespace: str | None = None, *, urgent: bool = True) -> None:
