@@ -127,8 +127,8 @@ def test_every_rule_is_healthy(main_job: Kube) -> None:
         bad = [(rule["name"], rule["health"], rule.get("lastError")) for rule in ours if rule["health"] != "ok"]
         return "" if ours and not bad else f"{len(ours)} rules, not healthy: {bad}"
 
-    # Rules are first evaluated half a minute after Prometheus has read them.
-    main_job.wait("healthy rules", healthy, 120)
+    # Rules are first evaluated half a minute after Prometheus has read them, those over days within another four minutes.
+    main_job.wait("healthy rules", healthy, 420)
 
 
 def test_enforcement_is_real_where_the_proxy_alone_holds_the_key(main_job: Kube) -> None:

@@ -147,16 +147,22 @@ def test_every_series_that_an_alert_names_is_there(main_job: Kube, asked: Promet
         if not selector.startswith(tuple(f"{record}{{" for record in WRONG))
     }
     assert named
-    there: dict[str, bool] = {}
-    for _, selector in named:
-        what = of_anyone(selector)
-        there[what] = there.get(what, False) or asked.has(selector)
-    missing = {what for what, found in there.items() if not found and not asked.ever(what)}
-    assert not {
-        (alert, selector)
-        for alert, selector in named
-        if of_anyone(selector) in missing and not selector.startswith(YESTERDAY)
-    }
+
+    def lacking() -> str:
+        there: dict[str, bool] = {}
+        for _, selector in named:
+            what = of_anyone(selector)
+            there[what] = there.get(what, False) or asked.has(selector)
+        missing = {what for what, found in there.items() if not found and not asked.ever(what)}
+        left = sorted(
+            f"{alert}: {selector}"
+            for alert, selector in named
+            if of_anyone(selector) in missing and not selector.startswith(YESTERDAY)
+        )
+        return f"nobody has {left}" if left else ""
+
+    # What is recorded over days is recorded every four minutes.
+    main_job.wait("every series that an alert names", lacking, 420)
 
 
 def test_an_incident_is_resolved_under_its_own_key_when_the_budget_opens(pager: Kube) -> None:

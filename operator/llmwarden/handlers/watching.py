@@ -51,6 +51,7 @@ class Watching:
         self._take = take
         self._missed = missed
         self._first, self._longest = pauses
+        ERRORS.labels(RESOURCE)  # so that rules read 0 instead of nothing
         self._failing: tuple[float, str] | None = None  # since when (monotonic seconds), and why
 
     def fault(self, seconds: float) -> str:

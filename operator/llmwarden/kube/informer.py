@@ -76,6 +76,7 @@ class Informer:
         self._items: dict[Key, Kept] = {}
         self._version = ""
         self._watched = False  # whether the present watch has brought anything
+        ERRORS.labels(self.name)  # so that rules read 0 instead of nothing
         self._failing: tuple[float, str] | None = None  # since when (monotonic seconds) it fails, and with what
         self.items: Mapping[Key, Kept] = MappingProxyType(self._items)
         self.synced = asyncio.Event()  # set after the first complete list, and never cleared
