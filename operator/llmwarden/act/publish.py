@@ -18,7 +18,9 @@ from llmwarden.kube import Client
 Object = dict[str, Any]
 Identity = tuple[str, str, str]  # kind, namespace, name
 LEAST_SECONDS: Final = 60.0  # between two writes of figures alone
-BURST_SECONDS: Final = 10.0  # for so long at the rate unused writes are saved up
+BURST_SECONDS: Final = (
+    1.0  # for so long at the rate unused writes are saved up: more would be a burst after each quiet minute
+)
 DEBT_SECONDS: Final = 60.0  # for at most so long at the rate figures wait for changes of state
 
 WRITTEN = Counter("llmwarden_operator_status_writes", "Statuses written.", ["why"])
