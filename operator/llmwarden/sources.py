@@ -3,10 +3,12 @@
 An answer that fails keeps the last figures.
 """
 
+import asyncio
 import datetime as dt
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Final
 
 from llmwarden import reconciled, wire
 from llmwarden.act.gpus import tell
@@ -22,6 +24,7 @@ from llmwarden.observe.world import Mark, World
 
 logger = logging.getLogger(__name__)
 
+AT_ONCE: Final = 200  # services that are compared without a pause
 Postpone = Callable[[str, str, str], None]  # kind, namespace, name: its figures have moved, and may wait for their turn
 
 
@@ -57,7 +60,7 @@ class Sources:
         await self._ask_prometheus()
         await self._tell_gpus()
         await self._ask_ledger()
-        self._mark_moved()
+        await self._mark_moved()
 
     async def ask_engines(self) -> None:
         """Ask engines what they are; one that does not answer holds up nobody else's figures."""
@@ -67,7 +70,7 @@ class Sources:
             if before.get(name) != self._world.engines.get(name):
                 self._mark(Key("LLMService", *name), urgent=False)
 
-    def _mark_moved(self) -> None:
+    async def _mark_moved(self) -> None:
         """Mark services and budgets of which a status would change: at once where a state may, in their turn where only figures do."""
         world = self._world
         self._mark(CLUSTER, urgent=False)
@@ -81,7 +84,9 @@ class Sources:
         usage = world.usage
         budgets: Mapping[str, wire.BudgetUsage] = usage.budgets if usage is not None else {}
         services: dict[Name, moved.Mark] = {}
-        for name, outline in world.outlines():
+        for number, (name, outline) in enumerate(list(world.outlines())):
+            if number % AT_ONCE == 0:
+                await asyncio.sleep(0)  # an edit that arrives meanwhile does not wait for all of them
             found = usage.services.get(f"{name[0]}/{name[1]}") if usage is not None else None
             reading = moved.reading(world.figures.get(name), found, budgets)
             services[name] = new = moved.mark(reading, outline.spend_limits, outline.targets)

@@ -219,39 +219,39 @@ async def test_a_tick_marks_only_what_would_change() -> None:
     key = "LLMBudget/team-0/all"
     budget = spent_of(10)
 
-    def tick(
+    async def tick(
         figures: dict[tuple[str, str], Figures], used: dict[str, wire.ServiceUsage], spent: wire.BudgetUsage
     ) -> None:
         cluster.marked.clear()
         postponed.clear()
         world.figures = figures
         world.usage = wire.Usage(names.CONTRACT, NOW, used, {key: spent})
-        sources._mark_moved()
+        await sources._mark_moved()
 
     def services() -> set[Key]:
         return {marked for marked, _ in cluster.marked if marked.kind == "LLMService"}
 
     figures = {name: Figures(scraped=True, ttft=Quantiles(p95=0.5), requests_per_second=1.0) for name in cluster.names}
     used = {f"{namespace}/{name}": usage(10, key) for namespace, name in cluster.names}
-    tick(figures, used, budget)
+    await tick(figures, used, budget)
     assert len(services()) == FEW, "the first time everything is news"
-    tick(figures, used, budget)
+    await tick(figures, used, budget)
     assert (services(), postponed) == (set(), [])
     assert all(not urgent for _, urgent in cluster.marked), "a tick overtakes nobody"
     one, other, third = cluster.names[:3]
     # Less than a status shows is nothing; what it shows takes its turn; what may change a state is looked at soon.
     figures[one] = Figures(scraped=True, ttft=Quantiles(p95=0.5001), requests_per_second=1.0)
-    tick(figures, used, budget)
+    await tick(figures, used, budget)
     assert (services(), postponed) == (set(), [])
     figures[one] = Figures(scraped=True, ttft=Quantiles(p95=0.7), requests_per_second=1.0)
     used[f"{other[0]}/{other[1]}"] = usage(11, key)
     figures[third] = Figures(scraped=False)
-    tick(figures, used, budget)
+    await tick(figures, used, budget)
     assert services() == {Key("LLMService", *third)}
     assert postponed == [Key("LLMService", *one), Key("LLMService", *other)]
     # A budget that is used up is a change of state of everybody under it; a little more spent is a figure of theirs.
-    tick(figures, used, spent_of(101))
-    tick(figures, used, spent_of(102))
+    await tick(figures, used, spent_of(101))
+    await tick(figures, used, spent_of(102))
     assert (services(), len(postponed)) == (set(), FEW)
-    tick(figures, used, spent_of(1000, "Exceeded"))
+    await tick(figures, used, spent_of(1000, "Exceeded"))
     assert len(services()) == FEW
