@@ -52,6 +52,7 @@ def links(item: Mapping[str, Any]) -> list[Link]:
     late = "The operator has not seen the last edit of the spec yet: look whether it runs."
     return [
         Link("Operator", "ok", "It has seen this spec.") if current else Link("Operator", "todo", late),
+        *_watches(status),
         _spec(status),
         *_pods(service, status),
         *_engine(service, status),
@@ -120,6 +121,12 @@ def _condition(status: LLMServiceStatus, kind: ConditionType, name: str, details
         text = f"The operator says nothing of it (condition {kind}): it may be older than this program."
         return Link(name, "unknown", text, details)
     return Link(name, _STATES[found.status], found.message or found.reason, details)
+
+
+def _watches(status: LLMServiceStatus) -> list[Link]:
+    """Whether the operator is blind for something: then all that follows may be out of date."""
+    found = conditions.find(status.conditions, "Observed")
+    return [Link("Watches", "todo", found.message)] if found is not None and found.status == "False" else []
 
 
 def _spec(status: LLMServiceStatus) -> Link:

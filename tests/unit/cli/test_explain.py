@@ -61,6 +61,13 @@ def test_all_is_well() -> None:
     assert explain.summary(chain) == "From pod to page, nothing is to do."
 
 
+def test_a_watch_that_fails_comes_first() -> None:
+    chain = explain.links(recorded(snapshot(selected=SELECTED, unwatched=("pods.v1: forbidden",))))
+    assert [item.name for item in chain[:3]] == ["Operator", "Watches", "Spec"]
+    assert "pods.v1: forbidden" in link(chain, "Watches").text
+    assert explain.summary(chain) == "To do: Watches."
+
+
 def test_a_missing_label_is_shown_with_its_place() -> None:
     chosen = {**SELECTED, "RulesSelected": ("False", "NotSelected", NO_LABEL)}
     chain = explain.links(recorded(snapshot(selected=chosen)))
