@@ -34,7 +34,8 @@ COPY requirements-compile.lock /src/requirements-compile.lock
 RUN /src/venv/bin/pip install --quiet --require-hashes --only-binary=:all: --no-compile -r /src/requirements-compile.lock
 COPY --from=dependencies /opt/llmwarden /opt/llmwarden
 COPY image/compile.py /src/compile.py
-COPY operator/llmwarden/__init__.py operator/llmwarden/names.py operator/llmwarden/wire.py operator/llmwarden/errors.py /src/operator/llmwarden/
+COPY operator/llmwarden/__init__.py operator/llmwarden/names.py operator/llmwarden/errors.py /src/operator/llmwarden/
+COPY operator/llmwarden/contracts /src/operator/llmwarden/contracts
 COPY operator/llmwarden/domain/__init__.py operator/llmwarden/domain/cost.py /src/operator/llmwarden/domain/
 COPY operator/llmwarden/proxy /src/operator/llmwarden/proxy
 RUN COMPILE_PYTHON=/opt/llmwarden/bin/python /src/venv/bin/python -P /src/compile.py /src/operator /compiled

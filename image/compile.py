@@ -53,7 +53,7 @@ MODULES: Final = tuple(f"llmwarden.proxy.{name}" for names in HOT.values() for n
 _READ: Final = (
     "proxy",
     "names.py",
-    "wire.py",
+    "contracts",
     "errors.py",
     "domain/cost.py",
 )  # what compiled code takes types and constants from

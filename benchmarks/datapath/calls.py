@@ -19,7 +19,8 @@ from typing import Any, Final, cast
 
 import uvloop
 
-from llmwarden import wire
+from llmwarden.contracts import ledger as wire
+from llmwarden.contracts.sidecar import Limits, Listen, Route, Thresholds
 from llmwarden.proxy.calls import MeteredService, Shared
 from llmwarden.proxy.client import Answer, Client
 from llmwarden.proxy.dialects import found
@@ -27,7 +28,7 @@ from llmwarden.proxy.gate import Gate
 from llmwarden.proxy.journal import Journal
 from llmwarden.proxy.prices import PriceBook
 from llmwarden.proxy.server import ClientConnection, Endpoint
-from llmwarden.proxy.settings import Identity, Limits, Listen, Route, Thresholds, parse_origin
+from llmwarden.proxy.settings import Identity, parse_origin
 from llmwarden.proxy.spans import Exporter
 from llmwarden.proxy.telemetry import Metrics
 from llmwarden.proxy.upstream import Pool, UpstreamConnection

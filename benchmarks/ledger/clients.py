@@ -17,7 +17,7 @@ from typing import cast
 import msgspec
 import uvloop
 
-from llmwarden import wire
+from llmwarden.contracts import ledger as wire
 from llmwarden.names import BUCKET_SECONDS
 
 ROWS = 3  # of each report: as many models

@@ -24,7 +24,8 @@ import httpx
 import msgspec
 
 from benchmarks.operator import services
-from llmwarden import names, wire
+from llmwarden import names
+from llmwarden.contracts import ledger as wire
 from llmwarden.domain import upstream
 from llmwarden.observe.prometheus import BOUNDS, OBJECTIVES, QUESTIONS
 

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
-from llmwarden import reconciled, wire
 from llmwarden.act.gpus import tell
+from llmwarden.contracts import ledger as wire
+from llmwarden.contracts import reconciliation
 from llmwarden.desired.snapshot import Source
 from llmwarden.desired.status import moved
 from llmwarden.errors import UnavailableError
@@ -140,7 +141,7 @@ class Sources:
         except UnavailableError:
             return self._world.retention
 
-    async def _accounts(self) -> Mapping[str, reconciled.Account]:
+    async def _accounts(self) -> Mapping[str, reconciliation.Account]:
         """Ask for providers' own figures; what was known before where the ledger does not answer this time."""
         if not self._world.count("ProviderAccount"):
             return {}

@@ -10,9 +10,10 @@ from typing import Any, Final, cast
 import h11
 import msgspec
 
+from llmwarden.contracts.sidecar import Limits, Listen, Route
 from llmwarden.proxy.seam import Call, Request
 from llmwarden.proxy.server import ClientConnection, Endpoint
-from llmwarden.proxy.settings import Limits, Listen, Route, parse_origin
+from llmwarden.proxy.settings import parse_origin
 from llmwarden.proxy.upstream import Pool, UpstreamConnection
 
 LIMITS: Final = Limits()

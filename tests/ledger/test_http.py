@@ -13,7 +13,8 @@ import prometheus_client
 import pytest
 import pytest_asyncio
 
-from llmwarden import serving, wire
+from llmwarden import serving
+from llmwarden.contracts import ledger as wire
 from llmwarden.errors import UnavailableError
 from llmwarden.ledger.app import MAX_BODY, create_app
 from llmwarden.ledger.auth import Caller

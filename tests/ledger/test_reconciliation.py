@@ -18,7 +18,7 @@ import pytest
 import pytest_asyncio
 from openapi_spec_validator import validate
 
-from llmwarden import reconciled
+from llmwarden.contracts import reconciliation
 from llmwarden.errors import ForbiddenError, NotFoundError
 from llmwarden.kube import Client
 from llmwarden.ledger import providers
@@ -74,10 +74,10 @@ class Desk:
         response = await self.ledger.report(row(bucket=MIDNIGHT - day * DAY + 900, **changes), journal=journal)
         assert response.status_code == 200, response.text
 
-    async def answer(self, name: str = "main") -> reconciled.Account:
+    async def answer(self, name: str = "main") -> reconciliation.Account:
         return (await self.reconciler.answer()).accounts[name]
 
-    async def looked(self, name: str = "main") -> reconciled.Account:
+    async def looked(self, name: str = "main") -> reconciliation.Account:
         await self.reconciler.step()
         return await self.answer(name)
 
@@ -121,7 +121,7 @@ async def test_days_that_agree(desk: Desk) -> None:
     assert found.read_at == NOW
     assert [day.day for day in found.days] == [f"2026-11-{number}" for number in range(19, 12, -1)]
     newest = found.days[0]
-    assert newest.provider == newest.ledger == reconciled.Side(1_000_000, 100_000, int(MINI * 100) * 10**10)
+    assert newest.provider == newest.ledger == reconciliation.Side(1_000_000, 100_000, int(MINI * 100) * 10**10)
     assert {day.verdict for day in found.days} == {"Agrees"}
     assert found.days[1].other_picodollars == 3_500_000_000_000
 
@@ -184,7 +184,7 @@ async def test_anthropic_in_cents_by_workspace(desk: Desk) -> None:
     desk.billing.use("2026-11-19", input=100_000, output=0, dollars="0.3", other="1.25")
     desk.billing.use("2026-11-19", input=50_000_000, output=0, dollars="99", project="wrkspc_other")
     newest = (await desk.looked()).days[0]
-    assert newest.provider == reconciled.Side(1_000_000, 100_000, 4_500_000_000_000)
+    assert newest.provider == reconciliation.Side(1_000_000, 100_000, 4_500_000_000_000)
     assert newest.other_picodollars == 1_250_000_000_000
     assert newest.verdict == "Agrees"
     assert desk.billing.server.requests[0].headers["x-api-key"] == KEY

@@ -15,7 +15,7 @@ from typing import Any, Self
 import httpx
 import msgspec
 
-from llmwarden import wire
+from llmwarden.contracts import ledger as wire
 from llmwarden.ledger.store import Store
 from tests.ports import free_port
 from tests.proxy.fakes import Proxy, Received, Server, whole

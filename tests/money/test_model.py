@@ -11,9 +11,17 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from llmwarden.contracts.ledger import (
+    BudgetConfig,
+    BudgetState,
+    BudgetUpdate,
+    Config,
+    LeaseGrant,
+    LeaseUse,
+    ServiceConfig,
+)
 from llmwarden.domain import leases
 from llmwarden.proxy.gate import Allowed, Bound, Denied, Gate, Held, Short
-from llmwarden.wire import BudgetConfig, BudgetState, BudgetUpdate, Config, LeaseGrant, LeaseUse, ServiceConfig
 
 KEY = "ClusterLLMBudget/all"
 SERVICE = ServiceConfig("Active", "openai", 100.0, (KEY,), "p")

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from llmwarden import wire
+from llmwarden.contracts import ledger as wire
 from llmwarden.domain import gpuhours
 from tests import postgresql
 from tests.money.stand import Stand, hard

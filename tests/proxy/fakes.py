@@ -18,7 +18,8 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 
 from image import compile as compiling
-from llmwarden import names, pki, wire
+from llmwarden import names, pki
+from llmwarden.contracts import ledger as wire
 
 ROOT = Path(__file__).resolve().parents[2]
 # The compiled tree of this checkout where it is made, as it is in the image; PROXY_SOURCE=operator runs what is written.
@@ -181,7 +182,7 @@ async def provider(request: Received, writer: asyncio.StreamWriter) -> None:
 
 
 class Ledger:
-    """Speaks the ledger contract (wire.py) over TLS, and keeps what it is told as the contract says: the maximum per key."""
+    """Speaks the ledger contract (contracts/ledger.py) over TLS, and keeps what it is told as the contract says: the maximum per key."""
 
     def __init__(self) -> None:
         self.token = "first-token"

@@ -12,7 +12,7 @@ import msgspec
 import openai
 import pytest
 
-from llmwarden import wire
+from llmwarden.contracts import ledger as wire
 from tests.proxy.fakes import (
     BUDGET,
     CHAT,

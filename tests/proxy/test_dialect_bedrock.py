@@ -19,7 +19,8 @@ from botocore.config import Config
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError, EventStreamError, InvalidEndpointConfigurationError
 
-from llmwarden import pki, wire
+from llmwarden import pki
+from llmwarden.contracts import ledger as wire
 from tests.proxy.bedrock import SECRET, Bedrock, Identity, error, recorded, streamed
 from tests.proxy.fakes import BUDGET, PICO, Ledger, Proxy, Received, Server, accounted, post, running, talk
 

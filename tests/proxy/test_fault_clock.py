@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from llmwarden import names, wire
+from llmwarden import names
+from llmwarden.contracts import ledger as wire
 from tests.proxy.fakes import (
     BUDGET,
     CHAT,

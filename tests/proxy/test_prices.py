@@ -10,7 +10,8 @@ import httpx
 import msgspec
 import pytest
 
-from llmwarden import names, wire
+from llmwarden import names
+from llmwarden.contracts import ledger as wire
 from tests.proxy.fakes import PICO, Ledger, Proxy, accounted, running, whole
 
 DENY = {"on_unknown_price": "Deny", "on_ledger_loss": "Deny"}

@@ -5,7 +5,8 @@ from typing import Final
 
 import msgspec
 
-from llmwarden import names, wire
+from llmwarden import names
+from llmwarden.contracts import ledger as wire
 
 AT_ONCE: Final = 1000  # pods in one report: well below the ledger's megabyte
 

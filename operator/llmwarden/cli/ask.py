@@ -13,6 +13,8 @@ import msgspec
 import yaml
 
 from llmwarden import kube, names
+from llmwarden.contracts.reconciliation import Reconciliation
+from llmwarden.contracts.spend import Spend
 from llmwarden.errors import (
     ForbiddenError,
     InvalidSpecError,
@@ -21,8 +23,6 @@ from llmwarden.errors import (
     UnavailableError,
     WardenError,
 )
-from llmwarden.ledger.spent import Spend
-from llmwarden.reconciled import Reconciliation
 
 Answer = TypeVar("Answer", Spend, Reconciliation)
 

@@ -9,8 +9,8 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from llmwarden.contracts.spend import By, Spend, SpendRow
 from llmwarden.domain import money
-from llmwarden.ledger.spent import By, Spend, SpendRow
 
 BARS: Final = "▁▂▃▄▅▆▇█"
 WIDTH: Final = 24  # columns of a sparkline, at most

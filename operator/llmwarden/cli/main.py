@@ -13,8 +13,8 @@ from rich.console import Console
 
 from llmwarden import __version__, kube, names
 from llmwarden.cli import ask, cost, explain, reconcile
+from llmwarden.contracts.spend import DIMENSIONS, By, as_csv
 from llmwarden.errors import WardenError
-from llmwarden.ledger.spent import DIMENSIONS, By, as_csv
 
 _SINCE: Final = re.compile(r"([1-9][0-9]{0,4})(m|h|d|w)", re.ASCII)
 _UNITS: Final = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}

@@ -8,8 +8,8 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from llmwarden.contracts.reconciliation import DRIFTS, Reconciliation
 from llmwarden.domain import drift, money
-from llmwarden.reconciled import DRIFTS, Reconciliation
 
 _STYLES: Final = {"Agrees": "green", "Partial": "dim"}
 

@@ -4,10 +4,10 @@ import datetime as dt
 
 from llmwarden.api.v1alpha1 import ProviderAccount, ProviderAccountStatus
 from llmwarden.api.v1alpha1.provideraccount import DAYS_SHOWN, AccountDay, ProviderAccountSummary
+from llmwarden.contracts.reconciliation import DRIFTS, Account, Day
 from llmwarden.desired.snapshot import Source
 from llmwarden.domain import drift, money
 from llmwarden.domain.conditions import set_condition
-from llmwarden.reconciled import DRIFTS, Account, Day
 
 
 def build(item: ProviderAccount, found: Account | None, ledger: Source, now: dt.datetime) -> ProviderAccountStatus:

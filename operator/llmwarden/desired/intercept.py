@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from llmwarden import names
 from llmwarden.api.v1alpha1 import LLMService
+from llmwarden.contracts.sidecar import Mode
 from llmwarden.desired import aws
 from llmwarden.desired.sdk import AWS_BEARER, AWS_ENDPOINT, CLIENTS, DUMMY_KEY, BaseUrl, Clients, split_base_url
 from llmwarden.desired.selection import Finding
@@ -29,7 +30,7 @@ class Route:
     """One service's way through the proxy."""
 
     service: LLMService
-    mode: str
+    mode: Mode
     host: str
     port: int
     upstream: str
@@ -39,7 +40,7 @@ class Route:
 class Known:
     """What an earlier injection decided for a service."""
 
-    mode: str
+    mode: Mode
     port: int
     upstream: str
 

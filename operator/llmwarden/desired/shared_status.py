@@ -2,11 +2,11 @@
 
 import datetime as dt
 
-from llmwarden import wire
 from llmwarden.api.v1alpha1 import ClusterLLMBudget, LLMBudget, ModelPrice
 from llmwarden.api.v1alpha1.common import ConditionStatus
 from llmwarden.api.v1alpha1.llmbudget import SharedBudgetStatus, SharedBudgetSummary, SpentBy
 from llmwarden.api.v1alpha1.modelprice import ModelPriceStatus, ModelPriceSummary, PriceEntry
+from llmwarden.contracts import ledger as wire
 from llmwarden.desired.snapshot import Source
 from llmwarden.desired.status import forecast, human_count
 from llmwarden.domain import budgets, money, prices

@@ -9,8 +9,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
+
 from llmwarden import names
 from llmwarden.api.v1alpha1 import LLMService
+from llmwarden.contracts import sidecar
 from llmwarden.desired import aws
 from llmwarden.desired.egress import Egress, copies, egress
 from llmwarden.desired.intercept import (
@@ -127,27 +130,24 @@ def _previous(pod: Mapping[str, Any]) -> dict[str, Known]:
         for entry in container.get("env") or []:
             if entry.get("name") == names.PROXY_ENV:
                 try:
-                    routes = json.loads((entry.get("value") or "").replace("$$", "$"))["routes"]
-                    return {
-                        route["service"]: Known(route["mode"], int(route["listen"]["port"]), route["upstream"])
-                        for route in routes
-                    }
-                except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+                    written = sidecar.decode((entry.get("value") or "").replace("$$", "$"))
+                except (msgspec.MsgspecError, ValueError, RecursionError):
                     return {}  # not our work: it is replaced as a whole
+                return {route.service: Known(route.mode, route.listen.port, route.upstream) for route in written.routes}
     return {}
 
 
 def _container(
     routes: Iterable[Route],
     port_names: Mapping[str, str],
-    contract: Mapping[str, Any],
+    contract: sidecar.Settings,
     resources: Mapping[str, Any],
     settings: Settings,
     *,
     out: Egress,
 ) -> dict[str, Any]:
     routes = list(routes)
-    admin = contract["adminPort"]
+    admin = contract.admin_port
     names_of = {service: port for port, service in port_names.items()}
     ports = [{"name": names.ADMIN_PORT_NAME, "containerPort": admin, "protocol": "TCP"}]
     ports += [
@@ -170,7 +170,7 @@ def _container(
         "restartPolicy": "Always",  # what makes an init container a native sidecar
         "env": [
             # "$$" is Kubernetes' way to write "$": nothing in here is to be expanded.
-            {"name": names.PROXY_ENV, "value": _json(contract).replace("$", "$$")},
+            {"name": names.PROXY_ENV, "value": _json(sidecar.document(contract)).replace("$", "$$")},
             _field("LLMWARDEN_POD_NAMESPACE", "metadata.namespace"),
             _field("LLMWARDEN_POD_NAME", "metadata.name"),
             _field("LLMWARDEN_POD_UID", "metadata.uid"),
@@ -237,44 +237,39 @@ def _resources(pod: Mapping[str, Any], settings: Settings) -> dict[str, dict[str
     return {"requests": requests, "limits": limits}
 
 
-def _contract(routes: Iterable[Route], admin: int, settings: Settings, ca_pem: str, out: Egress) -> dict[str, Any]:
-    """Give the sidecar contract of ARCHITECTURE.md."""
-    contract: dict[str, Any] = {
-        "contract": names.CONTRACT,
-        "ledger": {"url": settings.ledger_url, "ca": ca_pem, "tokenFile": names.TOKEN_FILE},
-        "adminPort": admin,
-        "journalDir": names.JOURNAL_DIR,
-        "routes": [_route(route) for route in routes],
-    }
-    if settings.otlp_endpoint:
-        contract["otlpEndpoint"] = settings.otlp_endpoint
-    if out.ca_file:
-        contract["caFile"] = out.ca_file
-    caps = (settings.unbounded_input_tokens, settings.unbounded_output_tokens)
-    if caps != (names.UNBOUNDED_INPUT_TOKENS, names.UNBOUNDED_OUTPUT_TOKENS):
-        contract["limits"] = dict(zip(("unboundedInputTokens", "unboundedOutputTokens"), caps, strict=True))
-    return contract
+def _contract(routes: Iterable[Route], admin: int, settings: Settings, ca_pem: str, out: Egress) -> sidecar.Settings:
+    """Give what the proxy is to know."""
+    return sidecar.Settings(
+        names.CONTRACT,
+        tuple(_route(route) for route in routes),
+        sidecar.Ledger(settings.ledger_url, names.TOKEN_FILE, ca_pem),
+        admin_port=admin,
+        otlp_endpoint=settings.otlp_endpoint or None,
+        ca_file=out.ca_file or None,
+        limits=sidecar.Limits(
+            unbounded_input_tokens=settings.unbounded_input_tokens,
+            unbounded_output_tokens=settings.unbounded_output_tokens,
+        ),
+    )
 
 
-def _route(route: Route) -> dict[str, Any]:
+def _route(route: Route) -> sidecar.Route:
     name = route.service.metadata.name
-    entry: dict[str, Any] = {
-        "service": name,
-        "mode": route.mode,
-        "backend": route.service.spec.backend.type,
-        "listen": {"host": route.host, "port": route.port},
-        "upstream": route.upstream,
-        "thresholdsSeconds": _thresholds(route.service),
-    }
     context = {item.context_use.threshold_percent / 100 for item in route.service.spec.objectives if item.context_use}
-    if context:
-        entry["contextThresholds"] = sorted(context)
-    if _has_key(route):
-        entry["credentialFile"] = f"{names.CREDENTIALS_DIR}/{name}/key"
-    if _has_certificate(route):
-        entry["clientCertificateFile"] = f"{names.CREDENTIALS_DIR}/{name}/{_CERTIFICATE}"
-        entry["clientKeyFile"] = f"{names.CREDENTIALS_DIR}/{name}/{_CERTIFICATE_KEY}"
-    return entry
+    folder = f"{names.CREDENTIALS_DIR}/{name}"
+    certified = _has_certificate(route)
+    return sidecar.Route(
+        name,
+        route.mode,
+        route.service.spec.backend.type,
+        sidecar.Listen(route.host, route.port),
+        route.upstream,
+        credential_file=f"{folder}/key" if _has_key(route) else None,
+        client_certificate_file=f"{folder}/{_CERTIFICATE}" if certified else None,
+        client_key_file=f"{folder}/{_CERTIFICATE_KEY}" if certified else None,
+        thresholds_seconds=_thresholds(route.service),
+        context_thresholds=tuple(sorted(context)),
+    )
 
 
 def _has_key(route: Route) -> bool:
@@ -287,7 +282,7 @@ def _has_certificate(route: Route) -> bool:
     return route.mode == "Env" and route.service.spec.backend.client_certificate_secret_ref is not None
 
 
-def _thresholds(service: LLMService) -> dict[str, list[float]]:
+def _thresholds(service: LLMService) -> sidecar.Thresholds:
     """Give the objectives' thresholds, which become bounds of the proxy's histograms."""
     found: dict[str, set[float]] = {kind: set() for kind in _INDICATORS.values()}
     for objective in service.spec.objectives:
@@ -296,7 +291,7 @@ def _thresholds(service: LLMService) -> dict[str, list[float]]:
                 found[_INDICATORS[objective.latency.indicator]].add(durations.seconds(objective.latency.threshold))
             except InvalidSpecError:
                 continue  # the operator makes it a condition; the proxy measures all the same
-    return {kind: sorted(values) for kind, values in found.items()}
+    return sidecar.Thresholds(**{kind: tuple(sorted(values)) for kind, values in found.items()})
 
 
 def _volumes(routes: Iterable[Route]) -> list[dict[str, Any]]:

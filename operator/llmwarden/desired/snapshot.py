@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Final
 
-from llmwarden import wire
 from llmwarden.api.v1alpha1 import LLMService
 from llmwarden.api.v1alpha1.common import ConditionStatus, ConditionType
+from llmwarden.contracts import ledger as wire
 from llmwarden.desired.pods import PodView
 
 COVERED: Final = 0.99  # of the calls that an engine counts; where the proxies see fewer, some go around them

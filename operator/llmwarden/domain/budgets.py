@@ -11,9 +11,9 @@ from typing import Protocol
 from llmwarden.api.v1alpha1.common import Admit, BudgetPolicy, BudgetScope, Limit
 from llmwarden.api.v1alpha1.llmbudget import ClusterLLMBudget, LLMBudget
 from llmwarden.api.v1alpha1.llmservice import LLMService
+from llmwarden.contracts.ledger import BudgetAction, BudgetState, Unit
 from llmwarden.domain import money, selectors, windows
 from llmwarden.errors import InvalidSpecError
-from llmwarden.wire import BudgetAction, BudgetState, Unit
 
 _FARTHEST = 366 * 86400  # seconds; a forecast beyond a year says nothing
 

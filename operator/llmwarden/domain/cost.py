@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from llmwarden.wire import Picodollars, PriceVariant, Tokens
+from llmwarden.contracts.ledger import Picodollars, PriceVariant, Tokens
 
 ORDINARY: Final = frozenset({"", "auto", "default", "standard"})
 """Service tiers that mean none: what providers answer for a call at the plain price."""

@@ -8,9 +8,9 @@ from fractions import Fraction
 from typing import Final
 
 from llmwarden.api.v1alpha1 import LabelSelector, ProviderAccount
+from llmwarden.contracts.reconciliation import Day, Side, Verdict
 from llmwarden.domain import money, selectors
 from llmwarden.errors import InvalidSpecError
-from llmwarden.reconciled import Day, Side, Verdict
 
 HOSTS: Final = {"OpenAI": "https://api.openai.com", "Anthropic": "https://api.anthropic.com"}
 PROVIDERS: Final = {

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from llmwarden.wire import Picodollars
+from llmwarden.contracts.ledger import Picodollars
 
 WINDOW_SECONDS: Final = 3600
 """Long enough for a steady rate, short enough that a budget of a day is gated by a rate of the same day; four buckets."""

@@ -12,10 +12,10 @@ from typing import Final
 import msgspec
 
 from llmwarden.api.v1alpha1.modelprice import KindPrices, ModelPrice, PriceEntry
+from llmwarden.contracts.ledger import Picodollars, PriceVariant
 from llmwarden.domain import money
 from llmwarden.domain.cost import Rates, bounds, cost, counted
 from llmwarden.errors import InvalidSpecError
-from llmwarden.wire import Picodollars, PriceVariant
 
 __all__ = [
     "BATCH",

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from llmwarden import names
-from llmwarden.reconciled import DRIFTS, Account, Day
+from llmwarden.contracts.reconciliation import DRIFTS, Account, Day
 
 
 class AccountState:

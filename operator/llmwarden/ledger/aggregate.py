@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 from msgspec.structs import astuple
 
-from llmwarden import names, wire
+from llmwarden import names
+from llmwarden.contracts import ledger as wire
 from llmwarden.domain.cost import ORDINARY, Rates, cost, dearest
 from llmwarden.ledger import counts
 from llmwarden.ledger.counts import Counts

@@ -6,7 +6,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llmwarden import wire
+from llmwarden.contracts import ledger as wire
 
 RETRY_SECONDS: Final = 2
 

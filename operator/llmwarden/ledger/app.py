@@ -17,7 +17,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from llmwarden import names, wire
+from llmwarden import names
+from llmwarden.contracts import ledger as wire
 from llmwarden.errors import UnavailableError
 from llmwarden.ledger import answers, auth, intake
 from llmwarden.ledger.answers import Refusal

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from llmwarden import names, wire
+from llmwarden import names
+from llmwarden.contracts import ledger as wire
 from llmwarden.domain import budgets as policy
 from llmwarden.domain import leases, money, windows
 from llmwarden.domain.cost import Rates

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 import msgspec
 from msgspec.structs import astuple, replace
 
-from llmwarden import wire
+from llmwarden.contracts import ledger as wire
 
 
 class Counts(wire.Tokens, frozen=True):

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Final
 
-from llmwarden import wire
+from llmwarden.contracts import ledger as wire
 from llmwarden.domain import gpuhours
 from llmwarden.domain.gpuhours import WINDOW_SECONDS, Held, Share, Work
 from llmwarden.ledger.aggregate import DAY, HORIZON_SECONDS, Aggregate

@@ -10,7 +10,8 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llmwarden import names, wire
+from llmwarden import names
+from llmwarden.contracts import ledger as wire
 from llmwarden.domain.spans import Span
 from llmwarden.errors import UnavailableError
 from llmwarden.ledger import answers, auth, intake

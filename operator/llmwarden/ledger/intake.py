@@ -17,7 +17,8 @@ from typing import Final
 
 import msgspec
 
-from llmwarden import names, wire
+from llmwarden import names
+from llmwarden.contracts import ledger as wire
 
 # More than any pod can use in a bucket, and so small that sums of millions of such rows fit 64 bits.
 MAX_COUNT: Final = 2**40

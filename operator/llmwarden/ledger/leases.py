@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from llmwarden import wire
+from llmwarden.contracts import ledger as wire
 from llmwarden.domain import leases as policy
 from llmwarden.domain.budgets import Budget
 from llmwarden.ledger.store import Held

@@ -27,8 +27,8 @@ from typing import Any, Final
 
 from genai_prices import data_snapshot
 
-from llmwarden import wire
 from llmwarden.api.v1alpha1 import ModelPrice
+from llmwarden.contracts import ledger as wire
 from llmwarden.domain import money, upstream
 from llmwarden.domain import prices as dated_prices
 from llmwarden.domain.cost import ORDINARY, Rates

@@ -20,9 +20,9 @@ import httpx
 import msgspec
 
 from llmwarden import __version__, names
+from llmwarden.contracts.reconciliation import Side
 from llmwarden.domain.drift import Account
 from llmwarden.errors import WardenError
-from llmwarden.reconciled import Side
 
 TIMEOUT: Final = 60.0
 LARGEST: Final = 16 * 1024 * 1024  # bytes of one answer

@@ -13,7 +13,10 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llmwarden import __version__, names, wire
+from llmwarden import __version__, names
+from llmwarden.contracts import ledger as wire
+from llmwarden.contracts.reconciliation import Reconciliation
+from llmwarden.contracts.spend import DIMENSIONS, By, GpuSpend, Spend, as_csv
 from llmwarden.domain.cost import Rates
 from llmwarden.ledger import answers, auth, intake, spend
 from llmwarden.ledger.access import HEADER, Access
@@ -22,10 +25,8 @@ from llmwarden.ledger.auth import Authenticator, Caller
 from llmwarden.ledger.core import Core
 from llmwarden.ledger.reconciliation import MOST_DAYS as MOST_ACCOUNT_DAYS
 from llmwarden.ledger.reconciliation import SHOWN_DAYS, Reconciler
-from llmwarden.ledger.spent import DIMENSIONS, By, GpuSpend, Spend, as_csv, gpu_spend
 from llmwarden.ledger.store import queries
 from llmwarden.ledger.store.engine import Database
-from llmwarden.reconciled import Reconciliation
 
 MOST_DAYS: Final = 400
 MOST_DIMENSIONS: Final = 5
@@ -143,7 +144,7 @@ class SpendApi:
             if namespace in {"", name.partition("/")[0]} and service in {"", name.partition("/")[2]}
             if (usage := self._core.gpu.usage(name, *span)) is not None and usage.milliseconds
         }
-        return tuple(gpu_spend(name, usage) for name, usage in used.items())
+        return tuple(spend.gpu_spend(name, usage) for name, usage in used.items())
 
     def _late(self, provider: str, model: str, at: int) -> Rates | None:
         return self._core.late_price(provider, model, at)

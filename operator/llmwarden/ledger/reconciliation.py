@@ -19,8 +19,10 @@ from typing import Any, Final, Protocol, TypeVar
 import anyio.to_thread
 import httpx
 
-from llmwarden import names, reconciled
+from llmwarden import names
 from llmwarden.api.v1alpha1 import ProviderAccount, parse
+from llmwarden.contracts import reconciliation
+from llmwarden.contracts.reconciliation import Day, Fault, Side
 from llmwarden.domain import drift
 from llmwarden.domain.drift import Account
 from llmwarden.errors import ForbiddenError, InvalidSpecError, NotFoundError, UnavailableError
@@ -29,7 +31,6 @@ from llmwarden.ledger import providers, spend
 from llmwarden.ledger.providers import ProviderError
 from llmwarden.ledger.spend import LateRates, RatesOf
 from llmwarden.ledger.store.accounts import DAY, Accounts, DayRow, Turn
-from llmwarden.reconciled import Day, Fault, Side
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ class SecretKeys:
 class _Shown:
     """An account's answer as it was last put together, and of what."""
 
-    answer: reconciled.Account
+    answer: reconciliation.Account
     of: object
     at: float
 
@@ -153,20 +154,20 @@ class Reconciler:
             except Exception:  # whatever a provider answers, the ledger goes on
                 logger.exception("account %s: a bug", account.name)
 
-    async def answer(self, days: int = SHOWN_DAYS) -> reconciled.Reconciliation:
+    async def answer(self, days: int = SHOWN_DAYS) -> reconciliation.Reconciliation:
         """Return every account with its last so many days. Raises UnavailableError."""
-        found: dict[str, reconciled.Account] = {
-            name: reconciled.Account(provider, fault=Fault("InvalidSpec", error))
+        found: dict[str, reconciliation.Account] = {
+            name: reconciliation.Account(provider, fault=Fault("InvalidSpec", error))
             for name, (provider, error) in self._invalid.items()
         }
         for account in list(self._accounts.values()):
             found[account.name] = (
                 await self._refresh(account) if days == SHOWN_DAYS else await self._account(account, days)
             )
-        return reconciled.Reconciliation(names.CONTRACT, self._clock(), dict(sorted(found.items())))
+        return reconciliation.Reconciliation(names.CONTRACT, self._clock(), dict(sorted(found.items())))
 
     @property
-    def shown(self) -> dict[str, reconciled.Account]:
+    def shown(self) -> dict[str, reconciliation.Account]:
         """What was last put together, for metrics: reads nothing."""
         return {name: shown.answer for name, shown in self._shown.items()}
 
@@ -212,7 +213,7 @@ class Reconciler:
 
     # Answering --------------------------------------------------------------------------------------------------------
 
-    async def _refresh(self, account: Account) -> reconciled.Account:
+    async def _refresh(self, account: Account) -> reconciliation.Account:
         """What is shown of an account: put together again when the provider was asked, and now and then."""
         turn = await anyio.to_thread.run_sync(self._store.turn, account.scope)
         of = (turn, account, self._overlapping().get(account.name), drift.last_settled(self._clock()))
@@ -224,14 +225,14 @@ class Reconciler:
                 self._shown[account.name] = known
         return known.answer
 
-    async def _account(self, account: Account, count: int, turn: Turn | None = None) -> reconciled.Account:
+    async def _account(self, account: Account, count: int, turn: Turn | None = None) -> reconciliation.Account:
         rival = self._overlapping().get(account.name)
         if rival is not None:
             message = f"ProviderAccount {rival} has the same provider and some of the same namespaces: give each its own by namespaceSelector"
-            return reconciled.Account(account.api, fault=Fault("Overlapping", message))
+            return reconciliation.Account(account.api, fault=Fault("Overlapping", message))
         if turn is None:
             turn = await anyio.to_thread.run_sync(self._store.turn, account.scope)
-        return reconciled.Account(
+        return reconciliation.Account(
             account.api,
             days=tuple(await self._days(account, count)),
             read_at=_time(turn.read_at) if turn.read_at else None,

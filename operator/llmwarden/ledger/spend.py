@@ -11,13 +11,14 @@ from typing import Final
 
 import msgspec
 
-from llmwarden import wire
+from llmwarden.contracts import ledger as wire
+from llmwarden.contracts.spend import By, GpuSpend, Spend, SpendRow
 from llmwarden.domain import money
 from llmwarden.domain.cost import Rates, cost
+from llmwarden.domain.gpuhours import hours
 from llmwarden.ledger import counts
 from llmwarden.ledger.aggregate import GpuPrice
 from llmwarden.ledger.counts import Counts
-from llmwarden.ledger.spent import By, Spend, SpendRow
 from llmwarden.ledger.store import Issued
 from llmwarden.ledger.store.queries import Sum
 
@@ -171,4 +172,18 @@ def _row(by: dict[str, str], figures: Figures) -> SpendRow:
         picodollars=figures.picodollars,
         usd=money.to_decimal(figures.picodollars),
         uncosted_tokens=figures.uncosted,
+    )
+
+
+def gpu_spend(service: str, usage: wire.GpuUsage) -> GpuSpend:
+    """Say of a service's GPUs what they cost."""
+    return GpuSpend(
+        service,
+        hours(usage.milliseconds),
+        usage.picodollars,
+        money.to_decimal(usage.picodollars),
+        usage.idle,
+        money.to_decimal(usage.idle),
+        usage.covered,
+        hours(usage.unpriced_milliseconds),
     )

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 import anyio.from_thread
 import anyio.to_thread
 
-from llmwarden import wire
+from llmwarden.contracts import ledger as wire
 from llmwarden.domain import leases as policy
 from llmwarden.errors import UnavailableError
 from llmwarden.ledger.core import Core

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final, NamedTuple
 
-from llmwarden import names, wire
+from llmwarden import names
 from llmwarden.api.v1alpha1 import LLMService
+from llmwarden.contracts import ledger as wire
 from llmwarden.desired.sidecar import renamed_port
 from llmwarden.domain import gpus, selectors, upstream
 from llmwarden.errors import NotFoundError, WardenError

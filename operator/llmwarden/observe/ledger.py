@@ -8,9 +8,10 @@ from typing import TypeVar
 import httpx
 import msgspec
 
-from llmwarden import names, wire
+from llmwarden import names
+from llmwarden.contracts import ledger as wire
+from llmwarden.contracts.reconciliation import Reconciliation
 from llmwarden.errors import UnavailableError
-from llmwarden.reconciled import Reconciliation
 
 Answer = TypeVar("Answer", wire.Usage, Reconciliation)
 

@@ -11,8 +11,10 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Protocol
 
-from llmwarden import names, reconciled, wire
+from llmwarden import names
 from llmwarden.api.v1alpha1 import LLMService
+from llmwarden.contracts import ledger as wire
+from llmwarden.contracts import reconciliation
 from llmwarden.desired import engine_scraping, gpu_choice, pods, selected
 from llmwarden.desired import status as statuses
 from llmwarden.desired.child import Child, Identity
@@ -43,7 +45,7 @@ MOST_GONE: Final = 10_000  # deleted pods that nobody asked for yet
 
 
 class Mark(Protocol):
-    """Marks what must be reconciled. Urgent is what somebody waits for: an edit, a pod. What is looked at in its turn is not."""
+    """Marks what must be reconciliation. Urgent is what somebody waits for: an edit, a pod. What is looked at in its turn is not."""
 
     def __call__(self, key: Key, *, urgent: bool = True) -> None:
         """Mark a key."""
@@ -139,7 +141,7 @@ class World(Resources):
         self.engines: Mapping[Name, EngineIdentity] = {}
         self.ledger = Source()
         self.usage: wire.Usage | None = None
-        self.accounts: Mapping[str, reconciled.Account] = {}
+        self.accounts: Mapping[str, reconciliation.Account] = {}
         self.ca_bundle = ""
         # Told of every object of ours that a watch saw deleted.
         self.on_gone: Callable[[Identity], None] = lambda _identity: None

@@ -12,13 +12,13 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Final
 
 from llmwarden import names
+from llmwarden.contracts.ledger import Labels, ServiceConfig
 from llmwarden.proxy import estimate, settle, spans
 from llmwarden.proxy.dialects.base import Answer, Asked, Dialect, Match
 from llmwarden.proxy.gate import Allowed, Bound, Denied, Held, NeedsPrice, Outcome, Short
 from llmwarden.proxy.journal import Account, Key
 from llmwarden.proxy.prices import Known
 from llmwarden.proxy.seam import Decision, Forward, Refusal, Request
-from llmwarden.wire import Labels, ServiceConfig
 
 if TYPE_CHECKING:
     from llmwarden.proxy.calls import MeteredService

@@ -5,6 +5,7 @@ from typing import Final
 
 import msgspec
 
+from llmwarden.contracts.ledger import Labels, Tokens
 from llmwarden.proxy import estimate, settle, signals
 from llmwarden.proxy.admission import Admission, Opened
 from llmwarden.proxy.dialects import shape
@@ -12,7 +13,6 @@ from llmwarden.proxy.dialects.base import Asked, Event
 from llmwarden.proxy.dialects.shape import Pattern, Shape
 from llmwarden.proxy.framing import SPLITTERS, Piece, Splitter, sse
 from llmwarden.proxy.seam import Header, Request
-from llmwarden.wire import Labels, Tokens
 
 _REPLACED: Final = signals.LABEL_HEADERS | {b"accept-encoding", b"traceparent"}
 _REPLACED_ALONE: Final = _REPLACED | {b"tracestate"}  # a state without its trace means nothing

@@ -12,6 +12,8 @@ from urllib.parse import unquote
 
 import msgspec
 
+from llmwarden.contracts.ledger import Config, Labels, ServiceConfig
+from llmwarden.contracts.sidecar import Limits, Route
 from llmwarden.proxy import signals, spans
 from llmwarden.proxy.admission import Opened
 from llmwarden.proxy.busy import Busy
@@ -25,9 +27,8 @@ from llmwarden.proxy.http1 import BadMessageError, origin_form, united
 from llmwarden.proxy.journal import Account, Journal
 from llmwarden.proxy.prices import PriceBook
 from llmwarden.proxy.seam import Header, Request
-from llmwarden.proxy.settings import Identity, Limits, Route, parse_origin
+from llmwarden.proxy.settings import Identity, parse_origin
 from llmwarden.proxy.telemetry import Metrics
-from llmwarden.wire import Config, Labels, ServiceConfig
 
 _NO_LABELS: Final = Labels()
 _DEFERRED: Final = 1000  # answers under way in the background that are remembered

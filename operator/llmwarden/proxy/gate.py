@@ -10,10 +10,10 @@ from typing import Final
 
 import msgspec
 
+from llmwarden.contracts.ledger import BudgetConfig, BudgetUpdate, Config, LeaseGrant, LeaseUse, ServiceConfig
 from llmwarden.proxy import refusals
 from llmwarden.proxy.lease import Budget
 from llmwarden.proxy.refusals import Denied
-from llmwarden.wire import BudgetConfig, BudgetUpdate, Config, LeaseGrant, LeaseUse, ServiceConfig
 
 __all__ = ["Allowed", "Bound", "Denied", "Gate", "Held", "NeedsPrice", "Outcome", "Short"]
 

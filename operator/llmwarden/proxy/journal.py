@@ -13,8 +13,8 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from llmwarden import names
+from llmwarden.contracts.ledger import Labels, Row, Tokens
 from llmwarden.proxy.busy import NO_TIMES
-from llmwarden.wire import Labels, Row, Tokens
 
 _NAME: Final = "journal"
 _COMPACT_AT: Final = 4 * 1024 * 1024  # bytes

@@ -6,7 +6,7 @@ Times are POSIX seconds by the ledger's clock, and arguments. Amounts are picodo
 import datetime as dt
 from typing import Final
 
-from llmwarden.wire import BudgetConfig, BudgetState, BudgetUpdate, LeaseGrant, LeaseUse
+from llmwarden.contracts.ledger import BudgetConfig, BudgetState, BudgetUpdate, LeaseGrant, LeaseUse
 
 # After a window's end the old figures hold until the ledger has said the new ones, which it is asked for at once: a rolling
 # window goes on with most of what was spent. Only when it does not say, the window counts as new.

@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 import uvloop
 
+from llmwarden.contracts.sidecar import Limits, Route, Settings
 from llmwarden.errors import InvalidSpecError
 from llmwarden.proxy import egress
 from llmwarden.proxy import settings as configuration
@@ -28,7 +29,7 @@ from llmwarden.proxy.prices import PriceBook
 from llmwarden.proxy.reporter import Reporter
 from llmwarden.proxy.seam import Service
 from llmwarden.proxy.server import Endpoint
-from llmwarden.proxy.settings import Identity, Limits, Route, Settings, parse_origin
+from llmwarden.proxy.settings import Identity, parse_origin
 from llmwarden.proxy.spans import Exporter
 from llmwarden.proxy.telemetry import Metrics, wants_latest
 from llmwarden.proxy.upstream import Pool

@@ -6,8 +6,8 @@ prices: what was said of another is the last that is known, and no more.
 
 import msgspec
 
+from llmwarden.contracts.ledger import Picodollars, Price, Tokens
 from llmwarden.domain.cost import Rates, cost, dearest
-from llmwarden.wire import Picodollars, Price, Tokens
 
 _RETRY_SECONDS = 5.0  # after a question that the ledger did not answer
 _ENTRIES = 1000

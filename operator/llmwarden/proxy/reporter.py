@@ -13,12 +13,12 @@ from urllib.parse import urlencode
 import msgspec
 
 from llmwarden import names
+from llmwarden.contracts.ledger import Config, ErrorAnswer, PodRef, Price, Report, ReportAnswer
+from llmwarden.contracts.sidecar import Ledger
 from llmwarden.proxy.calls import Shared, decode_config
 from llmwarden.proxy.client import Answer, Client, ClientError
 from llmwarden.proxy.gate import Short
 from llmwarden.proxy.saved import MOST_PRICES, Saved, SavedPrice
-from llmwarden.proxy.settings import Ledger
-from llmwarden.wire import Config, ErrorAnswer, PodRef, Price, Report, ReportAnswer
 
 _LOG: Final = logging.getLogger(__name__)
 _WAIT_SECONDS: Final = 25  # of the long poll

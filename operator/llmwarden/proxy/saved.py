@@ -9,8 +9,8 @@ from typing import Final
 
 import msgspec
 
+from llmwarden.contracts.ledger import Config, Price
 from llmwarden.proxy.calls import decode_config
-from llmwarden.wire import Config, Price
 
 MOST_PRICES: Final = 200
 _CONFIG: Final = "config.json"

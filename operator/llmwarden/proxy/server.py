@@ -7,12 +7,13 @@ import time
 from collections import deque
 from typing import Final, cast
 
+from llmwarden.contracts.sidecar import Limits, Route
 from llmwarden.proxy import http1
 from llmwarden.proxy.exchange import Exchange
 from llmwarden.proxy.http1 import AnswerHead, Chunks
 from llmwarden.proxy.listen import listeners
 from llmwarden.proxy.seam import Request, Service
-from llmwarden.proxy.settings import Limits, Route, parse_origin
+from llmwarden.proxy.settings import parse_origin
 from llmwarden.proxy.upstream import Pool, UpstreamConnection
 
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n"  # RFC 9113, 3.4

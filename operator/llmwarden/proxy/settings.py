@@ -1,100 +1,20 @@
-"""What one proxy is told: `LLMWARDEN_PROXY` and its identity (operator/ARCHITECTURE.md, the sidecar contract).
+"""What one proxy reads from its environment, once at its start: `LLMWARDEN_PROXY` and which pod it is in.
 
-Read once at start; msgspec, because a sidecar's memory is paid once per pod.
+Start at `load`. The types of the contract are in `contracts/sidecar.py`; here is what a proxy refuses of it, and how it reads URLs.
 """
 
 from collections.abc import Mapping
-from typing import Final, Literal
+from typing import Final
 from urllib.parse import urlsplit
 
 import msgspec
 
 from llmwarden import names
+from llmwarden.contracts import sidecar
+from llmwarden.contracts.sidecar import Settings
 from llmwarden.errors import InvalidSpecError
 
 LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
-
-
-class Listen(msgspec.Struct, frozen=True):
-    """Where a route listens; the empty host is every address, IPv4 and IPv6."""
-
-    host: str
-    port: int
-
-
-class Thresholds(msgspec.Struct, frozen=True):
-    """Objectives' thresholds in seconds: each becomes a bucket bound of its histogram."""
-
-    duration: tuple[float, ...] = ()
-    ttft: tuple[float, ...] = ()
-    tpot: tuple[float, ...] = ()
-
-
-class Route(msgspec.Struct, frozen=True, rename="camel"):
-    """One LLMService in this pod. `upstream` is an origin with an optional prefix, without the API version."""
-
-    service: str
-    mode: Literal["Env", "Port"]
-    backend: str
-    listen: Listen
-    upstream: str
-    credential_file: str | None = None
-    client_certificate_file: str | None = None  # PEM, shown to the upstream where it asks; with its key, or neither
-    client_key_file: str | None = None
-    thresholds_seconds: Thresholds = Thresholds()
-    context_thresholds: tuple[float, ...] = ()  # the same of the context window's use, 0 to 1
-
-
-class Ledger(msgspec.Struct, frozen=True, rename="camel"):
-    """The ledger's address, the CA that its certificate is checked against (PEM), and our token's file."""
-
-    url: str
-    token_file: str
-    ca: str = ""
-
-
-class Limits(msgspec.Struct, frozen=True, rename="camel"):
-    """Bounds of the data path; seconds and bytes. The defaults suit; a test or a person may narrow them.
-
-    `response_seconds` bounds each silence of an upstream (before the head, and between two pieces of a body): the
-    SDKs' own default of ten minutes. `plain_idle_seconds` is how long an idle connection to a plain-HTTP upstream is kept:
-    below the five seconds after which uvicorn, and so vLLM, closes it under us.
-    `connections` and `concurrency` (requests being answered) are per route; `body_bytes` is of one request that is held to be
-    read, `held_bytes` of all of a route's together. docs/limits.md says what happens at each.
-    """
-
-    connect_seconds: float = 10.0
-    head_seconds: float = 10.0
-    body_seconds: float = 60.0
-    idle_seconds: float = 120.0
-    response_seconds: float = 600.0
-    drain_seconds: float = 25.0
-    plain_idle_seconds: float = 4.0
-    tls_idle_seconds: float = 50.0
-    head_bytes: int = 64 * 1024
-    body_bytes: int = 16 * 1024 * 1024
-    held_bytes: int = 64 * 1024 * 1024
-    event_bytes: int = 4 * 1024 * 1024
-    connections: int = 2048
-    concurrency: int = 1024
-    models: int = 100
-    # What a call reserves under a budget with a lease where nothing of it says how much it may use, and the model's window is not
-    # known or larger (docs/money.md): 0 refuses such calls.
-    unbounded_input_tokens: int = names.UNBOUNDED_INPUT_TOKENS
-    unbounded_output_tokens: int = names.UNBOUNDED_OUTPUT_TOKENS
-
-
-class Settings(msgspec.Struct, frozen=True, rename="camel"):
-    """All of `LLMWARDEN_PROXY`. Without `ledger` the proxy measures only."""
-
-    contract: int
-    routes: tuple[Route, ...]
-    ledger: Ledger | None = None
-    admin_port: int = names.ADMIN_PORT
-    journal_dir: str = names.JOURNAL_DIR
-    otlp_endpoint: str | None = None
-    ca_file: str | None = None  # PEM, trusted beside the image's own authorities
-    limits: Limits = Limits()
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -113,7 +33,7 @@ def load(environ: Mapping[str, str]) -> tuple[Settings, Identity]:
         message = f"{names.PROXY_ENV} is not set: the webhook writes it into the container"
         raise InvalidSpecError(message)
     try:
-        settings = msgspec.json.decode(raw, type=Settings)
+        settings = sidecar.decode(raw)
     except msgspec.MsgspecError as error:
         message = f"{names.PROXY_ENV} does not parse: {error}"
         raise InvalidSpecError(message) from error

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from llmwarden.contracts.ledger import Tokens
 from llmwarden.proxy.busy import NO_TIMES
 from llmwarden.proxy.prices import Known
 from llmwarden.proxy.record import Record
-from llmwarden.wire import Tokens
 
 if TYPE_CHECKING:
     from llmwarden.proxy.admission import Admission

@@ -6,8 +6,8 @@ from typing import Final
 
 import msgspec
 
+from llmwarden.contracts.ledger import Labels
 from llmwarden.proxy.seam import Header
-from llmwarden.wire import Labels
 
 # Request headers that are read; those of the labels are ours and go no further.
 _FEATURE: Final = b"x-llmwarden-feature"

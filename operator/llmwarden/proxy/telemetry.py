@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from llmwarden import names
+from llmwarden.contracts.ledger import Tokens
+from llmwarden.contracts.sidecar import Route
 from llmwarden.proxy import registry
 from llmwarden.proxy.record import Record
 from llmwarden.proxy.registry import Counter, Distribution, Gauge, Histogram, Registry, Renamed, Value
-from llmwarden.proxy.settings import Route
-from llmwarden.wire import Tokens
 
 OTHER: Final = "other"
 _NANO: Final = 1e9

@@ -6,10 +6,11 @@ import time
 from collections import deque
 from typing import Final, Protocol, cast
 
+from llmwarden.contracts.sidecar import Limits
 from llmwarden.proxy import egress, http1
 from llmwarden.proxy.egress import Proxies
 from llmwarden.proxy.http1 import AnswerHead, BadMessageError, Chunks
-from llmwarden.proxy.settings import Limits, Origin
+from llmwarden.proxy.settings import Origin
 
 _MAX_IDLE: Final = 256  # idle connections kept per route
 _SWITCHING: Final = 101

@@ -3,8 +3,9 @@
 import datetime as dt
 from typing import Any
 
-from llmwarden import names, wire
+from llmwarden import names
 from llmwarden.api.v1alpha1 import LLMService, parse
+from llmwarden.contracts import ledger as wire
 from llmwarden.desired.pods import PodView
 from llmwarden.desired.snapshot import Capabilities, Figures, Quantiles, Snapshot, Source
 

@@ -4,10 +4,10 @@ import datetime as dt
 from typing import Any
 
 from llmwarden.api.v1alpha1 import ProviderAccount, ProviderAccountStatus, parse
+from llmwarden.contracts.reconciliation import Account, Day, Fault, Side, Verdict
 from llmwarden.desired import account_status
 from llmwarden.desired.snapshot import Source
 from llmwarden.domain.conditions import find
-from llmwarden.reconciled import Account, Day, Fault, Side, Verdict
 
 NOW = dt.datetime(2026, 11, 21, 9, 0, tzinfo=dt.UTC)
 FRESH = Source(asked=True, fresh=True, as_of=NOW)

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from llmwarden.api.v1alpha1.llmservice import BudgetStatus, InjectionStatus, LLMServiceStatus
+from llmwarden.contracts.ledger import GpuUsage, Tokens, UsageTotals
 from llmwarden.desired import status as statuses
 from llmwarden.desired.selection import Finding
 from llmwarden.desired.snapshot import Capabilities, EngineIdentity, Figures, Outcome, Problem, Snapshot, Source
 from llmwarden.domain import budgets, conditions
 from llmwarden.domain.windows import Window
-from llmwarden.wire import GpuUsage, Tokens, UsageTotals
 from tests.unit.desired.helpers import DAILY, FIGURES, NOW, budget, pod, service, snapshot, usage
 
 ACTIVE = InjectionStatus()

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmwarden.api.v1alpha1 import ProviderAccount, parse
+from llmwarden.contracts.reconciliation import Day, Side
 from llmwarden.domain import drift
 from llmwarden.errors import InvalidSpecError
-from llmwarden.reconciled import Day, Side
 
 DOLLAR = 10**12
 MILLION = 10**6

@@ -5,10 +5,10 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmwarden.contracts.ledger import Picodollars
 from llmwarden.domain import gpuhours, spans
 from llmwarden.domain.gpuhours import Held, Share, Work, share
 from llmwarden.domain.spans import Span
-from llmwarden.wire import Picodollars
 
 HOUR_MS = 3_600_000
 DOLLAR = 10**12

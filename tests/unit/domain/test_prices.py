@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmwarden.api.v1alpha1 import ModelPrice, parse
+from llmwarden.contracts.ledger import Picodollars, Tokens
 from llmwarden.domain import prices
 from llmwarden.errors import InvalidSpecError
-from llmwarden.wire import Picodollars, Tokens
 
 
 def at(text: str) -> dt.datetime:

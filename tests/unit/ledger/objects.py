@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llmwarden import wire
+from llmwarden.contracts import ledger as wire
 from llmwarden.domain.cost import Rates
 from llmwarden.ledger import view
 from llmwarden.ledger.core import Core

@@ -6,7 +6,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmwarden import wire
+from llmwarden.contracts import ledger as wire
 from llmwarden.domain import prices
 from llmwarden.domain.cost import Rates
 from llmwarden.ledger import aggregate

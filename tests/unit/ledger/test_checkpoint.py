@@ -3,7 +3,7 @@
 import sqlite3
 from pathlib import Path
 
-from llmwarden import wire
+from llmwarden.contracts import ledger as wire
 from llmwarden.ledger.store import Store
 from llmwarden.ledger.store.store import CHECKPOINT_BYTES
 from tests import postgresql

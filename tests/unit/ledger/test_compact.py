@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import sqlalchemy as sa
 
-from llmwarden import wire
+from llmwarden.contracts import ledger as wire
 from llmwarden.domain.cost import Rates
 from llmwarden.ledger import counts
 from llmwarden.ledger.counts import Counts

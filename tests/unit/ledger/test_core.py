@@ -5,7 +5,7 @@ import datetime as dt
 
 import pytest
 
-from llmwarden import wire
+from llmwarden.contracts import ledger as wire
 from llmwarden.domain.cost import Rates
 from llmwarden.ledger.core import Core
 from llmwarden.ledger.counts import Counts

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmwarden import wire
+from llmwarden.contracts import ledger as wire
 from llmwarden.domain import gpuhours
 from llmwarden.ledger import core as core_module
 from llmwarden.ledger.core import Core

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmwarden import wire
+from llmwarden.contracts import ledger as wire
 from llmwarden.ledger import intake
 from tests.unit.ledger.objects import BUCKET
 from tests.unit.ledger.test_merge import report

@@ -5,7 +5,7 @@ from typing import Any
 import prometheus_client
 import pytest
 
-from llmwarden import wire
+from llmwarden.contracts import ledger as wire
 from llmwarden.errors import ForbiddenError, NotFoundError, UnavailableError
 from llmwarden.ledger.counts import Counts
 from llmwarden.ledger.lost import LostPods

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import astuple
 
-from llmwarden import wire
+from llmwarden.contracts import ledger as wire
 from llmwarden.domain.cost import Rates
 from llmwarden.errors import UnavailableError
 from llmwarden.ledger import counts

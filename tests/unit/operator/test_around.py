@@ -25,7 +25,10 @@ def pod(*, injected: bool = True) -> dict[str, Any]:
     proxy = {
         "name": names.PROXY_CONTAINER,
         "image": "p",
-        "ports": [{"name": "http", "containerPort": 15200}, {"name": names.ADMIN_PORT_NAME, "containerPort": 15099}],
+        "ports": [
+            {"name": "http", "containerPort": 15200},
+            {"name": names.ADMIN_PORT_NAME, "containerPort": names.ADMIN_PORT},
+        ],
     }
     own = {"name": "vllm", "ports": [{"name": "http-app" if injected else "http", "containerPort": 8000}]}
     return strip_pod(

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
-from llmwarden import names, wire
+from llmwarden import names
+from llmwarden.contracts import ledger as wire
 from llmwarden.desired.snapshot import Figures, Quantiles
 from llmwarden.kube import Client
 from llmwarden.observe.engines import Engines

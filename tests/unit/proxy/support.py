@@ -6,7 +6,8 @@ from typing import Literal
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from llmwarden import wire
+from llmwarden.contracts import ledger as wire
+from llmwarden.contracts.sidecar import Limits, Listen, Route
 from llmwarden.proxy.call import MeteredCall
 from llmwarden.proxy.calls import MeteredService, Shared
 from llmwarden.proxy.dialects import found
@@ -14,7 +15,7 @@ from llmwarden.proxy.gate import Gate
 from llmwarden.proxy.journal import Journal
 from llmwarden.proxy.prices import PriceBook
 from llmwarden.proxy.seam import Forward, Header, Request
-from llmwarden.proxy.settings import Identity, Limits, Listen, Route
+from llmwarden.proxy.settings import Identity
 from llmwarden.proxy.telemetry import Metrics
 
 SSE: list[Header] = [(b"content-type", b"Content-Type", b"text/event-stream; charset=utf-8")]

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from llmwarden.contracts.ledger import Tokens
 from llmwarden.proxy.dialects.anthropic import DIALECT
 from llmwarden.proxy.dialects.base import Answer, Event
-from llmwarden.wire import Tokens
 from tests.unit.proxy.shapes import api, asked, match, streamed, whole
 
 MESSAGES = "/v1/messages"

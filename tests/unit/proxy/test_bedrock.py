@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmwarden.contracts.ledger import Tokens
 from llmwarden.proxy.calls import normalise
 from llmwarden.proxy.dialects.base import Answer, Asked, Match, Target
 from llmwarden.proxy.dialects.bedrock import DIALECT
 from llmwarden.proxy.framing import SPLITTERS, Framing
 from llmwarden.proxy.seam import Header
-from llmwarden.wire import Tokens
 from tests.proxy.bedrock import chunk, event, message
 
 RECORDED = Path(__file__).parents[2] / "proxy" / "recorded" / "bedrock"

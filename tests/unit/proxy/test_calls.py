@@ -11,13 +11,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmwarden import wire
+from llmwarden.contracts import ledger as wire
+from llmwarden.contracts.sidecar import Limits
 from llmwarden.domain.upstream import BACKENDS
 from llmwarden.proxy.call import MeteredCall
 from llmwarden.proxy.calls import MeteredService, normalise
 from llmwarden.proxy.clock import LedgerClock
 from llmwarden.proxy.seam import Forward, Header, Kept, Request
-from llmwarden.proxy.settings import Limits
 from tests.unit.proxy.shapes import shape
 from tests.unit.proxy.support import JSON, SSE, begin, rows, service, stream, value
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from llmwarden.contracts.ledger import BudgetConfig, BudgetUpdate, Config, LeaseGrant, ServiceConfig
 from llmwarden.proxy.gate import Allowed, Bound, Gate, NeedsPrice, Outcome, Short
 from llmwarden.proxy.refusals import Denied, amount
-from llmwarden.wire import BudgetConfig, BudgetUpdate, Config, LeaseGrant, ServiceConfig
 
 PICO = 10**12
 NOW = dt.datetime(2026, 11, 20, 12, tzinfo=dt.UTC).timestamp()

@@ -6,10 +6,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from llmwarden.contracts.ledger import Tokens
 from llmwarden.proxy.dialects.base import Answer, Event
 from llmwarden.proxy.dialects.gemini import DIALECT
 from llmwarden.proxy.framing import SPLITTERS, Framing
-from llmwarden.wire import Tokens
 from tests.unit.proxy.shapes import api, asked, match, shape, streamed, whole
 
 GENERATE = "/v1beta/models/gemini-2.5-flash:generateContent"

@@ -2,9 +2,9 @@
 
 import json
 
+from llmwarden.contracts.ledger import Tokens
 from llmwarden.proxy.dialects.base import Answer, Api, Event
 from llmwarden.proxy.framing import SPLITTERS, Framing
-from llmwarden.wire import Tokens
 from tests.unit.proxy.shapes import asked, match, shape
 
 PATH = "/invocations"

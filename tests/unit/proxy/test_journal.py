@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import astuple
 
+from llmwarden.contracts.ledger import Labels, Tokens
 from llmwarden.proxy.journal import OTHER, Journal, Key
-from llmwarden.wire import Labels, Tokens
 
 KEY = Key("bot", "openai", "m", "p", 900)
 

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from llmwarden.contracts.ledger import Tokens
 from llmwarden.proxy.dialects.base import Answer, Api
 from llmwarden.proxy.framing import SPLITTERS, Framing
-from llmwarden.wire import Tokens
 from tests.unit.proxy.shapes import asked, match, shape
 
 

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from llmwarden.contracts.ledger import Tokens
 from llmwarden.proxy.dialects.base import Answer
 from llmwarden.proxy.dialects.ollama import DIALECT
 from llmwarden.proxy.framing import SPLITTERS, Framing
-from llmwarden.wire import Tokens
 from tests.unit.proxy.shapes import api, asked, match, shape, whole
 
 CHAT, GENERATE, EMBED = "/api/chat", "/api/generate", "/api/embed"

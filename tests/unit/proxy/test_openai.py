@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from llmwarden.contracts.ledger import Tokens
 from llmwarden.proxy.dialects.base import Answer, Event
-from llmwarden.wire import Tokens
 from tests.unit.proxy.shapes import api, asked, match, streamed, whole
 
 CHAT = "/v1/chat/completions"

@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmwarden import names
+from llmwarden.contracts.ledger import Picodollars, Price, Tokens
+from llmwarden.contracts.sidecar import Limits, Listen, Route, Thresholds
 from llmwarden.desired import promql
 from llmwarden.errors import InvalidSpecError
 from llmwarden.proxy import http1, prices, spans
@@ -17,9 +19,8 @@ from llmwarden.proxy.credentials import Credentials
 from llmwarden.proxy.dialects.base import Answer, Asked
 from llmwarden.proxy.record import Record
 from llmwarden.proxy.seam import Request
-from llmwarden.proxy.settings import Identity, Limits, Listen, Route, Thresholds, load, parse_origin
+from llmwarden.proxy.settings import Identity, load, parse_origin
 from llmwarden.proxy.telemetry import Metrics
-from llmwarden.wire import Picodollars, Price, Tokens
 
 CONTRACT = {
     "contract": 1,
@@ -28,7 +29,7 @@ CONTRACT = {
         "ca": "PEM",
         "tokenFile": "/var/run/llmwarden/token/token",
     },
-    "adminPort": 15020,
+    "adminPort": names.ADMIN_PORT,
     "journalDir": "/var/lib/llmwarden",
     "otlpEndpoint": "http://collector.observability.svc:4318",
     "routes": [

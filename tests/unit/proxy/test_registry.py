@@ -13,12 +13,12 @@ from prometheus_client.parser import text_string_to_metric_families as text_fami
 from prometheus_client.utils import floatToGoString
 
 from llmwarden import names
+from llmwarden.contracts.ledger import Tokens
 from llmwarden.proxy.dialects.base import Answer, Asked
 from llmwarden.proxy.record import Record
 from llmwarden.proxy.registry import Counter, Gauge, Histogram, Registry, number
 from llmwarden.proxy.spans import Trace
 from llmwarden.proxy.telemetry import Metrics, wants_latest
-from llmwarden.wire import Tokens
 
 ODD = 'a\\b"c\nd'
 TRACE = "0af7651916cd43dd8448eb211c80319c"

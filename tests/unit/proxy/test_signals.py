@@ -2,9 +2,9 @@
 
 import pytest
 
+from llmwarden.contracts.ledger import Labels
 from llmwarden.proxy.seam import Header
 from llmwarden.proxy.signals import RATE_LIMITS, LabelBook, Retries, limit_value, read
-from llmwarden.wire import Labels
 
 
 def headers(**values: str) -> list[Header]:

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
+from llmwarden.contracts.ledger import Tokens
 from llmwarden.proxy.dialects import tgi
 from llmwarden.proxy.dialects.base import Answer, Asked, Event
 from llmwarden.proxy.framing import SPLITTERS, Framing
 from llmwarden.proxy.seam import Header
-from llmwarden.wire import Tokens
 from tests.unit.proxy.shapes import asked, match, shape
 
 HEAD: list[Header] = [

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 from pydantic.alias_generators import to_camel
 
-from llmwarden.wire import BudgetAction
+from llmwarden.contracts.ledger import BudgetAction
 
 BackendType = Literal[
     "OpenAI",

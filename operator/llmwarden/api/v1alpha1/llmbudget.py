@@ -22,7 +22,7 @@ from llmwarden.api.v1alpha1.common import (
     rules,
     short_name,
 )
-from llmwarden.wire import BudgetState, Unit
+from llmwarden.contracts.ledger import BudgetState, Unit
 
 _NAME = short_name(BECOMES_A_LABEL)
 

@@ -43,7 +43,7 @@ from llmwarden.api.v1alpha1.common import (
 )
 from llmwarden.api.v1alpha1.gpu_status import GpuStatus
 from llmwarden.api.v1alpha1.scraping import Scrape
-from llmwarden.wire import BudgetAction, BudgetState, Unit
+from llmwarden.contracts.ledger import BudgetAction, BudgetState, Unit
 
 _ENGINES = "['VLLM', 'SGLang', 'TGI', 'Ollama', 'NIM', 'TensorRTLLM', 'LlamaCpp']"
 _TYPE_GIVEN = "has(self.workload.interception) && has(self.workload.interception.type)"

@@ -24,7 +24,7 @@ from llmwarden.api.v1alpha1.common import (
     rules,
     short_name,
 )
-from llmwarden.reconciled import Verdict
+from llmwarden.contracts.reconciliation import Verdict
 
 Provider = Literal["OpenAI", "Anthropic"]
 DAYS_SHOWN = 7

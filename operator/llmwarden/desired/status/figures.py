@@ -3,9 +3,9 @@
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Final
 
-from llmwarden import wire
 from llmwarden.api.v1alpha1 import llmservice as api
 from llmwarden.api.v1alpha1.common import Money
+from llmwarden.contracts import ledger as wire
 from llmwarden.desired.snapshot import Engine, Figures, Quantiles, Snapshot
 from llmwarden.desired.status.gpus import gpus
 from llmwarden.domain import money, upstream

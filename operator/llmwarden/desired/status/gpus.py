@@ -1,8 +1,8 @@
 """GPUs of a service in its status: their cost, what of it was idle, and what tokens cost by it."""
 
-from llmwarden import wire
 from llmwarden.api.v1alpha1.common import Money
 from llmwarden.api.v1alpha1.gpu_status import GpuStatus
+from llmwarden.contracts import ledger as wire
 from llmwarden.domain import money
 from llmwarden.domain.gpuhours import hours
 

@@ -5,8 +5,8 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Final, Literal
 
-from llmwarden import wire
 from llmwarden.api.v1alpha1 import llmservice as api
+from llmwarden.contracts import ledger as wire
 from llmwarden.desired.snapshot import Snapshot
 from llmwarden.domain import budgets
 

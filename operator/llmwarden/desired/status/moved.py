@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Final, NamedTuple
 
-from llmwarden import wire
+from llmwarden.contracts import ledger as wire
 from llmwarden.desired.snapshot import COVERED, Figures, Quantiles
 from llmwarden.desired.status import figures as shown
 from llmwarden.desired.status import held

@@ -7,7 +7,7 @@ from typing import Any, Final, TypeVar
 import sqlalchemy as sa
 from msgspec.structs import astuple
 
-from llmwarden import wire
+from llmwarden.contracts import ledger as wire
 from llmwarden.domain import leases as policy
 from llmwarden.ledger import counts
 from llmwarden.ledger.counts import FIELDS, Counts

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from llmwarden import wire
+from llmwarden.contracts import ledger as wire
 from llmwarden.domain.cost import Rates
 from llmwarden.errors import UnavailableError
 from llmwarden.ledger.counts import Counts

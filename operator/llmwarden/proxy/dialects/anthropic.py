@@ -9,11 +9,11 @@ from urllib.parse import quote
 
 import msgspec
 
+from llmwarden.contracts.ledger import Tokens
 from llmwarden.proxy.dialects import prompt
 from llmwarden.proxy.dialects.base import MOST_TOKENS, Answer, Asked, Event, Match, Target, count
 from llmwarden.proxy.framing import Framing
 from llmwarden.proxy.seam import Refusal
-from llmwarden.wire import Tokens
 
 # Vertex AI: the model stands in the path, its version after an @.
 _VERTEX: Final = re.compile(r"/publishers/anthropic/models/([^/:]+):(streamRawPredict|rawPredict)", re.IGNORECASE)

@@ -13,9 +13,9 @@ from typing import Final, Protocol
 import msgspec
 
 from llmwarden import names
+from llmwarden.contracts.ledger import Tokens
 from llmwarden.proxy.framing import Framing
 from llmwarden.proxy.seam import Header, Refusal
-from llmwarden.wire import Tokens
 
 NAME_LENGTH: Final = 256  # characters of a model's name or an id that are believed
 MOST_TOKENS: Final = 10**9  # of one call; a count above is no count

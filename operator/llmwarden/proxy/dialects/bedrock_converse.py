@@ -4,10 +4,10 @@ from typing import Any, Final
 
 import msgspec
 
+from llmwarden.contracts.ledger import Tokens
 from llmwarden.proxy.dialects import prompt
 from llmwarden.proxy.dialects.base import MOST_TOKENS, NAME_LENGTH, Answer, Asked, Event, Match, count
 from llmwarden.proxy.dialects.bedrock_shared import Endpoint, is_error, model_name, note_latency, note_tier
-from llmwarden.wire import Tokens
 
 _NEVER_SENT: Final = msgspec.Raw()
 _NOTHING: Final = frozenset({b"", b"null", b'""', b"{}", b"[]"})

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
+from llmwarden.contracts.ledger import Tokens
 from llmwarden.proxy.dialects import bedrock_converse, prompt
 from llmwarden.proxy.dialects.anthropic import MESSAGES
 from llmwarden.proxy.dialects.base import MOST_TOKENS, NAME_LENGTH, Answer, Asked, Event, Match, count
@@ -16,7 +17,6 @@ from llmwarden.proxy.dialects.bedrock_converse import Converse
 from llmwarden.proxy.dialects.bedrock_shared import Endpoint, is_error, note_latency, note_tier
 from llmwarden.proxy.dialects.openai_chat import Chat
 from llmwarden.proxy.seam import Header
-from llmwarden.wire import Tokens
 
 _NEVER_SENT: Final = msgspec.Raw()
 _NOTHING: Final = frozenset({b"", b"null", b'""', b"{}", b"[]"})

@@ -4,10 +4,10 @@ from typing import Any, Final
 
 import msgspec
 
+from llmwarden.contracts.ledger import Tokens
 from llmwarden.proxy.dialects import gemini_shared, prompt
 from llmwarden.proxy.dialects.base import MOST_TOKENS, Answer, Asked, Event, Match, count
 from llmwarden.proxy.dialects.gemini_shared import NEVER_SENT, Usage, note_error, note_usage
-from llmwarden.wire import Tokens
 
 _MEDIA: Final = (b'"inlineData"', b'"inline_data"', b'"fileData"', b'"file_data"')
 

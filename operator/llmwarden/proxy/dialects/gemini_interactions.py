@@ -4,10 +4,10 @@ from typing import Any, Final
 
 import msgspec
 
+from llmwarden.contracts.ledger import Tokens
 from llmwarden.proxy.dialects import gemini_shared, prompt
 from llmwarden.proxy.dialects.base import MOST_TOKENS, Answer, Asked, Event, Match, count
 from llmwarden.proxy.dialects.gemini_shared import NEVER_SENT, note_tier
-from llmwarden.wire import Tokens
 
 _CONTENT: Final = frozenset({"text", "arguments_delta", "thought_summary", "audio", "image"})
 _STOPS: Final = frozenset({"completed", "requires_action", "failed", "cancelled", "incomplete", "budget_exceeded"})

@@ -6,10 +6,10 @@ from urllib.parse import quote
 
 import msgspec
 
+from llmwarden.contracts.ledger import Tokens
 from llmwarden.proxy.dialects import prompt
 from llmwarden.proxy.dialects.base import MOST_TOKENS, Answer, Asked, count
 from llmwarden.proxy.framing import Framing
-from llmwarden.wire import Tokens
 
 NEVER_SENT: Final = msgspec.Raw()
 AROUND: Final = 16  # a message costs about four tokens beside its text

@@ -9,11 +9,11 @@ from typing import Any, Final
 
 import msgspec
 
+from llmwarden.contracts.ledger import Tokens
 from llmwarden.proxy.dialects import prompt
 from llmwarden.proxy.dialects.base import MOST_TOKENS, Answer, Api, Asked, Event, Match, Target, count
 from llmwarden.proxy.framing import Framing
 from llmwarden.proxy.seam import Refusal
-from llmwarden.wire import Tokens
 
 _NANO: Final = 1e9
 _NEVER_SENT: Final = msgspec.Raw()

@@ -6,9 +6,9 @@ from urllib.parse import quote
 
 import msgspec
 
+from llmwarden.contracts.ledger import Tokens
 from llmwarden.proxy.dialects.base import MOST_TOKENS, Answer, Match, count
 from llmwarden.proxy.dialects.prompt import error_type, name
-from llmwarden.wire import Tokens
 
 # What is priced apart from the ordinary ("default", "auto", "scale").
 _TIERS: Final = frozenset({"flex", "priority", "batch"})

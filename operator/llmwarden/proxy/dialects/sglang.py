@@ -8,12 +8,12 @@ from typing import Any, Final
 
 import msgspec
 
+from llmwarden.contracts.ledger import Tokens
 from llmwarden.proxy.dialects import prompt, tgi
 from llmwarden.proxy.dialects.base import MOST_TOKENS, Answer, Asked, Event, Match, Target, count
 from llmwarden.proxy.dialects.openai import DIALECT as OPENAI
 from llmwarden.proxy.framing import Framing
 from llmwarden.proxy.seam import Refusal
-from llmwarden.wire import Tokens
 
 _MODEL: Final = "default"
 _MOST_NEW: Final = 128  # tokens, where a request does not say (SamplingParams.max_new_tokens); null is no limit

@@ -1,4 +1,7 @@
-"""What `GET /v1/spend` answers: the types, and their CSV. Light: `kubectl llm` reads them, too."""
+"""What `GET /v1/spend` answers, version 1: the ledger writes it, `kubectl llm cost` reads it. As JSON (`Spend`), or as CSV (`as_csv`).
+
+Start at `Spend`. How the sums come about is `ledger/spend.py`. Apart from `contracts/ledger.py`, which every sidecar imports.
+"""
 
 import csv
 import datetime as dt
@@ -7,9 +10,7 @@ from typing import Final, Literal, get_args
 
 import msgspec
 
-from llmwarden import wire
-from llmwarden.domain import money
-from llmwarden.domain.gpuhours import hours
+from llmwarden.contracts import ledger as wire
 
 By = Literal[
     "service", "provider", "model", "tier", "kind", "label.feature", "label.team", "label.cohort", "pod", "hour", "day"
@@ -63,20 +64,6 @@ class Spend(msgspec.Struct, frozen=True, rename="camel"):
     rows: tuple[SpendRow, ...]
     total: SpendRow
     gpu: tuple[GpuSpend, ...] = ()
-
-
-def gpu_spend(service: str, usage: wire.GpuUsage) -> GpuSpend:
-    """Say of a service's GPUs what they cost."""
-    return GpuSpend(
-        service,
-        hours(usage.milliseconds),
-        usage.picodollars,
-        money.to_decimal(usage.picodollars),
-        usage.idle,
-        money.to_decimal(usage.idle),
-        usage.covered,
-        hours(usage.unpriced_milliseconds),
-    )
 
 
 def as_csv(spend: Spend) -> str:

@@ -1,6 +1,7 @@
-"""What `GET /v1/reconciliation` answers: providers' own figures beside the ledger's, by UTC day. Ledger, operator and `kubectl llm` share it.
+"""What `GET /v1/reconciliation` answers, version 1: providers' own figures beside the ledger's, by UTC day.
 
-Apart from `wire`, which every sidecar imports.
+Start at `Reconciliation`. The ledger writes it; the operator and `kubectl llm reconcile` read it. How a day is judged is
+`domain/drift.py`. Apart from `contracts/ledger.py`, which every sidecar imports.
 """
 
 import datetime as dt

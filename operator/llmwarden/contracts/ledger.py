@@ -1,4 +1,10 @@
-"""The ledger contract, version 1: what proxies and ledger say to each other (operator/ARCHITECTURE.md).
+"""The ledger contract, version 1: what proxies, operator and ledger say to each other (operator/ARCHITECTURE.md has the rules).
+
+A proxy asks for `Config` and `Price` and sends `Report`; the operator reads `Usage` and sends `GpuReport`. What a ledger answers on
+`/v1/spend` and `/v1/reconciliation` is in modules of their own, because no sidecar needs it.
+
+Others import this module as `wire` (`from llmwarden.contracts import ledger as wire`): in the package `llmwarden.ledger`, and wherever
+a ledger is a value, `ledger.Usage` would read as something else.
 
 msgspec, not pydantic: the proxy's memory is paid once per pod. Money is in picodollars, times are RFC 3339 in UTC.
 Unknown fields are ignored on both sides, so that either may be one version ahead.
