@@ -53,7 +53,17 @@ def unsaid(value: Any, at: str = "") -> list[str]:
 
 
 def check(golden: Callable[[Path, str], None], document: str, text: str) -> None:
-    """What is written now: as the present version's file has it, and with all that any version's file has."""
-    golden(HERE / PRESENT / f"{document}.json", text + "\n")
+    """What is written now: with all that any version's file has (`--update` changes nothing of that), and as the present one's has it."""
     for path in versions(document):
         assert lost(json.loads(path.read_text()), json.loads(text)) == [], path
+    golden(HERE / PRESENT / f"{document}.json", text + "\n")
+
+
+def read(path: Path, found: Any, present: Any, document: Any = None) -> None:
+    """What a version's file was read as, `found`: nothing of it was passed over, and the present version's is the example itself.
+
+    `document` is how that is written, where it is not by msgspec alone.
+    """
+    text = msgspec.json.encode(found if document is None else document)
+    assert lost(json.loads(path.read_text()), json.loads(text)) == []
+    assert path.parent.name != PRESENT or found == present
