@@ -32,10 +32,12 @@ _KEPT_STRUCTS: Final = "kept_structs"
 
 # What runs for every request or chunk. All in one library: calls between compiled modules are C calls.
 HOT: Final = {
-    "bytes": ("http1", "server", "exchange", "upstream", "seam"),
-    "calls": ("calls", "call", "admission", "settle", "refusals", "signals", "estimate", "credentials"),
-    "money": ("gate", "lease", "prices", "journal"),
-    "telemetry": ("record", "registry", "telemetry", "spans", "clock"),
+    "bytes": ("http.http1", "http.server", "http.exchange", "http.upstream", "seam"),
+    "calls": tuple(
+        f"calls.{name}" for name in ("service", "call", "admission", "settle", "signals", "estimate", "credentials")
+    ),
+    "money": tuple(f"money.{name}" for name in ("gate", "lease", "prices", "refusals", "journal")),
+    "telemetry": ("record", "telemetry.registry", "telemetry.metrics", "telemetry.spans", "clock"),
     "dialects": tuple(
         f"dialects.{name}"
         for name in (

@@ -25,12 +25,12 @@ from benchmarks.dashboards import series
 from image import packages
 from llmwarden import names
 from llmwarden.api.v1alpha1 import LLMService, parse
-from llmwarden.desired import rules, shared_rules
-from llmwarden.desired.dashboards import overview, service
-from llmwarden.desired.params import ClusterParams, Params
-from llmwarden.desired.snapshot import Capabilities
 from llmwarden.domain import budgets, objectives
+from llmwarden.manifests.alerts import rules, shared_rules
+from llmwarden.manifests.dashboards import overview, service
+from llmwarden.manifests.params import ClusterParams, Params
 from llmwarden.settings import Settings
+from llmwarden.snapshot import Capabilities
 from tests.grafana import asked
 
 SLICE: Final = 2 * 3600  # a block of Prometheus

@@ -23,7 +23,8 @@ from benchmarks.datapath import figures, machine, subjects, tools, workloads
 from benchmarks.datapath.subjects import Around, Ours, Subject
 from benchmarks.datapath.workloads import Workload
 from image import compile as compiling
-from llmwarden import names, pki
+from llmwarden import names
+from llmwarden.serving import pki
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
 _ROUNDS: Final = 7

@@ -21,17 +21,17 @@ import uvloop
 
 from llmwarden.contracts import ledger as wire
 from llmwarden.contracts.sidecar import Limits, Listen, Route, Thresholds
-from llmwarden.proxy.calls import MeteredService, Shared
-from llmwarden.proxy.client import Answer, Client
+from llmwarden.proxy.calls.service import MeteredService, Shared
 from llmwarden.proxy.dialects import found
-from llmwarden.proxy.gate import Gate
-from llmwarden.proxy.journal import Journal
-from llmwarden.proxy.prices import PriceBook
-from llmwarden.proxy.server import ClientConnection, Endpoint
+from llmwarden.proxy.http.client import Answer, Client
+from llmwarden.proxy.http.server import ClientConnection, Endpoint
+from llmwarden.proxy.http.upstream import Pool, UpstreamConnection
+from llmwarden.proxy.money.gate import Gate
+from llmwarden.proxy.money.journal import Journal
+from llmwarden.proxy.money.prices import PriceBook
 from llmwarden.proxy.settings import Identity, parse_origin
-from llmwarden.proxy.spans import Exporter
-from llmwarden.proxy.telemetry import Metrics
-from llmwarden.proxy.upstream import Pool, UpstreamConnection
+from llmwarden.proxy.telemetry.metrics import Metrics
+from llmwarden.proxy.telemetry.spans import Exporter
 
 _CHUNKS: Final = 64
 _FLUSH: Final = 64  # calls after which the spans go

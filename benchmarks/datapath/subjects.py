@@ -18,7 +18,7 @@ from benchmarks.datapath import tools
 from benchmarks.datapath.workloads import MODELS
 from llmwarden import names
 from llmwarden.api.v1alpha1 import LLMService
-from llmwarden.desired import sidecar
+from llmwarden.injection import sidecar
 from llmwarden.settings import Settings
 
 _ROOT: Final = Path(__file__).resolve().parents[2]

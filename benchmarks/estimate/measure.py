@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.estimate import texts
-from llmwarden.proxy import estimate
+from llmwarden.proxy.calls import estimate
 
 REFERENCE = "o200k_base"
 Tokenizer = Callable[[str], int]

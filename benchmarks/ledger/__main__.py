@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llmwarden import pki
+from llmwarden.serving import pki
 from tests import postgresql
 
 TICKS = os.sysconf("SC_CLK_TCK")

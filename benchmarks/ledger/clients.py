@@ -1,6 +1,6 @@
 """Thousands of proxies in one process: each holds a TLS connection, and reports growing totals at the interval it is told.
 
-Each holds a lease of its service's budget and asks for more when half of it is used, as proxies do (proxy/lease.py).
+Each holds a lease of its service's budget and asks for more when half of it is used, as proxies do (proxy/money/lease.py).
 `python -m benchmarks.ledger.clients PORT FIRST PROXIES SERVICES INTERVAL WARM_SECONDS SECONDS CA`: a line once all are connected, and one
 JSON object at the end. INTERVAL 0 is what the ledger tells; another is taken instead of it.
 """

@@ -20,16 +20,17 @@ from typing import Any
 import prometheus_client
 import uvloop
 
-from llmwarden import names, serving
-from llmwarden.ledger.app import create_app
-from llmwarden.ledger.auth import Caller
+from llmwarden import names
 from llmwarden.ledger.collector import Collector
 from llmwarden.ledger.core import Core
+from llmwarden.ledger.http.app import create_app
 from llmwarden.ledger.main import checkpoints
 from llmwarden.ledger.metrics import Metrics
-from llmwarden.ledger.pricing import Catalogue
+from llmwarden.ledger.rating.pricing import Catalogue
 from llmwarden.ledger.store import Store
 from llmwarden.ledger.writer import Writer
+from llmwarden.serving import servers
+from llmwarden.serving.auth import Caller
 from tests.unit.ledger.objects import budget, service, view_of
 
 REPORT_SECONDS = 5.0
@@ -150,7 +151,7 @@ async def run(sock: socket.socket, database: str, services: int, certificate: st
     core.configure(
         view_of(*(service(f"bot-{number}", budgets=(budget(amount="1000000.00"),)) for number in range(services)))
     )
-    stop = serving.stop_on_signals()
+    stop = servers.stop_on_signals()
     stalls, timed = Stalls(), Timed(store)
 
     def begin() -> None:
@@ -175,9 +176,9 @@ async def run(sock: socket.socket, database: str, services: int, certificate: st
                 await writer.follow()
             core.tick()
 
-    await serving.until_stopped(
+    await servers.until_stopped(
         stop,
-        servers=[serving.serve(app, sock=sock, stop=stop, tls=Certificate(certificate, key), grace_seconds=2)],  # type: ignore[arg-type]
+        servers=[servers.serve(app, sock=sock, stop=stop, tls=Certificate(certificate, key), grace_seconds=2)],  # type: ignore[arg-type]
         background=[writer.run(), tick(), checkpoints(store), Collector().run(), stalls.watch(stop)],
     )
     store.close()

@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any, Final
 
 from llmwarden import names
-from llmwarden.handlers.main import main
+from llmwarden.control.handlers.main import main
 from llmwarden.settings import Settings
 
 _HOST: Final = f"{names.LEDGER}.{names.DEFAULT_NAMESPACE}.svc"

@@ -13,7 +13,8 @@ from typing import Any, Final
 import httpx
 
 from benchmarks.operator import processes
-from llmwarden import names, pki
+from llmwarden import names
+from llmwarden.serving import pki
 from tests.ports import free_port
 
 ROOT: Final = Path(__file__).resolve().parents[2]

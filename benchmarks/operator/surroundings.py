@@ -1,7 +1,7 @@
 """What the operator asks and who reports usage, as one process: `python -m benchmarks.operator.surroundings SERVICES NAMESPACES SECONDS REPORTERS`.
 
 A stand-in of Prometheus: no Prometheus runs. It answers `POST /api/v1/query` with the figures of every service, in Prometheus' own JSON, for
-exactly the queries that `llmwarden.observe.prometheus` asks (any other is answered 400, and counted), and `/api/v1/status/runtimeinfo`.
+exactly the queries that `llmwarden.control.observe.prometheus` asks (any other is answered 400, and counted), and `/api/v1/status/runtimeinfo`.
 The ledger is real and not in here: this process only reports to it, as proxies do, for one pod of each namespace (REPORTERS: JSON, with tokens).
 
 The first line printed is its address. `POST /control` takes JSON: `share` of the services whose figures move every SECONDS, in both places (0:
@@ -26,8 +26,8 @@ import msgspec
 from benchmarks.operator import services
 from llmwarden import names
 from llmwarden.contracts import ledger as wire
+from llmwarden.control.observe.prometheus import BOUNDS, OBJECTIVES, QUESTIONS
 from llmwarden.domain import upstream
-from llmwarden.observe.prometheus import BOUNDS, OBJECTIVES, QUESTIONS
 
 Place = tuple[str, str]
 _LEDGER: Final = f"{names.LEDGER}.{names.DEFAULT_NAMESPACE}.svc"

@@ -28,7 +28,8 @@ from typing import Any, Final
 
 from benchmarks.webhook import objects
 from cluster import Cluster
-from llmwarden import kube, names, pki
+from llmwarden import kube, names
+from llmwarden.serving import pki
 from tests.api.support import ControlPlane
 
 ROOT: Final = Path(__file__).parents[2]

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from llmwarden import names
+from llmwarden import status as statuses
 from llmwarden.api.v1alpha1.llmservice import InjectionStatus
-from llmwarden.desired import status as statuses
-from llmwarden.desired.snapshot import Outcome
+from llmwarden.snapshot import Outcome
 from tests.unit.desired.helpers import NOW, snapshot
 
 USER, OPERATOR = "kubectl", "llmwarden"  # who writes the spec, and who the status

@@ -8,7 +8,7 @@ import asyncio
 import sys
 
 from llmwarden import kube
-from llmwarden.serving import listen, start_logging, stop_on_signals
+from llmwarden.serving.servers import listen, start_logging, stop_on_signals
 from llmwarden.settings import Settings
 from llmwarden.webhook.main import run
 

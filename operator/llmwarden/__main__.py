@@ -7,7 +7,7 @@ import importlib
 import sys
 
 ROLES = {
-    "operator": "llmwarden.handlers.main",
+    "operator": "llmwarden.control.handlers.main",
     "webhook": "llmwarden.webhook.main",
     "ledger": "llmwarden.ledger.main",
     "proxy": "llmwarden.proxy.main",

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from llmwarden import kube
-from llmwarden.observe.gpus import Gpus
-from llmwarden.observe.world import World
+from llmwarden.control.observe.gpus import Gpus
+from llmwarden.control.observe.world import World
 from llmwarden.settings import Settings
 from tests.api.operating import make, sample
 from tests.api.support import ControlPlane

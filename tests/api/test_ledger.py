@@ -20,7 +20,8 @@ from typing import Any, TypeVar
 import httpx
 import pytest
 
-from llmwarden import names, pki
+from llmwarden import names
+from llmwarden.serving import pki
 from tests.api.support import ControlPlane
 from tests.ledger.billing import KEY, Billing
 from tests.ports import free_port

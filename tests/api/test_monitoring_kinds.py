@@ -8,11 +8,11 @@ import pytest
 
 from demo import images
 from llmwarden import names
-from llmwarden.desired import shared_rules
-from llmwarden.desired.builder import build
-from llmwarden.desired.params import ClusterParams
-from llmwarden.desired.snapshot import Capabilities
+from llmwarden.manifests.alerts import shared_rules
+from llmwarden.manifests.builder import build
+from llmwarden.manifests.params import ClusterParams
 from llmwarden.settings import Settings
+from llmwarden.snapshot import Capabilities
 from tests.api.operating import LLM, Operator, condition, make, sample, until
 from tests.api.support import ControlPlane
 from tests.golden.operator import test_sizes

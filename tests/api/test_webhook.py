@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from llmwarden import kube, names, pki, serving
+from llmwarden import kube, names
 from llmwarden.errors import NotFoundError
 from llmwarden.kube import Client
+from llmwarden.serving import pki, servers
 from llmwarden.settings import Settings
 from llmwarden.webhook.main import run
 from tests.api.support import ControlPlane
@@ -106,7 +107,7 @@ async def webhook(client: Client, own_namespace: str, watched: str) -> AsyncIter
         }
     )
     stop = asyncio.Event()
-    https, http = serving.listen("127.0.0.1", 0), serving.listen("127.0.0.1", 0)
+    https, http = servers.listen("127.0.0.1", 0), servers.listen("127.0.0.1", 0)
     port, health = https.getsockname()[1], http.getsockname()[1]
     config = Settings(namespace=own_namespace)
     role = asyncio.create_task(run(config, client, stop, sock=https, metrics_sock=http))

@@ -14,7 +14,7 @@ from typing import Any
 from demo import steps
 from demo.kube import Kube
 from llmwarden import names
-from llmwarden.desired.gpu_exporter import PORT
+from llmwarden.manifests.gpu_exporter import PORT
 from tests.e2e.support import deployment, llm, service
 from tests.unit.gpu import kubelet
 

@@ -8,9 +8,9 @@ import pytest
 from demo import steps
 from demo.kube import Kube
 from llmwarden import names
-from llmwarden.desired.manifest import dashboard_uid
-from llmwarden.desired.routes import SILENCED_BY_BUDGET
-from llmwarden.desired.spending import RECORD_SAME_HOUR
+from llmwarden.manifests.alerts.spending import RECORD_SAME_HOUR
+from llmwarden.manifests.manifest import dashboard_uid
+from llmwarden.manifests.routes import SILENCED_BY_BUDGET
 from tests.e2e import everything, paging
 from tests.e2e.queries import Prometheus, of_anyone, panels, prometheus, rules, selectors, without_offset
 from tests.e2e.support import GRAFANA, RUNBOOKS

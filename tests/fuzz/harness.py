@@ -11,10 +11,10 @@ import h11
 import msgspec
 
 from llmwarden.contracts.sidecar import Limits, Listen, Route
+from llmwarden.proxy.http.server import ClientConnection, Endpoint
+from llmwarden.proxy.http.upstream import Pool, UpstreamConnection
 from llmwarden.proxy.seam import Call, Request
-from llmwarden.proxy.server import ClientConnection, Endpoint
 from llmwarden.proxy.settings import parse_origin
-from llmwarden.proxy.upstream import Pool, UpstreamConnection
 
 LIMITS: Final = Limits()
 ROUTE: Final = Route("bot", "Env", "OpenAI", Listen("127.0.0.1", 0), "http://upstream.test")

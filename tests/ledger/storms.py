@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from llmwarden.ledger.counts import Counts
 from llmwarden.ledger.store import Store
+from llmwarden.ledger.store.counts import Counts
 from llmwarden.names import BUCKET_SECONDS
 from tests.money.stand import LedgerProcess
 

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from llmwarden import names
-from llmwarden.ledger import gpu_api
+from llmwarden.ledger.http import gpu_api
 from tests import postgresql
 from tests.ledger.test_http import Ledger, code, running
 from tests.unit.ledger.objects import budget, service, view_of

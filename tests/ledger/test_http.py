@@ -13,20 +13,20 @@ import prometheus_client
 import pytest
 import pytest_asyncio
 
-from llmwarden import serving
 from llmwarden.contracts import ledger as wire
 from llmwarden.errors import UnavailableError
-from llmwarden.ledger.app import MAX_BODY, create_app
-from llmwarden.ledger.auth import Caller
 from llmwarden.ledger.core import Core
-from llmwarden.ledger.gpu_api import GpuApi
 from llmwarden.ledger.gpu_metrics import GpuState
+from llmwarden.ledger.http.app import MAX_BODY, create_app
+from llmwarden.ledger.http.gpu_api import GpuApi
+from llmwarden.ledger.http.query_api import SpendApi
 from llmwarden.ledger.metrics import Metrics, State
-from llmwarden.ledger.pricing import Catalogue
-from llmwarden.ledger.query_api import SpendApi
-from llmwarden.ledger.reconciliation import Reconciler
+from llmwarden.ledger.providers.reconciliation import Reconciler
+from llmwarden.ledger.rating.pricing import Catalogue
 from llmwarden.ledger.store import Store
 from llmwarden.ledger.writer import Writer
+from llmwarden.serving import servers
+from llmwarden.serving.auth import Caller
 from tests.unit.ledger.objects import BUCKET, FakeClock, budget, model_price, service, view_of
 
 DOLLAR = 10**12
@@ -151,8 +151,8 @@ async def running(
         ),
         holdings=holdings,
     )
-    sock = serving.listen("127.0.0.1", 0)
-    server = asyncio.create_task(serving.serve(app, sock=sock, stop=stop, grace_seconds=2))
+    sock = servers.listen("127.0.0.1", 0)
+    server = asyncio.create_task(servers.serve(app, sock=sock, stop=stop, grace_seconds=2))
     writing = asyncio.create_task(writer.run())
     ledger = Ledger(
         f"http://127.0.0.1:{sock.getsockname()[1]}", core, store, stop, tokens, clock, registry, server, holdings

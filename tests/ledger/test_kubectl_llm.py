@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from llmwarden import serving
+from llmwarden.serving import servers
 from tests.ledger.test_http import Ledger, row, running
 from tests.unit.ledger.objects import service, view_of
 
@@ -62,8 +62,8 @@ async def api_server(ledger: Ledger, mintable: dict[str, str]) -> AsyncIterator[
         ]
     )
     stop = asyncio.Event()
-    sock = serving.listen("127.0.0.1", 0)
-    server = asyncio.create_task(serving.serve(app, sock=sock, stop=stop, grace_seconds=1))
+    sock = servers.listen("127.0.0.1", 0)
+    server = asyncio.create_task(servers.serve(app, sock=sock, stop=stop, grace_seconds=1))
     yield f"http://127.0.0.1:{sock.getsockname()[1]}"
     stop.set()
     await server

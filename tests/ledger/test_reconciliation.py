@@ -21,10 +21,10 @@ from openapi_spec_validator import validate
 from llmwarden.contracts import reconciliation
 from llmwarden.errors import ForbiddenError, NotFoundError
 from llmwarden.kube import Client
-from llmwarden.ledger import providers
-from llmwarden.ledger.account_metrics import AccountState
-from llmwarden.ledger.providers import ProviderError
-from llmwarden.ledger.reconciliation import Reconciler, SecretKeys
+from llmwarden.ledger.providers import usage as providers
+from llmwarden.ledger.providers.account_metrics import AccountState
+from llmwarden.ledger.providers.reconciliation import Reconciler, SecretKeys
+from llmwarden.ledger.providers.usage import ProviderError
 from llmwarden.ledger.store import Store
 from llmwarden.ledger.store.accounts import Accounts
 from tests import postgresql

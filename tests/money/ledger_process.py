@@ -15,16 +15,17 @@ from pathlib import Path
 import prometheus_client
 import uvloop
 
-from llmwarden import names, serving
+from llmwarden import names
 from llmwarden.errors import UnavailableError
-from llmwarden.ledger.app import create_app
-from llmwarden.ledger.auth import Caller
 from llmwarden.ledger.core import Core
-from llmwarden.ledger.gpu_api import GpuApi
+from llmwarden.ledger.http.app import create_app
+from llmwarden.ledger.http.gpu_api import GpuApi
 from llmwarden.ledger.metrics import Metrics
-from llmwarden.ledger.pricing import Catalogue
+from llmwarden.ledger.rating.pricing import Catalogue
 from llmwarden.ledger.store import Store
 from llmwarden.ledger.writer import Writer
+from llmwarden.serving import servers
+from llmwarden.serving.auth import Caller
 from tests.unit.ledger.objects import view_of
 
 REPORT_SECONDS = 1.0
@@ -52,7 +53,7 @@ async def run(port: int, database: str, objects: Path, clock: Path) -> None:
         core.rebuild(list(store.sums()), store.last_reports())
 
     writer = Writer(store, core, rebuild)
-    stop = serving.stop_on_signals()
+    stop = servers.stop_on_signals()
     tokens = Tokens()
     holdings = GpuApi(core, store, writer, tokens, namespace=names.DEFAULT_NAMESPACE)
     await holdings.follow()
@@ -87,10 +88,10 @@ async def run(port: int, database: str, objects: Path, clock: Path) -> None:
         await stop.wait()
         core.stop()
 
-    sock = serving.listen("127.0.0.1", port)
-    await serving.until_stopped(
+    sock = servers.listen("127.0.0.1", port)
+    await servers.until_stopped(
         stop,
-        servers=[serving.serve(app, sock=sock, stop=stop, grace_seconds=2)],
+        servers=[servers.serve(app, sock=sock, stop=stop, grace_seconds=2)],
         background=[watch(), writer.run(), holdings.run(), end()],
     )
     store.close()

@@ -21,7 +21,7 @@ from llmwarden.contracts.ledger import (
     ServiceConfig,
 )
 from llmwarden.domain import leases
-from llmwarden.proxy.gate import Allowed, Bound, Denied, Gate, Held, Short
+from llmwarden.proxy.money.gate import Allowed, Bound, Denied, Gate, Held, Short
 
 KEY = "ClusterLLMBudget/all"
 SERVICE = ServiceConfig("Active", "openai", 100.0, (KEY,), "p")

@@ -18,8 +18,9 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 
 from image import compile as compiling
-from llmwarden import names, pki
+from llmwarden import names
 from llmwarden.contracts import ledger as wire
+from llmwarden.serving import pki
 
 ROOT = Path(__file__).resolve().parents[2]
 # The compiled tree of this checkout where it is made, as it is in the image; PROXY_SOURCE=operator runs what is written.

@@ -19,8 +19,8 @@ from botocore.config import Config
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError, EventStreamError, InvalidEndpointConfigurationError
 
-from llmwarden import pki
 from llmwarden.contracts import ledger as wire
+from llmwarden.serving import pki
 from tests.proxy.bedrock import SECRET, Bedrock, Identity, error, recorded, streamed
 from tests.proxy.fakes import BUDGET, PICO, Ledger, Proxy, Received, Server, accounted, post, running, talk
 
@@ -485,7 +485,7 @@ async def test_a_key_that_the_proxy_holds_takes_the_place_of_a_signature(tmp_pat
 
 
 async def test_boto3_sends_a_bearer_key_over_https_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Why injection leaves AWS' SDKs alone in a container that has one (desired/intercept.py)."""
+    """Why injection leaves AWS' SDKs alone in a container that has one (injection/intercept.py)."""
     monkeypatch.setenv("AWS_BEARER_TOKEN_BEDROCK", "bedrock-api-key")
     async with bedrock(tmp_path, NOWHERE) as (cloud, server, proxy):
         api = SESSION.client("bedrock-runtime", endpoint_url=proxy.url, region_name="eu-central-1")

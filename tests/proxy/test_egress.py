@@ -17,10 +17,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from llmwarden import pki
-from llmwarden.proxy import egress
-from llmwarden.proxy.egress import HttpProxy, Proxies, proxies
+from llmwarden.proxy.http import egress
+from llmwarden.proxy.http.egress import HttpProxy, Proxies, proxies
 from llmwarden.proxy.settings import parse_origin
+from llmwarden.serving import pki
 from tests.proxy.fakes import CHAT, Proxy, Received, Server, post, provider, running, talk, whole
 from tests.proxy.test_forwarding import HAS_IPV6, echo
 

@@ -11,7 +11,7 @@ from tests.ports import free_port
 from tests.proxy.fakes import Proxy, Received, Server, provider, running
 from tests.proxy.load import calls, percentile
 
-QUEUE = 2048  # spans that wait for a collector at most (proxy/spans.py)
+QUEUE = 2048  # spans that wait for a collector at most (proxy/telemetry/spans.py)
 DROPPED = "llmwarden_proxy_spans_dropped_total"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmwarden import pki
+from llmwarden.serving import pki
 from tests.ports import free_port
 from tests.proxy.fakes import (
     CHAT,

@@ -14,7 +14,7 @@ import yaml
 
 from llmwarden.api.collector import Collector
 from llmwarden.api.v1alpha1 import LLMService, parse
-from llmwarden.desired.collector import configuration
+from llmwarden.manifests.collector import configuration
 from tests.ports import free_port
 from tests.proxy.fakes import Received, Server, whole
 from tests.traces import programs

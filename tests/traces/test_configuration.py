@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from llmwarden.desired.collector.configuration import configuration
+from llmwarden.manifests.collector.configuration import configuration
 from tests.traces.collecting import collector, service, validate
 
 TEMPO = {"name": "tempo", "endpoint": "tempo.observability.svc:4317", "insecure": True}

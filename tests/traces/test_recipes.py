@@ -8,7 +8,7 @@ import yaml
 
 from llmwarden.api.collector import Collector
 from llmwarden.api.v1alpha1 import LLMService, parse
-from llmwarden.desired.collector.configuration import configuration
+from llmwarden.manifests.collector.configuration import configuration
 from llmwarden.settings import load
 from tests.traces.collecting import Sink, running, validate
 from tests.traces.test_collector import BOT, call, deliver

@@ -11,15 +11,16 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from llmwarden import kube, names, pki, serving
+from llmwarden import kube, names
 from llmwarden.gpu.main import Server
 from llmwarden.gpu.metrics import GpuCollector
 from llmwarden.gpu.nvml import Reading
-from llmwarden.proxy import egress
 from llmwarden.proxy import settings as configuration
-from llmwarden.proxy.client import Client
+from llmwarden.proxy.http import egress
+from llmwarden.proxy.http.client import Client
 from llmwarden.proxy.main import Proxy
 from llmwarden.proxy.settings import parse_origin
+from llmwarden.serving import pki, servers
 from tests.unit.kube.test_serving import NOW, OneSecret, certificate, hello, secret
 
 RUNNERS = {"asyncio": asyncio.run, "uvloop": uvloop.run}
@@ -89,8 +90,8 @@ def test_webhook_ledger_and_metrics_servers(loop: str, host: str, tls: bool) -> 
         held = certificate(client)
         client.secret = secret(pki.make_ca(NOW))
         await held.refresh()
-        sock = serving.listen(host, 0)
-        served = asyncio.create_task(serving.serve(hello, stop=stop, tls=held if tls else None, sock=sock))
+        sock = servers.listen(host, 0)
+        served = asyncio.create_task(servers.serve(hello, stop=stop, tls=held if tls else None, sock=sock))
         found = await accepts_at_once(sock.getsockname()[1])
         stop.set()
         await served

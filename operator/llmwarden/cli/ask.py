@@ -1,6 +1,6 @@
 """How `kubectl llm` reaches the ledger: through the API server, with a token that is good for the ledger only.
 
-See `ledger/access.py` for why. No port-forward, and nothing but RBAC: `get` on the ledger's services/proxy (the chart gives it
+See `serving/access.py` for why. No port-forward, and nothing but RBAC: `get` on the ledger's services/proxy (the chart gives it
 to all who are authenticated), and `create` on the serviceaccounts/token of an account that may list LLMServices.
 """
 

@@ -1,7 +1,7 @@
 """The sidecar's contract, version 1: what the webhook writes into `LLMWARDEN_PROXY` and the proxy reads once, at its start.
 
 `Settings` is the whole of it: start there. `document` says how it is written, `decode` how it is read. What a service makes of it is
-`desired/sidecar.py`; what a proxy refuses (an upstream that is no URL, another version) is `proxy/settings.py`.
+`injection/sidecar.py`; what a proxy refuses (an upstream that is no URL, another version) is `proxy/settings.py`.
 
 A proxy may be older than the webhook or younger, by one minor version. So a reader ignores fields that it does not know, a new field
 has a default that means what its absence meant before, and a field is never renamed. `tests/golden/contracts` has a folder for each

@@ -1,6 +1,6 @@
 """What `GET /v1/spend` answers, version 1: the ledger writes it, `kubectl llm cost` reads it. As JSON (`Spend`), or as CSV (`as_csv`).
 
-Start at `Spend`. How the sums come about is `ledger/spend.py`. Apart from `contracts/ledger.py`, which every sidecar imports.
+Start at `Spend`. How the sums come about is `ledger/rating/spend.py`. Apart from `contracts/ledger.py`, which every sidecar imports.
 """
 
 import csv

@@ -21,10 +21,10 @@ from llmwarden.domain import leases, money, windows
 from llmwarden.domain.cost import Rates
 from llmwarden.domain.prices import Resolved
 from llmwarden.errors import InvalidSpecError
-from llmwarden.ledger import leases as lending
-from llmwarden.ledger.aggregate import DAY, Aggregate, Rerated, Sums
-from llmwarden.ledger.gpu import MOST_AT_ONCE, GpuHours
-from llmwarden.ledger.pricing import Catalogue
+from llmwarden.ledger.budgets import leases as lending
+from llmwarden.ledger.rating.aggregate import DAY, Aggregate, Rerated, Sums
+from llmwarden.ledger.rating.gpu import MOST_AT_ONCE, GpuHours
+from llmwarden.ledger.rating.pricing import Catalogue
 from llmwarden.ledger.store import Batch, Delta, HeldSum, Issued
 from llmwarden.ledger.view import Service, Shared, View
 

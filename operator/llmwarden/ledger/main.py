@@ -16,28 +16,29 @@ import httpx
 import prometheus_client
 import uvloop
 
-from llmwarden import kube, names, serving
+from llmwarden import kube, names
 from llmwarden.errors import UnavailableError, WardenError
-from llmwarden.ledger import providers
-from llmwarden.ledger.access import Reviewer
-from llmwarden.ledger.account_metrics import AccountState
-from llmwarden.ledger.app import create_app
-from llmwarden.ledger.auth import TokenReviewer
+from llmwarden.ledger.budgets.departed import Departed
+from llmwarden.ledger.budgets.lost import LostPods
 from llmwarden.ledger.collector import Collector
 from llmwarden.ledger.core import Core
-from llmwarden.ledger.departed import Departed
-from llmwarden.ledger.gpu_api import GpuApi
 from llmwarden.ledger.gpu_metrics import GpuState
-from llmwarden.ledger.lost import LostPods
+from llmwarden.ledger.http.app import create_app
+from llmwarden.ledger.http.gpu_api import GpuApi
+from llmwarden.ledger.http.query_api import SpendApi
 from llmwarden.ledger.metrics import Metrics, State
-from llmwarden.ledger.pricing import Catalogue
-from llmwarden.ledger.query_api import SpendApi
-from llmwarden.ledger.reconciliation import Reconciler, SecretKeys, watching
+from llmwarden.ledger.providers import usage as providers
+from llmwarden.ledger.providers.account_metrics import AccountState
+from llmwarden.ledger.providers.reconciliation import Reconciler, SecretKeys, watching
+from llmwarden.ledger.rating.pricing import Catalogue
 from llmwarden.ledger.store import Store, presence
 from llmwarden.ledger.store.accounts import Accounts
 from llmwarden.ledger.store.compact import DAY
 from llmwarden.ledger.watch import Watch
 from llmwarden.ledger.writer import Writer
+from llmwarden.serving import servers
+from llmwarden.serving.access import Reviewer
+from llmwarden.serving.auth import TokenReviewer
 from llmwarden.settings import Settings, load
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     try:
         settings = load(os.environ)
-        serving.start_logging(settings.log_level)
+        servers.start_logging(settings.log_level)
         uvloop.run(run(settings, port=arguments.port, metrics_port=arguments.metrics_port))
     except (WardenError, OSError) as error:
         sys.stderr.write(f"llmwarden ledger: {error}\n")
@@ -90,7 +91,7 @@ async def _serve(
     port: int,
     metrics_port: int,
 ) -> None:
-    stop = serving.stop_on_signals()
+    stop = servers.stop_on_signals()
     writer = Writer(store, core, lambda: _rebuild(core, store))
     departed = Departed(store.labels(), lambda: core.aggregate.services)
     watch = Watch(client, core.configure, departed)
@@ -104,7 +105,7 @@ async def _serve(
         late=core.late_price,
         namespaces=lambda: watch.namespaces,
     )
-    certificate = serving.ServingCertificate(client, settings.namespace, names.SECRET_LEDGER_TLS)
+    certificate = servers.ServingCertificate(client, settings.namespace, names.SECRET_LEDGER_TLS)
     metrics = Metrics(prometheus_client.REGISTRY)
     prometheus_client.REGISTRY.register(State(core, watch.synced, store.size))
     prometheus_client.REGISTRY.register(GpuState(core))
@@ -141,11 +142,11 @@ async def _serve(
         await stop.wait()
         core.stop()
 
-    await serving.until_stopped(
+    await servers.until_stopped(
         stop,
         servers=[
-            serving.serve(app, port=port, tls=certificate, stop=stop, grace_seconds=GRACE_SECONDS),
-            serving.serve_metrics(ready, port=metrics_port, stop=stop),
+            servers.serve(app, port=port, tls=certificate, stop=stop, grace_seconds=GRACE_SECONDS),
+            servers.serve_metrics(ready, port=metrics_port, stop=stop),
         ],
         background=[
             watch.run(),

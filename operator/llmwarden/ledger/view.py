@@ -14,7 +14,7 @@ from llmwarden.api.v1alpha1 import ClusterLLMBudget, LLMBudget, LLMService, Mode
 from llmwarden.domain import budgets, selectors, upstream
 from llmwarden.domain.budgets import Budget
 from llmwarden.errors import InvalidSpecError
-from llmwarden.ledger import pricing
+from llmwarden.ledger.rating import pricing
 
 Key = tuple[str, str]
 Labels = Mapping[str, str]

@@ -15,8 +15,8 @@ import anyio.to_thread
 from llmwarden.contracts import ledger as wire
 from llmwarden.domain import leases as policy
 from llmwarden.errors import UnavailableError
+from llmwarden.ledger.budgets.leases import Asked
 from llmwarden.ledger.core import Core
-from llmwarden.ledger.leases import Asked
 from llmwarden.ledger.store import Batch, BehindError, Ground, Lending, Merged, PriceRecord, Store
 
 logger = logging.getLogger(__name__)

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from llmwarden.proxy.listen import listeners
-from llmwarden.proxy.telemetry import Metrics
+from llmwarden.proxy.http.listen import listeners
+from llmwarden.proxy.telemetry.metrics import Metrics
 
 _TIMEOUT_SECONDS: Final = 10.0
 _MAX_HEAD: Final = 16 * 1024

@@ -17,22 +17,22 @@ import uvloop
 
 from llmwarden.contracts.sidecar import Limits, Route, Settings
 from llmwarden.errors import InvalidSpecError
-from llmwarden.proxy import egress
 from llmwarden.proxy import settings as configuration
 from llmwarden.proxy.admin import Admin
-from llmwarden.proxy.calls import MeteredService, Shared
-from llmwarden.proxy.client import Client, ClientError
+from llmwarden.proxy.calls.service import MeteredService, Shared
 from llmwarden.proxy.dialects import found
-from llmwarden.proxy.gate import Gate
-from llmwarden.proxy.journal import Journal
-from llmwarden.proxy.prices import PriceBook
+from llmwarden.proxy.http import egress
+from llmwarden.proxy.http.client import Client, ClientError
+from llmwarden.proxy.http.server import Endpoint
+from llmwarden.proxy.http.upstream import Pool
+from llmwarden.proxy.money.gate import Gate
+from llmwarden.proxy.money.journal import Journal
+from llmwarden.proxy.money.prices import PriceBook
 from llmwarden.proxy.reporter import Reporter
 from llmwarden.proxy.seam import Service
-from llmwarden.proxy.server import Endpoint
 from llmwarden.proxy.settings import Identity, parse_origin
-from llmwarden.proxy.spans import Exporter
-from llmwarden.proxy.telemetry import Metrics, wants_latest
-from llmwarden.proxy.upstream import Pool
+from llmwarden.proxy.telemetry.metrics import Metrics, wants_latest
+from llmwarden.proxy.telemetry.spans import Exporter
 
 _LOG: Final = logging.getLogger("llmwarden.proxy")
 _DESCRIPTORS: Final = 65536

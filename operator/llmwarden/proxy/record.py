@@ -6,7 +6,7 @@ from typing import Final
 from llmwarden import names
 from llmwarden.contracts.ledger import Labels, Tokens
 from llmwarden.proxy.dialects.base import Answer, Asked
-from llmwarden.proxy.spans import CLIENT_KIND, ERROR_STATUS, Trace, attribute, number, text
+from llmwarden.proxy.telemetry.spans import CLIENT_KIND, ERROR_STATUS, Trace, attribute, number, text
 
 _NANO: Final = 1e9
 _NO_LABELS: Final = Labels()

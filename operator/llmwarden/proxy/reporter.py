@@ -15,9 +15,9 @@ import msgspec
 from llmwarden import names
 from llmwarden.contracts.ledger import Config, ErrorAnswer, PodRef, Price, Report, ReportAnswer
 from llmwarden.contracts.sidecar import Ledger
-from llmwarden.proxy.calls import Shared, decode_config
-from llmwarden.proxy.client import Answer, Client, ClientError
-from llmwarden.proxy.gate import Short
+from llmwarden.proxy.calls.service import Shared, decode_config
+from llmwarden.proxy.http.client import Answer, Client, ClientError
+from llmwarden.proxy.money.gate import Short
 from llmwarden.proxy.saved import MOST_PRICES, Saved, SavedPrice
 
 _LOG: Final = logging.getLogger(__name__)

@@ -8,8 +8,8 @@ from typing import Any, Final, Literal
 import msgspec
 
 from llmwarden.api.v1alpha1 import LLMService
-from llmwarden.desired.sidecar import decide
 from llmwarden.errors import WardenError
+from llmwarden.injection.sidecar import decide
 from llmwarden.settings import Settings
 from llmwarden.webhook.patch import diff
 

@@ -12,7 +12,7 @@ from typing import Any
 from llmwarden import kube, names, settings
 from llmwarden.errors import WardenError
 from llmwarden.kube import Client, Informer
-from llmwarden.serving import (
+from llmwarden.serving.servers import (
     ServingCertificate,
     serve,
     serve_metrics,

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from image import packages
-from llmwarden.desired import rules, shared_rules
-from llmwarden.desired.params import ClusterParams, Params
+from llmwarden.manifests.alerts import rules, shared_rules
+from llmwarden.manifests.params import ClusterParams, Params
 
 _WORD = re.compile(r"[a-zA-Z_:][\w:]*")
 

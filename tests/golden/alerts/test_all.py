@@ -16,20 +16,20 @@ import yaml
 from llmwarden import names
 from llmwarden.api.v1alpha1 import LLMService, parse
 from llmwarden.api.v1alpha1.llmservice import KINDS
-from llmwarden.desired import platform, rules, shared_rules
-from llmwarden.desired.defaults import APPLIES, OFF
-from llmwarden.desired.manifest import dashboard_uid
-from llmwarden.desired.params import ClusterParams, Params
-from llmwarden.desired.routes import SILENCED_BY_BUDGET
-from llmwarden.desired.snapshot import Capabilities
 from llmwarden.domain import budgets, objectives
+from llmwarden.manifests.alerts import platform, rules, shared_rules
+from llmwarden.manifests.alerts.defaults import APPLIES, OFF
+from llmwarden.manifests.manifest import dashboard_uid
+from llmwarden.manifests.params import ClusterParams, Params
+from llmwarden.manifests.routes import SILENCED_BY_BUDGET
 from llmwarden.settings import Settings
+from llmwarden.snapshot import Capabilities
 from tests.golden.alerts import test_defaults, test_indicators, test_objectives, test_platform, test_spending
 from tests.golden.alerts.promtool import Case, annotations, rules_for
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
-DESIRED = ROOT / "operator" / "llmwarden" / "desired"
+ALERTS = ROOT / "operator" / "llmwarden" / "manifests" / "alerts"
 SETTINGS = Settings(grafana_url="https://grafana.example/", runbook_base_url="https://runbooks.example/")
 SHARE = {"targetPercent": "99", "window": "28d"}
 # One of each kind; latency by each of its indicators.
@@ -114,7 +114,7 @@ TRIED: list[tuple[Case, Callable[[], dict[str, Any]]]] = [
 def words() -> set[str]:
     """Every name of an alert that stands in the code that builds."""
     found: set[str] = set()
-    for file in DESIRED.rglob("*.py"):
+    for file in ALERTS.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 found |= set(re.findall(r"^LLM[A-Z][A-Za-z0-9]+$", node.value))

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from llmwarden.api.v1alpha1 import LLMService, parse
-from llmwarden.desired.params import Params
-from llmwarden.desired.slo import measured
-from llmwarden.desired.snapshot import Capabilities
 from llmwarden.domain import objectives
+from llmwarden.manifests.alerts.slo import measured
+from llmwarden.manifests.params import Params
 from llmwarden.settings import Settings
+from llmwarden.snapshot import Capabilities
 from tests.golden.alerts.promtool import Case, check, rules_for
 
 WHOSE = 'namespace="models",llmservice="chat",pod="a"'

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from llmwarden.api.v1alpha1 import LLMService, parse
-from llmwarden.desired.params import Params
-from llmwarden.desired.snapshot import Capabilities
 from llmwarden.domain import objectives
+from llmwarden.manifests.params import Params
 from llmwarden.settings import Settings
+from llmwarden.snapshot import Capabilities
 from tests.golden.alerts.promtool import Case, check, rules_for
 
 WHOSE = 'namespace="shop",llmservice="bot",pod="a"'

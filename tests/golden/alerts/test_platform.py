@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from llmwarden.desired import platform
-from llmwarden.desired.params import ClusterParams
-from llmwarden.desired.snapshot import Capabilities
+from llmwarden.manifests.alerts import platform
+from llmwarden.manifests.params import ClusterParams
 from llmwarden.settings import Settings
+from llmwarden.snapshot import Capabilities
 from tests.golden.alerts.promtool import Case, check
 
 WHOSE = {"account": "main", "gen_ai_provider_name": "OpenAI"}

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from llmwarden.api.v1alpha1 import LLMService, parse
-from llmwarden.desired import vocabulary
-from llmwarden.desired.params import Params
-from llmwarden.desired.snapshot import Capabilities
+from llmwarden.control.observe.prometheus import QUESTIONS
 from llmwarden.domain import engines
-from llmwarden.observe.prometheus import QUESTIONS
+from llmwarden.manifests import vocabulary
+from llmwarden.manifests.params import Params
 from llmwarden.settings import Settings
+from llmwarden.snapshot import Capabilities
 from tests.golden.alerts.promtool import evaluate, rules_for
 
 SAMPLES = Path(__file__).parents[2] / "unit" / "domain" / "engines"

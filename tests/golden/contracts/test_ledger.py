@@ -10,17 +10,18 @@ import msgspec
 import pytest
 from starlette.requests import Request
 
-from llmwarden.act import gpus
 from llmwarden.contracts import ledger as wire
 from llmwarden.contracts import sidecar
-from llmwarden.ledger import answers, app, gpu_api
-from llmwarden.ledger.answers import Refusal
+from llmwarden.control.act import gpus
+from llmwarden.control.observe.ledger import Ledger
 from llmwarden.ledger.core import Core
-from llmwarden.ledger.pricing import Catalogue
-from llmwarden.observe.ledger import Ledger
-from llmwarden.proxy import calls
-from llmwarden.proxy.client import Answer
+from llmwarden.ledger.http import app, gpu_api
+from llmwarden.ledger.rating.pricing import Catalogue
+from llmwarden.proxy.calls.service import decode_config
+from llmwarden.proxy.http.client import Answer
 from llmwarden.proxy.reporter import Reporter
+from llmwarden.serving import answers
+from llmwarden.serving.answers import Refusal
 from tests.golden.contracts import promise
 from tests.unit.ledger.objects import NOW, FakeClock, budget, service, spend, view_of
 from tests.unit.proxy.support import JSON, begin, rows
@@ -161,7 +162,7 @@ def core() -> Core:
 
 def test_a_proxy_reads_the_configuration_that_the_ledger_writes(core: Core) -> None:
     config = core.config("shop", ["bot", "gone"])
-    read = calls.decode_config(bytes(answers.as_json(config).body))
+    read = decode_config(bytes(answers.as_json(config).body))
     assert read == config
     assert read.services["gone"].state == "Released"
     assert read.budgets[DAILY].action == "Block"

@@ -12,11 +12,11 @@ import pytest
 from llmwarden import kube
 from llmwarden.cli import ask
 from llmwarden.contracts.reconciliation import Account, Day, Fault, Reconciliation, Side
-from llmwarden.ledger import answers
-from llmwarden.ledger.reconciliation import Reconciler
+from llmwarden.control.observe.ledger import Ledger
+from llmwarden.ledger.providers.reconciliation import Reconciler
 from llmwarden.ledger.store import Store
 from llmwarden.ledger.store.accounts import Accounts, DayRow
-from llmwarden.observe.ledger import Ledger
+from llmwarden.serving import answers
 from tests.golden.contracts import promise
 from tests.unit.ledger.objects import NOW
 

@@ -13,7 +13,7 @@ import yaml
 from llmwarden import names
 from llmwarden.api.v1alpha1 import LLMService, parse
 from llmwarden.contracts import sidecar
-from llmwarden.desired.sidecar import inject
+from llmwarden.injection.sidecar import inject
 from llmwarden.proxy.settings import load
 from llmwarden.settings import Settings
 from tests.golden.contracts import promise

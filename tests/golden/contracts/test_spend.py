@@ -13,11 +13,11 @@ from llmwarden.cli import ask, cost
 from llmwarden.contracts import ledger as wire
 from llmwarden.contracts.spend import DIMENSIONS, Spend, SpendRow, as_csv
 from llmwarden.domain.cost import Rates
-from llmwarden.ledger import answers
-from llmwarden.ledger.counts import Counts
-from llmwarden.ledger.spend import gpu_spend, summarise
+from llmwarden.ledger.rating.spend import gpu_spend, summarise
+from llmwarden.ledger.store.counts import Counts
 from llmwarden.ledger.store.model import Key
 from llmwarden.ledger.store.queries import Sum
+from llmwarden.serving import answers
 from tests.golden.contracts import promise
 from tests.unit.ledger.objects import BUCKET, NOW
 

@@ -12,13 +12,13 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from image import packages
 from llmwarden.api.v1alpha1 import LLMService, parse
-from llmwarden.desired.builder import build, build_cluster
-from llmwarden.desired.dashboards import overview, service
-from llmwarden.desired.dashboards.panels import to_json
-from llmwarden.desired.params import ClusterParams, Params
-from llmwarden.desired.snapshot import Capabilities
 from llmwarden.domain import objectives
+from llmwarden.manifests.builder import build, build_cluster
+from llmwarden.manifests.dashboards import overview, service
+from llmwarden.manifests.dashboards.panels import to_json
+from llmwarden.manifests.params import ClusterParams, Params
 from llmwarden.settings import Settings
+from llmwarden.snapshot import Capabilities
 from tests.grafana import asked
 
 SAMPLES = Path(__file__).parents[3] / "manifests" / "samples"

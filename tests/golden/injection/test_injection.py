@@ -11,7 +11,7 @@ import yaml
 
 from llmwarden import names
 from llmwarden.api.v1alpha1 import LLMService, parse
-from llmwarden.desired.sidecar import Injection, decide
+from llmwarden.injection.sidecar import Injection, decide
 from llmwarden.settings import Settings
 
 HERE = Path(__file__).parent

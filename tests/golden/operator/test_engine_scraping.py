@@ -9,12 +9,14 @@ import pytest
 import yaml
 
 from llmwarden.api.v1alpha1 import LLMService, parse
-from llmwarden.desired import engine_scraping, rules, selected, vocabulary
-from llmwarden.desired.manifest import Manifest
-from llmwarden.desired.params import Params
-from llmwarden.desired.snapshot import Capabilities
 from llmwarden.domain import objectives
+from llmwarden.manifests import engine_scraping, vocabulary
+from llmwarden.manifests.alerts import rules
+from llmwarden.manifests.manifest import Manifest
+from llmwarden.manifests.params import Params
 from llmwarden.settings import Settings
+from llmwarden.snapshot import Capabilities
+from llmwarden.status import selected
 
 HERE = Path(__file__).parent
 ALL = Capabilities(pod_monitors=True, service_monitors=True, scrape_configs=True, rules=True)

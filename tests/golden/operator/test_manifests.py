@@ -14,12 +14,12 @@ from image import packages
 from llmwarden import names
 from llmwarden.api.collector import Collector
 from llmwarden.api.v1alpha1 import ClusterLLMBudget, LLMBudget, LLMService, parse
-from llmwarden.desired.builder import build, build_cluster
-from llmwarden.desired.gpu_choice import Choice, Foreign, Unfit, unfit_of
-from llmwarden.desired.params import ClusterParams, Params
-from llmwarden.desired.snapshot import Capabilities
 from llmwarden.domain import budgets, objectives
+from llmwarden.manifests.builder import build, build_cluster
+from llmwarden.manifests.gpu_choice import Choice, Foreign, Unfit, unfit_of
+from llmwarden.manifests.params import ClusterParams, Params
 from llmwarden.settings import Settings
+from llmwarden.snapshot import Capabilities
 
 HERE = Path(__file__).parent
 SAMPLES = Path(__file__).parents[3] / "manifests" / "samples"

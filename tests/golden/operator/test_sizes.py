@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from llmwarden.api.v1alpha1 import LLMService, parse
-from llmwarden.desired.builder import build
-from llmwarden.desired.params import Params
-from llmwarden.desired.snapshot import Capabilities
 from llmwarden.domain import budgets, objectives, upstream
+from llmwarden.manifests.builder import build
+from llmwarden.manifests.params import Params
 from llmwarden.settings import Settings
+from llmwarden.snapshot import Capabilities
 
 LIMIT = 15_000  # bytes, of each
 # What the API server adds: UID, version, time, and whose each field is (tests/api/test_monitoring_kinds.py weighs the real thing).

@@ -11,7 +11,7 @@ from llmwarden.cli import ask, cost
 from llmwarden.contracts import ledger as wire
 from llmwarden.contracts.spend import By, Spend, SpendRow
 from llmwarden.errors import InvalidSpecError
-from llmwarden.ledger.spend import gpu_spend
+from llmwarden.ledger.rating.spend import gpu_spend
 
 CENT = 10**10
 START = dt.datetime(2026, 11, 20, 12, tzinfo=dt.UTC)

@@ -12,11 +12,11 @@ import pytest
 import yaml
 from rich.console import Console
 
+from llmwarden import status as statuses
 from llmwarden.api.v1alpha1.llmservice import InjectionStatus
 from llmwarden.cli import explain, main
-from llmwarden.desired import status as statuses
-from llmwarden.desired.pods import PodView
-from llmwarden.desired.snapshot import Engine, EngineIdentity, Figures, Outcome, Snapshot
+from llmwarden.injection.pods import PodView
+from llmwarden.snapshot import Engine, EngineIdentity, Figures, Outcome, Snapshot
 from tests.unit.desired.helpers import FIGURES, NOW, pod, service_json, snapshot
 
 PORT = {

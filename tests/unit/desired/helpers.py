@@ -6,8 +6,8 @@ from typing import Any
 from llmwarden import names
 from llmwarden.api.v1alpha1 import LLMService, parse
 from llmwarden.contracts import ledger as wire
-from llmwarden.desired.pods import PodView
-from llmwarden.desired.snapshot import Capabilities, Figures, Quantiles, Snapshot, Source
+from llmwarden.injection.pods import PodView
+from llmwarden.snapshot import Capabilities, Figures, Quantiles, Snapshot, Source
 
 NOW = dt.datetime(2026, 11, 21, 12, 0, tzinfo=dt.UTC)
 

@@ -5,9 +5,9 @@ from typing import Any
 
 from llmwarden.api.v1alpha1 import ProviderAccount, ProviderAccountStatus, parse
 from llmwarden.contracts.reconciliation import Account, Day, Fault, Side, Verdict
-from llmwarden.desired import account_status
-from llmwarden.desired.snapshot import Source
 from llmwarden.domain.conditions import find
+from llmwarden.snapshot import Source
+from llmwarden.status import accounts
 
 NOW = dt.datetime(2026, 11, 21, 9, 0, tzinfo=dt.UTC)
 FRESH = Source(asked=True, fresh=True, as_of=NOW)
@@ -31,7 +31,7 @@ def day(number: int, verdict: Verdict = "Agrees", billed: int = 10) -> Day:
 def build(
     found: Account | None, old: ProviderAccountStatus | None = None, ledger: Source = FRESH
 ) -> ProviderAccountStatus:
-    return account_status.build(item(old), found, ledger, NOW)
+    return accounts.build(item(old), found, ledger, NOW)
 
 
 def told(status: ProviderAccountStatus, kind: str) -> tuple[str, str, str]:

@@ -7,8 +7,8 @@ import pytest
 
 from llmwarden.api.collector import Collector
 from llmwarden.api.v1alpha1 import LLMService, parse
-from llmwarden.desired.collector.configuration import configuration
 from llmwarden.errors import InvalidSpecError
+from llmwarden.manifests.collector.configuration import configuration
 from llmwarden.settings import load
 
 TEMPO = {"name": "tempo", "endpoint": "tempo:4317"}

@@ -6,15 +6,15 @@ from dataclasses import replace
 import pytest
 
 from llmwarden import names
+from llmwarden import status as statuses
 from llmwarden.api.v1alpha1 import LLMService, parse
 from llmwarden.api.v1alpha1.common import Condition
 from llmwarden.api.v1alpha1.llmservice import InjectionStatus, LLMServiceStatus
-from llmwarden.desired import gpu_choice
-from llmwarden.desired import status as statuses
-from llmwarden.desired.gpu_choice import Choice, ExporterPod, Facts, Foreign, Node, Unfit
-from llmwarden.desired.snapshot import Outcome, Snapshot
 from llmwarden.domain import conditions
+from llmwarden.manifests import gpu_choice
+from llmwarden.manifests.gpu_choice import Choice, ExporterPod, Facts, Foreign, Node, Unfit
 from llmwarden.settings import Settings
+from llmwarden.snapshot import Outcome, Snapshot
 from tests.unit.desired.helpers import snapshot
 
 NOW = dt.datetime(2026, 11, 21, 12, 0, tzinfo=dt.UTC)

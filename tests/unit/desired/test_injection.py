@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 
 from llmwarden.api.v1alpha1.llmservice import InjectionStatus
-from llmwarden.desired.injection import decide, to_evict, to_unstick
-from llmwarden.desired.pods import Owner, PodView
+from llmwarden.injection.pods import Owner, PodView
+from llmwarden.injection.rollout import decide, to_evict, to_unstick
 from llmwarden.settings import Settings
 from tests.unit.desired.helpers import NOW, pod, service
 

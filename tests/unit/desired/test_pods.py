@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 
 from llmwarden import names
-from llmwarden.desired.pods import PodView, view
-from llmwarden.observe.stripping import strip_pod
+from llmwarden.control.observe.stripping import strip_pod
+from llmwarden.injection.pods import PodView, view
 from llmwarden.settings import Settings
 from tests.unit.desired.helpers import service
 

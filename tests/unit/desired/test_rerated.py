@@ -6,14 +6,14 @@ from dataclasses import replace
 import msgspec
 import pytest
 
+from llmwarden import status as statuses
 from llmwarden.api.v1alpha1.llmservice import InjectionStatus, LLMServiceStatus
 from llmwarden.contracts.ledger import Rerating
-from llmwarden.desired import status as statuses
-from llmwarden.desired.snapshot import Outcome
 from llmwarden.ledger.core import Core
-from llmwarden.ledger.counts import Counts
-from llmwarden.ledger.pricing import Catalogue
+from llmwarden.ledger.rating.pricing import Catalogue
 from llmwarden.ledger.store import Delta
+from llmwarden.ledger.store.counts import Counts
+from llmwarden.snapshot import Outcome
 from tests.unit.desired.helpers import NOW, snapshot, usage
 from tests.unit.ledger.objects import BUCKET, FakeClock, model_price, view_of
 from tests.unit.ledger.objects import service as ledger_service

@@ -2,10 +2,10 @@
 
 import pytest
 
-from llmwarden.desired.params import ClusterParams
-from llmwarden.desired.shared_rules import rules
-from llmwarden.desired.snapshot import Capabilities
+from llmwarden.manifests.alerts.shared_rules import rules
+from llmwarden.manifests.params import ClusterParams
 from llmwarden.settings import Settings
+from llmwarden.snapshot import Capabilities
 
 
 @pytest.mark.parametrize(

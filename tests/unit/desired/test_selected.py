@@ -7,9 +7,9 @@ import pytest
 
 from llmwarden import names
 from llmwarden.api.v1alpha1 import LLMService
-from llmwarden.desired import selected
-from llmwarden.desired.selected import Around
 from llmwarden.settings import Settings
+from llmwarden.status import selected
+from llmwarden.status.selected import Around
 from tests.unit.desired.helpers import service
 
 OWN = names.DEFAULT_NAMESPACE

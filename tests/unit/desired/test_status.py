@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
+from llmwarden import status as statuses
 from llmwarden.api.v1alpha1.llmservice import BudgetStatus, InjectionStatus, LLMServiceStatus
 from llmwarden.contracts.ledger import GpuUsage, Tokens, UsageTotals
-from llmwarden.desired import status as statuses
-from llmwarden.desired.selection import Finding
-from llmwarden.desired.snapshot import Capabilities, EngineIdentity, Figures, Outcome, Problem, Snapshot, Source
 from llmwarden.domain import budgets, conditions
 from llmwarden.domain.windows import Window
+from llmwarden.injection.selection import Finding
+from llmwarden.snapshot import Capabilities, EngineIdentity, Figures, Outcome, Problem, Snapshot, Source
 from tests.unit.desired.helpers import DAILY, FIGURES, NOW, budget, pod, service, snapshot, usage
 
 ACTIVE = InjectionStatus()

@@ -60,10 +60,10 @@ def test_the_trees_name_follows_what_is_compiled_and_nothing_else(tmp_path: Path
     copy = tmp_path / "operator"
     shutil.copytree(compiling.SOURCES, copy, ignore=shutil.ignore_patterns("__pycache__"))
     assert compiling.tree(compiling.SOURCES, copy) == compiling.tree()
-    (copy / "llmwarden/handlers/main.py").write_text("")
+    (copy / "llmwarden/control/handlers/main.py").write_text("")
     (copy / "llmwarden/proxy/__pycache__").mkdir()
     (copy / "llmwarden/proxy/__pycache__/gate.cpython-311.pyc").write_bytes(b"x")
     assert compiling.tree(compiling.SOURCES, copy) == compiling.tree()
-    with (copy / "llmwarden/proxy/gate.py").open("a") as file:
+    with (copy / "llmwarden/proxy/money/gate.py").open("a") as file:
         file.write("#\n")
     assert compiling.tree(compiling.SOURCES, copy) != compiling.tree()

@@ -1,8 +1,8 @@
 import pytest
 
-from llmwarden.desired.intercept import Ports, renamed_port
-from llmwarden.desired.sdk import CLIENTS, BaseUrl, split_base_url
 from llmwarden.domain.upstream import BACKENDS
+from llmwarden.injection.intercept import Ports, renamed_port
+from llmwarden.injection.sdk import CLIENTS, BaseUrl, split_base_url
 
 
 @pytest.mark.parametrize(

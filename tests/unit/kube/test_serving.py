@@ -9,9 +9,10 @@ from typing import Any
 import prometheus_client
 import pytest
 
-from llmwarden import names, pki, serving
+from llmwarden import names
 from llmwarden.errors import NotFoundError, WardenError
 from llmwarden.kube import Client
+from llmwarden.serving import pki, servers
 
 NOW = dt.datetime.now(dt.UTC)
 
@@ -35,11 +36,11 @@ def secret(ca: pki.KeyPair) -> dict[str, Any]:
     return pki._secret(names.SECRET_WEBHOOK_TLS, "warden", leaf, ca.certificate)
 
 
-def certificate(client: Client) -> serving.ServingCertificate:
-    return serving.ServingCertificate(client, "warden", names.SECRET_WEBHOOK_TLS)
+def certificate(client: Client) -> servers.ServingCertificate:
+    return servers.ServingCertificate(client, "warden", names.SECRET_WEBHOOK_TLS)
 
 
-async def hello(_scope: serving.Scope, _receive: serving.Receive, send: serving.Send) -> None:
+async def hello(_scope: servers.Scope, _receive: servers.Receive, send: servers.Send) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
     await send({"type": "http.response.body", "body": b"hello"})
 
@@ -60,9 +61,9 @@ async def ask(port: int, path: str = "/", ca: str | None = None) -> tuple[int, s
 async def test_a_new_certificate_serves_the_next_handshake_without_a_restart() -> None:
     client, ca, stop = OneSecret(), pki.make_ca(NOW), asyncio.Event()
     held = certificate(client)
-    sock = serving.listen("127.0.0.1", 0)
+    sock = servers.listen("127.0.0.1", 0)
     port = sock.getsockname()[1]
-    server = asyncio.create_task(serving.serve(hello, stop=stop, tls=held, sock=sock))
+    server = asyncio.create_task(servers.serve(hello, stop=stop, tls=held, sock=sock))
     with pytest.raises(NotFoundError):
         await held.refresh()
     client.secret = secret(ca)
@@ -95,8 +96,8 @@ async def test_a_broken_secret_leaves_the_last_certificate_in_use() -> None:
 
 async def test_a_server_without_a_certificate_ends_when_told() -> None:
     stop = asyncio.Event()
-    with serving.listen("127.0.0.1", 0) as sock:
-        server = asyncio.create_task(serving.serve(hello, stop=stop, tls=certificate(OneSecret()), sock=sock))
+    with servers.listen("127.0.0.1", 0) as sock:
+        server = asyncio.create_task(servers.serve(hello, stop=stop, tls=certificate(OneSecret()), sock=sock))
         stop.set()
         await server
 
@@ -104,14 +105,14 @@ async def test_a_server_without_a_certificate_ends_when_told() -> None:
 async def test_a_request_in_flight_is_answered_after_the_end_was_asked_for() -> None:
     stop, begun, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
-    async def slow(scope: serving.Scope, receive: serving.Receive, send: serving.Send) -> None:
+    async def slow(scope: servers.Scope, receive: servers.Receive, send: servers.Send) -> None:
         begun.set()
         await go_on.wait()
         await hello(scope, receive, send)
 
-    sock = serving.listen("127.0.0.1", 0)
+    sock = servers.listen("127.0.0.1", 0)
     port = sock.getsockname()[1]
-    whole = asyncio.create_task(serving.until_stopped(stop, [serving.serve(slow, stop=stop, sock=sock)], [forever()]))
+    whole = asyncio.create_task(servers.until_stopped(stop, [servers.serve(slow, stop=stop, sock=sock)], [forever()]))
     asked = asyncio.create_task(ask(port))
     await begun.wait()
     stop.set()
@@ -130,9 +131,9 @@ async def test_a_background_part_that_fails_ends_the_role() -> None:
         raise WardenError(message)
 
     stop = asyncio.Event()
-    server = serving.serve(hello, stop=stop, sock=serving.listen("127.0.0.1", 0))
+    server = servers.serve(hello, stop=stop, sock=servers.listen("127.0.0.1", 0))
     with pytest.raises(WardenError, match="broken"):
-        await serving.until_stopped(stop, [server], [failing(), forever()])
+        await servers.until_stopped(stop, [server], [failing(), forever()])
 
 
 @pytest.mark.parametrize(
@@ -143,10 +144,10 @@ async def test_health(path: str, status: int, body: str) -> None:
     registry = prometheus_client.CollectorRegistry()
     prometheus_client.Counter("tried", "Tries.", registry=registry).inc()
     stop = asyncio.Event()
-    sock = serving.listen("", 0)
+    sock = servers.listen("", 0)
     port = sock.getsockname()[1]
-    app = serving.metrics_app(lambda: "not yet", registry=registry)
-    server = asyncio.create_task(serving.serve(app, stop=stop, sock=sock))
+    app = servers.metrics_app(lambda: "not yet", registry=registry)
+    server = asyncio.create_task(servers.serve(app, stop=stop, sock=sock))
     try:
         assert (await ask(port, path))[:2] == (status, body)
         assert "tried_total 1.0" in (await ask(port, "/metrics"))[1]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from llmwarden.ledger.core import Core
-from llmwarden.ledger.pricing import Catalogue
+from llmwarden.ledger.rating.pricing import Catalogue
 from tests import postgresql
 from tests.unit.ledger.objects import FakeClock
 

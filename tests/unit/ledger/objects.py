@@ -9,8 +9,8 @@ from llmwarden.contracts import ledger as wire
 from llmwarden.domain.cost import Rates
 from llmwarden.ledger import view
 from llmwarden.ledger.core import Core
-from llmwarden.ledger.counts import Counts
 from llmwarden.ledger.store import Batch, Delta, Issued, Merged
+from llmwarden.ledger.store.counts import Counts
 
 NOW = dt.datetime(2026, 11, 20, 16, 20, tzinfo=dt.UTC)
 BUCKET = int(NOW.timestamp()) // 900 * 900

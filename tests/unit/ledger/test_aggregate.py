@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from llmwarden.contracts import ledger as wire
 from llmwarden.domain import prices
 from llmwarden.domain.cost import Rates
-from llmwarden.ledger import aggregate
-from llmwarden.ledger.aggregate import HORIZON_SECONDS, Aggregate, Rerated
-from llmwarden.ledger.counts import Counts
+from llmwarden.ledger.rating import aggregate
+from llmwarden.ledger.rating.aggregate import HORIZON_SECONDS, Aggregate, Rerated
 from llmwarden.ledger.store import Delta, Issued
+from llmwarden.ledger.store.counts import Counts
 from tests.unit.ledger.objects import BUCKET
 from tests.unit.ledger.test_merge import growth
 

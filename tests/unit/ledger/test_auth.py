@@ -7,8 +7,8 @@ import pytest
 
 from llmwarden.errors import UnavailableError
 from llmwarden.kube import Review
-from llmwarden.ledger import auth
-from llmwarden.ledger.auth import Caller, TokenReviewer, caller_of, is_operator, is_pod
+from llmwarden.serving import auth
+from llmwarden.serving.auth import Caller, TokenReviewer, caller_of, is_operator, is_pod
 
 POD = {"authentication.kubernetes.io/pod-name": ("bot-0",), "authentication.kubernetes.io/pod-uid": ("u",)}
 GOOD = Review(

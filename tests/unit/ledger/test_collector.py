@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import pytest
 import uvloop
 
-from llmwarden import serving
 from llmwarden.ledger import collector
 from llmwarden.ledger.collector import Collector
-from llmwarden.serving import Message, Receive, Scope, Send
+from llmwarden.serving import servers
+from llmwarden.serving.servers import Message, Receive, Scope, Send
 
 CONNECTIONS = 100
 
@@ -93,9 +93,9 @@ async def _connections() -> None:
         await send(answer)
         await send({"type": "http.response.body", "body": b"ok"})
 
-    stop, sock = asyncio.Event(), serving.listen("127.0.0.1", 0)
+    stop, sock = asyncio.Event(), servers.listen("127.0.0.1", 0)
     port = sock.getsockname()[1]
-    server = asyncio.create_task(serving.serve(app, sock=sock, stop=stop, grace_seconds=1))
+    server = asyncio.create_task(servers.serve(app, sock=sock, stop=stop, grace_seconds=1))
 
     async def connect() -> asyncio.StreamWriter:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -7,10 +7,9 @@ import sqlalchemy as sa
 
 from llmwarden.contracts import ledger as wire
 from llmwarden.domain.cost import Rates
-from llmwarden.ledger import counts
-from llmwarden.ledger.counts import Counts
-from llmwarden.ledger.store import Issued, PriceRecord, Store
+from llmwarden.ledger.store import Issued, PriceRecord, Store, counts
 from llmwarden.ledger.store.compact import BUCKETS_SECONDS, DAY, FORGET_SECONDS
+from llmwarden.ledger.store.counts import Counts
 from tests.unit.ledger.objects import BUCKET
 from tests.unit.ledger.test_merge import report, row
 

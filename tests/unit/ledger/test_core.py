@@ -7,10 +7,10 @@ import pytest
 
 from llmwarden.contracts import ledger as wire
 from llmwarden.domain.cost import Rates
+from llmwarden.ledger.budgets.leases import Asked
 from llmwarden.ledger.core import Core
-from llmwarden.ledger.counts import Counts
-from llmwarden.ledger.leases import Asked
 from llmwarden.ledger.store import Batch, Delta, Held, Issued
+from llmwarden.ledger.store.counts import Counts
 from tests.unit.ledger.objects import BUCKET, NOW, FakeClock, budget, model_price, service, shared, spend, view_of
 
 DOLLAR = 10**12

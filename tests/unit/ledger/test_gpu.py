@@ -12,9 +12,9 @@ from llmwarden.contracts import ledger as wire
 from llmwarden.domain import gpuhours
 from llmwarden.ledger import core as core_module
 from llmwarden.ledger.core import Core
-from llmwarden.ledger.counts import Counts
-from llmwarden.ledger.pricing import Catalogue
+from llmwarden.ledger.rating.pricing import Catalogue
 from llmwarden.ledger.store import Batch, Delta, HeldSum, Merged
+from llmwarden.ledger.store.counts import Counts
 from tests.unit.ledger.objects import FakeClock, budget, model_price, service, view_of
 
 HOUR = gpuhours.WINDOW_SECONDS

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmwarden.contracts import ledger as wire
-from llmwarden.ledger import intake
+from llmwarden.ledger.http import intake
 from tests.unit.ledger.objects import BUCKET
 from tests.unit.ledger.test_merge import report
 

@@ -16,9 +16,8 @@ from msgspec.structs import astuple
 from llmwarden.contracts import ledger as wire
 from llmwarden.domain.cost import Rates
 from llmwarden.errors import UnavailableError
-from llmwarden.ledger import counts
-from llmwarden.ledger.counts import Counts
-from llmwarden.ledger.store import Issued, Lending, PriceRecord, SchemaError, Store
+from llmwarden.ledger.store import Issued, Lending, PriceRecord, SchemaError, Store, counts
+from llmwarden.ledger.store.counts import Counts
 from tests.unit.ledger.objects import BUCKET
 
 small = st.integers(0, 1000)

@@ -11,8 +11,8 @@ from alembic.config import Config
 from llmwarden.contracts import ledger as wire
 from llmwarden.domain.cost import Rates
 from llmwarden.errors import UnavailableError
-from llmwarden.ledger.counts import Counts
 from llmwarden.ledger.store import Issued, Store, schema
+from llmwarden.ledger.store.counts import Counts
 from llmwarden.ledger.store.engine import Database
 from tests.unit.ledger.objects import BUCKET
 

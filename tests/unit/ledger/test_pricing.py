@@ -5,8 +5,9 @@ from decimal import Decimal
 
 import pytest
 
-from llmwarden.ledger import pricing, view
-from llmwarden.ledger.pricing import Catalogue
+from llmwarden.ledger import view
+from llmwarden.ledger.rating import pricing
+from llmwarden.ledger.rating.pricing import Catalogue
 from tests.unit.ledger.objects import NOW, model_price
 
 JANUARY, JULY = "2026-01-01T00:00:00Z", "2026-07-01T00:00:00Z"

@@ -11,10 +11,8 @@ from hypothesis import strategies as st
 
 from llmwarden.contracts import ledger as wire
 from llmwarden.domain.cost import Rates
-from llmwarden.ledger import counts
 from llmwarden.ledger.core import Core
-from llmwarden.ledger.counts import Counts
-from llmwarden.ledger.pricing import Catalogue
+from llmwarden.ledger.rating.pricing import Catalogue
 from llmwarden.ledger.store import (
     Batch,
     BehindError,
@@ -25,8 +23,10 @@ from llmwarden.ledger.store import (
     Lending,
     PriceRecord,
     Store,
+    counts,
     presence,
 )
+from llmwarden.ledger.store.counts import Counts
 from llmwarden.ledger.store.merge import Merge
 from tests import postgresql
 from tests.unit.ledger.objects import FakeClock, service, view_of

@@ -3,12 +3,12 @@ from typing import Any
 
 import pytest
 
-from llmwarden.act.apply import Applier
-from llmwarden.act.publish import BURST_SECONDS, DEBT_SECONDS, LEAST_SECONDS, Publisher
-from llmwarden.desired import child
-from llmwarden.desired.child import Child, Identity
-from llmwarden.desired.manifest import stamped
+from llmwarden.control import child
+from llmwarden.control.act.apply import Applier
+from llmwarden.control.act.publish import BURST_SECONDS, DEBT_SECONDS, LEAST_SECONDS, Publisher
+from llmwarden.control.child import Child, Identity
 from llmwarden.errors import NotFoundError, RefusedError, UnavailableError
+from llmwarden.manifests.manifest import stamped
 
 Object = dict[str, Any]
 

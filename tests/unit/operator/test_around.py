@@ -6,10 +6,10 @@ import pytest
 
 from llmwarden import names
 from llmwarden.api.v1alpha1 import LLMService
-from llmwarden.desired.snapshot import Figures
+from llmwarden.control.observe import around
+from llmwarden.control.observe.stripping import strip_pod, strip_service
 from llmwarden.domain import objectives
-from llmwarden.observe import around
-from llmwarden.observe.stripping import strip_pod, strip_service
+from llmwarden.snapshot import Figures
 from tests.unit.desired.helpers import service
 
 PORT: dict[str, Any] = {

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from llmwarden.desired.snapshot import EngineIdentity
-from llmwarden.observe import engines as module
-from llmwarden.observe.engines import AGAIN_SECONDS, RETRY_SECONDS, Address, Engines
+from llmwarden.control.observe import engines as module
+from llmwarden.control.observe.engines import AGAIN_SECONDS, RETRY_SECONDS, Address, Engines
+from llmwarden.snapshot import EngineIdentity
 
 SAMPLES = Path(__file__).parents[1] / "domain" / "engines"
 NAME = ("models", "chat")

@@ -7,12 +7,12 @@ import httpx
 import pytest
 
 from llmwarden.api.v1alpha1 import LLMService, parse
+from llmwarden.control.observe import stripping
+from llmwarden.control.observe.gpus import Gpus, ended, holdings
+from llmwarden.control.observe.prometheus import Prometheus
 from llmwarden.domain import gpus as kinds
 from llmwarden.errors import NotFoundError, UnavailableError
 from llmwarden.kube import Client
-from llmwarden.observe import stripping
-from llmwarden.observe.gpus import Gpus, ended, holdings
-from llmwarden.observe.prometheus import Prometheus
 
 NOW = dt.datetime(2026, 11, 20, 16, 20, tzinfo=dt.UTC)
 L4 = {"nvidia.com/gpu.product": "NVIDIA-L4", "kubernetes.io/hostname": "gpu-1"}

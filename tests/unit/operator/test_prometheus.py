@@ -5,9 +5,9 @@ import httpx
 import pytest
 
 from llmwarden import names
+from llmwarden.control.observe.prometheus import BOUNDS, OBJECTIVES, QUESTIONS, Prometheus
 from llmwarden.domain.engines import ENGINES
 from llmwarden.errors import UnavailableError
-from llmwarden.observe.prometheus import BOUNDS, OBJECTIVES, QUESTIONS, Prometheus
 
 SHOP = {"namespace": "shop", "llmservice": "bot"}
 

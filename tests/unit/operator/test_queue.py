@@ -1,9 +1,9 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from llmwarden.control.handlers.queue import FIRST_SECONDS, WorkQueue
+from llmwarden.control.observe.resources import Key
 from llmwarden.errors import UnavailableError
-from llmwarden.handlers.queue import FIRST_SECONDS, WorkQueue
-from llmwarden.observe.resources import Key
 
 KEY = Key("LLMService", "shop", "bot")
 

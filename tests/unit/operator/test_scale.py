@@ -9,17 +9,17 @@ from typing import Any, cast
 
 from llmwarden import names
 from llmwarden.contracts import ledger as wire
-from llmwarden.desired.snapshot import Figures, Quantiles
+from llmwarden.control.observe.engines import Engines
+from llmwarden.control.observe.gpus import Gpus
+from llmwarden.control.observe.ledger import Ledger
+from llmwarden.control.observe.prometheus import Prometheus
+from llmwarden.control.observe.resources import NAMESPACE, Key
+from llmwarden.control.observe.world import World
+from llmwarden.control.reconcile import Reconciler
+from llmwarden.control.sources import Sources
 from llmwarden.kube import Client
-from llmwarden.observe.engines import Engines
-from llmwarden.observe.gpus import Gpus
-from llmwarden.observe.ledger import Ledger
-from llmwarden.observe.prometheus import Prometheus
-from llmwarden.observe.resources import NAMESPACE, Key
-from llmwarden.observe.world import World
-from llmwarden.reconcile import Reconciler
 from llmwarden.settings import Settings
-from llmwarden.sources import Sources
+from llmwarden.snapshot import Figures, Quantiles
 from tests.api.operating import sample
 
 FEW, MANY = 10, 600

@@ -5,10 +5,10 @@ from typing import Any, cast
 
 import pytest
 
-from llmwarden.handlers.main import BUGS, foreseen_or_said
+from llmwarden.control.handlers.main import BUGS, foreseen_or_said
+from llmwarden.control.observe.resources import NAMESPACE, Key
+from llmwarden.control.observe.world import World
 from llmwarden.kube import Client
-from llmwarden.observe.resources import NAMESPACE, Key
-from llmwarden.observe.world import World
 from llmwarden.settings import Settings
 
 

@@ -8,15 +8,15 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from llmwarden.contracts import ledger as wire
 from llmwarden.contracts.sidecar import Limits, Listen, Route
-from llmwarden.proxy.call import MeteredCall
-from llmwarden.proxy.calls import MeteredService, Shared
+from llmwarden.proxy.calls.call import MeteredCall
+from llmwarden.proxy.calls.service import MeteredService, Shared
 from llmwarden.proxy.dialects import found
-from llmwarden.proxy.gate import Gate
-from llmwarden.proxy.journal import Journal
-from llmwarden.proxy.prices import PriceBook
+from llmwarden.proxy.money.gate import Gate
+from llmwarden.proxy.money.journal import Journal
+from llmwarden.proxy.money.prices import PriceBook
 from llmwarden.proxy.seam import Forward, Header, Request
 from llmwarden.proxy.settings import Identity
-from llmwarden.proxy.telemetry import Metrics
+from llmwarden.proxy.telemetry.metrics import Metrics
 
 SSE: list[Header] = [(b"content-type", b"Content-Type", b"text/event-stream; charset=utf-8")]
 JSON: list[Header] = [(b"content-type", b"Content-Type", b"application/json")]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmwarden.contracts.ledger import Tokens
-from llmwarden.proxy.calls import normalise
+from llmwarden.proxy.calls.service import normalise
 from llmwarden.proxy.dialects.base import Answer, Asked, Match, Target
 from llmwarden.proxy.dialects.bedrock import DIALECT
 from llmwarden.proxy.framing import SPLITTERS, Framing

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmwarden.contracts.ledger import Picodollars, Price, Tokens
-from llmwarden.proxy.busy import Busy
-from llmwarden.proxy.journal import Journal, Key
-from llmwarden.proxy.prices import PriceBook
+from llmwarden.proxy.money.busy import Busy
+from llmwarden.proxy.money.journal import Journal, Key
+from llmwarden.proxy.money.prices import PriceBook
 from tests.unit.proxy.support import begin, rows, service, stream
 
 calls = st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 3000)), max_size=40)

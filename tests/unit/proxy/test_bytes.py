@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmwarden.proxy.call import MeteredCall
-from llmwarden.proxy.calls import MeteredService
+from llmwarden.proxy.calls.call import MeteredCall
+from llmwarden.proxy.calls.service import MeteredService
 from llmwarden.proxy.seam import Forward, Request
 from tests.unit.proxy.shapes import RECORDED, shape
 from tests.unit.proxy.support import SSE, rows, service, stream

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from llmwarden.contracts import ledger as wire
 from llmwarden.contracts.sidecar import Limits
 from llmwarden.domain.upstream import BACKENDS
-from llmwarden.proxy.call import MeteredCall
-from llmwarden.proxy.calls import MeteredService, normalise
+from llmwarden.proxy.calls.call import MeteredCall
+from llmwarden.proxy.calls.service import MeteredService, normalise
 from llmwarden.proxy.clock import LedgerClock
 from llmwarden.proxy.seam import Forward, Header, Kept, Request
 from tests.unit.proxy.shapes import shape

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from llmwarden.proxy.client import Client, ClientError
+from llmwarden.proxy.http.client import Client, ClientError
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmwarden.proxy import estimate
+from llmwarden.proxy.calls import estimate
 
 
 class Text(msgspec.Struct):

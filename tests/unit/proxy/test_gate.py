@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from llmwarden.contracts.ledger import BudgetConfig, BudgetUpdate, Config, LeaseGrant, ServiceConfig
-from llmwarden.proxy.gate import Allowed, Bound, Gate, NeedsPrice, Outcome, Short
-from llmwarden.proxy.refusals import Denied, amount
+from llmwarden.proxy.money.gate import Allowed, Bound, Gate, NeedsPrice, Outcome, Short
+from llmwarden.proxy.money.refusals import Denied, amount
 
 PICO = 10**12
 NOW = dt.datetime(2026, 11, 20, 12, tzinfo=dt.UTC).timestamp()

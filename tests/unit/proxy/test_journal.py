@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from msgspec.structs import astuple
 
 from llmwarden.contracts.ledger import Labels, Tokens
-from llmwarden.proxy.journal import OTHER, Journal, Key
+from llmwarden.proxy.money.journal import OTHER, Journal, Key
 
 KEY = Key("bot", "openai", "m", "p", 900)
 
@@ -96,16 +96,16 @@ def test_a_full_disk_is_counted_and_made_good_when_there_is_room(
     def full(_file: int, _data: bytes) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("llmwarden.proxy.journal.os.write", full)
+    monkeypatch.setattr("llmwarden.proxy.money.journal.os.write", full)
     add(journal)
     add(journal)
     assert journal.errors == 2
     assert journal.pending(10)[0].requests == 3
     assert Journal(tmp_path / "nowhere", "uid").errors == 1
-    monkeypatch.setattr("llmwarden.proxy.journal.os.write", lambda file, data: real(file, data[: len(data) // 2]))
+    monkeypatch.setattr("llmwarden.proxy.money.journal.os.write", lambda file, data: real(file, data[: len(data) // 2]))
     add(journal)
     assert journal.errors == 3
-    monkeypatch.setattr("llmwarden.proxy.journal.os.write", real)
+    monkeypatch.setattr("llmwarden.proxy.money.journal.os.write", real)
     add(journal)
     assert Journal(tmp_path, "uid").pending(10)[0].requests == 5
 

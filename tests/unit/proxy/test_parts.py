@@ -12,15 +12,17 @@ from hypothesis import strategies as st
 from llmwarden import names
 from llmwarden.contracts.ledger import Picodollars, Price, Tokens
 from llmwarden.contracts.sidecar import Limits, Listen, Route, Thresholds
-from llmwarden.desired import promql
 from llmwarden.errors import InvalidSpecError
-from llmwarden.proxy import http1, prices, spans
-from llmwarden.proxy.credentials import Credentials
+from llmwarden.manifests import promql
+from llmwarden.proxy.calls.credentials import Credentials
 from llmwarden.proxy.dialects.base import Answer, Asked
+from llmwarden.proxy.http import http1
+from llmwarden.proxy.money import prices
 from llmwarden.proxy.record import Record
 from llmwarden.proxy.seam import Request
 from llmwarden.proxy.settings import Identity, load, parse_origin
-from llmwarden.proxy.telemetry import Metrics
+from llmwarden.proxy.telemetry import spans
+from llmwarden.proxy.telemetry.metrics import Metrics
 
 CONTRACT = {
     "contract": 1,

@@ -16,9 +16,9 @@ from llmwarden import names
 from llmwarden.contracts.ledger import Tokens
 from llmwarden.proxy.dialects.base import Answer, Asked
 from llmwarden.proxy.record import Record
-from llmwarden.proxy.registry import Counter, Gauge, Histogram, Registry, number
-from llmwarden.proxy.spans import Trace
-from llmwarden.proxy.telemetry import Metrics, wants_latest
+from llmwarden.proxy.telemetry.metrics import Metrics, wants_latest
+from llmwarden.proxy.telemetry.registry import Counter, Gauge, Histogram, Registry, number
+from llmwarden.proxy.telemetry.spans import Trace
 
 ODD = 'a\\b"c\nd'
 TRACE = "0af7651916cd43dd8448eb211c80319c"

@@ -3,8 +3,8 @@
 import pytest
 
 from llmwarden.contracts.ledger import Labels
+from llmwarden.proxy.calls.signals import RATE_LIMITS, LabelBook, Retries, limit_value, read
 from llmwarden.proxy.seam import Header
-from llmwarden.proxy.signals import RATE_LIMITS, LabelBook, Retries, limit_value, read
 
 
 def headers(**values: str) -> list[Header]:

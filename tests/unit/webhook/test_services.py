@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmwarden.api.v1alpha1 import LLMService, parse
-from llmwarden.desired.selection import select
-from llmwarden.desired.sidecar import decide
+from llmwarden.injection.selection import select
+from llmwarden.injection.sidecar import decide
 from llmwarden.kube.packed import Packed, pack, unpack
 from llmwarden.settings import Settings
 from llmwarden.webhook.admission import World, review

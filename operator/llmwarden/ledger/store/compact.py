@@ -12,9 +12,9 @@ from typing import Final, NamedTuple
 
 import sqlalchemy as sa
 
-from llmwarden.ledger.counts import FIELDS
 from llmwarden.ledger.store import gpu
 from llmwarden.ledger.store import tables as t
+from llmwarden.ledger.store.counts import FIELDS
 from llmwarden.ledger.store.engine import Database
 from llmwarden.names import BUCKET_SECONDS
 

@@ -9,10 +9,9 @@ from msgspec.structs import astuple
 
 from llmwarden.contracts import ledger as wire
 from llmwarden.domain import leases as policy
-from llmwarden.ledger import counts
-from llmwarden.ledger.counts import FIELDS, Counts
-from llmwarden.ledger.store import statements
+from llmwarden.ledger.store import counts, statements
 from llmwarden.ledger.store import tables as t
+from llmwarden.ledger.store.counts import FIELDS, Counts
 from llmwarden.ledger.store.engine import Database
 from llmwarden.ledger.store.given import text
 from llmwarden.ledger.store.model import Key, Merged, key_of

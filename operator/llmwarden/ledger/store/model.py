@@ -6,7 +6,7 @@ from typing import NamedTuple
 from llmwarden.contracts import ledger as wire
 from llmwarden.domain.cost import Rates
 from llmwarden.errors import UnavailableError
-from llmwarden.ledger.counts import Counts
+from llmwarden.ledger.store.counts import Counts
 
 
 class BehindError(UnavailableError):

@@ -5,8 +5,8 @@ from typing import Final, NamedTuple
 
 import sqlalchemy as sa
 
-from llmwarden.ledger.counts import FIELDS, Counts
 from llmwarden.ledger.store import tables as t
+from llmwarden.ledger.store.counts import FIELDS, Counts
 from llmwarden.ledger.store.engine import Database
 from llmwarden.ledger.store.model import Key
 from llmwarden.names import BUCKET_SECONDS

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from llmwarden.ledger.counts import FIELDS
 from llmwarden.ledger.store import tables as t
+from llmwarden.ledger.store.counts import FIELDS
 from llmwarden.ledger.store.engine import Database, Insert
 from llmwarden.ledger.store.given import table
 

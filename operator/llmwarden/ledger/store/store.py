@@ -12,10 +12,10 @@ import sqlalchemy as sa
 from llmwarden.contracts import ledger as wire
 from llmwarden.domain.cost import Rates
 from llmwarden.errors import WardenError
-from llmwarden.ledger.counts import FIELDS, Counts
 from llmwarden.ledger.store import compact, gpu, leases, merge, schema, statements
 from llmwarden.ledger.store import tables as t
 from llmwarden.ledger.store.compact import Compacted
+from llmwarden.ledger.store.counts import FIELDS, Counts
 from llmwarden.ledger.store.engine import Database
 from llmwarden.ledger.store.merge import KeyIds, chunks
 from llmwarden.ledger.store.model import Batch, BehindError, Delta, Issued, PriceRecord, issued_of

@@ -4,7 +4,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from llmwarden.ledger.counts import FIELDS
+from llmwarden.ledger.store.counts import FIELDS
 from llmwarden.ledger.store.model import Key
 
 METADATA = sa.MetaData()

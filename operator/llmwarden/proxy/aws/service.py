@@ -15,7 +15,7 @@ import msgspec
 from llmwarden.proxy.aws import sigv4
 from llmwarden.proxy.aws.keyring import Keyring, NoKeysError
 from llmwarden.proxy.aws.sigv4 import Keys, Signer
-from llmwarden.proxy.http1 import HOP_BY_HOP, BadMessageError, origin_form
+from llmwarden.proxy.http.http1 import HOP_BY_HOP, BadMessageError, origin_form
 from llmwarden.proxy.seam import Call, Decision, Forward, Header, Refusal, Request, Service
 
 BODY_BYTES: Final = 26 * 1024 * 1024  # above Bedrock's own 25 MB: what is larger it would refuse as well

@@ -1,0 +1,65 @@
+"""OwnedInformer: our own objects of one kind. The answer to a write is known here at once; the watch brings it again later."""
+
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from llmwarden.control import child
+from llmwarden.control.child import Child
+from llmwarden.kube import Informer, version_of
+from llmwarden.kube.informer import Kept, Key, Object, key_of
+
+ASSUMED_SECONDS: Final = 60.0  # after this the watch is believed whatever it says
+
+
+class OwnedInformer(Informer):
+    """A copy of our own objects of one kind, in which our writes are known before the watch tells of them.
+
+    `on_change` is not called for what a write of ours has already told.
+    """
+
+    def __init__(
+        self, *arguments: Any, transform: Callable[[Object], Kept | None] | None = None, **options: Any
+    ) -> None:
+        super().__init__(*arguments, transform=transform or _child, **options)
+        self._assumed: dict[Key, tuple[int, float]] = {}  # version, and until when (monotonic seconds) it is believed
+
+    def written(self, item: Object) -> Kept:
+        """Take in what the API server answered to a write of ours; returns what is kept of it."""
+        key, kept = key_of(item), self._kept(item)
+        self._assumed[key] = (version_of(item), time.monotonic() + ASSUMED_SECONDS)
+        self._items[key] = kept
+        return kept
+
+    def deleted(self, key: Key) -> None:
+        """Take in that we have deleted an object. The watch tells of what comes after it."""
+        self._assumed.pop(key, None)
+        self._items.pop(key, None)
+
+    def _newer(self, key: Key) -> int | None:
+        """Return the version of our own write that the watch has not reached yet."""
+        version, until = self._assumed.get(key, (0, 0.0))
+        if time.monotonic() >= until:
+            self._assumed.pop(key, None)
+            return None
+        return version
+
+    def _take(self, event: Object) -> None:
+        if event.get("type") in {"ADDED", "MODIFIED", "DELETED"}:
+            key, version = key_of(event["object"]), version_of(event["object"])
+            newer = self._newer(key)
+            if newer is not None and version <= newer and not (event["type"] == "DELETED" and version == newer):
+                self._version = str(version)
+                if version == newer:
+                    del self._assumed[key]
+                return
+            self._assumed.pop(key, None)
+        super()._take(event)
+
+    def _missed(self, key: Key) -> None:
+        if self._newer(key) is None:  # else the list is older than our write
+            super()._missed(key)
+
+
+def _child(item: Object) -> Child:
+    return child.of(item, version_of(item))

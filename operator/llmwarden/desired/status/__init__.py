@@ -1,7 +1,0 @@
-"""The status of an LLMService, from what is known of it."""
-
-from llmwarden.desired.status.build import build, problems, rerated, significant
-from llmwarden.desired.status.figures import human_count
-from llmwarden.desired.status.held import called, forecast, thresholds
-
-__all__ = ["build", "called", "forecast", "human_count", "problems", "rerated", "significant", "thresholds"]

@@ -1,0 +1,325 @@
+"""Injection, decided once: pod in, pod out. Pure and idempotent; never raises for what a person wrote.
+
+The webhook turns the difference into a JSON patch; the operator asks the same functions to explain a pod.
+"""
+
+import copy
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from llmwarden import names
+from llmwarden.api.v1alpha1 import LLMService
+from llmwarden.contracts import sidecar
+from llmwarden.domain import durations, upstream
+from llmwarden.errors import InvalidSpecError
+from llmwarden.injection import aws
+from llmwarden.injection.egress import Egress, copies, egress
+from llmwarden.injection.intercept import (
+    Known,
+    Ports,
+    Route,
+    app_containers,
+    intercept_env,
+    intercept_port,
+    renamed_port,
+    services_upstream,
+    used_ports,
+)
+from llmwarden.injection.selection import Finding, is_injected, select
+from llmwarden.settings import Settings
+
+__all__ = ["Injection", "decide", "inject", "is_injected", "renamed_port", "services_upstream"]
+
+USER: Final = 65532  # the image's own user ("nonroot" of the distroless images)
+START_SECONDS: Final = 120  # how long the proxy may take to listen before the kubelet restarts it
+JOURNAL_SIZE: Final = "64Mi"
+_CERTIFICATE, _CERTIFICATE_KEY = "tls.crt", "tls.key"  # in a Secret of type kubernetes.io/tls
+_STORAGE: Final = "ephemeral-storage"
+_STORAGE_LIMIT: Final = "256Mi"  # the journal, and the logs that the kubelet keeps: 50 MiB by default
+_INDICATORS: Final = {"RequestDuration": "duration", "TimeToFirstToken": "ttft", "TimePerOutputToken": "tpot"}
+
+
+@dataclass(frozen=True, slots=True)
+class Injection:
+    """`pod` is what was given where `services` is empty; `findings` of all services that select the pod."""
+
+    pod: dict[str, Any]
+    services: tuple[str, ...]
+    findings: tuple[Finding, ...]
+
+
+def decide(
+    pod: dict[str, Any],
+    services: Iterable[LLMService],
+    settings: Settings,
+    *,
+    namespace: str,
+    namespace_labels: Mapping[str, str],
+    ca_pem: str,
+) -> Injection:
+    """Select the services of a pod in `namespace` and inject their proxy."""
+    selection = select(pod, namespace, namespace_labels, services, settings.namespace)
+    return inject(pod, selection.injected, settings, ca_pem, selection.findings)
+
+
+def inject(
+    pod: dict[str, Any],
+    services: Iterable[LLMService],
+    settings: Settings,
+    ca_pem: str,
+    findings: Iterable[Finding] = (),
+) -> Injection:
+    """Give the pod with the proxy for `services`. The pod that was given is not changed.
+
+    `ca_pem` verifies the ledger. `findings` are those made before; they go onto the pod with the new ones.
+    """
+    ordered = sorted(services, key=lambda service: service.metadata.name)
+    noticed = list(findings)
+    if not ordered:
+        return Injection(pod, (), tuple(noticed))
+    known = _previous(pod)
+    changed = copy.deepcopy(pod)
+    ports = Ports(used_ports(app_containers(changed)))
+    variables: dict[str, str] = {}
+    port_names: dict[str, str] = {}
+    routes: list[Route] = []
+    admin = ports.take(names.ADMIN_PORT)
+    for service in ordered:
+        previous = known.get(service.metadata.name)
+        if upstream.interception(service) == "Env":
+            route, new = intercept_env(changed, service, settings, ports=ports, taken=variables, previous=previous)
+        else:
+            route, new = intercept_port(changed, service, ports=ports, taken=port_names, previous=previous)
+        noticed += new
+        if route is not None:
+            routes.append(route)
+    if not routes:
+        return Injection(pod, (), tuple(noticed))
+    served = tuple(route.service.metadata.name for route in routes)
+    spec = changed["spec"]
+    init = [item for item in spec.get("initContainers") or [] if item.get("name") != names.PROXY_CONTAINER]
+    # First in the list: the application's own init containers may call, too.
+    out = egress(app_containers(changed)) if any(route.mode == "Env" for route in routes) else Egress()
+    contract = _contract(routes, admin, settings, ca_pem, out)
+    container = _container(routes, port_names, contract, _resources(changed, settings), settings, out=out)
+    noticed += _sign(container, routes, app_containers(changed))
+    container["env"] += _stability(app_containers(changed))
+    spec["initContainers"] = [container, *init]
+    theirs = [item for item in spec.get("volumes") or [] if item.get("name") not in names.VOLUMES]
+    spec["volumes"] = [*theirs, *_volumes(routes)]
+    metadata = changed.setdefault("metadata", {})
+    metadata.setdefault("labels", {})[names.LABEL_PROXY] = "true"
+    annotations = metadata.setdefault("annotations", {})
+    annotations[names.ANNOTATION_SERVICES] = ",".join(served)
+    if noticed:
+        annotations[names.ANNOTATION_FINDINGS] = _json([finding.dump() for finding in noticed])
+    else:
+        annotations.pop(names.ANNOTATION_FINDINGS, None)
+    return Injection(changed, served, tuple(noticed))
+
+
+def _previous(pod: Mapping[str, Any]) -> dict[str, Known]:
+    """Read the routes of a proxy that is there already (another webhook may have called for a second look)."""
+    for container in (pod.get("spec") or {}).get("initContainers") or []:
+        if container.get("name") != names.PROXY_CONTAINER:
+            continue
+        for entry in container.get("env") or []:
+            if entry.get("name") == names.PROXY_ENV:
+                try:
+                    written = sidecar.decode((entry.get("value") or "").replace("$$", "$"))
+                except (msgspec.MsgspecError, ValueError, RecursionError):
+                    return {}  # not our work: it is replaced as a whole
+                return {route.service: Known(route.mode, route.listen.port, route.upstream) for route in written.routes}
+    return {}
+
+
+def _container(
+    routes: Iterable[Route],
+    port_names: Mapping[str, str],
+    contract: sidecar.Settings,
+    resources: Mapping[str, Any],
+    settings: Settings,
+    *,
+    out: Egress,
+) -> dict[str, Any]:
+    routes = list(routes)
+    admin = contract.admin_port
+    names_of = {service: port for port, service in port_names.items()}
+    ports = [{"name": names.ADMIN_PORT_NAME, "containerPort": admin, "protocol": "TCP"}]
+    ports += [
+        {"name": names_of[route.service.metadata.name], "containerPort": route.port, "protocol": "TCP"}
+        for route in routes
+        if route.mode == "Port"
+    ]
+    mounts = [
+        {"name": names.VOLUME_TOKEN, "mountPath": names.TOKEN_DIR, "readOnly": True},
+        {"name": names.VOLUME_JOURNAL, "mountPath": names.JOURNAL_DIR},
+    ]
+    if any(_has_key(route) or _has_certificate(route) for route in routes):
+        mounts.append({"name": names.VOLUME_CREDENTIALS, "mountPath": names.CREDENTIALS_DIR, "readOnly": True})
+    mounts += out.mounts
+    return {
+        "name": names.PROXY_CONTAINER,
+        "image": settings.image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "args": ["proxy"],
+        "restartPolicy": "Always",  # what makes an init container a native sidecar
+        "env": [
+            # "$$" is Kubernetes' way to write "$": nothing in here is to be expanded.
+            {"name": names.PROXY_ENV, "value": _json(sidecar.document(contract)).replace("$", "$$")},
+            _field("LLMWARDEN_POD_NAMESPACE", "metadata.namespace"),
+            _field("LLMWARDEN_POD_NAME", "metadata.name"),
+            _field("LLMWARDEN_POD_UID", "metadata.uid"),
+            _field("LLMWARDEN_NODE_NAME", "spec.nodeName"),
+            *out.env,
+        ],
+        "ports": ports,
+        "resources": resources,
+        "startupProbe": {
+            "httpGet": {"path": "/startupz", "port": admin, "scheme": "HTTP"},
+            "periodSeconds": 1,
+            "timeoutSeconds": 2,
+            "failureThreshold": START_SECONDS,
+        },
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "allowPrivilegeEscalation": False,
+            "privileged": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "terminationMessagePolicy": "FallbackToLogsOnError",  # the operator can say why it did not start
+        "volumeMounts": mounts,
+    }
+
+
+def _sign(container: dict[str, Any], routes: Iterable[Route], apps: Iterable[dict[str, Any]]) -> tuple[Finding, ...]:
+    """Give the proxy's container the application's AWS credentials, where it signs calls with them."""
+    signed = [route for route in routes if route.service.spec.backend.type == "Bedrock" and not _has_key(route)]
+    if not signed:
+        return ()
+    found = aws.credentials(signed[0].service.metadata.name, apps)
+    container["env"] += found.env
+    paths = {mount["mountPath"] for mount in container["volumeMounts"]}
+    container["volumeMounts"] += [mount for mount in found.mounts if mount["mountPath"] not in paths]
+    return found.findings
+
+
+def _stability(apps: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The names of telemetry that the application asks OpenTelemetry for: the proxy's are to be the same. Of the first container that says."""
+    entries = (entry for container in apps for entry in container.get("env") or [])
+    found = next((entry for entry in entries if entry.get("name") == names.STABILITY_ENV and copies(entry)), None)
+    return [copy.deepcopy(found)] if found else []
+
+
+def _resources(pod: Mapping[str, Any], settings: Settings) -> dict[str, dict[str, str]]:
+    """Give what the proxy asks for, so that no quota refuses the pod because of it.
+
+    A quota that counts a resource demands it of every container, so what all of the application's containers name we name
+    too. A limit of local storage holds for the pod as a whole: our journal and logs must not use up the application's.
+    """
+    if (pod.get("spec") or {}).get("resources"):
+        return {}  # those of the pod as a whole bound ours as well; ours beside them could be more than they allow
+    requests = {"cpu": settings.proxy_cpu_request, "memory": settings.proxy_memory_request}
+    limits = {"memory": settings.proxy_memory_limit}
+    theirs = [container.get("resources") or {} for container in app_containers(pod)]
+    if all("cpu" in (item.get("limits") or {}) for item in theirs):
+        limits["cpu"] = settings.proxy_cpu_limit
+    if any(_STORAGE in {**(item.get("limits") or {}), **(item.get("requests") or {})} for item in theirs):
+        requests[_STORAGE], limits[_STORAGE] = JOURNAL_SIZE, _STORAGE_LIMIT
+    return {"requests": requests, "limits": limits}
+
+
+def _contract(routes: Iterable[Route], admin: int, settings: Settings, ca_pem: str, out: Egress) -> sidecar.Settings:
+    """Give what the proxy is to know."""
+    return sidecar.Settings(
+        names.CONTRACT,
+        tuple(_route(route) for route in routes),
+        sidecar.Ledger(settings.ledger_url, names.TOKEN_FILE, ca_pem),
+        admin_port=admin,
+        otlp_endpoint=settings.otlp_endpoint or None,
+        ca_file=out.ca_file or None,
+        limits=sidecar.Limits(
+            unbounded_input_tokens=settings.unbounded_input_tokens,
+            unbounded_output_tokens=settings.unbounded_output_tokens,
+        ),
+    )
+
+
+def _route(route: Route) -> sidecar.Route:
+    name = route.service.metadata.name
+    context = {item.context_use.threshold_percent / 100 for item in route.service.spec.objectives if item.context_use}
+    folder = f"{names.CREDENTIALS_DIR}/{name}"
+    certified = _has_certificate(route)
+    return sidecar.Route(
+        name,
+        route.mode,
+        route.service.spec.backend.type,
+        sidecar.Listen(route.host, route.port),
+        route.upstream,
+        credential_file=f"{folder}/key" if _has_key(route) else None,
+        client_certificate_file=f"{folder}/{_CERTIFICATE}" if certified else None,
+        client_key_file=f"{folder}/{_CERTIFICATE_KEY}" if certified else None,
+        thresholds_seconds=_thresholds(route.service),
+        context_thresholds=tuple(sorted(context)),
+    )
+
+
+def _has_key(route: Route) -> bool:
+    """Whether the proxy adds a key: never in front of the pod's own port, whose callers bring theirs."""
+    return route.mode == "Env" and route.service.spec.backend.credentials_secret_ref is not None
+
+
+def _has_certificate(route: Route) -> bool:
+    """Whether the proxy shows a client certificate: a pod's own port is reached without TLS."""
+    return route.mode == "Env" and route.service.spec.backend.client_certificate_secret_ref is not None
+
+
+def _thresholds(service: LLMService) -> sidecar.Thresholds:
+    """Give the objectives' thresholds, which become bounds of the proxy's histograms."""
+    found: dict[str, set[float]] = {kind: set() for kind in _INDICATORS.values()}
+    for objective in service.spec.objectives:
+        if objective.latency is not None:
+            try:
+                found[_INDICATORS[objective.latency.indicator]].add(durations.seconds(objective.latency.threshold))
+            except InvalidSpecError:
+                continue  # the operator makes it a condition; the proxy measures all the same
+    return sidecar.Thresholds(**{kind: tuple(sorted(values)) for kind, values in found.items()})
+
+
+def _volumes(routes: Iterable[Route]) -> list[dict[str, Any]]:
+    token = {"audience": names.TOKEN_AUDIENCE, "expirationSeconds": names.TOKEN_SECONDS, "path": "token"}
+    volumes: list[dict[str, Any]] = [
+        {"name": names.VOLUME_TOKEN, "projected": {"sources": [{"serviceAccountToken": token}]}},
+        {"name": names.VOLUME_JOURNAL, "emptyDir": {"sizeLimit": JOURNAL_SIZE}},
+    ]
+    sources = []
+    for route in routes:
+        secret = route.service.spec.backend.credentials_secret_ref
+        if _has_key(route) and secret is not None:
+            item = {"key": secret.key, "path": f"{route.service.metadata.name}/key"}
+            # Optional: a Secret that is missing must not keep the pod from starting.
+            sources.append({"secret": {"name": secret.name, "items": [item], "optional": True}})
+        certificate = route.service.spec.backend.client_certificate_secret_ref
+        if _has_certificate(route) and certificate is not None:
+            folder = route.service.metadata.name
+            items = [{"key": key, "path": f"{folder}/{key}"} for key in (_CERTIFICATE, _CERTIFICATE_KEY)]
+            sources.append({"secret": {"name": certificate.name, "items": items, "optional": True}})
+    if sources:
+        volumes.append({"name": names.VOLUME_CREDENTIALS, "projected": {"sources": sources}})
+    return volumes
+
+
+def _field(variable: str, path: str) -> dict[str, Any]:
+    return {"name": variable, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)

@@ -1,0 +1,383 @@
+"""The ledger contract over HTTP (ARCHITECTURE.md, "The ledger contract"): Starlette in, `core` and `writer` behind.
+
+Refusals: 400 malformed, 401 no or bad token, 403 not yours, 404, 409 unsupported_contract, 413 too large,
+503 with Retry-After when we cannot know yet (not synced, API server or disk does not answer).
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from llmwarden import names
+from llmwarden.contracts import ledger as wire
+from llmwarden.errors import UnavailableError
+from llmwarden.ledger.core import Core
+from llmwarden.ledger.http import intake
+from llmwarden.ledger.http.gpu_api import GpuApi
+from llmwarden.ledger.http.query_api import SpendApi
+from llmwarden.ledger.metrics import Metrics
+from llmwarden.ledger.store import Issued, PriceRecord, issued_of
+from llmwarden.ledger.writer import Writer
+from llmwarden.serving import answers, auth
+from llmwarden.serving.answers import Refusal
+from llmwarden.serving.auth import Authenticator, Caller
+
+logger = logging.getLogger(__name__)
+
+REPORT: Final = "/v1/report"
+MAX_BODY: Final = 1024 * 1024  # bytes
+MAX_WAIT: Final = 60.0  # seconds of a long poll
+MAX_SERVICES: Final = 64  # in one request: a pod has a few
+MAX_ROWS: Final = 10_000
+# Models come from outside, and some names in the public table are patterns. Beyond so many, rows are rated as if without
+# an id: by the price at their bucket's start, which is the same but for an edit in between.
+MOST_ISSUED: Final = 100_000
+LONGEST: Final = 256  # characters of a model in a question, or of a journal's name
+
+
+class _Versioned(msgspec.Struct):
+    contract: int
+
+
+_UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_reports = msgspec.json.Decoder(wire.Report)
+_versions = msgspec.json.Decoder(_Versioned)
+
+
+def create_app(
+    core: Core,
+    writer: Writer,
+    authenticator: Authenticator,
+    metrics: Metrics,
+    *,
+    namespace: str,
+    ready: Callable[[], str | None],
+    stopping: asyncio.Event,
+    questions: SpendApi | None = None,
+    holdings: GpuApi | None = None,
+) -> ASGIApp:
+    """Make the ASGI app. `namespace` is our own (whose operator may read all); `stopping` ends long polls at once.
+
+    `questions` answers what people ask, `holdings` takes what pods hold; without them there is the proxies' contract alone.
+    """
+    api = Api(core, writer, authenticator, metrics, namespace=namespace, stopping=stopping)
+    asked = (
+        [
+            Route("/v1/spend", api.guard(questions.spend), methods=["GET"]),
+            Route("/v1/reconciliation", api.guard(questions.reconciliation), methods=["GET"]),
+            Route("/openapi.json", api.guard(questions.openapi), methods=["GET"]),
+        ]
+        if questions is not None
+        else []
+    )
+
+    if holdings is not None:
+        asked.append(Route("/v1/gpus", api.guard(holdings.gpus), methods=["POST"]))
+
+    async def livez(_: Request) -> Response:
+        return Response("ok\n", media_type="text/plain")
+
+    async def readyz(_: Request) -> Response:
+        fault = ready()
+        return Response(f"{fault or 'ok'}\n", 503 if fault else 200, media_type="text/plain")
+
+    report = api.guard(api.report)
+    routed = Starlette(
+        routes=[
+            Route("/v1/config", api.guard(api.config), methods=["GET"]),
+            Route("/v1/price", api.guard(api.price), methods=["GET"]),
+            Route(REPORT, report, methods=["POST"]),
+            Route("/v1/usage", api.guard(api.usage), methods=["GET"]),
+            *asked,
+            Route("/livez", livez, methods=["GET"]),
+            Route("/readyz", readyz, methods=["GET"]),
+        ],
+        exception_handlers={404: answers.not_found, 405: answers.not_found},
+    )
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        # Reports are nearly all that comes: past the router, which would be a tenth of what each costs, and cycles for the collector.
+        if scope["type"] == "http" and scope["path"] == REPORT and scope["method"] == "POST":
+            response = await report(Request(scope, receive, send))
+            await response(scope, receive, send)
+        else:
+            await routed(scope, receive, send)
+
+    return app
+
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class Api:
+    """The contract's four requests."""
+
+    def __init__(
+        self,
+        core: Core,
+        writer: Writer,
+        authenticator: Authenticator,
+        metrics: Metrics,
+        *,
+        namespace: str,
+        stopping: asyncio.Event,
+    ) -> None:
+        self._core = core
+        self._writer = writer
+        self._authenticator = authenticator
+        self._metrics = metrics
+        self._namespace = namespace
+        self._stopping = stopping
+
+    def guard(self, handler: Handler) -> Handler:
+        """Turn refusals and things that do not answer into the contract's answers."""
+
+        async def guarded(request: Request) -> Response:
+            path = request.scope["path"]
+            try:
+                response = await handler(request)
+            except Refusal as refusal:
+                response = answers.refuse(refusal)
+            except UnavailableError as error:
+                logger.warning("%s cannot be served now: %s", path, error)
+                response = answers.refuse(Refusal(503, "unavailable", str(error), answers.RETRY_SECONDS))
+            except ClientDisconnect:
+                response = Response(status_code=400)  # nobody reads it
+            self._metrics.answered(path, response.status_code)
+            return response
+
+        return guarded
+
+    async def config(self, request: Request) -> Response:
+        """GET /v1/config."""
+        caller, namespace = await self._proxy(request)
+        services = _services(request)
+        wait = _seconds(request, "wait", MAX_WAIT)
+        known = request.query_params.get("generation", "")
+        deadline = asyncio.get_running_loop().time() + wait
+        while True:
+            self._require_sync()
+            if caller.pod_uid:
+                asked = [key for name in services if (key := f"{namespace}/{name}") in self._core.view.services]
+                self._core.presence.seen(asked, caller.pod_uid, self._core.clock().timestamp())
+            current = self._core.generation(namespace)
+            if current != known:
+                return answers.as_json(self._core.config(namespace, services))
+            left = deadline - asyncio.get_running_loop().time()
+            if left <= 0 or self._stopping.is_set():
+                return Response(status_code=304)
+            with self._metrics.long_polls.track_inprogress():
+                await self._core.changed(namespace, left)
+
+    async def price(self, request: Request) -> Response:
+        """GET /v1/price."""
+        _, namespace = await self._proxy(request)
+        service, model = request.query_params.get("service", ""), request.query_params.get("model", "")
+        if not intake.NAME.fullmatch(service):
+            raise Refusal(400, "malformed", "give service=NAME, the name of an LLMService")
+        if not model or len(model) > LONGEST:
+            raise Refusal(400, "malformed", f"give model=MODEL, of at most {LONGEST} characters")
+        self._require_sync()
+        core = self._core
+        known = core.view.services.get(f"{namespace}/{service}")
+        generation = core.price_generation(f"{namespace}/{service}")
+        provisional = core.provisional_price(f"{namespace}/{service}", model)
+        if provisional is not None:
+            return answers.as_json(
+                wire.Price(contract=names.CONTRACT, picodollars=provisional, provisional=True, generation=generation)
+            )
+        found, until = core.price(f"{namespace}/{service}", model)
+        window = core.catalogue.window(known.provider, model) if known is not None else 0
+        if known is None or found is None:
+            return answers.as_json(
+                wire.Price(contract=names.CONTRACT, window=window, valid_until=until, generation=generation)
+            )
+        issued = Issued(known.provider, model, found.price_id)
+        if issued not in core.prices and len(core.prices) < MOST_ISSUED:
+            # First on the disk, then handed out: a row must always find its price again.
+            await self._writer.record_price(PriceRecord(issued, found.rates), int(core.clock().timestamp()))
+            core.remember(issued, found.rates)
+        return answers.as_json(
+            wire.Price(
+                contract=names.CONTRACT,
+                price_id=found.price_id,
+                picodollars=found.price,
+                variants=found.rates.variants,
+                window=window,
+                valid_until=found.valid_until,
+                generation=generation,
+            )
+        )
+
+    async def report(self, request: Request) -> Response:
+        """POST /v1/report."""
+        with self._metrics.report_seconds.time():
+            try:
+                answer = await self._report(request)
+            except Refusal as refusal:
+                self._metrics.reports.labels(refusal.code).inc()
+                raise
+            except UnavailableError:
+                self._metrics.reports.labels("unavailable").inc()
+                raise
+            self._metrics.reports.labels("accepted").inc()
+            return answers.as_json(answer)
+
+    async def usage(self, request: Request) -> Response:
+        """GET /v1/usage."""
+        caller = await self._caller(request)
+        _contract(request)
+        if not auth.is_operator(caller, self._namespace):
+            raise Refusal(403, "forbidden", f"only the service account {names.OPERATOR} may read all usage")
+        self._require_sync()
+        return answers.as_json(await self._core.usage())
+
+    # Inside -----------------------------------------------------------------------------------------------------------
+
+    async def _report(self, request: Request) -> wire.ReportAnswer:
+        caller = await self._caller(request)
+        raw = await _body(request)
+        report = _report(raw)
+        now = self._core.clock().timestamp()
+        _check(report)
+        pod = report.pod
+        if not auth.is_pod(caller, pod.namespace, pod.name, pod.uid):
+            raise Refusal(403, "forbidden", "the token is not bound to the pod that the report names")
+        report, odd = intake.take(report, now, self._may_report(pod.namespace))
+        report = self._core.desk.take(report, lambda key: self._core.holds_for(key, pod.namespace))
+        for reason, count in odd.items():
+            logger.warning("report of pod %s/%s: %d rows were odd (%s)", pod.namespace, pod.name, count, reason)
+            self._metrics.odd_rows.labels(reason).inc(count)
+        merged, leases = await self._writer.report(report, int(now))
+        core = self._core
+        self._metrics.rows.inc(len(report.rows))
+        self._metrics.backwards.inc(merged.backwards)
+        self._metrics.odd_rows.labels("folded").inc(merged.folded)
+        services = {f"{pod.namespace}/{row.service}" for row in report.rows}
+        if core.synced:
+            # It may just have been deleted; what it used was used all the same.
+            self._metrics.unknown_service_rows.inc(
+                sum(f"{pod.namespace}/{row.service}" not in core.view.services for row in report.rows)
+            )
+        self._metrics.unknown_price_rows.inc(
+            sum((issued := issued_of(row)) is not None and issued not in core.prices for row in report.rows)
+        )
+        services |= core.presence.by_pod.get(pod.uid, set())
+        return wire.ReportAnswer(
+            contract=names.CONTRACT,
+            accepted=len(report.rows),
+            generation=core.generation(pod.namespace) if core.synced else "",
+            budgets=core.budget_updates(services),
+            leases=leases,
+            now=core.clock(),
+            report_interval_seconds=core.interval(services),
+        )
+
+    def _may_report(self, namespace: str) -> Callable[[str], bool]:
+        """Which services' rows are taken: until the cluster is read all, since we cannot know."""
+        core = self._core
+        return lambda name: not core.synced or core.knows(f"{namespace}/{name}")
+
+    async def _caller(self, request: Request) -> Caller:
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not token.strip():
+            raise Refusal(401, "unauthenticated", f"send a bearer token with the audience {names.TOKEN_AUDIENCE}")
+        caller = await self._authenticator.caller(token.strip())
+        if caller is None:
+            raise Refusal(401, "unauthenticated", f"the token is not good for the audience {names.TOKEN_AUDIENCE}")
+        return caller
+
+    async def _proxy(self, request: Request) -> tuple[Caller, str]:
+        """Return the caller and the namespace it may ask about: its own; the operator says which."""
+        caller = await self._caller(request)
+        _contract(request)
+        if auth.is_operator(caller, self._namespace):
+            return caller, request.query_params.get("namespace", self._namespace)
+        if not caller.pod_uid:
+            raise Refusal(403, "forbidden", "the token is not bound to a pod")
+        return caller, caller.namespace
+
+    def _require_sync(self) -> None:
+        if not self._core.synced:
+            message = "the ledger has not yet read the cluster's LLMServices"
+            raise Refusal(503, "not_synced", message, answers.RETRY_SECONDS)
+
+
+def _contract(request: Request) -> None:
+    given = request.query_params.get("contract", "")
+    if not given.isascii() or not given.isdigit():
+        raise Refusal(400, "malformed", f"give contract={names.CONTRACT}")
+    _check_version(int(given[:9]))
+
+
+def _unsupported(version: int) -> Refusal:
+    message = f"this ledger speaks contract {names.CONTRACT}, not {version}"
+    return Refusal(409, "unsupported_contract", message)
+
+
+def _services(request: Request) -> list[str]:
+    given = [name for name in request.query_params.get("services", "").split(",") if name]
+    if not given or len(given) > MAX_SERVICES or not all(intake.NAME.fullmatch(name) for name in given):
+        raise Refusal(400, "malformed", f"give services=A,B: 1 to {MAX_SERVICES} names of LLMServices")
+    return list(dict.fromkeys(given))
+
+
+def _seconds(request: Request, name: str, most: float) -> float:
+    raw = request.query_params.get(name, "0")
+    try:
+        value = float(raw)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):  # NaN is neither
+        raise Refusal(400, "malformed", f"{name} is {raw[:40]!r}, not a number of seconds")
+    return min(value, most)
+
+
+async def _body(request: Request) -> bytes:
+    too_large = Refusal(413, "too_large", f"a report has at most {MAX_BODY} bytes: send fewer rows at a time")
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared[:12]) > MAX_BODY:
+        raise too_large
+    parts: list[bytes] = []
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size > MAX_BODY:
+            raise too_large
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _report(raw: bytes) -> wire.Report:
+    try:
+        report = _reports.decode(raw)
+    except _UNREADABLE as error:
+        # The version before the shape: another version's report need not have ours.
+        with contextlib.suppress(*_UNREADABLE):
+            _check_version(_versions.decode(raw).contract)
+        raise Refusal(400, "malformed", f"the report is not what the contract says: {error}") from error
+    _check_version(report.contract)
+    return report
+
+
+def _check_version(version: int) -> None:
+    if version != names.CONTRACT:
+        raise _unsupported(version)
+
+
+def _check(report: wire.Report) -> None:
+    """Raise a Refusal unless a report's frame can be meant; its rows are `intake`'s."""
+    named = 0 < len(report.journal) <= LONGEST and "\0" not in report.journal
+    if not named or report.sequence < 0 or report.sequence >= 2**63:
+        raise Refusal(400, "malformed", "journal or sequence is out of range")
+    if len(report.rows) > MAX_ROWS:
+        raise Refusal(400, "malformed", f"a report has at most {MAX_ROWS} rows")

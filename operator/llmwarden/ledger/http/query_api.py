@@ -1,0 +1,303 @@
+"""`GET /v1/spend`: what was spent; `GET /v1/reconciliation`: providers' own figures beside it. For people and programs.
+
+`GET /openapi.json` describes both, made from the answers' types.
+"""
+
+import datetime as dt
+import re
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
+
+import anyio.to_thread
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from llmwarden import __version__, names
+from llmwarden.contracts import ledger as wire
+from llmwarden.contracts.reconciliation import Reconciliation
+from llmwarden.contracts.spend import DIMENSIONS, By, GpuSpend, Spend, as_csv
+from llmwarden.domain.cost import Rates
+from llmwarden.ledger.core import Core
+from llmwarden.ledger.http import intake
+from llmwarden.ledger.providers.reconciliation import MOST_DAYS as MOST_ACCOUNT_DAYS
+from llmwarden.ledger.providers.reconciliation import SHOWN_DAYS, Reconciler
+from llmwarden.ledger.rating import spend
+from llmwarden.ledger.store import queries
+from llmwarden.ledger.store.engine import Database
+from llmwarden.serving import answers, auth
+from llmwarden.serving.access import HEADER, Access
+from llmwarden.serving.answers import Refusal
+from llmwarden.serving.auth import Authenticator, Caller
+
+MOST_DAYS: Final = 400
+MOST_DIMENSIONS: Final = 5
+MOST_ROWS: Final = 10_000
+_AGO: Final = re.compile(r"([1-9][0-9]{0,4})(m|h|d|w)", re.ASCII)
+_DAYS: Final = re.compile(r"[1-9][0-9]{0,3}", re.ASCII)
+_UNITS: Final = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+
+
+class Stored(Protocol):
+    """What this needs of the store."""
+
+    database: Database
+
+
+class SpendApi:
+    """Answers what was spent to who may know it: the operator all, others by what they may list in the API server."""
+
+    def __init__(
+        self,
+        core: Core,
+        store: Stored,
+        authenticator: Authenticator,
+        access: Access,
+        *,
+        namespace: str,
+        accounts: Reconciler | None = None,
+    ) -> None:
+        """`namespace` is our own, whose operator may read all."""
+        self._accounts = accounts
+        self._core = core
+        self._database = store.database
+        self._authenticator = authenticator
+        self._access = access
+        self._namespace = namespace
+
+    async def spend(self, request: Request) -> Response:
+        """GET /v1/spend."""
+        query = request.query_params
+        start, end = self._span(query.get("from", "24h"), query.get("to", ""))
+        by = _dimensions(query.get("by", "service"))
+        form = query.get("format", "json")
+        if form not in {"json", "csv"}:
+            raise Refusal(400, "malformed", "give format=json or format=csv")
+        own, _, service = query.get("service", "").rpartition("/")
+        namespace = query.get("namespace", own)
+        for name in (namespace, service):
+            if name and not intake.NAME.fullmatch(name):
+                raise Refusal(400, "malformed", "give service=NAMESPACE/NAME and namespace=NAMESPACE as they are named")
+        await self._authorise(await self._caller(request), namespace)
+        if own and own != namespace:
+            raise Refusal(400, "malformed", "service=NAMESPACE/NAME is of another namespace than namespace=NAMESPACE")
+        self._require_sync()
+        found = await self._read(start, end, by, namespace, service)
+        if form == "csv":
+            return Response(as_csv(found), media_type="text/csv; charset=utf-8")
+        return answers.as_json(found)
+
+    async def reconciliation(self, request: Request) -> Response:
+        """GET /v1/reconciliation: an account is the whole organisation's, so only who may list ProviderAccounts sees it."""
+        given = request.query_params.get("days", str(SHOWN_DAYS))
+        if not _DAYS.fullmatch(given) or int(given) > MOST_ACCOUNT_DAYS:
+            raise Refusal(400, "malformed", f"give days=N, from 1 to {MOST_ACCOUNT_DAYS}")
+        caller = await self._caller(request)
+        operator = auth.is_operator(caller, self._namespace)
+        if not operator and not await self._access.may_list(caller, "", "provideraccounts"):
+            account = f"{caller.namespace}:{caller.account}"
+            message = f"service account {account} may not list provideraccounts, and so not see what providers bill"
+            raise Refusal(403, "forbidden", message)
+        self._require_sync()
+        if self._accounts is None:
+            return answers.as_json(Reconciliation(names.CONTRACT, self._core.clock(), {}))
+        return answers.as_json(await self._accounts.answer(int(given)))
+
+    def _require_sync(self) -> None:
+        if not self._core.synced:
+            message = "the ledger has not yet read the cluster's prices"
+            raise Refusal(503, "not_synced", message, answers.RETRY_SECONDS)
+
+    async def openapi(self, request: Request) -> Response:
+        """GET /openapi.json."""
+        del request
+        return Response(msgspec.json.encode(description()), media_type="application/json")
+
+    async def _read(self, start: float, end: float, by: Sequence[By], namespace: str, service: str) -> Spend:
+        span = queries.bucket_range(start, end)
+        step = 3600 if "hour" in by else 86_400 if "day" in by else 0
+        try:
+            sums = await anyio.to_thread.run_sync(
+                lambda: queries.read(
+                    self._database,
+                    *span,
+                    step,
+                    namespaces=[namespace] if namespace else None,
+                    service=service,
+                    pods="pod" in by,
+                )
+            )
+        except queries.TooLargeError as error:
+            raise Refusal(413, "too_large", str(error)) from error
+        found = await spend.summarise(
+            sums, by, span=span, rates_of=self._core.prices.get, late=self._late, gpu=self._core.gpu.price
+        )
+        if len(found.rows) > MOST_ROWS:
+            message = (
+                f"the answer has more than {MOST_ROWS} rows: ask by less, for a shorter time, or for one namespace"
+            )
+            raise Refusal(413, "too_large", message)
+        return msgspec.structs.replace(found, gpu=self._gpus(span, namespace, service))
+
+    def _gpus(self, span: tuple[int, int], namespace: str, service: str) -> tuple[GpuSpend, ...]:
+        used = {
+            name: usage
+            for name in self._core.gpu.services()
+            if namespace in {"", name.partition("/")[0]} and service in {"", name.partition("/")[2]}
+            if (usage := self._core.gpu.usage(name, *span)) is not None and usage.milliseconds
+        }
+        return tuple(spend.gpu_spend(name, usage) for name, usage in used.items())
+
+    def _late(self, provider: str, model: str, at: int) -> Rates | None:
+        return self._core.late_price(provider, model, at)
+
+    async def _caller(self, request: Request) -> Caller:
+        token = request.headers.get(HEADER, "").strip()
+        if not token:
+            scheme, _, token = request.headers.get("authorization", "").partition(" ")
+            token = token.strip() if scheme.lower() == "bearer" else ""
+        caller = await self._authenticator.caller(token) if token else None
+        if caller is None:
+            message = (
+                f"send a service account's token with the audience {names.TOKEN_AUDIENCE}, as bearer or in {HEADER}"
+            )
+            raise Refusal(401, "unauthenticated", message)
+        return caller
+
+    async def _authorise(self, caller: Caller, namespace: str) -> None:
+        if auth.is_operator(caller, self._namespace) or await self._access.may_list(caller, namespace):
+            return
+        account = f"{caller.namespace}:{caller.account}"
+        where = f"in namespace {namespace}" if namespace else "in all namespaces"
+        binding = (
+            f"kubectl create rolebinding llmwarden-view --clusterrole=llmwarden-view --serviceaccount={account} -n {namespace}"
+            if namespace
+            else f"kubectl create clusterrolebinding llmwarden-view --clusterrole=llmwarden-view --serviceaccount={account}"
+        )
+        message = f"service account {account} may not list llmservices {where}, and so not see their spend; to allow it: {binding}"
+        raise Refusal(403, "forbidden", message)
+
+    def _span(self, start: str, end: str) -> tuple[float, float]:
+        now = self._core.clock()
+        last = _instant(end, "to", now) if end else now
+        first = _instant(start, "from", now)
+        if not first < last:
+            raise Refusal(400, "malformed", "from must be before to")
+        if last - first > dt.timedelta(days=MOST_DAYS):
+            raise Refusal(400, "malformed", f"ask for at most {MOST_DAYS} days at a time")
+        return first.timestamp(), last.timestamp()
+
+
+def _instant(text: str, name: str, now: dt.datetime) -> dt.datetime:
+    ago = _AGO.fullmatch(text)
+    if ago is not None:
+        return now - dt.timedelta(seconds=int(ago[1]) * _UNITS[ago[2]])
+    try:
+        found = dt.datetime.fromisoformat(text)
+    except ValueError:
+        found = None
+    if found is None or not 2000 <= found.year <= 9000:  # noqa: PLR2004 - what a calendar of use has
+        raise Refusal(
+            400,
+            "malformed",
+            f"{name} is {text[:40]!r}; write an instant such as 2026-11-20T00:00:00Z, or how long ago: 90m, 24h, 7d, 4w",
+        )
+    return found if found.tzinfo else found.replace(tzinfo=dt.UTC)
+
+
+def _dimensions(text: str) -> tuple[By, ...]:
+    asked = [part for part in text.split(",") if part]
+    by = tuple(dimension for part in asked for dimension in DIMENSIONS if dimension == part)
+    if not asked or len(by) != len(asked) or len(set(by)) != len(by) or len(by) > MOST_DIMENSIONS:
+        message = f"give by=A,B: 1 to {MOST_DIMENSIONS} different ones of {', '.join(DIMENSIONS)}"
+        raise Refusal(400, "malformed", message)
+    return by
+
+
+def description() -> dict[str, Any]:
+    """OpenAPI 3.1 of what people and programs may ask."""
+    (answer, accounts, error), components = msgspec.json.schema_components(
+        [Spend, Reconciliation, wire.ErrorAnswer], ref_template="#/components/schemas/{name}"
+    )
+
+    def parameter(name: str, about: str, schema: dict[str, Any]) -> dict[str, Any]:
+        return {"name": name, "in": "query", "required": False, "description": about, "schema": schema}
+
+    refusals = {"400": "The question is malformed.", "401": "No token, or no good one.", "403": "Not yours to see.", "413": "The answer is too large.", "503": "It cannot be known now."}  # fmt: skip
+    refused = {
+        status: {"description": about, "content": {"application/json": {"schema": error}}}
+        for status, about in refusals.items()
+    }
+    time = {"type": "string", "examples": ["24h", "7d", "2026-11-20T00:00:00Z"]}
+    get = {
+        "operationId": "getSpend",
+        "summary": "What was spent, by service, model, token kind, label, pod, hour or day.",
+        "parameters": [
+            parameter(
+                "from", "An instant, or how long ago; rounded down to a quarter of an hour.", {**time, "default": "24h"}
+            ),
+            parameter("to", "An instant, or how long ago; rounded up to a quarter of an hour. Now, unless set.", time),
+            {
+                **parameter(
+                    "by",
+                    "What rows are of, in this order.",
+                    {
+                        "type": "array",
+                        "items": {"type": "string", "enum": [*DIMENSIONS]},
+                        "minItems": 1,
+                        "maxItems": MOST_DIMENSIONS,
+                        "uniqueItems": True,
+                        "default": ["service"],
+                    },
+                ),
+                "style": "form",
+                "explode": False,
+            },
+            parameter(
+                "namespace", "Only this namespace; unset, all, which the caller must be allowed.", {"type": "string"}
+            ),
+            parameter("service", "Only this service, as NAMESPACE/NAME.", {"type": "string"}),
+            parameter(
+                "format", "How the answer is written.", {"type": "string", "enum": ["json", "csv"], "default": "json"}
+            ),
+        ],
+        "responses": {
+            "200": {
+                "description": "The spend.",
+                "content": {"application/json": {"schema": answer}, "text/csv": {"schema": {"type": "string"}}},
+            },
+            **refused,
+        },
+    }
+    reconciliation = {
+        "operationId": "getReconciliation",
+        "summary": "What providers bill by UTC day, beside what was counted.",
+        "parameters": [
+            parameter(
+                "days",
+                "How many days back.",
+                {"type": "integer", "minimum": 1, "maximum": MOST_ACCOUNT_DAYS, "default": SHOWN_DAYS},
+            )
+        ],
+        "responses": {
+            "200": {"description": "Every account.", "content": {"application/json": {"schema": accounts}}},
+            **refused,
+        },
+    }
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "LLM Warden's ledger",
+            "version": __version__,
+            "description": "Exact usage and money of LLM services. Money is whole picodollars (1e-12 US dollars).",
+        },
+        "paths": {"/v1/spend": {"get": get}, "/v1/reconciliation": {"get": reconciliation}},
+        "components": {
+            "schemas": components,
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "header": {"type": "apiKey", "in": "header", "name": HEADER},
+            },
+        },
+        "security": [{"bearer": []}, {"header": []}],
+    }

@@ -1,0 +1,312 @@
+"""What was spent, in memory: per service and bucket, updated by what each report added, rebuilt from the store at start.
+
+Budgets and usage are read from here and never scan the database. One event loop uses it: no locks.
+
+A row that has a price's id is rated by that price, for good, where the ledger handed it out for that very provider and
+model, and where it says what the row's service tier costs. Any other row ("no price was known when it was counted") is rated
+at its bucket's start by what is known now, and again whenever prices change; while nothing is known its tokens are `uncosted`, never $0. Rating is linear in the counters, so what a report adds can be rated by itself.
+
+Memory: about 0.4 KiB per service and bucket in which it was used (1.4 where GPU-hours price it), for `HORIZON_SECONDS`; older buckets live on in the
+totals only.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from msgspec.structs import astuple
+
+from llmwarden import names
+from llmwarden.contracts import ledger as wire
+from llmwarden.domain.cost import ORDINARY, Rates, cost, dearest
+from llmwarden.ledger.store import Delta, Issued, counts, issued_of
+from llmwarden.ledger.store.counts import Counts
+
+DAY = 86400
+# The longest window that a budget may have is 99 days (api: WholeWindow); one more for clocks and zones.
+HORIZON_SECONDS = 100 * DAY
+WINDOWS_KEPT = 32  # running sums per service
+
+PriceOf = Callable[[Issued], Rates | None]
+"""The numbers of a price, None where the ledger never handed it out for this provider and model."""
+LatePrice = Callable[[str, str, int], Rates | None]
+"""The price of (provider, model) at a time, in seconds since the epoch, as known now."""
+GpuPrice = Callable[[str, str, str, int], wire.Picodollars | None]
+"""What GPU-hours make of a service's (`namespace/name`) tokens of (provider, model) at a time; None where they do not price them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """Counters and money (picodollars) over some span; `uncosted` counts input and output tokens without a price.
+
+    `assumed` is money beside: what uncosted tokens cost at most whose model has a price, but not for their service tier.
+    """
+
+    counts: Counts = counts.ZERO
+    picodollars: int = 0
+    uncosted: int = 0
+    assumed: int = 0
+
+    def plus(self, other: "Sums") -> "Sums":
+        """Return both together."""
+        return Sums(
+            self.counts if other.counts is counts.ZERO else counts.add(self.counts, other.counts),
+            self.picodollars + other.picodollars,
+            self.uncosted + other.uncosted,
+            self.assumed + other.assumed,
+        )
+
+    def spent(self, unit: wire.Unit) -> int:
+        """In a budget's unit: picodollars, or tokens. A budget holds also against a tier whose price is unknown."""
+        return self.picodollars + self.assumed if unit == "USD" else self.counts.budgeted_tokens
+
+
+NOTHING = Sums()
+
+
+def total(parts: Iterable[Sums]) -> Sums:
+    """Sum of many, column by column: a month has 2,976 buckets."""
+    found = list(parts)
+    if not found:
+        return NOTHING
+    return Sums(
+        Counts(*map(sum, zip(*(astuple(part.counts) for part in found), strict=True))),
+        sum(part.picodollars for part in found),
+        sum(part.uncosted for part in found),
+        sum(part.assumed for part in found),
+    )
+
+
+def rate(count: Counts, price: wire.Picodollars) -> int:
+    """Cost in picodollars (ARCHITECTURE.md, Keys)."""
+    return cost(count, price, requests=count.requests)
+
+
+class LateKey(NamedTuple):
+    """What counters without a usable price are rated by."""
+
+    provider: str
+    model: str
+    bucket: int
+    context: int
+    tier: str
+
+    @property
+    def title(self) -> str:
+        """The model, with the tier where that is what has no price."""
+        return self.model if self.tier in ORDINARY else f"{self.model} ({self.tier})"
+
+
+@dataclass(frozen=True, slots=True)
+class Rerated:
+    """By how much rating again changed a service's figures: picodollars, and tokens that have a price now (negative: none any more)."""
+
+    picodollars: int = 0
+    tokens: int = 0
+
+
+@dataclass(slots=True)
+class _Late:
+    """Counters of a key that was reported without a usable price, and the price that rates them at present.
+
+    `bound` is the dearest that its model has where the price is None; None where the model has no price at all.
+    """
+
+    counts: Counts
+    price: wire.Picodollars | None
+    bound: wire.Picodollars | None = None
+
+    def sums(self) -> Sums:
+        """Money and uncosted tokens of these counters; the counters themselves are not in it."""
+        if self.price is None:
+            assumed = rate(self.counts, self.bound) if self.bound is not None else 0
+            return Sums(uncosted=self.counts.budgeted_tokens, assumed=assumed)
+        return Sums(picodollars=rate(self.counts, self.price))
+
+
+Lates = dict[int, dict[LateKey, _Late]]
+"""By bucket, what a service reported without a usable price."""
+
+
+@dataclass(slots=True)
+class _Service:
+    buckets: dict[int, Sums] = field(default_factory=dict)
+    total: Sums = NOTHING
+    late: Lates = field(default_factory=dict)
+    since: dict[int, Sums] = field(default_factory=dict)  # running sums of the buckets from a time on
+
+    def add(self, bucket: int, sums: Sums, *, keep: bool) -> None:
+        """Count `sums` for a bucket; `keep` where the bucket is within the horizon."""
+        self.total = self.total.plus(sums)
+        if keep:
+            self.buckets[bucket] = self.buckets.get(bucket, NOTHING).plus(sums)
+            for start in self.since:
+                if bucket >= start:
+                    self.since[start] = self.since[start].plus(sums)
+
+
+class Aggregate:
+    """See the module. `now` in its methods is in seconds since the epoch."""
+
+    def __init__(self, price_of: PriceOf, late_price: LatePrice, gpu_price: GpuPrice | None = None) -> None:
+        self._price_of = price_of
+        self._late_price = late_price
+        self._gpu_price = gpu_price
+        self._services: dict[str, _Service] = {}
+
+    @property
+    def services(self) -> Iterable[str]:
+        """Every service (`namespace/name`) that was ever reported."""
+        return self._services.keys()
+
+    def apply(self, deltas: Iterable[Delta], now: float) -> None:
+        """Count what reports added."""
+        oldest = now - HORIZON_SECONDS
+        for delta in deltas:
+            service = self._services.setdefault(delta.service, _Service())
+            sums, key, late = self._rate(delta, service.late)
+            keep = delta.bucket >= oldest
+            service.add(delta.bucket, sums, keep=keep)
+            if late is not None and keep:
+                service.late.setdefault(key.bucket, {})[key] = late
+
+    def rated(self, deltas: Iterable[Delta]) -> Iterable[Sums]:
+        """What `apply` would count for each of these, in their order. Nothing is counted."""
+        fresh: dict[str, Lates] = {}
+        for delta in deltas:
+            service = self._services.get(delta.service)
+            known = service.late.get(delta.bucket, {}) if service is not None else {}
+            lates = {delta.bucket: {**known, **fresh.get(delta.service, {}).get(delta.bucket, {})}}
+            sums, key, late = self._rate(delta, lates)
+            if late is not None:
+                fresh.setdefault(delta.service, {}).setdefault(key.bucket, {})[key] = late
+            yield sums
+
+    def _rate(self, delta: Delta, lates: Lates) -> tuple[Sums, LateKey, _Late | None]:
+        """What one report's growth is worth; and, where it has no usable price, all that is known of its key with it."""
+        key = LateKey(delta.provider, delta.model, delta.bucket, delta.context, delta.tier)
+        issued = issued_of(delta)
+        rates = self._price_of(issued) if issued is not None else None
+        price = rates.at(delta.context, delta.tier) if rates is not None else None
+        if price is not None:
+            return Sums(delta.counts, rate(delta.counts, price)), key, None
+        known = lates.get(key.bucket, {}).get(key)
+        if known is None:
+            # The service never had this key: whatever price is found rates all of it.
+            known = _Late(counts.ZERO, *self._late(delta.service, key))
+            if known.price is None and known.bound is None and rates is not None:
+                known.bound = dearest(rates)  # the price that was handed out, whose tier has none
+        grown = _Late(delta.counts, known.price, known.bound).sums()
+        late = _Late(counts.add(known.counts, delta.counts), known.price, known.bound)
+        return Sums(delta.counts, grown.picodollars, grown.uncosted, grown.assumed), key, late
+
+    def reprice(
+        self, only: Mapping[str, Collection[int]] | None = None, but: Callable[[str, int], bool] | None = None
+    ) -> dict[str, Rerated]:
+        """Rate again what was reported without a usable price; returns the services whose figures changed, and by how much.
+
+        `only`: of these services these buckets; `but`: not this service's bucket.
+        """
+        changed: dict[str, Rerated] = {}
+        for name in self._services if only is None else only:
+            service = self._services.get(name)
+            if service is None:
+                continue
+            wanted: Iterable[int] = service.late if only is None else only[name]
+            if but is not None:
+                wanted = [bucket for bucket in wanted if not but(name, bucket)]
+            for key, late in [item for bucket in wanted for item in service.late.get(bucket, {}).items()]:
+                price, bound = self._late(name, key)
+                if price == late.price:
+                    continue
+                before = late.sums()
+                late.price, late.bound = price, bound or late.bound
+                after = late.sums()
+                difference = Sums(
+                    picodollars=after.picodollars - before.picodollars,
+                    uncosted=after.uncosted - before.uncosted,
+                    assumed=after.assumed - before.assumed,
+                )
+                service.add(key.bucket, difference, keep=key.bucket in service.buckets)
+                so_far = changed.get(name, Rerated())
+                changed[name] = Rerated(
+                    so_far.picodollars + difference.picodollars, so_far.tokens - difference.uncosted
+                )
+        return changed
+
+    def counts_of(self, service: str, buckets: Iterable[int]) -> Counts:
+        """All that a service used in these buckets."""
+        known = self._services.get(service)
+        if known is None:
+            return counts.ZERO
+        return total(known.buckets[bucket] for bucket in buckets if bucket in known.buckets).counts
+
+    def late_of(self, service: str, buckets: Iterable[int]) -> Iterable[tuple[LateKey, Counts]]:
+        """What of it had no usable price when it was reported."""
+        known = self._services.get(service)
+        if known is not None:
+            for bucket in buckets:
+                for key, late in known.late.get(bucket, {}).items():
+                    yield key, late.counts
+
+    def _late(self, service: str, key: LateKey) -> tuple[wire.Picodollars | None, wire.Picodollars | None]:
+        """The price as known now, and where there is none the dearest that the model has in another tier."""
+        if self._gpu_price is not None:
+            price = self._gpu_price(service, key.provider, key.model, key.bucket)
+            if price is not None:
+                return price, None
+        rates = self._late_price(key.provider, key.model, key.bucket)
+        if rates is None:
+            return None, None
+        price = rates.at(key.context, key.tier)
+        return price, dearest(rates) if price is None else None
+
+    def forget(self, now: float) -> None:
+        """Drop buckets beyond the horizon; they stay in the totals, rated as they are now."""
+        oldest = now - HORIZON_SECONDS
+        for service in self._services.values():
+            for bucket in [bucket for bucket in service.buckets if bucket < oldest]:
+                del service.buckets[bucket]
+            for bucket in [bucket for bucket in service.late if bucket < oldest]:
+                del service.late[bucket]
+            for start in [start for start in service.since if start < oldest]:
+                del service.since[start]
+
+    def since(self, service: str, start: float) -> Sums:
+        """Return the sums of a service's buckets that begin at `start` or later.
+
+        There is no upper bound: a proxy whose clock runs ahead spends in the present window, too.
+        """
+        known = self._services.get(service)
+        if known is None:
+            return NOTHING
+        first = (
+            -int(-start // names.BUCKET_SECONDS) * names.BUCKET_SECONDS
+        )  # the first bucket that begins then or later
+        found = known.since.pop(first, None)
+        if found is None:
+            found = total(sums for bucket, sums in known.buckets.items() if bucket >= first)
+            if len(known.since) >= WINDOWS_KEPT:
+                del known.since[next(iter(known.since))]
+        known.since[first] = found  # at the end: the least recently asked for is the first
+        return found
+
+    def total(self, service: str) -> Sums:
+        """Everything a service ever used."""
+        known = self._services.get(service)
+        return known.total if known else NOTHING
+
+    def uncosted_models(self, service: str, start: float) -> list[str]:
+        """Models of a service with uncosted tokens in buckets from `start` on, sorted."""
+        known = self._services.get(service)
+        if known is None:
+            return []
+        return sorted(
+            {
+                key.title
+                for bucket, lates in known.late.items()
+                if bucket >= start
+                for key, late in lates.items()
+                if late.price is None and late.counts.budgeted_tokens
+            }
+        )

@@ -1,0 +1,188 @@
+"""What was spent, by whatever is asked: sums of the database, rated and put together.
+
+Costs are what budgets count: by the price that was handed out, or by what is known now for what had none.
+"""
+
+import asyncio
+import datetime as dt
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+import msgspec
+
+from llmwarden.contracts import ledger as wire
+from llmwarden.contracts.spend import By, GpuSpend, Spend, SpendRow
+from llmwarden.domain import money
+from llmwarden.domain.cost import Rates, cost
+from llmwarden.domain.gpuhours import hours
+from llmwarden.ledger.rating.aggregate import GpuPrice
+from llmwarden.ledger.store import Issued, counts
+from llmwarden.ledger.store.counts import Counts
+from llmwarden.ledger.store.queries import Sum
+
+OTHER: Final = "other"
+MOST_LABELS: Final = 200  # of one label and service; the smaller ones together are "other"
+YIELD_EVERY: Final = 1000  # sums that are rated before others may run
+
+RatesOf = Callable[[Issued], Rates | None]
+LateRates = Callable[[str, str, int], Rates | None]
+
+
+class Figures(msgspec.Struct):
+    """Sums under way."""
+
+    counts: Counts = counts.ZERO
+    picodollars: int = 0
+    uncosted: int = 0
+
+
+async def summarise(
+    sums: Sequence[Sum],
+    by: Sequence[By],
+    *,
+    span: tuple[int, int],
+    rates_of: RatesOf,
+    late: LateRates,
+    gpu: GpuPrice | None = None,
+) -> Spend:
+    """Put sums together by these dimensions. `span` is what was asked for, in seconds since the epoch.
+
+    `gpu` says what GPU-hours make of tokens that were reported without a price, `late` what the tables do.
+    """
+    groups: dict[tuple[str, ...], Figures] = defaultdict(Figures)
+    known: dict[tuple[str, str, int], Rates | None] = {}
+    folded = _folded(sums, by)
+    total = Figures()
+    for number, one in enumerate(sums):
+        price = _price(one, rates_of, late, known, gpu)
+        for kind, part in _kinds(one.counts) if "kind" in by else (("", one.counts),):
+            spent = 0 if price is None else cost(part, price, requests=part.requests)
+            uncosted = part.budgeted_tokens if price is None else 0
+            for figures in (groups[_place(one, kind, by, folded)], total):
+                figures.counts = counts.add(figures.counts, part)
+                figures.picodollars += spent
+                figures.uncosted += uncosted
+        if number % YIELD_EVERY == YIELD_EVERY - 1:
+            await asyncio.sleep(0)
+    timed = [index for index, dimension in enumerate(by) if dimension in {"hour", "day"}]
+
+    def order(item: tuple[tuple[str, ...], Figures]) -> tuple[object, ...]:
+        place, figures = item
+        return (*(place[index] for index in timed), -figures.picodollars, -figures.counts.budgeted_tokens, place)
+
+    start, end = (dt.datetime.fromtimestamp(at, dt.UTC) for at in span)
+    rows = tuple(
+        _row(dict(zip(by, place, strict=True)), figures) for place, figures in sorted(groups.items(), key=order)
+    )
+    return Spend(start=start, end=end, by=tuple(by), rows=rows, total=_row({}, total))
+
+
+def _price(
+    one: Sum,
+    rates_of: RatesOf,
+    late: LateRates,
+    known: dict[tuple[str, str, int], Rates | None],
+    gpu: GpuPrice | None,
+) -> wire.Picodollars | None:
+    key = one.key
+    rates = rates_of(Issued(key.provider, key.model, key.price_id)) if key.price_id else None
+    price = rates.at(key.context, key.tier) if rates is not None else None
+    if price is None and gpu is not None:
+        price = gpu(f"{key.namespace}/{key.service}", key.provider, key.model, one.start)
+    if price is None:
+        sought = (key.provider, key.model, one.start)
+        if sought not in known:
+            known[sought] = late(*sought)
+        rates = known[sought]
+        price = rates.at(key.context, key.tier) if rates is not None else None
+    return price
+
+
+def _kinds(whole: Counts) -> Iterable[tuple[str, Counts]]:
+    """Each token kind by itself: its own part only, as `cost` prices it; a sum of all is the whole."""
+    hour = whole.cache_write_1h
+    written = whole.cache_write - hour
+    plain = whole.input - whole.cached_input - whole.cache_write - whole.input_audio
+    parts = {
+        "input": Counts(input=plain),
+        "cached_input": Counts(input=whole.cached_input, cached_input=whole.cached_input),
+        "cache_write": Counts(input=written, cache_write=written),
+        "cache_write_1h": Counts(input=hour, cache_write=hour, cache_write_1h=hour),
+        "input_audio": Counts(input=whole.input_audio, input_audio=whole.input_audio),
+        "output": Counts(output=whole.output - whole.reasoning - whole.output_audio),
+        "reasoning": Counts(output=whole.reasoning, reasoning=whole.reasoning),
+        "output_audio": Counts(output=whole.output_audio, output_audio=whole.output_audio),
+        "request": Counts(requests=whole.requests, errors=whole.errors, estimated=whole.estimated),
+    }
+    return [(kind, part) for kind, part in parts.items() if part != counts.ZERO]
+
+
+def _time(one: Sum, step: int) -> str:
+    at = dt.datetime.fromtimestamp(one.start - one.start % step, dt.UTC)
+    return at.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+_VALUES: Final[dict[By, Callable[[Sum, str], str]]] = {
+    "service": lambda one, _: f"{one.key.namespace}/{one.key.service}",
+    "provider": lambda one, _: one.key.provider,
+    "model": lambda one, _: one.key.model,
+    "tier": lambda one, _: one.key.tier,
+    "kind": lambda _, kind: kind,
+    "label.feature": lambda one, _: one.key.feature,
+    "label.team": lambda one, _: one.key.team,
+    "label.cohort": lambda one, _: one.key.cohort,
+    "pod": lambda one, _: f"{one.key.namespace}/{one.pod}",
+    "hour": lambda one, _: _time(one, 3600),
+    "day": lambda one, _: _time(one, 86_400),
+}
+
+
+def _folded(sums: Sequence[Sum], by: Sequence[By]) -> dict[tuple[str, str, By], set[str]]:
+    """By service and label, the values that are shown; only where there are more than may be."""
+    found: dict[tuple[str, str, By], dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    labels = [dimension for dimension in by if dimension.startswith("label.")]
+    for one in sums:
+        for label in labels:
+            seen = found[one.key.namespace, one.key.service, label]
+            seen[_VALUES[label](one, "")] += one.counts.budgeted_tokens
+    return {
+        place: {value for value, _ in sorted(seen.items(), key=lambda item: (-item[1], item[0]))[:MOST_LABELS]}
+        for place, seen in found.items()
+        if len(seen) > MOST_LABELS
+    }
+
+
+def _place(one: Sum, kind: str, by: Sequence[By], folded: dict[tuple[str, str, By], set[str]]) -> tuple[str, ...]:
+    values = []
+    for dimension in by:
+        value = _VALUES[dimension](one, kind)
+        shown = folded.get((one.key.namespace, one.key.service, dimension))
+        values.append(value if shown is None or value in shown else OTHER)
+    return tuple(values)
+
+
+def _row(by: dict[str, str], figures: Figures) -> SpendRow:
+    return SpendRow(
+        by=by,
+        requests=figures.counts.requests,
+        errors=figures.counts.errors,
+        tokens=figures.counts.tokens,
+        picodollars=figures.picodollars,
+        usd=money.to_decimal(figures.picodollars),
+        uncosted_tokens=figures.uncosted,
+    )
+
+
+def gpu_spend(service: str, usage: wire.GpuUsage) -> GpuSpend:
+    """Say of a service's GPUs what they cost."""
+    return GpuSpend(
+        service,
+        hours(usage.milliseconds),
+        usage.picodollars,
+        money.to_decimal(usage.picodollars),
+        usage.idle,
+        money.to_decimal(usage.idle),
+        usage.covered,
+        hours(usage.unpriced_milliseconds),
+    )

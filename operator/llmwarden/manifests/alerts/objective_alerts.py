@@ -1,0 +1,130 @@
+"""Alerts on objectives: an error budget that burns, the 95th percentile above a threshold, and spending above a limit.
+
+They are written once for all services. `about` records beside each service the thresholds that they compare with.
+"""
+
+from typing import Any, Final
+
+from llmwarden import names
+from llmwarden.domain import durations, money
+from llmwarden.domain.objectives import LatencyObjective, SpendObjective
+from llmwarden.manifests import promql
+from llmwarden.manifests.alerts import slo
+from llmwarden.manifests.alerts.alerting import ANY, FEW_CALLS, Rule, alert, recorded
+from llmwarden.manifests.params import Params
+from llmwarden.settings import Settings
+
+SPEND_WINDOW: Final = "15m"
+SLOW_LIMIT: Final = 0.05  # more than so many slower than the threshold: the 95th percentile is above it
+_KEY: Final = f"{promql.BY}, objective"
+
+_ALERTS: Final = {
+    "RequestDuration": ("LLMLatencyHigh", "latency", "request_duration_seconds"),
+    "TimeToFirstToken": ("LLMTimeToFirstTokenHigh", "the time to first token", "ttft_seconds"),
+    "TimePerOutputToken": ("LLMTimePerOutputTokenHigh", "the time per output token", "time_per_output_token_seconds"),
+}
+
+
+def about(params: Params) -> list[dict[str, Any]]:
+    """Record of each objective what its alerts must know."""
+    metadata = params.service.metadata
+    whose = {"namespace": metadata.namespace, names.LABEL_M_SERVICE: metadata.name}
+    found: list[dict[str, Any]] = []
+    for objective in slo.measured(params):
+        labels = {
+            **whose,
+            "objective": objective.name,
+            "over": slo.over(objective.window_seconds),
+            "target": f"{objective.target_percent:f}",
+            "bad": f"{objective.of} {'in which' if objective.of == 'time' else 'that'} {objective.bad}",
+        }
+        if isinstance(objective, LatencyObjective):
+            labels |= {
+                "indicator": objective.indicator,
+                "threshold": durations.human(objective.threshold_seconds),
+            }
+        found.append(
+            {"record": names.RECORD_ERROR_BUDGET, "expr": f"vector({slo.budget(objective):f})", "labels": labels}
+        )
+    found += [
+        {
+            "record": names.RECORD_SPEND_LIMIT,
+            "expr": f"vector({money.to_decimal(item.picodollars_per_hour)})",
+            "labels": {**whose, "objective": item.name, "limit": money.human(item.picodollars_per_hour)},
+        }
+        for item in params.objectives
+        if isinstance(item, SpendObjective)
+    ]
+    return found
+
+
+def alerts(settings: Settings) -> list[Rule]:
+    """Build the alerts for all services."""
+    latencies = [_latency(settings, indicator) for indicator in _ALERTS]
+    return [*latencies, _spend(settings), *(_burn(settings, severity) for severity in ("critical", "warning"))]
+
+
+def _burn(settings: Settings, severity: str) -> Rule:
+    target, over, bad = (recorded(names.RECORD_ERROR_BUDGET, label, "objective") for label in ("target", "over", "bad"))
+    speed = (
+        "A page: at this speed the error budget is gone long before its window ends."
+        if severity == "critical"
+        else "A ticket: slow, but steady; the error budget will not last its window."
+    )
+    return alert(
+        settings,
+        "LLMErrorBudgetBurn",
+        f'{names.RECORD_BURNING}{{severity="{severity}"}}',
+        wait="",
+        severity=severity,
+        summary=(
+            f'error budget of objective {{{{ $labels.objective }}}} burns {{{{ printf "%.1f" $value }}}} times too fast ({target} % over {over})'
+        ),
+        description=(
+            f"{speed} It is {bad}. Look at the dashboard for which "
+            "model, pod or status it is and since when, and at the engine's queue and cache or the provider's status."
+        ),
+    )
+
+
+def _latency(settings: Settings, indicator: str) -> Rule:
+    name, what, quantile = _ALERTS[indicator]
+    # The share of calls within the bucket decides, because it is exact; the quantile is what a person reads, so it is the value.
+    slow = (
+        f"(1 - {names.RECORD_GOOD} / {names.RECORD_TOTAL} > {SLOW_LIMIT}\n"
+        f"  and {names.RECORD_TOTAL} * 300 >= {FEW_CALLS}\n"
+        f'  and on ({_KEY}) {names.RECORD_ERROR_BUDGET}{{indicator="{indicator}"}})'
+    )
+    return alert(
+        settings,
+        name,
+        f"0 * {slow}\n+ on ({promql.BY}) group_left () llmservice:{quantile}:p95_5m",
+        wait="5m",
+        severity="warning",
+        summary=(
+            f"95th percentile of {what} is {{{{ $value | humanizeDuration }}}}, "
+            f"above {recorded(names.RECORD_ERROR_BUDGET, 'threshold', 'objective')}"
+        ),
+        description=(
+            "More than 5 % of calls in the last 5 minutes were slower than the objective {{ $labels.objective }} allows. "
+            "Look at the dashboard for the model that became slow, at the engine's queue and cache if you run it yourself, "
+            "and at the provider's status if you do not."
+        ),
+    )
+
+
+def _spend(settings: Settings) -> Rule:
+    limit = names.RECORD_SPEND_LIMIT
+    spent = f"{promql.rate(names.METRIC_COST, ANY, SPEND_WINDOW)} * 3600"
+    return alert(
+        settings,
+        "LLMSpendRateHigh",
+        f"max by ({_KEY}) ((0 * {limit} + on ({promql.BY}) group_left () ({spent})) > {limit})",
+        wait="5m",
+        severity="warning",
+        summary=f'spends ${{{{ printf "%.2f" $value }}}} an hour, above {recorded(limit, "limit", "objective")}',
+        description=(
+            "Spending of the last 15 minutes, by the hour, is above the objective {{ $labels.objective }}. Look for the model and the pod that "
+            "spend, for retries, and for prompts that grew; a budget with action Block would end it by itself."
+        ),
+    )

@@ -1,0 +1,115 @@
+"""Alerts that are no service's: the platform's own PrometheusRule, in our namespace. Those on providers' bills only where there are ProviderAccounts."""
+
+from typing import Any, Final
+
+from llmwarden import names
+from llmwarden.manifests.alerts.alerting import RUNBOOKS
+from llmwarden.manifests.manifest import DASHBOARD_OVERVIEW_UID, Manifest, ours
+from llmwarden.manifests.monitors import API_VERSION
+from llmwarden.manifests.params import ClusterParams
+
+UNREAD_SECONDS: Final = 86_400  # providers are asked each hour, and again after six at most
+_BY: Final = f"account, {names.LABEL_M_PROVIDER}"
+_MEANING: Final = {
+    "ProviderHasMore": "more tokens than were counted: calls go around the proxies",
+    "LedgerHasMore": "fewer tokens than were counted: another account is used, or calls are counted that it does not charge",
+    "ProviderDearer": "the same tokens at more: a price here is too low, or missing",
+    "LedgerDearer": "the same tokens at less: a discount that no ModelPrice says",
+}
+_IN_TOKENS: Final = frozenset({"ProviderHasMore", "LedgerHasMore"})
+_FIGURES: Final = {
+    verdict: "{{ $value | humanize }} tokens" if verdict in _IN_TOKENS else '${{ printf "%.2f" $value }}'
+    for verdict in _MEANING
+}
+
+
+def rules(params: ClusterParams) -> Manifest | None:
+    """Build the PrometheusRule."""
+    if not params.capabilities.rules:
+        return None
+    wanted = [_unwatched(params)]
+    if params.accounts:
+        wanted += [*_drifts(params), _unread(params)]
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "PrometheusRule",
+        "metadata": ours(names.RULES_PLATFORM, "alerts", params.settings.namespace, params.settings.rule_labels),
+        "spec": {"groups": [{"name": "llmwarden/platform", "rules": wanted}]},
+    }
+
+
+def _unwatched(params: ClusterParams) -> dict[str, Any]:
+    whose = "namespace, pod, resource"
+    return _alert(
+        params,
+        "LLMWatchFailing",
+        f"(sum by ({whose}) (increase({names.METRIC_WATCH_ERRORS}[10m])))\nand (min by ({whose}) ({names.METRIC_WATCH_UP}) == 0)",
+        wait="5m",
+        severity="critical",
+        summary='{{ $labels.pod }} cannot watch {{ $labels.resource }}: {{ printf "%.0f" $value }} attempts failed in 10 minutes',
+        description=(
+            "A watch is how LLM Warden hears of changes. Until it works again, edits and new pods are not acted on (operator), new pods may start "
+            "without a proxy (webhook), or budgets and prices stay as they were (ledger). The log of the pod says what the API server answers: "
+            "forbidden means that a ClusterRole is not as the chart made it."
+        ),
+    )
+
+
+def _drifts(params: ClusterParams) -> list[dict[str, Any]]:
+    return [
+        _alert(
+            params,
+            "LLMCostDrift",
+            _drifted(verdict),
+            severity="critical" if verdict == "ProviderHasMore" else "warning",
+            summary=(
+                f"ProviderAccount {{{{ $labels.account }}}}: {{{{ $labels.{names.LABEL_M_PROVIDER} }}}} bills {meaning} "
+                f"({_FIGURES[verdict]} apart)"
+            ),
+            description=(
+                "Of the newest UTC day that is settled. kubectl describe provideraccount says both figures; kubectl llm reconcile shows the days before."
+            ),
+        )
+        for verdict, meaning in _MEANING.items()
+    ]
+
+
+def _drifted(verdict: str) -> str:
+    """Where both part in this way, by how much. max: each replica of the ledger says the same."""
+    metric = names.METRIC_PROVIDER_TOKENS if verdict in _IN_TOKENS else names.METRIC_PROVIDER_COST
+    provider, ledger = (f'max by ({_BY}) ({metric}{{source="{source}"}})' for source in ("provider", "ledger"))
+    drift = f'max by ({_BY}, verdict) ({names.METRIC_PROVIDER_DRIFT}{{verdict="{verdict}"}}) == 1'
+    return f"({drift})\n* on ({_BY}) group_left () abs({provider} - {ledger})"
+
+
+def _unread(params: ClusterParams) -> dict[str, Any]:
+    return _alert(
+        params,
+        "LLMProviderUnread",
+        f"time() - max by ({_BY}) ({names.METRIC_PROVIDER_READ}) > {UNREAD_SECONDS}",
+        wait="1h",
+        severity="warning",
+        summary=(
+            "ProviderAccount {{ $labels.account }}: the provider's own figures "
+            # The timestamp is 0 where they never were.
+            "{{ if gt $value 1e8 }}were never read{{ else }}have not been read for {{ $value | humanizeDuration }}{{ end }}"
+        ),
+        description="Nothing is compared meanwhile. The account's condition Ready says what the provider answered; often the admin key was revoked.",
+    )
+
+
+def _alert(
+    params: ClusterParams, name: str, expr: str, *, severity: str, summary: str, description: str, wait: str = ""
+) -> dict[str, Any]:
+    rule = {
+        "alert": name,
+        "expr": expr,
+        "labels": {"namespace": params.settings.namespace, "severity": severity},
+        "annotations": {
+            "summary": summary,
+            "description": description,
+            "runbook_url": f"{params.settings.runbook_base_url.rstrip('/') or RUNBOOKS}/{name}.md",
+            "dashboard_url": f"{params.settings.grafana_url.rstrip('/')}/d/{DASHBOARD_OVERVIEW_UID}",
+        },
+    }
+    return {**rule, "for": wait} if wait else rule

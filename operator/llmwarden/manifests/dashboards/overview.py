@@ -1,0 +1,123 @@
+"""The dashboard over all LLMServices: which is dear, slow, failing or near its budget. Reads recorded series only: fast at a thousand services."""
+
+from typing import Any, Final
+
+from llmwarden import names
+from llmwarden.manifests import promql
+from llmwarden.manifests.dashboards.panels import (
+    SCHEMA_VERSION,
+    SOURCE,
+    bars,
+    figure,
+    graph,
+    placed,
+    row,
+    rows,
+    source_variable,
+)
+from llmwarden.manifests.manifest import DASHBOARD_OVERVIEW_UID
+
+TOP: Final = 10
+CHOSEN: Final = 'namespace=~"$namespace"'
+BY: Final = promql.BY
+
+
+def build() -> dict[str, Any]:
+    """Build the dashboard."""
+    requests, cost = f"llmservice:requests:rate5m{{{CHOSEN}}}", f"llmservice:cost_usd:rate5m{{{CHOSEN}}}"
+    service = f"{{{{namespace}}}}/{{{{{names.LABEL_M_SERVICE}}}}}"
+    budget = f"max by ({BY}) ({names.METRIC_BUDGET_USED}{{{CHOSEN}}})"
+    panels = [
+        row("At a glance"),
+        figure(
+            "Services with traffic",
+            "Of those chosen, in the last five minutes.",
+            "short",
+            f"count({requests} > 0) or vector(0)",
+        ),
+        figure("Requests a minute", "Of all of them.", "reqpm", f"60 * sum({requests}) or vector(0)"),
+        figure(
+            "Cost an hour",
+            "At the rate of the last five minutes.",
+            "currencyUSD",
+            f"3600 * sum({cost}) or vector(0)",
+        ),
+        figure(
+            "Budgets exceeded",
+            "Services with a budget that is used up.",
+            "short",
+            f"count({budget} >= 1) or vector(0)",
+            limits=(1, 2),
+        ),
+        figure(
+            "Services that fail",
+            "With more than 5 % of failed calls.",
+            "short",
+            f"count(llmservice:errors:ratio5m{{{CHOSEN}}} > 0.05) or vector(0)",
+            limits=(1, 2),
+        ),
+        figure(
+            "Alerts that fire",
+            "Of all services.",
+            "short",
+            f'count(ALERTS{{{CHOSEN},{names.LABEL_M_SERVICE}!="",alertstate="firing"}}) or vector(0)',
+            limits=(1, 5),
+        ),
+        row("Services"),
+        rows(
+            "All services",
+            "One line for each. Open a service's own dashboard for why.",
+            (f"60 * sum by ({BY}) ({requests})", "requests a minute"),
+            (f"max by ({BY}) (llmservice:errors:ratio5m{{{CHOSEN}}})", "errors"),
+            (f"max by ({BY}) (llmservice:ttft_seconds:p95_5m{{{CHOSEN}}})", "first token p95, s"),
+            (f"max by ({BY}) (llmservice:request_duration_seconds:p95_5m{{{CHOSEN}}})", "answer p95, s"),
+            (f"3600 * sum by ({BY}) ({cost})", "$ an hour"),
+            (budget, "budget used"),
+        ),
+        row("The first ten"),
+        graph(
+            "Dearest",
+            "Dollars an hour.",
+            "currencyUSD",
+            (f"topk({TOP}, 3600 * sum by ({BY}) ({cost}))", service),
+            coarse=True,
+        ),
+        graph(
+            "Slowest to the first token, p95",
+            "Of streams.",
+            "s",
+            (f"topk({TOP}, max by ({BY}) (llmservice:ttft_seconds:p95_5m{{{CHOSEN}}}))", service),
+            coarse=True,
+        ),
+        bars(
+            "Nearest the end of a budget",
+            "Of the budget nearest its end.",
+            "percentunit",
+            (f"topk({TOP}, {budget}) or vector(0)", service),
+            limits=(0.8, 1.0),
+        ),
+    ]
+    namespaces = {
+        "type": "query",
+        "name": "namespace",
+        "label": "Namespace",
+        "datasource": SOURCE,
+        "query": "label_values(llmservice:requests:rate5m, namespace)",
+        "refresh": 2,  # when the time range changes
+        "multi": True,
+        "includeAll": True,
+        "allValue": ".*",
+    }
+    return {
+        "uid": DASHBOARD_OVERVIEW_UID,
+        "title": "LLM services",
+        "description": "All LLMServices: which is expensive, slow, failing, or near the end of its budget.",
+        "tags": ["llmwarden", "llm", "overview"],
+        "editable": False,
+        "schemaVersion": SCHEMA_VERSION,
+        "graphTooltip": 1,
+        "refresh": "1m",
+        "time": {"from": "now-6h", "to": "now"},
+        "templating": {"list": [source_variable(), namespaces]},
+        "panels": placed(panels),
+    }

@@ -1,0 +1,1 @@
+"""What is said about finished calls: Prometheus metrics and spans. Start at `metrics`."""

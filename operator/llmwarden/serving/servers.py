@@ -1,0 +1,311 @@
+"""How operator, webhook and ledger listen: HTTP(S) servers, their certificate, health and metrics, the end by SIGTERM.
+
+A role's `main` reads like this::
+
+    async def run(settings):
+        async with await kube.connect() as client:
+            certificate = ServingCertificate(client, settings.namespace, names.SECRET_LEDGER_TLS)
+            stop = stop_on_signals()
+            await until_stopped(
+                stop,
+                servers=[
+                    serve(app, port=names.LEDGER_PORT, tls=certificate, stop=stop),
+                    serve_metrics(lambda: None if certificate.ready.is_set() else "no certificate yet", stop=stop),
+                ],
+                background=[certificate.run()],
+            )
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, MutableMapping
+from typing import Any, Final
+
+import prometheus_client
+import uvicorn
+from cryptography import x509
+from prometheus_client.exposition import choose_encoder
+
+from llmwarden import names
+from llmwarden.errors import NotFoundError, WardenError
+from llmwarden.kube import Client
+from llmwarden.serving import pki
+
+logger = logging.getLogger(__name__)
+
+Check = Callable[[], str | None]  # None: all is well; else a sentence that says what is not
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+GRACE_SECONDS: Final = 20  # below a pod's 30 s, so that we end before we are killed
+FIRST_POLL_SECONDS: Final = 10.0
+POLL_SECONDS: Final = 60.0
+LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s %(message)s"
+
+CERTIFICATE_EXPIRY = prometheus_client.Gauge(
+    "llmwarden_certificate_expiry_timestamp_seconds", "When the certificate in use ends, in Unix seconds.", ["secret"]
+)
+CERTIFICATE_ERRORS = prometheus_client.Counter(
+    "llmwarden_certificate_errors", "Readings of the certificate's Secret that failed.", ["secret"]
+)
+
+
+class ServingCertificate:
+    """The certificate of a server, read from its Secret through the API and renewed in place.
+
+    `context` is one object for the server's whole life: new handshakes take what was loaded last. The key goes from the
+    API into OpenSSL by way of an anonymous file in memory: it is never on a disk.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        namespace: str,
+        secret: str,
+        *,
+        first_poll_seconds: float = FIRST_POLL_SECONDS,
+        poll_seconds: float = POLL_SECONDS,
+    ) -> None:
+        self._client = client
+        self._namespace = namespace
+        self._secret = secret
+        self._first_poll = first_poll_seconds
+        self._poll = poll_seconds
+        self._loaded: pki.KeyPair | None = None
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self.ca = ""  # PEM bundle that verifies this certificate, and its siblings
+        self.ready = asyncio.Event()  # set once a certificate is loaded
+
+    async def run(self) -> None:
+        """Keep the certificate fresh for ever; ends by cancellation only. Errors are logged, and the last one serves on."""
+        while True:
+            try:
+                await self.refresh()
+            except NotFoundError:
+                logger.info("waiting for Secret %s, which the operator makes", self._secret)
+            except WardenError as error:
+                CERTIFICATE_ERRORS.labels(self._secret).inc()
+                logger.warning("Secret %s cannot be used: %s", self._secret, error)
+            await asyncio.sleep(self._poll if self.ready.is_set() else self._first_poll)
+
+    async def refresh(self) -> bool:
+        """Read the Secret once; returns whether a new certificate was loaded.
+
+        Raises NotFoundError where the Secret, or a key in it, is missing; UnavailableError where the API server does not
+        answer; RefusedError's siblings as `kube.Client.get`; WardenError where what it holds is no usable pair.
+        """
+        secret = await self._client.get("v1", "secrets", self._secret, self._namespace)
+        pair = pki.pair_of(secret)
+        if pair is None:
+            message = f"Secret {self._secret} holds no {pki.CA_CERT} and {pki.CA_KEY}"
+            raise NotFoundError(message)
+        self.ca = pki.ca_bundle(secret) or ""
+        if pair == self._loaded:
+            return False
+        self._load(pair)
+        return True
+
+    def _load(self, pair: pki.KeyPair) -> None:
+        try:
+            ends = x509.load_pem_x509_certificate(pair.certificate.encode()).not_valid_after_utc
+            with _memory_file(pair.certificate + pair.key) as path:
+                self.context.load_cert_chain(path)
+        except (ValueError, ssl.SSLError) as error:
+            message = f"the certificate or its key cannot be read: {error}"
+            raise WardenError(message) from error
+        self._loaded = pair
+        CERTIFICATE_EXPIRY.labels(self._secret).set(ends.timestamp())
+        logger.info("certificate of Secret %s loaded, valid until %s", self._secret, ends.isoformat())
+        self.ready.set()
+
+
+@contextlib.contextmanager
+def _memory_file(text: str) -> Iterator[str]:
+    """Give a path under which `text` can be read by this process alone, as long as the context lasts."""
+    descriptor = os.memfd_create("llmwarden")
+    try:
+        content = text.encode()
+        while content:
+            content = content[os.write(descriptor, content) :]
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server without its own signal handlers: one process has several servers and one end."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Bind a TCP socket; the host "" is every address, IPv4 and IPv6 where the machine has it; port 0 is any free one.
+
+    What it accepts sends at once (TCP_NODELAY), which asyncio sees to only for sockets that name their protocol: these do not. Without it the
+    second part of an answer, its body, waits for the client's delayed acknowledgement of the first: 44 ms.
+    """
+    sock = _bind(host, port)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # on Linux those accepted inherit it
+    return sock
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    if host == "" and socket.has_dualstack_ipv6():
+        with contextlib.suppress(OSError):  # IPv6 is compiled in but disabled: IPv4 alone, below
+            return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=1024)
+
+
+async def serve(
+    app: App,
+    host: str = "",
+    port: int = 0,
+    *,
+    stop: asyncio.Event,
+    tls: ServingCertificate | None = None,
+    sock: socket.socket | None = None,
+    grace_seconds: int = GRACE_SECONDS,
+    concurrency: int | None = None,
+    keep_alive_seconds: int = 75,
+) -> None:
+    """Serve an ASGI app until `stop` is set, then let running requests finish for `grace_seconds`.
+
+    With `tls`, listens only once there is a certificate: until then a client's connection is refused at once rather
+    than hanging. `concurrency`: requests beyond so many at a time get 503. Raises OSError where the port is taken.
+    """
+    if tls is not None and not await _first(tls.ready, stop):
+        return
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=concurrency,
+        timeout_keep_alive=keep_alive_seconds,
+        timeout_graceful_shutdown=grace_seconds,
+    )
+    config.load()
+    config.ssl = tls.context if tls else None
+    server = _Server(config)
+    bound = sock or listen(host, port)
+    logger.info("listening on %s, %s", bound.getsockname(), "https" if tls else "http")
+
+    async def end() -> None:
+        await stop.wait()
+        server.should_exit = True
+
+    watcher = asyncio.create_task(end())
+    try:
+        await server.serve(sockets=[bound])
+    finally:
+        watcher.cancel()
+        bound.close()
+
+
+async def _first(wanted: asyncio.Event, stop: asyncio.Event) -> bool:
+    """Wait until one of both is set; returns whether it was `wanted`."""
+    waits = [asyncio.create_task(event.wait()) for event in (wanted, stop)]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+    return wanted.is_set() and not stop.is_set()
+
+
+def stop_on_signals() -> asyncio.Event:
+    """Give an event that SIGTERM and SIGINT set. To be called in the running event loop of the main thread."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+async def until_stopped(
+    stop: asyncio.Event,
+    servers: Iterable[Coroutine[Any, Any, None]],
+    background: Iterable[Coroutine[Any, Any, None]] = (),
+) -> None:
+    """Run all together until `stop` is set and the servers have finished; then end the background parts.
+
+    Servers end by themselves after `stop`; background parts (informers, certificates) go on for ever and are cancelled
+    last, so that requests in flight still find them. Where one of either fails, all end and its error is raised: the
+    process ends, and Kubernetes starts it anew.
+    """
+    serving = [asyncio.ensure_future(part) for part in servers]
+    others = [asyncio.ensure_future(part) for part in background]
+    try:
+        pending = {*serving, *others}
+        while any(not task.done() for task in serving):
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        await stop.wait()
+    finally:
+        for task in (*serving, *others):
+            task.cancel()
+        await asyncio.gather(*serving, *others, return_exceptions=True)
+
+
+def metrics_app(
+    ready: Check, live: Check = lambda: None, registry: prometheus_client.CollectorRegistry = prometheus_client.REGISTRY
+) -> App:
+    """Make the ASGI app of /metrics, /livez and /readyz; a failed check answers 503 with its sentence."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        del receive
+        if scope["type"] != "http":
+            return
+        status, kind, body = 200, "text/plain; charset=utf-8", b"ok\n"
+        match scope["path"]:
+            case "/metrics":
+                accept = next((value.decode("latin-1") for key, value in scope["headers"] if key == b"accept"), "")
+                encode, kind = choose_encoder(accept)
+                body = encode(registry)
+            case "/livez" | "/readyz" as path:
+                fault = live() if path == "/livez" else ready()
+                if fault is not None:
+                    status, body = 503, f"{fault}\n".encode()
+            case _:
+                status, body = 404, b"not found\n"
+        headers = [(b"content-type", kind.encode()), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body if scope["method"] != "HEAD" else b""})
+
+    return app
+
+
+async def serve_metrics(
+    ready: Check,
+    *,
+    stop: asyncio.Event,
+    live: Check = lambda: None,
+    host: str = "",
+    port: int = names.METRICS_PORT,
+    sock: socket.socket | None = None,
+) -> None:
+    """Serve /metrics, /livez and /readyz in plain HTTP until `stop` is set."""
+    await serve(metrics_app(ready, live), host, port, stop=stop, sock=sock, grace_seconds=1)
+
+
+def start_logging(level: str) -> None:
+    """Log to stderr, one line an event; our own at `level`, libraries' from WARNING up."""
+    logging.basicConfig(format=LOG_FORMAT, level=logging.WARNING)
+    logging.getLogger("llmwarden").setLevel(level.upper())

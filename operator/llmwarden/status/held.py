@@ -1,0 +1,94 @@
+"""Budgets in a status: what is spent of each, what was newly reached, who is enforced."""
+
+import datetime as dt
+from decimal import Decimal
+from fractions import Fraction
+from typing import Final, Literal
+
+from llmwarden.api.v1alpha1 import llmservice as api
+from llmwarden.contracts import ledger as wire
+from llmwarden.domain import budgets
+from llmwarden.snapshot import Snapshot
+
+FORECAST_SECONDS: Final = 300
+
+
+def budget_statuses(snapshot: Snapshot) -> tuple[api.BudgetStatus, ...]:
+    """Show what the ledger holds of each budget that applies, in order."""
+    found = []
+    for key in snapshot.usage.budgets if snapshot.usage else ():
+        held = snapshot.budgets.get(key)
+        if held is None:
+            continue
+        scope, _, _, name = budgets.split_key(key)
+        found.append(
+            api.BudgetStatus(
+                scope=scope,
+                name=name,
+                unit=held.unit,
+                limit=budgets.decimal(held.unit, held.limit),
+                spent=budgets.decimal(held.unit, held.spent),
+                remaining=budgets.decimal(held.unit, max(0, held.limit - held.spent)),
+                used_percent=budgets.used_percent(held.limit, held.spent),
+                state=held.state,
+                action=held.action,
+                window_start=held.window_start,
+                resets_at=held.resets_at,
+                forecast_exhausted_at=forecast(held),
+            )
+        )
+    return tuple(sorted(found, key=lambda item: (item.scope, item.name)))
+
+
+def thresholds(
+    old: tuple[api.BudgetStatus, ...], new: tuple[api.BudgetStatus, ...], applying: tuple[budgets.Budget, ...]
+) -> list[tuple[api.BudgetStatus, int]]:
+    """Find the budgets' warning percentages that were reached since the last status, each with its budget: what is told once a window."""
+    before = {(item.scope, item.name): item for item in old}
+    found: list[tuple[api.BudgetStatus, int]] = []
+    for budget in applying:
+        key = (budget.scope, budget.name)
+        item = next((item for item in new if (item.scope, item.name) == key), None)
+        if item is None:
+            continue
+        last = before.get(key)
+        # A rolling window begins anew every quarter of an hour, with most of what was spent.
+        same = last is not None and (
+            last.window_start == item.window_start or budget.window.rolling_seconds is not None
+        )
+        known = last.used_percent if last is not None and same else 0
+        found += [(item, percent) for percent in budgets.newly_reached(budget.warn_at, known, item.used_percent)]
+    return found
+
+
+def forecast(held: wire.BudgetUsage) -> dt.datetime | None:
+    """Give when a budget will be used up, rounded up to five minutes: it moves with every call, and is no better than that."""
+    if held.forecast_exhausted_at is None or held.state == "Exceeded":
+        return None
+    return dt.datetime.fromtimestamp(
+        -(-held.forecast_exhausted_at.timestamp() // FORECAST_SECONDS) * FORECAST_SECONDS, dt.UTC
+    )
+
+
+def enforcement(snapshot: Snapshot, held: tuple[api.BudgetStatus, ...]) -> Literal["Enforced", "Advisory", "None"]:
+    """Say whether budgets are enforced, or could be gone around."""
+    spec = snapshot.service.spec
+    actions = {budget.on_exceeded.action for budget in spec.budgets} | {budget.action for budget in held}
+    if actions <= {"Alert"}:
+        return "None"
+    own_key = any(note.reason == "OwnKey" for pod in snapshot.pods for note in pod.notes)
+    around = any(pod.state == "Unmetered" for pod in snapshot.pods)
+    # Without the Secret a pod has a key, or an engine's address, with which it could go around the proxy.
+    if spec.backend.credentials_secret_ref is None or own_key or around:
+        return "Advisory"
+    return "Enforced"
+
+
+def called(budget: api.BudgetStatus) -> str:
+    """Name a budget as a sentence does."""
+    return f"{budget.scope} budget {budget.name}" if budget.scope == "LLMService" else f"{budget.scope} {budget.name}"
+
+
+def nearest(held: tuple[api.BudgetStatus, ...]) -> api.BudgetStatus | None:
+    """Give the budget of which the largest share is spent."""
+    return max(held, key=lambda item: Fraction(Decimal(item.spent)) / Fraction(Decimal(item.limit)), default=None)
