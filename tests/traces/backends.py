@@ -4,6 +4,7 @@ import asyncio
 import datetime as dt
 import json
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -92,16 +93,16 @@ class _Backend:
 
 @dataclass(frozen=True)
 class Jaeger(_Backend):
-    """Jaeger's query service."""
+    """Jaeger's query service. `otlp` is its gRPC receiver, `otlp_http` the other."""
 
     otlp: str
     url: str
+    otlp_http: str
     # What else it listens on, and must be told of.
     OTHERS = (
         "admin.http.host-port",
         "collector.grpc-server.host-port",
         "collector.http-server.host-port",
-        "collector.otlp.http.host-port",
         "query.grpc-server.host-port",
     )
 
@@ -112,9 +113,14 @@ class Jaeger(_Backend):
     async def nodes(self, trace: str) -> list[Node]:
         """Spans of a trace that have come."""
         found = await get(f"{self.url}/api/traces/{trace}")
-        if found is None:
-            return []
-        (data,) = found["data"]
+        return self._read(found["data"][0]) if found is not None else []
+
+    async def search(self, **query: str) -> list[Tree]:
+        """Traces by Jaeger's own search: `service`, `operation`, `tags`."""
+        found = await get(f"{self.url}/api/traces?{urllib.parse.urlencode({'limit': 100, **query})}")
+        return [Tree(self._read(data)) for data in found["data"]]
+
+    def _read(self, data: Mapping[str, Any]) -> list[Node]:
         return [
             Node(
                 span["spanID"],

@@ -54,15 +54,16 @@ def _jaeger(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     if not _wanted(request, "jaeger"):
         yield None
         return
-    grpc, query = free_port(), free_port()
+    grpc, http, query = free_port(), free_port(), free_port()
     flags = {
         "collector.otlp.grpc.host-port": f"127.0.0.1:{grpc}",
+        "collector.otlp.http.host-port": f"127.0.0.1:{http}",
         "query.http-server.host-port": f"127.0.0.1:{query}",
         **{name: f"127.0.0.1:{free_port()}" for name in Jaeger.OTHERS},
     }
     command = [str(programs.jaeger()), *(f"--{name}={value}" for name, value in flags.items())]
     for _ in _kept(command, None, tmp_path_factory.mktemp("jaeger") / "log"):
-        yield Jaeger(f"127.0.0.1:{grpc}", f"http://127.0.0.1:{query}")
+        yield Jaeger(f"127.0.0.1:{grpc}", f"http://127.0.0.1:{query}", f"http://127.0.0.1:{http}")
 
 
 async def _listening(url: str) -> None:

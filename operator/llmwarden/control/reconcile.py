@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
-from llmwarden import names
+from llmwarden import names, tracing
 from llmwarden import status as statuses
 from llmwarden.api.v1alpha1 import (
     ClusterLLMBudget,
@@ -103,7 +103,8 @@ class Reconciler:
         now = self._now()
         state = rollout.decide(snapshot.service, snapshot.pods, self._settings, now)
         status = statuses.build(snapshot, Outcome(failed), state, now)
-        again = await self.publisher.publish(snapshot.object, status.dump())
+        with tracing.span("publish status"):
+            again = await self.publisher.publish(snapshot.object, status.dump())
         await self._tell(snapshot, status)
         looks = rollout.next_look(snapshot.pods, state, self._settings, now)
         return _sooner(again, looks, await self._move(snapshot, state, now))
@@ -122,11 +123,13 @@ class Reconciler:
         if built is not None and built.made_of == made_of and self._stand(name, built):
             return dict(built.failed)
         wanted = engine_objectives.holdable(self._world.objectives(service), upstream.scraped_engine(service), bounds)
-        every = build(Params(service, self._settings, capabilities, wanted, held))
+        with tracing.span("build"):
+            every = build(Params(service, self._settings, capabilities, wanted, held))
         manifests = [manifest for manifest in every if manifest["kind"] not in failed]
         self._built.pop(key, None)
-        failed |= await self._applier.apply(manifests)
-        await self._applier.prune(self._world.owned_of(name), manifests)
+        with tracing.span("apply", {"llmwarden.objects": len(manifests)}):
+            failed |= await self._applier.apply(manifests)
+            await self._applier.prune(self._world.owned_of(name), manifests)
         parts = tuple(part_of(item) for item in manifests)
         # What was refused is tried again at each look.
         self._built[key] = _Built(made_of if not failed else None, parts, failed)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
+from llmwarden import tracing
 from llmwarden.contracts import ledger as wire
 from llmwarden.contracts import reconciliation
 from llmwarden.control.act.gpus import tell
@@ -58,10 +59,11 @@ class Sources:
 
     async def ask(self) -> None:
         """Ask Prometheus and the ledger, tell the ledger of GPUs, and mark what moved."""
-        await self._ask_prometheus()
-        await self._tell_gpus()
-        await self._ask_ledger()
-        await self._mark_moved()
+        with tracing.span("tick"):
+            await self._ask_prometheus()
+            await self._tell_gpus()
+            await self._ask_ledger()
+            await self._mark_moved()
 
     async def ask_engines(self) -> None:
         """Ask engines what they are; one that does not answer holds up nobody else's figures."""

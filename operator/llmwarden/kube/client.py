@@ -17,7 +17,7 @@ from urllib.request import getproxies_environment
 import aiohttp
 import msgspec
 
-from llmwarden import __version__, names
+from llmwarden import __version__, names, tracing
 from llmwarden.errors import NotFoundError, NotInstalledError, UnavailableError
 from llmwarden.kube.asynchronous import (
     ApiClient,
@@ -188,10 +188,11 @@ class Client:
     ) -> dict[str, Any]:
         """Send one request, with `headers` beside our own; returns the JSON object of the answer."""
         limits = aiohttp.ClientTimeout(total=self._timeout)
-        async with self._send(
-            method, path, query, body=body, content_type=content_type, more_headers=headers, limits=limits
-        ) as response:
-            raw = await response.read()
+        with tracing.step(f"kubernetes {method}", {"url.path": path}):
+            async with self._send(
+                method, path, query, body=body, content_type=content_type, more_headers=headers, limits=limits
+            ) as response:
+                raw = await response.read()
         try:
             answer = msgspec.json.decode(raw)
         except msgspec.DecodeError as error:

@@ -16,7 +16,7 @@ import httpx
 import prometheus_client
 import uvloop
 
-from llmwarden import kube, names
+from llmwarden import __version__, kube, names, tracing
 from llmwarden.errors import UnavailableError, WardenError
 from llmwarden.ledger.budgets.departed import Departed
 from llmwarden.ledger.budgets.lost import LostPods
@@ -31,7 +31,7 @@ from llmwarden.ledger.providers import usage as providers
 from llmwarden.ledger.providers.account_metrics import AccountState
 from llmwarden.ledger.providers.reconciliation import Reconciler, SecretKeys, watching
 from llmwarden.ledger.rating.pricing import Catalogue
-from llmwarden.ledger.store import Store, presence
+from llmwarden.ledger.store import Store, presence, spans
 from llmwarden.ledger.store.accounts import Accounts
 from llmwarden.ledger.store.compact import DAY
 from llmwarden.ledger.watch import Watch
@@ -39,6 +39,7 @@ from llmwarden.ledger.writer import Writer
 from llmwarden.serving import servers
 from llmwarden.serving.access import Reviewer
 from llmwarden.serving.auth import TokenReviewer
+from llmwarden.serving.spans import traced
 from llmwarden.settings import Settings, load
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ COMPACT_SECONDS = 600.0
 CHECKPOINT_SECONDS = 0.5
 SHARE_SECONDS = 30.0
 COMPACT_PAUSE_SECONDS = 0.5
+PATHS = frozenset({"/v1/config", "/v1/price", "/v1/report", "/v1/usage", "/v1/spend", "/v1/reconciliation", "/v1/gpus"})
 GRACE_SECONDS = 5  # long polls are answered at once, everything else takes milliseconds
 
 
@@ -59,7 +61,11 @@ def main(argv: list[str]) -> int:
     try:
         settings = load(os.environ)
         servers.start_logging(settings.log_level)
-        uvloop.run(run(settings, port=arguments.port, metrics_port=arguments.metrics_port))
+        end_of_spans = tracing.start(names.LEDGER, __version__)
+        try:
+            uvloop.run(run(settings, port=arguments.port, metrics_port=arguments.metrics_port))
+        finally:
+            end_of_spans()
     except (WardenError, OSError) as error:
         sys.stderr.write(f"llmwarden ledger: {error}\n")
         return 1
@@ -72,6 +78,7 @@ async def run(settings: Settings, *, port: int, metrics_port: int) -> None:
     Raises WardenError where the database or the connection to Kubernetes cannot be opened, OSError where a port is taken.
     """
     store = await anyio.to_thread.run_sync(Store, settings.database_url or settings.database_path)
+    spans.watch(store.database)
     try:
         core = Core(Catalogue(), store.prices(), lambda: dt.datetime.now(dt.UTC), settings.report_seconds)
         core.rebuild(store.sums(), store.last_reports())
@@ -145,7 +152,7 @@ async def _serve(
     await servers.until_stopped(
         stop,
         servers=[
-            servers.serve(app, port=port, tls=certificate, stop=stop, grace_seconds=GRACE_SECONDS),
+            servers.serve(traced(app, PATHS), port=port, tls=certificate, stop=stop, grace_seconds=GRACE_SECONDS),
             servers.serve_metrics(ready, port=metrics_port, stop=stop),
         ],
         background=[

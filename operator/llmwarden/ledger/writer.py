@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeVar
 import anyio.from_thread
 import anyio.to_thread
 
+from llmwarden import tracing
 from llmwarden.contracts import ledger as wire
 from llmwarden.domain import leases as policy
 from llmwarden.errors import UnavailableError
@@ -130,7 +131,8 @@ class Writer:
         loan = _Loan(self._core, [report for report, _ in reports])
         try:
             async with self._busy:
-                result = await self._caught_up(lambda: self._store.merge(reports, loan.lending))
+                with tracing.span("merge reports", {"llmwarden.reports": len(reports)}):
+                    result = await self._caught_up(lambda: self._store.merge(reports, loan.lending))
                 # Under the lock: sums in memory follow the database in its order.
                 self._core.merged(reports, result)
         except UnavailableError as error:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from prometheus_client import Counter
 
-from llmwarden import kube, names
+from llmwarden import __version__, kube, names, tracing
 from llmwarden import settings as configuration
 from llmwarden.control import memory
 from llmwarden.control.handlers.queue import WorkQueue
@@ -92,7 +92,8 @@ class Operator:
         self._resynced = time.monotonic()
 
     async def _work(self, key: Key) -> float | None:
-        return await self._reconciler.reconcile_once(key)
+        with tracing.span(f"reconcile {key.kind}", {"llmwarden.namespace": key.namespace, "llmwarden.name": key.name}):
+            return await self._reconciler.reconcile_once(key)
 
     async def run(self, port: int) -> None:
         """Run until `stop` is set."""
@@ -221,9 +222,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     memory.give_back()
     servers.start_logging(settings.log_level)
     token_file = Path(os.environ.get(TOKEN_FILE) or names.TOKEN_FILE)
+    end_of_spans = tracing.start(names.OPERATOR, __version__)
     try:
         asyncio.run(run(settings, token_file, port))
     except WardenError:
         logger.exception("the operator ends")
         return 1
+    finally:
+        end_of_spans()
     return 0

@@ -8,7 +8,7 @@ from typing import TypeVar
 import httpx
 import msgspec
 
-from llmwarden import names
+from llmwarden import names, tracing
 from llmwarden.contracts import ledger as wire
 from llmwarden.contracts.reconciliation import Reconciliation
 from llmwarden.errors import UnavailableError
@@ -78,13 +78,14 @@ class Ledger:
             message = f"The ledger cannot be asked: the token {self._token_file} cannot be read ({error.strerror})."
             raise UnavailableError(message) from error
         try:
-            response = await self._http.request(
-                method,
-                f"{self._url}{path}",
-                content=body,
-                params={"contract": names.CONTRACT},
-                headers={"Authorization": f"Bearer {token.strip()}"},
-            )
+            with tracing.step(f"ledger {method} {path}"):
+                response = await self._http.request(
+                    method,
+                    f"{self._url}{path}",
+                    content=body,
+                    params={"contract": names.CONTRACT},
+                    headers={"Authorization": f"Bearer {token.strip()}", **tracing.headers()},
+                )
         except httpx.HTTPError as error:
             message = f"The ledger did not answer: {str(error) or type(error).__name__}."
             raise UnavailableError(message) from error

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import httpx
 
-from llmwarden import names
+from llmwarden import names, tracing
 from llmwarden.domain import durations, engines
 from llmwarden.errors import UnavailableError
 from llmwarden.manifests import promql
@@ -19,6 +19,7 @@ from llmwarden.snapshot import Engine, Figures, Quantiles
 
 WINDOWS: Final = ("5m", "1h")  # the second where the first has no traffic
 COVERAGE_CALLS: Final = 100  # of an engine in an hour; below, single calls at the edges of scrapes would make the share
+LONGEST_SHOWN: Final = 2000  # characters of a query in a span
 AT_ONCE: Final = 4  # questions in flight: Prometheus has others to answer, too
 Key = tuple[str, str]  # namespace, service
 Values = dict[Key, float]
@@ -205,9 +206,10 @@ class Prometheus:
         """Ask one instant query; returns labels and value of each series. Raises UnavailableError."""
         async with self._gate:
             try:
-                # POST: a long query would not fit a URL.
-                response = await self._http.post("api/v1/query", data={"query": promql_text})
-                body: Any = response.json()
+                with tracing.step("prometheus query", {"db.query.text": promql_text[:LONGEST_SHOWN]}):
+                    # POST: a long query would not fit a URL.
+                    response = await self._http.post("api/v1/query", data={"query": promql_text})
+                    body: Any = response.json()
             except httpx.HTTPError as error:
                 message = f"Prometheus at {self._called} did not answer: {str(error) or type(error).__name__}."
                 raise UnavailableError(message) from error

@@ -117,14 +117,14 @@ class Accounts:
     def turn(self, scope: str) -> Turn:
         """How asking stands."""
         columns = (turns.c.next_at, turns.c.read_at, turns.c.failures, turns.c.reason, turns.c.message)
-        with self._database.guard(), self._database.reader.connect() as connection:
+        with self._database.guard(), self._database.reading() as connection:
             row = connection.execute(sa.select(*columns).where(turns.c.scope == scope)).one_or_none()
         return Turn(*row) if row is not None else Turn()
 
     def days(self, scope: str, start: int, end: int) -> dict[int, DayRow]:
         """What the provider said of the days that begin from `start` to before `end`."""
         query = sa.select(days.c.day, days.c.input, days.c.output, days.c.picodollars, days.c.other)
-        with self._database.guard(), self._database.reader.connect() as connection:
+        with self._database.guard(), self._database.reading() as connection:
             found = connection.execute(query.where(days.c.scope == scope, days.c.day >= start, days.c.day < end))
             return {day: DayRow(*row) for day, *row in found}
 
@@ -137,7 +137,7 @@ class Accounts:
             .order_by(t.spend.c.bucket)
             .limit(1)
         )
-        with self._database.guard(), self._database.reader.connect() as connection:
+        with self._database.guard(), self._database.reading() as connection:
             found = connection.scalar(query)
         return None if found is None else int(found)
 
@@ -158,7 +158,7 @@ class Accounts:
             .group_by(*columns, "slot")
         )
         empty = dict.fromkeys(Key._fields, "")
-        with self._database.guard(), self._database.reader.connect() as connection:
+        with self._database.guard(), self._database.reading() as connection:
             return [
                 Sum(
                     Key(**{**empty, **dict(zip(kept, row, strict=False))}),
@@ -176,5 +176,5 @@ class Accounts:
         return found
 
     def _write(self, work: Callable[[sa.Connection], T]) -> T:
-        with self._database.guard(), self._database.writer.begin() as connection:
+        with self._database.guard(), self._database.transaction() as connection:
             return work(connection)

@@ -15,6 +15,7 @@ from typing import Any, Final, TextIO
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from llmwarden import tracing
 from llmwarden.errors import InvalidSpecError, UnavailableError
 
 BUSY_MILLISECONDS: Final = 5000  # how long to wait for a person who reads the file with another program
@@ -79,6 +80,8 @@ class Database:
                 sa.event.listen(engine, "connect", _pragmas)
                 sa.event.listen(engine, "begin", _begin)
 
+        self._attributes = {"db.system.name": "postgresql" if self.postgresql else "sqlite"}
+
     def insert(self, table: sa.Table) -> Insert:
         """Return an INSERT that can be made an upsert."""
         return postgresql.insert(table) if self.postgresql else sqlite.insert(table)
@@ -92,6 +95,18 @@ class Database:
             cause = getattr(error, "orig", None) or error
             message = f"the database {self.name} failed: {' '.join(str(cause).split())}"
             raise UnavailableError(message) from error
+
+    @contextmanager
+    def transaction(self) -> Iterator[sa.Connection]:
+        """Begin a transaction that writes, and commit it at the end of `with`. Raises what SQLAlchemy raises: see `guard`."""
+        with tracing.span("transaction", self._attributes), self.writer.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """Open a connection for questions. Raises what SQLAlchemy raises: see `guard`."""
+        with tracing.span("read", self._attributes), self.reader.connect() as connection:
+            yield connection
 
     def least(self, *values: Any) -> sa.ColumnElement[Any]:
         """Return the smaller of two values in one row."""

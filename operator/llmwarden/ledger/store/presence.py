@@ -36,7 +36,7 @@ def share(database: Database, replica: str, pods: Pods, now: int) -> dict[str, s
         index_elements=["replica"], set_={name: insert.excluded[name] for name in ("seen_at", "pods")}
     )
     found: dict[str, set[str]] = {}
-    with database.guard(), database.writer.begin() as connection:
+    with database.guard(), database.transaction() as connection:
         connection.execute(upsert, mine)
         connection.execute(sa.delete(presence).where(presence.c.seen_at < now - STALE_SECONDS))
         for (text,) in connection.execute(sa.select(presence.c.pods).where(presence.c.replica != replica)):

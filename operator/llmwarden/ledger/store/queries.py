@@ -56,7 +56,7 @@ def read(
     if service:
         query = query.where(t.keys.c.service == service)
     width = len(Key._fields)
-    with database.reader.connect() as connection:
+    with database.reading() as connection:
         found = [
             Sum(Key(*row[:width]), int(row[width]), row[width + 1], Counts(*map(int, row[width + 2 :])))
             for row in connection.execute(query)

@@ -44,7 +44,7 @@ class Store:
         self._seen = 0  # the last change that our sums in memory have
         self._issued: set[Issued] = set()  # prices that are known in memory
         try:
-            with self.database.guard(), self.database.writer.begin() as connection:
+            with self.database.guard(), self.database.transaction() as connection:
                 schema.upgrade(connection, self.database.name)
                 self._seen = self._number(connection)
         except WardenError:
@@ -69,7 +69,7 @@ class Store:
         others: `lending.decide` was given that. Raises BehindError where `sums` must be read anew first; nothing was taken then.
         """
         with self.database.guard():
-            with self.database.writer.begin() as connection:
+            with self.database.transaction() as connection:
                 number = self._next(connection)
                 foreign, prices = self._foreign(connection, number)
                 known = merge.read(self.database, connection, reports)
@@ -94,7 +94,7 @@ class Store:
     def follow(self) -> Batch:
         """What other replicas changed since we last looked. Raises BehindError where `sums` must be read anew."""
         with self.database.guard():
-            with self.database.writer.begin() as connection:
+            with self.database.transaction() as connection:
                 number = self._number(connection)
                 foreign, prices = self._foreign(connection, number + 1)
             self._seen = number
@@ -109,7 +109,7 @@ class Store:
             .join_from(t.spend, t.keys)
             .group_by(*columns)
         )
-        with self.database.guard(), self.database.reader.connect() as connection, connection.begin():
+        with self.database.guard(), self.database.reading() as connection, connection.begin():
             seen = self._number(connection)  # of the same moment as the sums: one snapshot
             found = connection.execution_options(yield_per=_CHUNK).execute(query)
             for namespace, service, provider, model, price_id, context, tier, bucket, *values in found:
@@ -121,7 +121,7 @@ class Store:
     def last_reports(self) -> dict[str, int]:
         """When each service (`namespace/name`) was last reported, in seconds since the epoch."""
         query = sa.select(t.services.c.namespace, t.services.c.name, t.services.c.last_reported_at)
-        with self.database.guard(), self.database.reader.connect() as connection:
+        with self.database.guard(), self.database.reading() as connection:
             found = connection.execute(query.where(t.services.c.last_reported_at > 0))
             return {f"{namespace}/{name}": last for namespace, name, last in found}
 
@@ -129,17 +129,17 @@ class Store:
 
     def lease_state(self) -> list[leases.Holding]:
         """Every outstanding balance."""
-        with self.database.guard(), self.database.reader.connect() as connection:
+        with self.database.guard(), self.database.reading() as connection:
             return leases.state(connection)
 
     def silent(self, after: int, before: int, most: int) -> list[leases.Silent]:
         """Journals that have not ended and last reported between these times (seconds since the epoch), oldest first."""
-        with self.database.guard(), self.database.reader.connect() as connection:
+        with self.database.guard(), self.database.reading() as connection:
             return leases.silent(connection, after, before, most)
 
     def release(self, journal_ids: Iterable[int]) -> list[int]:
         """End journals whose pods are confirmed dead, and their leases; returns those that had not ended."""
-        with self.database.guard(), self.database.writer.begin() as connection:
+        with self.database.guard(), self.database.transaction() as connection:
             # Under the lock, as all that writes journals and leases: two that wrote them in another order would wait for each other.
             connection.execute(_LOCK)
             return leases.release(connection, journal_ids)
@@ -148,22 +148,22 @@ class Store:
 
     def hold(self, told: Sequence[gpu.PodSpan]) -> None:
         """Take what pods hold, in one transaction; returns once it is on the disk."""
-        with self.database.guard(), self.database.writer.begin() as connection:
+        with self.database.guard(), self.database.transaction() as connection:
             gpu.take(self.database, connection, self._next(connection), told)
 
     def held(self, after: int, since: int) -> tuple[list[gpu.HeldSum], int]:
         """GPU time that changed after a change number (-1: all), of buckets from `since` on, and the number to ask with next."""
-        with self.database.guard(), self.database.reader.connect() as connection:
+        with self.database.guard(), self.database.reading() as connection:
             return gpu.held(connection, after, since)
 
     def lose(self, before: int) -> list[gpu.Lost]:
         """Mark pods whose end nobody saw, last told of before a time (milliseconds since the epoch); returns the new ones."""
-        with self.database.guard(), self.database.writer.begin() as connection:
+        with self.database.guard(), self.database.transaction() as connection:
             return gpu.lose(connection, before)
 
     def lost(self, since: int) -> Mapping[str, int]:
         """By service, how many pods were lost since a time (milliseconds since the epoch)."""
-        with self.database.guard(), self.database.reader.connect() as connection:
+        with self.database.guard(), self.database.reading() as connection:
             return gpu.lost(connection, since)
 
     # Size -------------------------------------------------------------------------------------------------------------
@@ -189,7 +189,7 @@ class Store:
 
     def compact(self, now: int, keep: int) -> Compacted:
         """Take a step in dropping detail older than `keep` seconds; sums stay. Call it until it does nothing."""
-        with self.database.guard(), self.database.writer.begin() as connection:
+        with self.database.guard(), self.database.transaction() as connection:
             connection.execute(_LOCK)
             return compact.step(self.database, connection, now, keep)
 
@@ -210,20 +210,20 @@ class Store:
             )
             issued.append(record.issued._asdict())
         if prices:
-            with self.database.guard(), self.database.writer.begin() as connection:
+            with self.database.guard(), self.database.transaction() as connection:
                 connection.execute(self.database.insert(t.prices).on_conflict_do_nothing(), prices)
                 connection.execute(self.database.insert(t.issued).on_conflict_do_nothing(), issued)
 
     def prices(self) -> dict[Issued, Rates]:
         """Every price that was handed out, by its id and what it was handed out for."""
-        with self.database.guard(), self.database.reader.connect() as connection:
+        with self.database.guard(), self.database.reading() as connection:
             found = _prices(connection, sa.true())
         self._issued.update(found)
         return found
 
     def labels(self) -> dict[str, dict[str, str]]:
         """Last known labels of every service (`namespace/name`)."""
-        with self.database.guard(), self.database.reader.connect() as connection:
+        with self.database.guard(), self.database.reading() as connection:
             found = connection.execute(sa.select(t.services.c.namespace, t.services.c.name, t.services.c.labels))
             return {
                 f"{namespace}/{name}": msgspec.json.decode(raw, type=dict[str, str]) for namespace, name, raw in found
@@ -240,13 +240,13 @@ class Store:
             upsert = statement.on_conflict_do_update(
                 index_elements=["namespace", "name"], set_={"labels": statement.excluded["labels"]}
             )
-            with self.database.guard(), self.database.writer.begin() as connection:
+            with self.database.guard(), self.database.transaction() as connection:
                 connection.execute(upsert, values)
 
     def size(self) -> int:
         """Bytes on the disk, the write-ahead log included; of PostgreSQL what it says."""
         if self.database.postgresql:
-            with self.database.guard(), self.database.reader.connect() as connection:
+            with self.database.guard(), self.database.reading() as connection:
                 return int(connection.scalar(sa.text("SELECT pg_database_size(current_database())")) or 0)
         total = 0
         for suffix in ("", "-wal"):
