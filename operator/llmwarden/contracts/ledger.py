@@ -54,9 +54,11 @@ Leases
 """
 
 import datetime as dt
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
+
+REPORT_PATH: Final = "/v1/report"
 
 BudgetState = Literal["Open", "Warned", "Exceeded"]
 BudgetAction = Literal["Alert", "Throttle", "Block", "Fallback"]
