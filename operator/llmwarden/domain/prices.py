@@ -80,12 +80,12 @@ def rates(entry: PriceEntry) -> Rates:
     for variant in entry.variants:
         key = (variant.tier or "", variant.min_input_tokens or 0)
         if key == ("", 0) or key in variants:
-            message = "each variant of a price needs a minInputTokens or a tier that no other has"
+            message = "each variant of a price needs a minInputTokens or a tier that no other variant has"
             raise InvalidSpecError(message)
         variants[key] = _kinds(variant, entry)
     if entry.batch_discount_percent is not None:
         if any(tier == BATCH for tier, _ in variants):
-            message = "a price has batchDiscountPercent or a variant for the tier batch, not both"
+            message = "a price may have batchDiscountPercent or a variant for the tier batch, but not both"
             raise InvalidSpecError(message)
         ordinary = {("", 0): plain, **{key: price for key, price in variants.items() if not key[0]}}
         for (_, context), price in ordinary.items():

@@ -117,7 +117,7 @@ class ModelPriceSpec(Model):
             ),
             rule(
                 "self.prices.all(p, !has(p.batchDiscountPercent) || !has(p.variants) || !p.variants.exists(v, has(v.tier) && v.tier == 'batch'))",
-                "a price has batchDiscountPercent or a variant for the tier batch, not both",
+                "a price may have batchDiscountPercent or a variant for the tier batch, but not both",
                 ".prices",
             ),
             rule(

@@ -297,7 +297,7 @@ class Admission:
             return Denied(
                 outcome.budget,
                 "insufficient_quota",
-                "LLM Warden: the budget is used up, and the request is too large or encoded: its model cannot be changed to the fallback",
+                "LLM Warden: the budget is used up, and the request is too large or encoded, so its model cannot be changed to the fallback",
             )
         return outcome
 
