@@ -197,7 +197,7 @@ def _latency() -> list[Panel]:
         repeated(LATENCIES, "Quantiles over 5 minutes.", *_quantiles("$latency"), unit="s", across=3),
         graph(
             "Where a call's time goes",
-            "A longer first part means a queue or longer prompts. A longer second part means a busy engine or longer answers.",
+            "First token: a queue or longer prompts. Answer: a busy engine or longer answers.",
             "s",
             (f"llmservice:ttft_seconds:mean_5m{{{OF}}} or {ZERO}", "to the first token"),
             (f"llmservice:writing_seconds:mean_5m{{{OF}}} or {ZERO}", "writing the answer"),
@@ -211,7 +211,7 @@ def _latency() -> list[Panel]:
         ),
         graph(
             "Answer by model, p95",
-            "If one line is above the others, that model is slow.",
+            "A line above the others is a slow model.",
             "s",
             (f"histogram_quantile(0.95, {by_model})", _by(MODEL)),
             coarse=True,
@@ -349,7 +349,7 @@ def _proxy(namespace: str) -> list[Panel]:
         ),
         graph(
             "Lost or late",
-            "Per minute: dropped spans, failed journal writes, unanswered requests to the ledger.",
+            "Per minute: dropped spans, failed journal writes, unanswered requests.",
             "short",
             (f"60 * {names.RECORD_LOST}{{{OF}}} or {ZERO}", "{{what}}"),
         ),
