@@ -34,10 +34,19 @@ _KEPT_STRUCTS: Final = "kept_structs"
 HOT: Final = {
     "bytes": ("http.http1", "http.server", "http.exchange", "http.upstream", "seam"),
     "calls": tuple(
-        f"calls.{name}" for name in ("service", "call", "admission", "settle", "signals", "estimate", "credentials")
+        f"calls.{name}"
+        for name in (
+            "service", "route", "call", "admission", "settle", "signals", "rate_limits", "estimate", "credentials",
+        )
     ),
-    "money": tuple(f"money.{name}" for name in ("gate", "lease", "prices", "refusals", "journal")),
-    "telemetry": ("record", "telemetry.registry", "telemetry.metrics", "telemetry.spans", "clock"),
+    "money": tuple(
+        f"money.{name}"
+        for name in ("accounts", "gate", "journal", "lease", "ledger_view", "prices", "refusals", "tariff")
+    ),
+    "telemetry": (
+        "record", "sinks", "clock",
+        *(f"telemetry.{name}" for name in ("registry", "metrics", "trace", "otlp", "spans")),
+    ),
     "dialects": tuple(
         f"dialects.{name}"
         for name in (

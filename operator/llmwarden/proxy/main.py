@@ -1,4 +1,8 @@
-"""`python -m llmwarden proxy`: starts the sidecar, and drains it on SIGTERM."""
+"""`python -m llmwarden proxy`: starts the sidecar, and drains it on SIGTERM.
+
+Here is the one list of sinks, which get the record of every finished call (`fixed_sinks`). A program that wants the records as well starts the proxy
+by `main([], sinks=[its_own])`; tests/proxy/test_sinks.py does so.
+"""
 
 import asyncio
 import gc
@@ -9,6 +13,7 @@ import signal
 import ssl
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,18 +24,21 @@ from llmwarden.contracts.sidecar import Limits, Route, Settings
 from llmwarden.errors import InvalidSpecError
 from llmwarden.proxy import settings as configuration
 from llmwarden.proxy.admin import Admin
-from llmwarden.proxy.calls.service import MeteredService, Shared
+from llmwarden.proxy.calls.route import Shared
+from llmwarden.proxy.calls.service import MeteredService
 from llmwarden.proxy.dialects import found
 from llmwarden.proxy.http import egress
 from llmwarden.proxy.http.client import Client, ClientError
 from llmwarden.proxy.http.server import Endpoint
 from llmwarden.proxy.http.upstream import Pool
+from llmwarden.proxy.money.accounts import Accounts
 from llmwarden.proxy.money.gate import Gate
 from llmwarden.proxy.money.journal import Journal
-from llmwarden.proxy.money.prices import PriceBook
+from llmwarden.proxy.money.ledger_view import LedgerView
 from llmwarden.proxy.reporter import Reporter
 from llmwarden.proxy.seam import Service
 from llmwarden.proxy.settings import Identity, parse_origin
+from llmwarden.proxy.sinks import Sink, Sinks
 from llmwarden.proxy.telemetry.metrics import Metrics, wants_latest
 from llmwarden.proxy.telemetry.spans import Exporter
 
@@ -46,7 +54,7 @@ _LAST_SPANS_SECONDS: Final = 2.0
 class Proxy:
     """One sidecar: its routes, its account, its background tasks."""
 
-    def __init__(self, settings: Settings, identity: Identity) -> None:
+    def __init__(self, settings: Settings, identity: Identity, sinks: Sequence[Sink] = ()) -> None:
         self.settings = settings
         directory = Path(settings.journal_dir)
         self.metrics = Metrics(settings.routes, settings.limits.models, latest=wants_latest(os.environ))
@@ -60,13 +68,16 @@ class Proxy:
         if settings.otlp_endpoint:
             exporter = Exporter(identity, Client(settings.otlp_endpoint, tls), self.metrics.spans_dropped.inc)
         self.exporter = exporter
+        ledger, gate = LedgerView(), Gate()
+        accounts = Accounts(ledger, self.journal, self.metrics.capped)
         self.shared = Shared(
             identity=identity,
-            gate=Gate(),
-            book=PriceBook(),
+            ledger=ledger,
+            gate=gate,
             journal=self.journal,
+            accounts=accounts,
             metrics=self.metrics,
-            exporter=exporter,
+            sinks=fixed_sinks(accounts, gate, self.metrics, exporter, sinks),
             limits=settings.limits,
         )
         self.reporter: Reporter | None = None
@@ -178,6 +189,14 @@ class Proxy:
                 self._journal_errors = self.journal.errors
 
 
+def fixed_sinks(
+    accounts: Accounts, gate: Gate, metrics: Metrics, exporter: Exporter | None, others: Sequence[Sink] = ()
+) -> Sinks:
+    """All sinks, in order: what is on disk and charged comes before what is only shown. Without an exporter no call pays for spans."""
+    spans: tuple[Sink, ...] = (exporter,) if exporter is not None else ()
+    return Sinks((accounts, gate, metrics, *spans, *others), metrics.count_sink_failure)
+
+
 def _service(route: Route, metered: MeteredService, limits: Limits, ca_file: str | None) -> tuple[Service, Limits]:
     """A route's service. Calls to Bedrock are signed over their host, and so signed again; their bodies are held whole for it."""
     if route.backend != "Bedrock":
@@ -219,13 +238,13 @@ def _complain(task: asyncio.Task[None]) -> None:
         _LOG.error("a background task died; /livez fails from now on", exc_info=error)
 
 
-async def _run(settings: Settings, identity: Identity, begun: float) -> int:
+async def _run(settings: Settings, identity: Identity, sinks: Sequence[Sink], begun: float) -> int:
     _allow_descriptors()
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    proxy = Proxy(settings, identity)
+    proxy = Proxy(settings, identity, sinks)
     try:
         await proxy.start()
     except OSError as error:
@@ -247,8 +266,11 @@ async def _run(settings: Settings, identity: Identity, begun: float) -> int:
     return 0
 
 
-def main(argv: list[str]) -> int:
-    """Run until SIGTERM; returns the exit status. `argv` must be empty: everything stands in the environment."""
+def main(argv: list[str], sinks: Sequence[Sink] = ()) -> int:
+    """Run until SIGTERM; returns the exit status. `argv` must be empty: everything stands in the environment.
+
+    `sinks` get the record of every finished call after the proxy's own sinks.
+    """
     begun = time.perf_counter()
     logging.basicConfig(
         stream=sys.stderr,
@@ -264,4 +286,4 @@ def main(argv: list[str]) -> int:
         _LOG.error("%s", error)
         return 2
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_run(settings, identity, begun))
+        return runner.run(_run(settings, identity, sinks, begun))

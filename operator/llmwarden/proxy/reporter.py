@@ -15,9 +15,10 @@ import msgspec
 from llmwarden import names
 from llmwarden.contracts.ledger import Config, ErrorAnswer, PodRef, Price, Report, ReportAnswer
 from llmwarden.contracts.sidecar import Ledger
-from llmwarden.proxy.calls.service import Shared, decode_config
+from llmwarden.proxy.calls.route import Shared
 from llmwarden.proxy.http.client import Answer, Client, ClientError
 from llmwarden.proxy.money.gate import Short
+from llmwarden.proxy.money.ledger_view import decode_config
 from llmwarden.proxy.saved import MOST_PRICES, Saved, SavedPrice
 
 _LOG: Final = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ _NOT_MODIFIED: Final = 304
 
 
 class Reporter:
-    """Talks to the ledger until cancelled; what it learns goes into `Shared`."""
+    """Talks to the ledger until cancelled; what it learns goes into `Shared.ledger`."""
 
     def __init__(self, ledger: Ledger, services: list[str], shared: Shared, journal_dir: Path) -> None:
         self._ledger = ledger
@@ -63,17 +64,18 @@ class Reporter:
         self._soon = asyncio.Event()  # a call waits for a lease
         self._again = 0.0  # seconds until that may be asked for again
         self._granted: set[asyncio.Future[None]] = set()
-        shared.ask = self.ask
-        shared.more = self.more
-        shared.ask_soon = self.ask_soon
+        view = shared.ledger
+        view.ask_price = self.ask_price
+        view.ask_price_soon = self.ask_price_soon
+        view.ask_lease = self.ask_lease
 
     def restore(self) -> None:
         """Begin with the configuration and the prices of the last run, if this pod has any: see `saved`."""
         config = self._saved.config()
         if config is not None:
             self._apply(config)
-        for kept in self._saved.prices():
-            self._learn(kept.service, kept.model, kept.generation, kept.price)
+        for saved in self._saved.prices():
+            self._learn(saved.service, saved.model, saved.generation, saved.price)
 
     # Configuration.
 
@@ -94,7 +96,7 @@ class Reporter:
             await asyncio.sleep(max(_MIN_POLL_SECONDS - (time.monotonic() - begun), 0))
 
     async def _poll(self) -> None:
-        config = self._shared.config
+        config = self._shared.ledger.config
         query = urlencode(
             {
                 "contract": names.CONTRACT,
@@ -120,35 +122,35 @@ class Reporter:
             self._shared.metrics.journal_errors.inc()
 
     def _apply(self, config: Config) -> None:
-        self._shared.config = config
+        self._shared.ledger.config = config
         self._shared.gate.configure(config)
         for budget in config.budgets.values():
             if budget.fallback_model:
                 self._shared.metrics.reserve(budget.fallback_model)
         self._set_interval(config.report_interval_seconds)
         if config.now is not None:
-            self._shared.clock.told(config.now.timestamp())
+            self._shared.ledger.clock.told(config.now.timestamp())
 
     def _set_interval(self, seconds: float) -> None:
         self._interval = self._shared.gate.interval = max(seconds, 0.1)
 
     # Prices.
 
-    def ask_soon(self, service: str, model: str) -> None:
+    def ask_price_soon(self, service: str, model: str) -> None:
         """Ask for a price in the background, unless that is under way or was tried just now."""
-        if (service, model) not in self._asking and self._shared.prices.should_ask(
-            service, model, self._shared.clock()
+        if (service, model) not in self._asking and self._shared.ledger.prices.should_ask(
+            service, model, self._shared.ledger.clock()
         ):
             self._start(service, model)
 
-    async def ask(self, service: str, model: str) -> None:
+    async def ask_price(self, service: str, model: str) -> None:
         """Ask for a price now; returns once the ledger has said it for the present generation of prices, after two seconds at most.
 
         A ledger that restarts, or a replica that is a moment behind, is asked again meanwhile. Returns at once where the ledger has not
         answered anything for a while, or a call has just waited in vain for the same: then it is asked in the background only.
         """
         key, loop = (service, model), asyncio.get_running_loop()
-        if self._shared.gate.lost(self._shared.clock()) or loop.time() < self._vain.get(key, 0.0):
+        if self._shared.gate.lost(self._shared.ledger.clock()) or loop.time() < self._vain.get(key, 0.0):
             return
         deadline = loop.time() + _PRICE_SECONDS
         while (left := deadline - loop.time()) > 0:
@@ -171,7 +173,7 @@ class Reporter:
     async def _fetch(self, service: str, model: str) -> bool:
         """Ask once; returns whether the ledger has said it for the generation of prices that holds now."""
         shared = self._shared
-        generation = shared.price_generation(service)
+        generation = shared.ledger.price_generation(service)
         query = urlencode({"contract": names.CONTRACT, "service": service, "model": model})
         try:
             answer = await self._price_client.request(
@@ -188,28 +190,28 @@ class Reporter:
             self._learn(service, model, generation, price)
             if price.picodollars is not None and self._saving is None:
                 self._saving = asyncio.get_running_loop().call_later(_SAVE_SECONDS, self._save_prices)
-            if generation == shared.price_generation(service):
+            if generation == shared.ledger.price_generation(service):
                 self._vain.pop((service, model), None)
                 return True
-            shared.prices.should_ask(service, model, shared.clock())  # not again with every call
+            shared.ledger.prices.should_ask(service, model, shared.ledger.clock())  # not again with every call
         return False
 
     def _learn(self, service: str, model: str, generation: str, price: Price) -> None:
-        self._shared.prices.put(service, model, generation, price)
+        self._shared.ledger.prices.put(service, model, generation, price)
         if price.picodollars is not None:
             self._shared.metrics.reserve(model)
 
     def _save_prices(self) -> None:
         self._saving = None
-        known = self._shared.prices.known(MOST_PRICES)
+        newest = self._shared.ledger.prices.newest(MOST_PRICES)
         try:
-            self._saved.keep_prices([SavedPrice(*one) for one in known])
+            self._saved.keep_prices([SavedPrice(*one) for one in newest])
         except OSError:
             self._shared.metrics.journal_errors.inc()
 
     # Leases.
 
-    async def more(self, short: Short, seconds: float) -> None:
+    async def ask_lease(self, short: Short, seconds: float) -> None:
         """Ask for a lease now; returns at the next answer, or after so many seconds."""
         gate = self._shared.gate
         gate.waits(short)
@@ -262,7 +264,7 @@ class Reporter:
             return min(self._interval, _FIRST_SECONDS)  # what a former process left may be waiting
         if failures:
             return max(self._interval, _backoff(failures))
-        reset = self._shared.gate.next_reset(self._shared.clock())
+        reset = self._shared.gate.next_reset(self._shared.ledger.clock())
         return self._interval if reset is None else min(self._interval, max(reset, _MIN_RESET_SECONDS))
 
     async def finish(self) -> None:
@@ -282,7 +284,7 @@ class Reporter:
             bool(self._shared.journal.pending(1))
             or time.monotonic() - self._reported_at >= _HEARTBEAT_SECONDS
             or self._shared.gate.has_business()
-            or self._shared.gate.next_reset(self._shared.clock()) == 0
+            or self._shared.gate.next_reset(self._shared.ledger.clock()) == 0
         )
 
     async def _send(self, *, final: bool) -> None:
@@ -300,7 +302,7 @@ class Reporter:
                 rows=rows,
                 final=final and last,
                 # With the last rows only: a balance says what remains without all that is used.
-                leases=gate.leases(self._shared.clock(), final=final) if last else (),
+                leases=gate.leases(self._shared.ledger.clock(), final=final) if last else (),
             )
             answer = await self._report_client.request(
                 "POST",
@@ -315,7 +317,7 @@ class Reporter:
             except msgspec.DecodeError as error:
                 raise _unreadable(error) from error
             self._take(accepted)
-            journal.acknowledge(rows, self._shared.clock())
+            journal.acknowledge(rows, self._shared.ledger.clock())
             gate.acknowledge(told, accepted.budgets, accepted.now)
             self._reported_at = time.monotonic()
             self._shared.metrics.last_report.set(time.time())
@@ -323,7 +325,7 @@ class Reporter:
                 self._answered()
             elif not gate.failing_since:
                 # It takes reports but grants nothing: it does not know the budgets yet, or its database failed in between.
-                gate.failing_since = self._shared.clock()
+                gate.failing_since = self._shared.ledger.clock()
             if last:
                 return
 
@@ -331,10 +333,10 @@ class Reporter:
         """The ledger's clock, the next interval, and what it grants: one report is on its way at a time, so this answers the latest."""
         shared = self._shared
         if answer.now is not None:
-            shared.clock.told(answer.now.timestamp())
+            shared.ledger.clock.told(answer.now.timestamp())
         if answer.report_interval_seconds is not None:
             self._set_interval(answer.report_interval_seconds)
-        shared.gate.granted(answer.leases, shared.clock())
+        shared.gate.granted(answer.leases, shared.ledger.clock())
         later = [grant.retry_seconds for grant in answer.leases if grant.retry_seconds]
         self._again = min(later) if later else 0.0
         self._wake()
@@ -362,7 +364,7 @@ class Reporter:
     def _failed(self, error: ClientError) -> None:
         self._shared.metrics.ledger_errors.labels(error.reason).inc()
         if not self._shared.gate.failing_since:
-            self._shared.gate.failing_since = self._shared.clock()
+            self._shared.gate.failing_since = self._shared.ledger.clock()
         text = str(error)
         if text != self._complained:  # once, not at every try
             self._complained = text

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from llmwarden.contracts.ledger import Config, Price
-from llmwarden.proxy.calls.service import decode_config
+from llmwarden.proxy.money.ledger_view import decode_config
 
 MOST_PRICES: Final = 200
 _CONFIG: Final = "config.json"

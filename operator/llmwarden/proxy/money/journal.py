@@ -25,8 +25,8 @@ _LABELS: Final = 200  # sets of labels per bucket: more are counted under OTHER,
 OTHER: Final = Labels("other", "other", "other")
 
 
-class Key(NamedTuple):
-    """What calls are counted by (wire.Row)."""
+class AccountKey(NamedTuple):
+    """What tells one account from another: the key of a row of the report (contracts.ledger.Row)."""
 
     service: str
     provider: str
@@ -60,7 +60,7 @@ class Account:
     dirty: bool = True  # not yet acknowledged as it is
     gone: bool = False  # the journal has forgotten it: what is counted here is lost
 
-    def __init__(self, key: Key) -> None:
+    def __init__(self, key: AccountKey) -> None:
         self.key = key
         self.provider = key.provider
         self.price_id = key.price_id
@@ -131,7 +131,7 @@ class Journal:
     def __init__(self, directory: Path, pod_uid: str) -> None:
         self._path = directory / _NAME
         self._pod_uid = pod_uid
-        self._rows: dict[Key, Account] = {}
+        self._rows: dict[AccountKey, Account] = {}
         self._labels: dict[int, set[Labels]] = {}  # by bucket
         self._open: dict[int, list[Any]] = {}  # streams under way, by number
         self._number = 0
@@ -149,7 +149,7 @@ class Journal:
 
     # Calls.
 
-    def open(self, key: Key, tokens: Tokens) -> int:
+    def open(self, key: AccountKey, tokens: Tokens) -> int:
         """Note a stream under way with what it has used at least; returns its number. The bucket is that of its end."""
         self._number += 1
         record = ["o", self._number, *key[:4], tokens.input, tokens.output, *key[5:]]
@@ -159,12 +159,12 @@ class Journal:
 
     def bounded(self, bucket: int, labels: Labels) -> Labels:
         """The labels, or OTHER where a bucket has too many already."""
-        known = self._labels.setdefault(bucket, set())
-        if labels in known:
+        sets = self._labels.setdefault(bucket, set())
+        if labels in sets:
             return labels
-        if len(known) >= _LABELS:
+        if len(sets) >= _LABELS:
             return OTHER
-        known.add(labels)
+        sets.add(labels)
         return labels
 
     def progress(self, number: int, output: int) -> None:
@@ -174,7 +174,7 @@ class Journal:
             record[7] = output
             self._write(record)
 
-    def account(self, key: Key) -> Account:
+    def account(self, key: AccountKey) -> Account:
         """The totals of a key; whoever remembers them looks at `gone` before the next call is counted there."""
         account = self._rows.get(key)
         if account is None:
@@ -188,7 +188,7 @@ class Journal:
         *,
         error: bool = False,
         estimated: bool = False,
-        times: tuple[int, int, int] = NO_TIMES,  # wire.Row: busy_ms, prefill_ms, decode_ms
+        times: tuple[int, int, int] = NO_TIMES,  # contracts.ledger.Row: busy_ms, prefill_ms, decode_ms
         number: int = 0,
     ) -> None:
         """Count a finished call (and end the stream `number`), on disk before its last byte is released."""
@@ -220,8 +220,8 @@ class Journal:
 
     def pending(self, limit: int) -> tuple[Row, ...]:
         """At most `limit` rows that the ledger has not acknowledged as they are, oldest first."""
-        found = sorted((item for item in self._rows.values() if item.dirty), key=lambda item: item.key.bucket)
-        return tuple(_row(item) for item in found[:limit])
+        dirty = sorted((item for item in self._rows.values() if item.dirty), key=lambda item: item.key.bucket)
+        return tuple(_row(item) for item in dirty[:limit])
 
     def acknowledge(self, rows: tuple[Row, ...], now: float) -> None:
         """Mark what was sent and has not grown since; forget what closed long ago."""
@@ -336,7 +336,7 @@ class Journal:
         """Charge each stream that died with its process once: for what it is known to have used, labelled estimated."""
         for _, _, service, provider, model, price_id, read, written, *more in self._open.values():
             tokens = Tokens(input=read, output=written)
-            key = Key(service, provider, model, price_id, self._died_in(), *more)
+            key = AccountKey(service, provider, model, price_id, self._died_in(), *more)
             self.account(key).count(tokens, NO_TIMES, error=True, estimated=True)
             self.orphans += 1
         self._open.clear()
@@ -367,9 +367,9 @@ def _row(account: Account) -> Row:
     )
 
 
-def _key_of(row: Row) -> Key:
+def _key_of(row: Row) -> AccountKey:
     labels = row.labels
-    return Key(
+    return AccountKey(
         row.service,
         row.provider,
         row.model,
@@ -391,6 +391,6 @@ def _parse(line: bytes) -> list[Any] | None:
     return record if isinstance(record, list) else None
 
 
-def _key(value: list[Any]) -> Key:
+def _key(value: list[Any]) -> AccountKey:
     service, provider, model, price_id, bucket, *more = value
-    return Key(service, provider, model, price_id, int(bucket), *more)
+    return AccountKey(service, provider, model, price_id, int(bucket), *more)

@@ -13,10 +13,12 @@ _RETRY_SECONDS = 5.0  # after a question that the ledger did not answer
 _ENTRIES = 1000
 
 
-class Known(msgspec.Struct, frozen=True):
-    """A ledger's answer: with `price_id` None, that it knows no price; with "", a provisional one, whose calls are reported without an id. `window` is the model's, in tokens, 0 where it is not known."""
+class Quote(msgspec.Struct, frozen=True):
+    """The ledger's answer about a model's price. `window` is the model's context window in tokens, 0 where it is not known."""
 
-    price_id: str | None
+    price_id: (
+        str | None
+    )  # None: the ledger knows no price; "": a provisional price, whose calls are reported without an id
     rates: Rates | None
     window: int = 0
     # The dearest that a token of input, a token of output and a request can be, whatever the context, the tier and the kind.
@@ -32,9 +34,9 @@ class Known(msgspec.Struct, frozen=True):
 
     def charge(self, tokens: Tokens, tier: str) -> int:
         """What budgets are charged: the cost; where only its tier has no price, what it is in the dearest that has one."""
-        known = self.cost(tokens, tier)
-        if known is not None or self.rates is None:
-            return known or 0
+        exact = self.cost(tokens, tier)
+        if exact is not None or self.rates is None:
+            return exact or 0
         return cost(tokens, dearest(self.rates), requests=1)
 
     def at_most(self, tokens_in: int, tokens_out: int) -> int | None:
@@ -46,8 +48,8 @@ class Known(msgspec.Struct, frozen=True):
 
 
 class _Slot(msgspec.Struct):
-    known: Known | None = None
-    price: Price | None = None  # the answer that `known` was made of
+    quote: Quote | None = None
+    price: Price | None = None  # the answer that `quote` was made of
     generation: str = ""
     valid_until: float = 0.0  # 0: until the generation changes
     asked_at: float = 0.0
@@ -59,19 +61,19 @@ class PriceBook:
     def __init__(self) -> None:
         self._slots: dict[tuple[str, str], _Slot] = {}
 
-    def get(self, service: str, model: str, generation: str, now: float) -> Known | None:
+    def get(self, service: str, model: str, generation: str, now: float) -> Quote | None:
         """The price, or that there is none; None when the ledger has not said (for this generation)."""
         slot = self._slots.get((service, model))
-        if slot is None or slot.known is None or slot.generation != generation:
+        if slot is None or slot.quote is None or slot.generation != generation:
             return None
         if slot.valid_until and now >= slot.valid_until:
             return None
-        return slot.known
+        return slot.quote
 
-    def last(self, service: str, model: str) -> Known | None:
+    def last(self, service: str, model: str) -> Quote | None:
         """The last answer, fresh or not: better than none while a new one is on its way."""
         slot = self._slots.get((service, model))
-        return slot.known if slot is not None else None
+        return slot.quote if slot is not None else None
 
     def should_ask(self, service: str, model: str, now: float) -> bool:
         """Whether it is time to ask; notes that it was done."""
@@ -92,20 +94,20 @@ class PriceBook:
         if price_id is not None and price.picodollars is not None:
             rates = Rates(price.picodollars, price.variants)
         self._slots[service, model] = _Slot(
-            known=Known(price_id, rates, price.window, _dearest(rates)),
+            quote=Quote(price_id, rates, price.window, _dearest(rates)),
             price=price,
             generation=generation,
             valid_until=price.valid_until.timestamp() if price.valid_until is not None else 0.0,
         )
 
-    def known(self, most: int) -> list[tuple[str, str, str, Price]]:
+    def newest(self, most: int) -> list[tuple[str, str, str, Price]]:
         """(service, model, generation, answer) of models that have a price: the newest, so many at most."""
-        found = [
+        answers = [
             (service, model, slot.generation, slot.price)
             for (service, model), slot in self._slots.items()
-            if slot.price is not None and slot.known is not None and slot.known.price_id is not None
+            if slot.price is not None and slot.quote is not None and slot.quote.price_id is not None
         ]
-        return found[-most:]
+        return answers[-most:]
 
 
 def _dearest(rates: Rates | None) -> tuple[int, int, int]:

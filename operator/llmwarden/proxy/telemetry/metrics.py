@@ -69,7 +69,7 @@ class Series:
         self._queue: Distribution | None = None
         self._context: Distribution | None = None
         self._cost: Value = metrics.cost.labels(*labels)
-        # From the first call on: nothing uncosted is known then, and a panel or a rule must be able to say so.
+        # Create the series at the first call, so that panels and rules read 0 instead of no data.
         self._uncosted: Value = metrics.uncosted.labels(*labels)
 
     def refused(self, error: str, status: int) -> None:
@@ -267,6 +267,11 @@ class Metrics:
         self.journal_errors = self._counter(
             names.METRIC_JOURNAL_ERRORS, "Writes to the journal that failed; the calls were served", ()
         ).labels()
+        self.sink_errors = self._counter(
+            names.METRIC_SINK_ERRORS,
+            "Finished calls that one of the proxy's sinks (journal, gate, metrics, spans) failed on",
+            ("sink",),
+        )
         self.ledger_errors = self._counter(
             names.METRIC_LEDGER_ERRORS, "Questions to the ledger that it did not answer, by reason", ("reason",)
         )
@@ -286,6 +291,27 @@ class Metrics:
             Renamed(self.registry, names.LATEST[family.name], family)
         for kind, name in names.LATEST_TOKENS.items():
             Renamed(self.registry, name, self.tokens, only=(names.LABEL_M_TOKEN_TYPE, kind))
+
+    def finished(self, record: Record) -> None:
+        """Count a finished or refused call (the metrics are a sink)."""
+        service, answer = record.service, record.answer
+        if record.retry:
+            self.retried.labels(service, record.retry).inc()
+        if record.refused:
+            self.refused.labels(service, record.budget).inc()
+            series = self.series(service, record.provider, record.operation, record.asked.model, "")
+            series.refused(record.error, record.status)
+            return
+        if record.estimated:
+            self.estimated.labels(service).inc()
+        if answer.malformed:
+            self.malformed.labels(service).inc(answer.malformed)
+        model = record.asked.model or answer.model
+        self.series(service, record.provider, record.operation, model, answer.model).record(record)
+
+    def count_sink_failure(self, sink: str) -> None:
+        """Count a finished call that a sink failed on."""
+        self.sink_errors.labels(sink).inc()
 
     def series(self, service: str, provider: str, operation: str, asked: str, answered: str) -> Series:
         """The children of these labels; a model beyond the cap is `other`."""
