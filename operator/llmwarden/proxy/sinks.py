@@ -14,6 +14,8 @@ from llmwarden.proxy.record import Record
 _LOG: Final = logging.getLogger("llmwarden.proxy")
 _LOG_SECONDS: Final = 60.0  # between two log lines about the same sink
 
+_Method = Callable[[Record], None]
+
 
 class Sink(Protocol):
     """Takes records. It runs in the event loop before the answer's last bytes go out: it must neither wait nor compute for long."""
@@ -26,17 +28,19 @@ class Sinks:
     """Hands each record to every sink, in order. A sink that raises disturbs neither the call nor the other sinks."""
 
     def __init__(self, sinks: tuple[Sink, ...], count_failure: Callable[[str], None]) -> None:
-        self._sinks = sinks
+        # The methods, not the sinks: they need not be looked up for each call.
+        self._methods: tuple[_Method, ...] = tuple([sink.finished for sink in sinks])
+        self._names: dict[_Method, str] = {sink.finished: type(sink).__name__ for sink in sinks}
         self._count_failure = count_failure  # gets the name of the sink's class
         self._logged: dict[str, float] = {}  # when a sink's failure was last logged, by its class
 
     def finished(self, record: Record) -> None:
         """Hand the record on."""
-        for sink in self._sinks:
+        for finished in self._methods:
             try:
-                sink.finished(record)
+                finished(record)
             except Exception as error:  # noqa: BLE001 - whatever a sink does wrong, the call goes on
-                self._failed(type(sink).__name__, error)
+                self._failed(self._names[finished], error)
 
     def _failed(self, name: str, error: Exception) -> None:
         self._count_failure(name)

@@ -5,7 +5,7 @@ from collections.abc import Awaitable
 from typing import Final
 
 from llmwarden.proxy.calls import estimate, settle, signals
-from llmwarden.proxy.calls.admission import ADMISSIONS, FREE, Admission, Admitted, Inquiry, Refused, admit, inquire
+from llmwarden.proxy.calls.admission import FREE, Admission, Admitted, Inquiry, Refused, admit, inquire
 from llmwarden.proxy.calls.route import Deferred, Opened
 from llmwarden.proxy.dialects import shape
 from llmwarden.proxy.dialects.base import Answer, Event
@@ -85,20 +85,25 @@ class MeteredCall:
             return self._poll(opened.match.poll)
         inquiry = self._inquiry = inquire(opened, self._request, self.trace, body)
         admission = admit(inquiry)
-        if isinstance(admission, ADMISSIONS):
-            return self._decided(admission, body)
+        # One class after the other: a tuple of classes takes compiled code longer.
+        if isinstance(admission, Admitted):
+            self._admitted = admission
+            return admission.forward(body)
+        if isinstance(admission, Refused):
+            return self._refuse(admission)
         return self._admit_later(admission, body)
 
     async def _admit_later(self, waiting: Awaitable[Admission], body: bytes | None) -> Decision:
-        return self._decided(await waiting, body)
-
-    def _decided(self, admission: Admission, body: bytes | None) -> Decision:
+        admission = await waiting
         if isinstance(admission, Refused):
-            self._leave()
-            self._hand_over(settle.refuse(admission))
-            return admission.answer
+            return self._refuse(admission)
         self._admitted = admission
         return admission.forward(body)
+
+    def _refuse(self, refused: Refused) -> Decision:
+        self._leave()
+        self._hand_over(settle.refuse(refused))
+        return refused.answer
 
     def _poll(self, name: str) -> Decision:
         """A question for an answer that was admitted when it was asked for first: never refused."""
