@@ -1,7 +1,7 @@
 """Settings of operator, webhook and ledger: read once from the environment, frozen, passed as an argument.
 
 The chart writes these variables; a person sets them in `values.yaml`. Lists and maps are JSON.
-(The proxy has none of these: all it needs stands in `LLMWARDEN_PROXY`, see ARCHITECTURE.md.)
+(The proxy has none of these: all it needs is in `LLMWARDEN_PROXY`, see `contracts/sidecar.py`.)
 """
 
 import json

@@ -131,7 +131,7 @@ async def running(
     registry.register(State(core, lambda: {"LLMService": core.synced}, store.size))
     registry.register(GpuState(core))
     stop, tokens = asyncio.Event(), Tokens()
-    holdings = GpuApi(core, store, writer, tokens, namespace="llmwarden-system")
+    holdings = GpuApi(core, store, writer, namespace="llmwarden-system")
     await holdings.follow()
     app = create_app(
         core,
@@ -144,7 +144,6 @@ async def running(
         questions=SpendApi(
             core,
             store,
-            tokens,
             Rights(),
             namespace="llmwarden-system",
             accounts=accounts(core, store, writer) if accounts else None,

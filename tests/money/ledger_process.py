@@ -55,7 +55,7 @@ async def run(port: int, database: str, objects: Path, clock: Path) -> None:
     writer = Writer(store, core, rebuild)
     stop = servers.stop_on_signals()
     tokens = Tokens()
-    holdings = GpuApi(core, store, writer, tokens, namespace=names.DEFAULT_NAMESPACE)
+    holdings = GpuApi(core, store, writer, namespace=names.DEFAULT_NAMESPACE)
     await holdings.follow()
     app = create_app(
         core,

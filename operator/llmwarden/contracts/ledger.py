@@ -1,19 +1,64 @@
-"""The ledger contract, version 1: what proxies, operator and ledger say to each other (operator/ARCHITECTURE.md has the rules).
+"""The ledger contract, version 1: what proxies, the operator and the ledger say to each other over HTTPS, as JSON.
 
 A proxy asks for `Config` and `Price` and sends `Report`; the operator reads `Usage` and sends `GpuReport`. What a ledger answers on
-`/v1/spend` and `/v1/reconciliation` is in modules of their own, because no sidecar needs it.
+`/v1/spend` and `/v1/reconciliation` is in modules of their own, because no sidecar needs it. Others import this module as `wire`
+(`from llmwarden.contracts import ledger as wire`): where a ledger is a value, `ledger.Usage` would read as something else.
 
-Others import this module as `wire` (`from llmwarden.contracts import ledger as wire`): in the package `llmwarden.ledger`, and wherever
-a ledger is a value, `ledger.Usage` would read as something else.
+msgspec, not pydantic: the proxy's memory is paid once per pod. Money is in picodollars, times are RFC 3339 in UTC. Unknown fields are
+ignored on both sides, so that either may be one version ahead.
 
-msgspec, not pydantic: the proxy's memory is paid once per pod. Money is in picodollars, times are RFC 3339 in UTC.
-Unknown fields are ignored on both sides, so that either may be one version ahead.
+Who may ask
+    The bearer token is a service-account token with audience `llmwarden-ledger`, checked by TokenReview. A proxy's token names its pod:
+    it may ask and report for that pod only, and for services of its namespace. The operator may read everything. Otherwise 401 or 403.
+    A version that the ledger does not speak is 409 `unsupported_contract`. Errors are `{"error": {"code": ..., "message": ...}}`.
+    Until the ledger has read the LLMServices, questions are answered 503 with `Retry-After`, so that a restart releases nobody; reports
+    are taken.
+
+`GET /v1/config?contract=1&services=a,b&generation=G&wait=25`
+    A long poll: answered at once when the generation is another than G, else after `wait` seconds with 304. A service whose state is
+    `Released` has no LLMService any more: pass through, ungated, unreported. A generation is one per namespace: it moves with budgets'
+    states and windows, prices and specs, not with every dollar.
+
+`GET /v1/price?contract=1&service=a&model=m`
+    A proxy keeps the answer until `priceGeneration` changes or `validUntil` passes. A null (no price) holds only for the generation that
+    the proxy's configuration has, because replicas may be a moment apart. No answer is not a null (docs/money.md). A self-hosted model
+    that is priced by GPU-hours is answered with `provisional: true`, no id and the present rate.
+
+`POST /v1/report`
+    Rows are cumulative and only grow; the ledger keeps the maximum per (journal, service, provider, model, priceId, bucket, context, tier,
+    labels), so duplicates and reordering change nothing. A row whose bucket is closed and acknowledged need not be sent again. A row that
+    makes no sense (a service that never was, a bucket more than a day ahead) is left out and counted, and the rest is taken: a report
+    refused for one row would be refused for ever. A row with `priceId: null` is priced by the ledger at the bucket's start, and counts as
+    uncosted while there is no price; so does an id that was never handed out for this provider and model. At most 1 MiB and 10,000 rows.
+
+Leases
+    A lease is a right to spend, of one budget and one journal; it belongs to no window. With S what is counted in the budget's present
+    window, and O the sum of all journals' balances, the ledger grants only while S + O + grant <= limit. A proxy admits a call only while
+    its balance, less what is reserved for calls under way, covers the call's upper bound; at the end it takes the call's cost off.
+
+    - A report's balance is what remains *without* its own rows. One transaction merges the rows (S grows), sets this journal's balance and
+      adds the grant. What was granted and not reported back stays outstanding: a lost answer only reserves too much, until the next report.
+    - `sequence` orders a journal's reports: the ledger ignores the lease part of one that is not newer than the last, and the proxy ignores
+      grants that do not answer its latest report.
+    - `needed` is what the smallest waiting call lacks: the ledger grants that or nothing, waiting calls first, the rest by shares
+      (`domain/leases.py`). Where others have what is missing, it sets `recall` for them and answers `retrySeconds`.
+    - Leased are budgets that `Block`, and `Fallback` with a ceiling. Proxies obey `state` for the rest. docs/money.md states the bounds.
+    - A restarted proxy has balance 0. The balance of a silent journal stays outstanding until its pod is known to be gone, or its `final`
+      report came. At a window's end balances stay and count against the new window.
+
+`POST /v1/gpus` (the operator)
+    Which pod had how many GPUs from when to when. Spans are merged: the earliest `since`, the latest `until`, the earliest end. Rows of a
+    proxy whose upstream is in its own pod carry `busyMs`, `prefillMs` and `decodeMs`, by which the ledger shares each closed hour among
+    tokens (`domain/gpuhours.py`). A share is a function of what is stored and never stored itself: late data and restarts come to the
+    same sums.
 """
 
 import datetime as dt
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
+
+REPORT_PATH: Final = "/v1/report"
 
 BudgetState = Literal["Open", "Warned", "Exceeded"]
 BudgetAction = Literal["Alert", "Throttle", "Block", "Fallback"]

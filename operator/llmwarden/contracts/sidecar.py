@@ -1,7 +1,22 @@
 """The sidecar's contract, version 1: what the webhook writes into `LLMWARDEN_PROXY` and the proxy reads once, at its start.
 
-`Settings` is the whole of it: start there. `document` says how it is written, `decode` how it is read. What a service makes of it is
-`injection/sidecar.py`; what a proxy refuses (an upstream that is no URL, another version) is `proxy/settings.py`.
+`Settings` is the whole of it: start there. `document` writes it, `decode` reads it. `injection/sidecar.py` makes it from an LLMService;
+`proxy/settings.py` refuses what a proxy cannot use (an upstream that is no URL, another version). An example:
+
+    {"contract": 1,
+     "ledger": {"url": "https://llmwarden-ledger.llmwarden-system.svc:8443", "ca": "-----BEGIN CERTIFICATE-----...",
+                "tokenFile": "/var/run/llmwarden/token/token"},
+     "adminPort": 15099, "journalDir": "/var/lib/llmwarden", "otlpEndpoint": "http://collector.observability.svc:4318",
+     "routes": [{"service": "support-bot", "mode": "Env", "backend": "OpenAI", "listen": {"host": "127.0.0.1", "port": 15100},
+                 "upstream": "https://api.openai.com", "credentialFile": "/var/run/llmwarden/credentials/support-bot/key",
+                 "thresholdsSeconds": {"duration": [10.0], "ttft": [1.0], "tpot": []}}]}
+
+- `host: ""` is every address, IPv4 and IPv6. `upstream` is an origin with an optional prefix, without the API version: the client's
+  path (`/v1/...`) is appended.
+- Which pod it is comes by the downward API: `LLMWARDEN_POD_NAMESPACE`, `LLMWARDEN_POD_NAME`, `LLMWARDEN_POD_UID`, `LLMWARDEN_NODE_NAME`.
+- The webhook adds three volumes: `llmwarden-token` (a service-account token for the ledger, 3600 s), `llmwarden-journal` (an emptyDir of
+  64Mi) and `llmwarden-credentials` (Secrets; optional, so that a missing Secret never stops a pod).
+- The admin port serves `/metrics`, `/startupz`, `/readyz` and `/livez` over plain HTTP on every address.
 
 A proxy may be older than the webhook or younger, by one minor version. So a reader ignores fields that it does not know, a new field
 has a default that means what its absence meant before, and a field is never renamed. `tests/golden/contracts` has a folder for each

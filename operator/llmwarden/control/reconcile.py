@@ -1,4 +1,4 @@
-"""observe -> build -> apply -> publish, for one key at a time (see ARCHITECTURE.md). Level-triggered: what made a key dirty is not asked."""
+"""Observe, build, apply, publish: for one key at a time. Level-triggered: which event made a key dirty does not matter."""
 
 import datetime as dt
 import logging

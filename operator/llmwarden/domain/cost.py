@@ -1,4 +1,11 @@
-"""What tokens cost. Apart from `prices`, so that a sidecar can use it without the custom resources' models."""
+"""What tokens cost. Apart from `prices`, so that a sidecar can use it without the custom resources' models.
+
+Token kinds (`Tokens` in `contracts/ledger.py` names them): `input` is all of it, cached included; `cached_input` is the part of `input` that
+was read from a cache, `cache_write` the part that was written to one, `cache_write_1h` the part of `cache_write` that is kept for an hour;
+`output` is all of it, `reasoning` included; `input_audio` and `output_audio` are parts of `input` and `output`. A token budget counts
+`input + output`. A cost is each part at its own price, the rest of `input` and `output` at theirs, and the price of the request. A kind
+without a price of its own costs what the kind costs that it is a part of. A price has variants by context length and service tier.
+"""
 
 from collections.abc import Iterable
 from typing import Final
@@ -51,7 +58,7 @@ def dearest(rates: Rates) -> Picodollars:
 def cost(tokens: Tokens, price: Picodollars, *, requests: int) -> int:
     """Return picodollars: each part of the input and of the output at its own price, the plain rest at theirs.
 
-    A kind without a price of its own costs what the kind costs that it is a part of (operator/ARCHITECTURE.md, "Keys").
+    A kind without a price of its own costs what the kind costs that it is a part of: see the module.
     A report whose parts exceed the whole is charged its parts: a plain rest is never negative.
     """
     hour = tokens.cache_write_1h

@@ -2,7 +2,7 @@
 
 Every engine has its own words; `ENGINES` is the one table from our stable names (`llmservice:*`, recorded by the
 PrometheusRule for all LLMServices) to theirs. A metric's name may have a prefix that its host adds: `kserve_` (KServe's
-aggregator) or `ray_` (Ray, which also turns the colon into an underscore). Sources: operator/ARCHITECTURE.md, "Engines".
+aggregator) or `ray_` (Ray, which also turns the colon into an underscore).
 """
 
 import re

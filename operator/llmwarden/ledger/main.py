@@ -39,7 +39,6 @@ from llmwarden.ledger.writer import Writer
 from llmwarden.serving import servers
 from llmwarden.serving.access import Reviewer
 from llmwarden.serving.auth import TokenReviewer
-from llmwarden.serving.spans import traced
 from llmwarden.settings import Settings, load
 
 logger = logging.getLogger(__name__)
@@ -48,7 +47,6 @@ COMPACT_SECONDS = 600.0
 CHECKPOINT_SECONDS = 0.5
 SHARE_SECONDS = 30.0
 COMPACT_PAUSE_SECONDS = 0.5
-PATHS = frozenset({"/v1/config", "/v1/price", "/v1/report", "/v1/usage", "/v1/spend", "/v1/reconciliation", "/v1/gpus"})
 GRACE_SECONDS = 5  # long polls are answered at once, everything else takes milliseconds
 
 
@@ -127,7 +125,7 @@ async def _serve(
         return None if certificate.ready.is_set() else f"no certificate yet in Secret {names.SECRET_LEDGER_TLS}"
 
     tokens = TokenReviewer(client)
-    holdings = GpuApi(core, store, writer, tokens, namespace=settings.namespace)
+    holdings = GpuApi(core, store, writer, namespace=settings.namespace)
     await holdings.follow()
     app = create_app(
         core,
@@ -138,7 +136,7 @@ async def _serve(
         ready=ready,
         stopping=stop,
         holdings=holdings,
-        questions=SpendApi(core, store, tokens, Reviewer(client), namespace=settings.namespace, accounts=accounts),
+        questions=SpendApi(core, store, Reviewer(client), namespace=settings.namespace, accounts=accounts),
     )
 
     lost = LostPods(
@@ -152,7 +150,7 @@ async def _serve(
     await servers.until_stopped(
         stop,
         servers=[
-            servers.serve(traced(app, PATHS), port=port, tls=certificate, stop=stop, grace_seconds=GRACE_SECONDS),
+            servers.serve(app, port=port, tls=certificate, stop=stop, grace_seconds=GRACE_SECONDS),
             servers.serve_metrics(ready, port=metrics_port, stop=stop),
         ],
         background=[

@@ -11,10 +11,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from llmwarden import names
+from llmwarden.contracts import ledger as wire
 from llmwarden.ledger.core import Core
 
 REPORT_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
-PATHS = frozenset({"/v1/config", "/v1/price", "/v1/report", "/v1/usage", "/v1/gpus", "/v1/spend", "/openapi.json"})
 
 
 class Metrics:
@@ -61,9 +61,12 @@ class Metrics:
         )
         self.long_polls = Gauge("llmwarden_ledger_long_polls", "Proxies that wait for a change.", registry=registry)
 
-    def answered(self, path: str, status: int) -> None:
-        """Count a request."""
-        self.requests.labels(path if path in PATHS else "other", str(status)).inc()
+    def answered(self, path: str, status: int, code: str, seconds: float) -> None:
+        """Count a request; `path` is one of the table of endpoints, `code` that of its refusal ("" for none)."""
+        self.requests.labels(path, str(status)).inc()
+        if path == wire.REPORT_PATH:
+            self.reports.labels(code or "accepted").inc()
+            self.report_seconds.observe(seconds)
 
 
 class State:

@@ -3,7 +3,6 @@
 from typing import Final
 
 import msgspec
-from starlette.requests import Request
 from starlette.responses import Response
 
 from llmwarden.contracts import ledger as wire
@@ -33,9 +32,3 @@ def refuse(refusal: Refusal) -> Response:
     if refusal.status == 401:  # noqa: PLR2004 - HTTP
         headers["WWW-Authenticate"] = "Bearer"
     return Response(_encoder.encode(body), refusal.status, headers, media_type="application/json")
-
-
-async def not_found(request: Request, error: Exception) -> Response:
-    """Answer for a path, or a method of it, that is not there."""
-    status = getattr(error, "status_code", 404)
-    return refuse(Refusal(status, "not_found", f"there is no {request.method} {request.url.path[:200]}"))

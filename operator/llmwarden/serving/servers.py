@@ -30,11 +30,13 @@ import prometheus_client
 import uvicorn
 from cryptography import x509
 from prometheus_client.exposition import choose_encoder
+from starlette.responses import PlainTextResponse, Response
 
 from llmwarden import names
 from llmwarden.errors import NotFoundError, WardenError
 from llmwarden.kube import Client
 from llmwarden.serving import pki
+from llmwarden.serving.guard import Endpoint, Guard, Handler, Visit
 
 logger = logging.getLogger(__name__)
 
@@ -269,27 +271,22 @@ def metrics_app(
 ) -> App:
     """Make the ASGI app of /metrics, /livez and /readyz; a failed check answers 503 with its sentence."""
 
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        del receive
-        if scope["type"] != "http":
-            return
-        status, kind, body = 200, "text/plain; charset=utf-8", b"ok\n"
-        match scope["path"]:
-            case "/metrics":
-                accept = next((value.decode("latin-1") for key, value in scope["headers"] if key == b"accept"), "")
-                encode, kind = choose_encoder(accept)
-                body = encode(registry)
-            case "/livez" | "/readyz" as path:
-                fault = live() if path == "/livez" else ready()
-                if fault is not None:
-                    status, body = 503, f"{fault}\n".encode()
-            case _:
-                status, body = 404, b"not found\n"
-        headers = [(b"content-type", kind.encode()), (b"content-length", str(len(body)).encode())]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body if scope["method"] != "HEAD" else b""})
+    async def metrics(visit: Visit) -> Response:
+        encode, kind = choose_encoder(visit.headers.get("accept", ""))
+        return Response(encode(registry), media_type=kind)
 
-    return app
+    def probe(check: Check) -> Handler:
+        async def checked(_: Visit) -> Response:
+            fault = check()
+            return PlainTextResponse(f"{fault}\n" if fault else "ok\n", 503 if fault else 200)
+
+        return checked
+
+    table = {"/metrics": metrics, "/livez": probe(live), "/readyz": probe(ready)}
+    endpoints = [Endpoint("GET", path, handler, token=False) for path, handler in table.items()]
+    return Guard(refuse=lambda refusal: PlainTextResponse(f"{refusal.message}\n", refusal.status)).application(
+        endpoints
+    )
 
 
 async def serve_metrics(

@@ -5,14 +5,15 @@ from collections.abc import Callable
 from typing import Final
 
 import prometheus_client
-from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from llmwarden import names
+from llmwarden.serving import guard
+from llmwarden.serving.answers import Refusal
+from llmwarden.serving.guard import Endpoint, Guard, Visit
 from llmwarden.settings import Settings
-from llmwarden.webhook.admission import BadReviewError, Result, World, review
+from llmwarden.webhook.admission import BadReviewError, World, review
 
 logger = logging.getLogger(__name__)
 
@@ -32,36 +33,32 @@ for _result in ("injected", "skipped", "unselected", "unready", "error"):
     INJECTIONS.labels(_result)  # series exist from the start: a rate over them sees the first event
 
 
-def app(world: Callable[[], World], settings: Settings) -> Starlette:
+def app(world: Callable[[], World], settings: Settings) -> ASGIApp:
     """Make the app; `world` is asked anew for each request."""
 
-    async def mutate(request: Request) -> Response:
-        result: Result = "error"
+    async def mutate(visit: Visit) -> Response:
         try:
-            with DURATION.time():
-                body = await _body(request)
-                if body is None:
-                    return PlainTextResponse("the review is too large\n", status_code=413)
-                answer = review(body, world(), settings)
-            result = answer.result
+            answer = review(visit.body, world(), settings)
         except BadReviewError as error:
-            return PlainTextResponse(f"{error}\n", status_code=400)
-        except ClientDisconnect:
-            return Response(status_code=499)  # nobody reads it: the API server has given up, and admits the pod
-        finally:
-            # A fault of ours becomes 500, which the API server admits (failurePolicy: Ignore), and is counted here.
-            INJECTIONS.labels(result).inc()
+            raise Refusal(400, "malformed", str(error)) from error
+        INJECTIONS.labels(answer.result).inc()
         return JSONResponse(answer.review)
 
-    return Starlette(routes=[Route(names.WEBHOOK_PATH, mutate, methods=["POST"])])
+    # No bearer token: the API server has none, and what it asks is no secret.
+    endpoint = Endpoint(
+        "POST", names.WEBHOOK_PATH, mutate, token=False, body=MAX_BODY, too_large="the review is too large"
+    )
+    return Guard(refuse=_refuse, answered=_answered).application([endpoint])
 
 
-async def _body(request: Request) -> bytes | None:
-    """Read the body; None where it is larger than MAX_BODY."""
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > MAX_BODY:
-            return None
-        parts.append(part)
-    return b"".join(parts)
+def _refuse(refusal: Refusal) -> Response:
+    return PlainTextResponse(f"{refusal.message}\n", status_code=refusal.status)
+
+
+def _answered(_path: str, _status: int, code: str, seconds: float) -> None:
+    if code == guard.NOT_FOUND:
+        return
+    DURATION.observe(seconds)
+    if code:
+        # Also a fault of ours, which becomes 500: the API server then admits the pod (failurePolicy: Ignore).
+        INJECTIONS.labels("error").inc()

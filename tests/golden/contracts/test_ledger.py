@@ -1,14 +1,13 @@
 """The ledger's contract: what proxies and operator write is what the ledger reads, and the other way round; now, and as it was before."""
 
 import datetime as dt
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import httpx
 import msgspec
 import pytest
-from starlette.requests import Request
 
 from llmwarden.contracts import ledger as wire
 from llmwarden.contracts import sidecar
@@ -216,16 +215,9 @@ async def test_the_ledger_reads_the_gpus_that_the_operator_writes() -> None:
     report = cast("wire.GpuReport", EXAMPLES["ledger-gpus"])
     read: list[wire.GpuReport] = []
 
-    class Body:
-        def __init__(self, body: bytes) -> None:
-            self.body = body
-
-        async def stream(self) -> AsyncIterator[bytes]:
-            yield self.body
-
     async def post(path: str, body: bytes) -> None:
         assert path == "/v1/gpus"
-        read.append(await gpu_api._report(cast("Request", Body(body))))
+        read.append(gpu_api._report(body))
 
     await gpus.tell(post, report.pods)
     assert read == [report]

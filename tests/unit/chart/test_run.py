@@ -161,17 +161,17 @@ def test_lanes_run_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_nothing_ran_is_no_success(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run.summarise([run.Result("some", skipped=1, notes=["skipped the tier: x"])], 1.0, complete=False) == 1
+    assert run.summarise([run.Result("some", skipped=1, notes=["skipped the tier: x"])], 1.0, None) == 1
     assert capsys.readouterr().out.splitlines()[-1] == "0 passed, 0 failed, 1 skipped"
 
 
 def test_the_closing_line_sums_the_tiers(capsys: pytest.CaptureFixture[str]) -> None:
     results = [run.Result("a", passed=2, skipped=1), run.Result("b", passed=3)]
-    assert run.summarise(results, 1.0, complete=True) == 0
+    assert run.summarise(results, 1.0, run.TOTAL_QUOTA) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "5 passed, 0 failed, 1 skipped"
-    assert run.summarise(results, run.TOTAL_QUOTA + 1, complete=True) == 1
+    assert run.summarise(results, run.TOTAL_QUOTA + 1, run.TOTAL_QUOTA) == 1
     assert capsys.readouterr().out.splitlines()[-1] == "5 passed, 1 failed, 1 skipped"
-    assert run.summarise([run.Result("a", passed=2, failed=1)], 1.0, complete=False) == 1
+    assert run.summarise([run.Result("a", passed=2, failed=1)], 1.0, None) == 1
 
 
 def test_ctrl_c_leaves_no_child_behind(tmp_path: Path) -> None:

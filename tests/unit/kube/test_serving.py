@@ -138,7 +138,7 @@ async def test_a_background_part_that_fails_ends_the_role() -> None:
 
 @pytest.mark.parametrize(
     ("path", "status", "body"),
-    [("/livez", 200, "ok\n"), ("/readyz", 503, "not yet\n"), ("/other", 404, "not found\n")],
+    [("/livez", 200, "ok\n"), ("/readyz", 503, "not yet\n"), ("/other", 404, "there is no GET /other\n")],
 )
 async def test_health(path: str, status: int, body: str) -> None:
     registry = prometheus_client.CollectorRegistry()

@@ -1,39 +1,38 @@
-"""The ledger contract over HTTP (ARCHITECTURE.md, "The ledger contract"): Starlette in, `core` and `writer` behind.
+"""The ledger contract over HTTP (`llmwarden.contracts.ledger`): the table of endpoints, and the requests of proxies and the operator.
 
-Refusals: 400 malformed, 401 no or bad token, 403 not yours, 404, 409 unsupported_contract, 413 too large,
+Refusals: 400 malformed, 401 no or bad token, 403 not yours, 404, 408 a body that does not come, 409 unsupported_contract, 413 too large,
 503 with Retry-After when we cannot know yet (not synced, API server or disk does not answer).
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
-from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from llmwarden import names
 from llmwarden.contracts import ledger as wire
-from llmwarden.errors import UnavailableError
 from llmwarden.ledger.core import Core
-from llmwarden.ledger.http import intake
+from llmwarden.ledger.http import intake, openapi
+from llmwarden.ledger.http.gpu_api import MAX_BODY as MAX_GPU_BODY
 from llmwarden.ledger.http.gpu_api import GpuApi
 from llmwarden.ledger.http.query_api import SpendApi
 from llmwarden.ledger.metrics import Metrics
 from llmwarden.ledger.store import Issued, PriceRecord, issued_of
 from llmwarden.ledger.writer import Writer
-from llmwarden.serving import answers, auth
+from llmwarden.serving import answers, auth, guard
+from llmwarden.serving.access import HEADER
 from llmwarden.serving.answers import Refusal
 from llmwarden.serving.auth import Authenticator, Caller
+from llmwarden.serving.guard import Endpoint, Guard, Visit
+from llmwarden.serving.spans import traced
 
 logger = logging.getLogger(__name__)
 
-REPORT: Final = "/v1/report"
 MAX_BODY: Final = 1024 * 1024  # bytes
 MAX_WAIT: Final = 60.0  # seconds of a long poll
 MAX_SERVICES: Final = 64  # in one request: a pod has a few
@@ -41,6 +40,8 @@ MAX_ROWS: Final = 10_000
 # Models come from outside, and some names in the public table are patterns. Beyond so many, rows are rated as if without
 # an id: by the price at their bucket's start, which is the same but for an edit in between.
 MOST_ISSUED: Final = 100_000
+_TOO_LARGE: Final = f"a report has at most {MAX_BODY} bytes: send fewer rows at a time"
+_TOO_MANY_PODS: Final = f"a report has at most {MAX_GPU_BODY} bytes: send fewer pods at a time"
 LONGEST: Final = 256  # characters of a model in a question, or of a journal's name
 
 
@@ -67,102 +68,73 @@ def create_app(
 ) -> ASGIApp:
     """Make the ASGI app. `namespace` is our own (whose operator may read all); `stopping` ends long polls at once.
 
-    `questions` answers what people ask, `holdings` takes what pods hold; without them there is the proxies' contract alone.
+    `questions` answers what people ask, `holdings` takes which pods have GPUs; without them there is the proxies' contract alone.
     """
-    api = Api(core, writer, authenticator, metrics, namespace=namespace, stopping=stopping)
-    asked = (
-        [
-            Route("/v1/spend", api.guard(questions.spend), methods=["GET"]),
-            Route("/v1/reconciliation", api.guard(questions.reconciliation), methods=["GET"]),
-            Route("/openapi.json", api.guard(questions.openapi), methods=["GET"]),
-        ]
-        if questions is not None
-        else []
-    )
+    api = Api(core, writer, metrics, namespace=namespace, stopping=stopping)
+    table = endpoints(api, ready, questions, holdings)
+    app = Guard(authenticator, answered=metrics.answered).application(table)
+    return traced(app, {endpoint.path for endpoint in table})
 
-    if holdings is not None:
-        asked.append(Route("/v1/gpus", api.guard(holdings.gpus), methods=["POST"]))
 
-    async def livez(_: Request) -> Response:
+def endpoints(
+    api: "Api", ready: Callable[[], str | None], questions: SpendApi | None, holdings: GpuApi | None
+) -> tuple[Endpoint, ...]:
+    """List every endpoint of the ledger: its routes, its metrics' path labels and its OpenAPI description follow from this table."""
+
+    async def livez(_: Visit) -> Response:
         return Response("ok\n", media_type="text/plain")
 
-    async def readyz(_: Request) -> Response:
+    async def readyz(_: Visit) -> Response:
         fault = ready()
         return Response(f"{fault or 'ok'}\n", 503 if fault else 200, media_type="text/plain")
 
-    report = api.guard(api.report)
-    routed = Starlette(
-        routes=[
-            Route("/v1/config", api.guard(api.config), methods=["GET"]),
-            Route("/v1/price", api.guard(api.price), methods=["GET"]),
-            Route(REPORT, report, methods=["POST"]),
-            Route("/v1/usage", api.guard(api.usage), methods=["GET"]),
-            *asked,
-            Route("/livez", livez, methods=["GET"]),
-            Route("/readyz", readyz, methods=["GET"]),
-        ],
-        exception_handlers={404: answers.not_found, 405: answers.not_found},
-    )
+    table = [
+        Endpoint("GET", "/v1/config", api.config),
+        Endpoint("GET", "/v1/price", api.price),
+        Endpoint("POST", wire.REPORT_PATH, api.report, body=MAX_BODY, too_large=_TOO_LARGE),
+        Endpoint("GET", "/v1/usage", api.usage),
+        Endpoint("GET", "/livez", livez, token=False),
+        Endpoint("GET", "/readyz", readyz, token=False),
+    ]
+    if holdings is not None:
+        table.append(Endpoint("POST", "/v1/gpus", holdings.gpus, body=MAX_GPU_BODY, too_large=_TOO_MANY_PODS))
+    if questions is not None:
 
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        # Reports are nearly all that comes: past the router, which would be a tenth of what each costs, and cycles for the collector.
-        if scope["type"] == "http" and scope["path"] == REPORT and scope["method"] == "POST":
-            response = await report(Request(scope, receive, send))
-            await response(scope, receive, send)
-        else:
-            await routed(scope, receive, send)
+        async def described(_: Visit) -> Response:
+            return guard.as_json_document(openapi.description(table))
 
-    return app
-
-
-Handler = Callable[[Request], Awaitable[Response]]
+        table += [
+            Endpoint("GET", "/v1/spend", questions.spend, token_header=HEADER, operation=openapi.SPEND),
+            Endpoint(
+                "GET",
+                "/v1/reconciliation",
+                questions.reconciliation,
+                token_header=HEADER,
+                operation=openapi.RECONCILIATION,
+            ),
+            Endpoint("GET", "/openapi.json", described, token=False),
+        ]
+    return tuple(table)
 
 
 class Api:
     """The contract's four requests."""
 
     def __init__(
-        self,
-        core: Core,
-        writer: Writer,
-        authenticator: Authenticator,
-        metrics: Metrics,
-        *,
-        namespace: str,
-        stopping: asyncio.Event,
+        self, core: Core, writer: Writer, metrics: Metrics, *, namespace: str, stopping: asyncio.Event
     ) -> None:
         self._core = core
         self._writer = writer
-        self._authenticator = authenticator
         self._metrics = metrics
         self._namespace = namespace
         self._stopping = stopping
 
-    def guard(self, handler: Handler) -> Handler:
-        """Turn refusals and things that do not answer into the contract's answers."""
-
-        async def guarded(request: Request) -> Response:
-            path = request.scope["path"]
-            try:
-                response = await handler(request)
-            except Refusal as refusal:
-                response = answers.refuse(refusal)
-            except UnavailableError as error:
-                logger.warning("%s cannot be served now: %s", path, error)
-                response = answers.refuse(Refusal(503, "unavailable", str(error), answers.RETRY_SECONDS))
-            except ClientDisconnect:
-                response = Response(status_code=400)  # nobody reads it
-            self._metrics.answered(path, response.status_code)
-            return response
-
-        return guarded
-
-    async def config(self, request: Request) -> Response:
+    async def config(self, visit: Visit) -> Response:
         """GET /v1/config."""
-        caller, namespace = await self._proxy(request)
-        services = _services(request)
-        wait = _seconds(request, "wait", MAX_WAIT)
-        known = request.query_params.get("generation", "")
+        caller, namespace = self._proxy(visit)
+        services = _services(visit)
+        wait = _seconds(visit, "wait", MAX_WAIT)
+        known = visit.query.get("generation", "")
         deadline = asyncio.get_running_loop().time() + wait
         while True:
             self._require_sync()
@@ -178,10 +150,10 @@ class Api:
             with self._metrics.long_polls.track_inprogress():
                 await self._core.changed(namespace, left)
 
-    async def price(self, request: Request) -> Response:
+    async def price(self, visit: Visit) -> Response:
         """GET /v1/price."""
-        _, namespace = await self._proxy(request)
-        service, model = request.query_params.get("service", ""), request.query_params.get("model", "")
+        _, namespace = self._proxy(visit)
+        service, model = visit.query.get("service", ""), visit.query.get("model", "")
         if not intake.NAME.fullmatch(service):
             raise Refusal(400, "malformed", "give service=NAME, the name of an LLMService")
         if not model or len(model) > LONGEST:
@@ -218,39 +190,26 @@ class Api:
             )
         )
 
-    async def report(self, request: Request) -> Response:
+    async def report(self, visit: Visit) -> Response:
         """POST /v1/report."""
-        with self._metrics.report_seconds.time():
-            try:
-                answer = await self._report(request)
-            except Refusal as refusal:
-                self._metrics.reports.labels(refusal.code).inc()
-                raise
-            except UnavailableError:
-                self._metrics.reports.labels("unavailable").inc()
-                raise
-            self._metrics.reports.labels("accepted").inc()
-            return answers.as_json(answer)
+        return answers.as_json(await self._report(visit))
 
-    async def usage(self, request: Request) -> Response:
+    async def usage(self, visit: Visit) -> Response:
         """GET /v1/usage."""
-        caller = await self._caller(request)
-        _contract(request)
-        if not auth.is_operator(caller, self._namespace):
+        _contract(visit)
+        if not auth.is_operator(visit.who(), self._namespace):
             raise Refusal(403, "forbidden", f"only the service account {names.OPERATOR} may read all usage")
         self._require_sync()
         return answers.as_json(await self._core.usage())
 
     # Inside -----------------------------------------------------------------------------------------------------------
 
-    async def _report(self, request: Request) -> wire.ReportAnswer:
-        caller = await self._caller(request)
-        raw = await _body(request)
-        report = _report(raw)
+    async def _report(self, visit: Visit) -> wire.ReportAnswer:
+        report = _report(visit.body)
         now = self._core.clock().timestamp()
         _check(report)
         pod = report.pod
-        if not auth.is_pod(caller, pod.namespace, pod.name, pod.uid):
+        if not auth.is_pod(visit.who(), pod.namespace, pod.name, pod.uid):
             raise Refusal(403, "forbidden", "the token is not bound to the pod that the report names")
         report, odd = intake.take(report, now, self._may_report(pod.namespace))
         report = self._core.desk.take(report, lambda key: self._core.holds_for(key, pod.namespace))
@@ -287,21 +246,12 @@ class Api:
         core = self._core
         return lambda name: not core.synced or core.knows(f"{namespace}/{name}")
 
-    async def _caller(self, request: Request) -> Caller:
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not token.strip():
-            raise Refusal(401, "unauthenticated", f"send a bearer token with the audience {names.TOKEN_AUDIENCE}")
-        caller = await self._authenticator.caller(token.strip())
-        if caller is None:
-            raise Refusal(401, "unauthenticated", f"the token is not good for the audience {names.TOKEN_AUDIENCE}")
-        return caller
-
-    async def _proxy(self, request: Request) -> tuple[Caller, str]:
+    def _proxy(self, visit: Visit) -> tuple[Caller, str]:
         """Return the caller and the namespace it may ask about: its own; the operator says which."""
-        caller = await self._caller(request)
-        _contract(request)
+        caller = visit.who()
+        _contract(visit)
         if auth.is_operator(caller, self._namespace):
-            return caller, request.query_params.get("namespace", self._namespace)
+            return caller, visit.query.get("namespace", self._namespace)
         if not caller.pod_uid:
             raise Refusal(403, "forbidden", "the token is not bound to a pod")
         return caller, caller.namespace
@@ -312,8 +262,8 @@ class Api:
             raise Refusal(503, "not_synced", message, answers.RETRY_SECONDS)
 
 
-def _contract(request: Request) -> None:
-    given = request.query_params.get("contract", "")
+def _contract(visit: Visit) -> None:
+    given = visit.query.get("contract", "")
     if not given.isascii() or not given.isdigit():
         raise Refusal(400, "malformed", f"give contract={names.CONTRACT}")
     _check_version(int(given[:9]))
@@ -324,15 +274,15 @@ def _unsupported(version: int) -> Refusal:
     return Refusal(409, "unsupported_contract", message)
 
 
-def _services(request: Request) -> list[str]:
-    given = [name for name in request.query_params.get("services", "").split(",") if name]
+def _services(visit: Visit) -> list[str]:
+    given = [name for name in visit.query.get("services", "").split(",") if name]
     if not given or len(given) > MAX_SERVICES or not all(intake.NAME.fullmatch(name) for name in given):
         raise Refusal(400, "malformed", f"give services=A,B: 1 to {MAX_SERVICES} names of LLMServices")
     return list(dict.fromkeys(given))
 
 
-def _seconds(request: Request, name: str, most: float) -> float:
-    raw = request.query_params.get(name, "0")
+def _seconds(visit: Visit, name: str, most: float) -> float:
+    raw = visit.query.get(name, "0")
     try:
         value = float(raw)
     except ValueError:
@@ -340,21 +290,6 @@ def _seconds(request: Request, name: str, most: float) -> float:
     if not 0 <= value < float("inf"):  # NaN is neither
         raise Refusal(400, "malformed", f"{name} is {raw[:40]!r}, not a number of seconds")
     return min(value, most)
-
-
-async def _body(request: Request) -> bytes:
-    too_large = Refusal(413, "too_large", f"a report has at most {MAX_BODY} bytes: send fewer rows at a time")
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared[:12]) > MAX_BODY:
-        raise too_large
-    parts: list[bytes] = []
-    size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size > MAX_BODY:
-            raise too_large
-        parts.append(part)
-    return b"".join(parts)
 
 
 def _report(raw: bytes) -> wire.Report:

@@ -7,7 +7,6 @@ from typing import Final
 
 import anyio.to_thread
 import msgspec
-from starlette.requests import Request
 from starlette.responses import Response
 
 from llmwarden import names
@@ -21,7 +20,7 @@ from llmwarden.ledger.store import PodKey, PodSpan, Store
 from llmwarden.ledger.writer import Writer
 from llmwarden.serving import answers, auth
 from llmwarden.serving.answers import Refusal
-from llmwarden.serving.auth import Authenticator
+from llmwarden.serving.guard import Visit
 
 logger = logging.getLogger(__name__)
 
@@ -38,31 +37,24 @@ MAX_BODY: Final = 1024 * 1024
 class GpuApi:
     """See the module. It holds the only copy of how far `core` has followed the database."""
 
-    def __init__(
-        self, core: Core, store: Store, writer: Writer, authenticator: Authenticator, *, namespace: str
-    ) -> None:
-        """`namespace` is our own: its operator alone may tell."""
+    def __init__(self, core: Core, store: Store, writer: Writer, *, namespace: str) -> None:
+        """`namespace` is our own: its operator alone may report."""
         self._core = core
         self._store = store
         self._writer = writer
-        self._authenticator = authenticator
         self._namespace = namespace
         self._number = -1
         self._following = asyncio.Lock()  # an older answer must not be applied after a newer one
         self._steady_since = 0.0
         self._last = 0.0
 
-    async def gpus(self, request: Request) -> Response:
+    async def gpus(self, visit: Visit) -> Response:
         """POST /v1/gpus."""
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        caller = (
-            await self._authenticator.caller(token.strip()) if scheme.lower() == "bearer" and token.strip() else None
-        )
-        if caller is None:
-            raise Refusal(401, "unauthenticated", f"send a bearer token with the audience {names.TOKEN_AUDIENCE}")
-        if not auth.is_operator(caller, self._namespace):
-            raise Refusal(403, "forbidden", f"only the service account {names.OPERATOR} may tell which pods hold GPUs")
-        report = await _report(request)
+        if not auth.is_operator(visit.who(), self._namespace):
+            raise Refusal(
+                403, "forbidden", f"only the service account {names.OPERATOR} may report which pods have GPUs"
+            )
+        report = _report(visit.body)
         now = self._core.clock()
         told = [span for pod in report.pods if (span := self._span(pod, now)) is not None]
         if len(told) < len(report.pods):
@@ -133,12 +125,7 @@ class GpuApi:
         )
 
 
-async def _report(request: Request) -> wire.GpuReport:
-    raw = b""
-    async for part in request.stream():
-        raw += part
-        if len(raw) > MAX_BODY:
-            raise Refusal(413, "too_large", f"a report has at most {MAX_BODY} bytes: send fewer pods at a time")
+def _report(raw: bytes) -> wire.GpuReport:
     try:
         report = msgspec.json.decode(raw, type=wire.GpuReport)
     except (msgspec.DecodeError, RecursionError) as error:

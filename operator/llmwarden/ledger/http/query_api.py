@@ -1,20 +1,18 @@
 """`GET /v1/spend`: what was spent; `GET /v1/reconciliation`: providers' own figures beside it. For people and programs.
 
-`GET /openapi.json` describes both, made from the answers' types.
+`ledger/http/openapi.py` describes both.
 """
 
 import datetime as dt
 import re
 from collections.abc import Sequence
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import anyio.to_thread
 import msgspec
-from starlette.requests import Request
 from starlette.responses import Response
 
-from llmwarden import __version__, names
-from llmwarden.contracts import ledger as wire
+from llmwarden import names
 from llmwarden.contracts.reconciliation import Reconciliation
 from llmwarden.contracts.spend import DIMENSIONS, By, GpuSpend, Spend, as_csv
 from llmwarden.domain.cost import Rates
@@ -26,9 +24,10 @@ from llmwarden.ledger.rating import spend
 from llmwarden.ledger.store import queries
 from llmwarden.ledger.store.engine import Database
 from llmwarden.serving import answers, auth
-from llmwarden.serving.access import HEADER, Access
+from llmwarden.serving.access import Access
 from llmwarden.serving.answers import Refusal
-from llmwarden.serving.auth import Authenticator, Caller
+from llmwarden.serving.auth import Caller
+from llmwarden.serving.guard import Visit
 
 MOST_DAYS: Final = 400
 MOST_DIMENSIONS: Final = 5
@@ -51,7 +50,6 @@ class SpendApi:
         self,
         core: Core,
         store: Stored,
-        authenticator: Authenticator,
         access: Access,
         *,
         namespace: str,
@@ -61,13 +59,12 @@ class SpendApi:
         self._accounts = accounts
         self._core = core
         self._database = store.database
-        self._authenticator = authenticator
         self._access = access
         self._namespace = namespace
 
-    async def spend(self, request: Request) -> Response:
+    async def spend(self, visit: Visit) -> Response:
         """GET /v1/spend."""
-        query = request.query_params
+        query = visit.query
         start, end = self._span(query.get("from", "24h"), query.get("to", ""))
         by = _dimensions(query.get("by", "service"))
         form = query.get("format", "json")
@@ -78,7 +75,7 @@ class SpendApi:
         for name in (namespace, service):
             if name and not intake.NAME.fullmatch(name):
                 raise Refusal(400, "malformed", "give service=NAMESPACE/NAME and namespace=NAMESPACE as they are named")
-        await self._authorise(await self._caller(request), namespace)
+        await self._authorise(visit.who(), namespace)
         if own and own != namespace:
             raise Refusal(400, "malformed", "service=NAMESPACE/NAME is of another namespace than namespace=NAMESPACE")
         self._require_sync()
@@ -87,12 +84,12 @@ class SpendApi:
             return Response(as_csv(found), media_type="text/csv; charset=utf-8")
         return answers.as_json(found)
 
-    async def reconciliation(self, request: Request) -> Response:
+    async def reconciliation(self, visit: Visit) -> Response:
         """GET /v1/reconciliation: an account is the whole organisation's, so only who may list ProviderAccounts sees it."""
-        given = request.query_params.get("days", str(SHOWN_DAYS))
+        given = visit.query.get("days", str(SHOWN_DAYS))
         if not _DAYS.fullmatch(given) or int(given) > MOST_ACCOUNT_DAYS:
             raise Refusal(400, "malformed", f"give days=N, from 1 to {MOST_ACCOUNT_DAYS}")
-        caller = await self._caller(request)
+        caller = visit.who()
         operator = auth.is_operator(caller, self._namespace)
         if not operator and not await self._access.may_list(caller, "", "provideraccounts"):
             account = f"{caller.namespace}:{caller.account}"
@@ -107,11 +104,6 @@ class SpendApi:
         if not self._core.synced:
             message = "the ledger has not yet read the cluster's prices"
             raise Refusal(503, "not_synced", message, answers.RETRY_SECONDS)
-
-    async def openapi(self, request: Request) -> Response:
-        """GET /openapi.json."""
-        del request
-        return Response(msgspec.json.encode(description()), media_type="application/json")
 
     async def _read(self, start: float, end: float, by: Sequence[By], namespace: str, service: str) -> Spend:
         span = queries.bucket_range(start, end)
@@ -150,19 +142,6 @@ class SpendApi:
 
     def _late(self, provider: str, model: str, at: int) -> Rates | None:
         return self._core.late_price(provider, model, at)
-
-    async def _caller(self, request: Request) -> Caller:
-        token = request.headers.get(HEADER, "").strip()
-        if not token:
-            scheme, _, token = request.headers.get("authorization", "").partition(" ")
-            token = token.strip() if scheme.lower() == "bearer" else ""
-        caller = await self._authenticator.caller(token) if token else None
-        if caller is None:
-            message = (
-                f"send a service account's token with the audience {names.TOKEN_AUDIENCE}, as bearer or in {HEADER}"
-            )
-            raise Refusal(401, "unauthenticated", message)
-        return caller
 
     async def _authorise(self, caller: Caller, namespace: str) -> None:
         if auth.is_operator(caller, self._namespace) or await self._access.may_list(caller, namespace):
@@ -212,92 +191,3 @@ def _dimensions(text: str) -> tuple[By, ...]:
         message = f"give by=A,B: 1 to {MOST_DIMENSIONS} different ones of {', '.join(DIMENSIONS)}"
         raise Refusal(400, "malformed", message)
     return by
-
-
-def description() -> dict[str, Any]:
-    """OpenAPI 3.1 of what people and programs may ask."""
-    (answer, accounts, error), components = msgspec.json.schema_components(
-        [Spend, Reconciliation, wire.ErrorAnswer], ref_template="#/components/schemas/{name}"
-    )
-
-    def parameter(name: str, about: str, schema: dict[str, Any]) -> dict[str, Any]:
-        return {"name": name, "in": "query", "required": False, "description": about, "schema": schema}
-
-    refusals = {"400": "The question is malformed.", "401": "No token, or no good one.", "403": "Not yours to see.", "413": "The answer is too large.", "503": "It cannot be known now."}  # fmt: skip
-    refused = {
-        status: {"description": about, "content": {"application/json": {"schema": error}}}
-        for status, about in refusals.items()
-    }
-    time = {"type": "string", "examples": ["24h", "7d", "2026-11-20T00:00:00Z"]}
-    get = {
-        "operationId": "getSpend",
-        "summary": "What was spent, by service, model, token kind, label, pod, hour or day.",
-        "parameters": [
-            parameter(
-                "from", "An instant, or how long ago; rounded down to a quarter of an hour.", {**time, "default": "24h"}
-            ),
-            parameter("to", "An instant, or how long ago; rounded up to a quarter of an hour. Now, unless set.", time),
-            {
-                **parameter(
-                    "by",
-                    "What rows are of, in this order.",
-                    {
-                        "type": "array",
-                        "items": {"type": "string", "enum": [*DIMENSIONS]},
-                        "minItems": 1,
-                        "maxItems": MOST_DIMENSIONS,
-                        "uniqueItems": True,
-                        "default": ["service"],
-                    },
-                ),
-                "style": "form",
-                "explode": False,
-            },
-            parameter(
-                "namespace", "Only this namespace; unset, all, which the caller must be allowed.", {"type": "string"}
-            ),
-            parameter("service", "Only this service, as NAMESPACE/NAME.", {"type": "string"}),
-            parameter(
-                "format", "How the answer is written.", {"type": "string", "enum": ["json", "csv"], "default": "json"}
-            ),
-        ],
-        "responses": {
-            "200": {
-                "description": "The spend.",
-                "content": {"application/json": {"schema": answer}, "text/csv": {"schema": {"type": "string"}}},
-            },
-            **refused,
-        },
-    }
-    reconciliation = {
-        "operationId": "getReconciliation",
-        "summary": "What providers bill by UTC day, beside what was counted.",
-        "parameters": [
-            parameter(
-                "days",
-                "How many days back.",
-                {"type": "integer", "minimum": 1, "maximum": MOST_ACCOUNT_DAYS, "default": SHOWN_DAYS},
-            )
-        ],
-        "responses": {
-            "200": {"description": "Every account.", "content": {"application/json": {"schema": accounts}}},
-            **refused,
-        },
-    }
-    return {
-        "openapi": "3.1.0",
-        "info": {
-            "title": "LLM Warden's ledger",
-            "version": __version__,
-            "description": "Exact usage and money of LLM services. Money is whole picodollars (1e-12 US dollars).",
-        },
-        "paths": {"/v1/spend": {"get": get}, "/v1/reconciliation": {"get": reconciliation}},
-        "components": {
-            "schemas": components,
-            "securitySchemes": {
-                "bearer": {"type": "http", "scheme": "bearer"},
-                "header": {"type": "apiKey", "in": "header", "name": HEADER},
-            },
-        },
-        "security": [{"bearer": []}, {"header": []}],
-    }

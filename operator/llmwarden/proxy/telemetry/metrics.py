@@ -1,4 +1,4 @@
-"""Prometheus metrics of the proxy (operator/ARCHITECTURE.md, Metrics of a proxy), with children kept at hand.
+"""Prometheus metrics of the proxy (docs/metrics.md), with children kept at hand.
 
 `labels()` costs more than the observation itself, so the children of one (service, provider, operation, models) are made once.
 Models are capped: names come from outside, and each would be a series for ever.

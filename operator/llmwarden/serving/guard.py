@@ -1,0 +1,206 @@
+"""One guard for every HTTP endpoint of ours: who calls, how large a body may be, how long it may take, and how a refusal looks.
+
+An application is a table of `Endpoint`s. From the same table follow its routes, the path labels of its metrics, and its OpenAPI description
+(`serving.openapi`). A handler gets a `Visit`: the request's parameters, the caller and the whole body.
+
+The sidecar's admin port and the GPU exporter's server are not built with this: those processes may not import starlette. They read no body,
+and close a connection whose head is too long or too slow (`proxy/admin.py`, `gpu/main.py`).
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+from starlette.datastructures import QueryParams
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from llmwarden import names
+from llmwarden.errors import UnavailableError
+from llmwarden.serving import answers
+from llmwarden.serving.answers import Refusal
+from llmwarden.serving.auth import Authenticator, Caller
+
+logger = logging.getLogger(__name__)
+
+BODY_SECONDS: Final = 20.0
+"""How long a body may take. The largest is 8 MiB, the slowest sender a pod on a busy node: a second is ordinary, 20 is a client that
+holds a connection on purpose."""
+SERVER_ERROR: Final = 500
+NOT_FOUND: Final = "not_found"  # the code of a path, or of its method, that is not in the table
+OTHER: Final = "other"  # the path label of what is not in the table: paths come from outside
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One request that the guard has let in. `body` is whole, and b"" where the endpoint takes none."""
+
+    query: QueryParams
+    headers: Mapping[str, str]
+    caller: Caller | None
+    body: bytes
+
+    def who(self) -> Caller:
+        """Return the caller of an endpoint that needs one."""
+        assert self.caller is not None, "the endpoint lets anybody in"  # noqa: S101 - an error of ours
+        return self.caller
+
+
+Handler = Callable[[Visit], Awaitable[Response]]
+Answered = Callable[[str, int, str, float], None]  # path label, status, code of the refusal, seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One row of an application's table.
+
+    `token`: a bearer token is needed; `token_header` names another header that may carry it. `body`: the most bytes of a body, 0 for none;
+    `too_large` is the sentence that says what to do about a larger one. `operation`: what OpenAPI says of it, None for what only our own
+    processes call.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    token: bool = True
+    token_header: str = ""
+    body: int = 0
+    too_large: str = ""
+    operation: Mapping[str, Any] | None = field(default=None, hash=False)
+
+
+class Guard:
+    """Lets requests in, and turns what goes wrong into answers.
+
+    `authenticator` tells whose a token is (None where no endpoint needs one). `refuse` makes the answer of a refusal. `answered` is told of
+    every answer: its path label, its status, the refusal's code ("" for none, `bug` for a fault of ours), and the seconds that it took.
+    """
+
+    def __init__(
+        self,
+        authenticator: Authenticator | None = None,
+        *,
+        refuse: Callable[[Refusal], Response] = answers.refuse,
+        answered: Answered = lambda *_: None,
+        body_seconds: float = BODY_SECONDS,
+    ) -> None:
+        self._authenticator = authenticator
+        self._refuse = refuse
+        self._answered = answered
+        self._body_seconds = body_seconds
+
+    def application(self, endpoints: Sequence[Endpoint]) -> ASGIApp:
+        """Make the ASGI app of a table. A dictionary and no router: reports are nearly all that comes, and a router is a tenth of their cost."""
+        table = {(endpoint.method, endpoint.path): endpoint for endpoint in endpoints}
+        allowed: dict[str, list[str]] = {}
+        for endpoint in endpoints:
+            allowed.setdefault(endpoint.path, []).append(endpoint.method)
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] != "http":
+                return
+            method, path = scope["method"], scope["path"]
+            endpoint = table.get((method, path)) or (table.get(("GET", path)) if method == "HEAD" else None)
+            if endpoint is not None:
+                response = await self._serve(endpoint, Request(scope, receive))
+            else:
+                refusal = Refusal(405 if path in allowed else 404, NOT_FOUND, f"there is no {method} {path[:200]}")
+                response = self._refuse(refusal)
+                if path in allowed:
+                    response.headers["Allow"] = ", ".join(allowed[path])
+                self._answered(path if path in allowed else OTHER, response.status_code, refusal.code, 0.0)
+            await response(scope, receive, send)
+
+        return app
+
+    async def _serve(self, endpoint: Endpoint, request: Request) -> Response:
+        begun, code = time.perf_counter(), ""
+        try:
+            caller = await self._caller(endpoint, request) if endpoint.token else None
+            body = await self._body(endpoint, request) if endpoint.body else b""
+            response = await endpoint.handler(Visit(request.query_params, request.headers, caller, body))
+        except Refusal as refusal:
+            code = refusal.code
+            response = self._refuse(refusal)
+        except UnavailableError as error:
+            logger.warning("%s cannot be served now: %s", endpoint.path, error)
+            code = "unavailable"
+            response = self._refuse(Refusal(503, code, str(error), answers.RETRY_SECONDS))
+        except ClientDisconnect:
+            code = "disconnected"
+            response = Response(status_code=400)  # nobody reads it
+        except Exception:
+            # A fault of ours: the server logs it and answers 500.
+            self._answered(endpoint.path, SERVER_ERROR, "bug", time.perf_counter() - begun)
+            raise
+        self._answered(endpoint.path, response.status_code, code, time.perf_counter() - begun)
+        return response
+
+    async def _caller(self, endpoint: Endpoint, request: Request) -> Caller:
+        assert self._authenticator is not None, f"{endpoint.path} needs a token, and nobody to check it"  # noqa: S101
+        token = request.headers.get(endpoint.token_header, "").strip() if endpoint.token_header else ""
+        if not token:
+            scheme, _, token = request.headers.get("authorization", "").partition(" ")
+            token = token.strip() if scheme.lower() == "bearer" else ""
+        if not token:
+            also = f", or in the header {endpoint.token_header}" if endpoint.token_header else ""
+            message = f"send a service account's token with the audience {names.TOKEN_AUDIENCE} as bearer{also}"
+            raise Refusal(401, "unauthenticated", message)
+        caller = await self._authenticator.caller(token)
+        if caller is None:
+            message = f"the token is not valid for the audience {names.TOKEN_AUDIENCE}"
+            raise Refusal(401, "unauthenticated", message)
+        return caller
+
+    async def _body(self, endpoint: Endpoint, request: Request) -> bytes:
+        too_large = Refusal(413, "too_large", endpoint.too_large or f"a body has at most {endpoint.body} bytes")
+        declared = request.headers.get("content-length", "")
+        if declared.isdigit() and int(declared[:12]) > endpoint.body:
+            raise too_large
+        parts: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(self._body_seconds):
+                async for part in request.stream():
+                    size += len(part)
+                    if size > endpoint.body:
+                        raise too_large
+                    parts.append(part)
+        except TimeoutError:
+            message = f"the body was not complete after {self._body_seconds:.0f} s"
+            raise Refusal(408, "timeout", message) from None
+        return b"".join(parts)
+
+
+def describe(
+    endpoints: Sequence[Endpoint], *, title: str, version: str, about: str, components: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Make the OpenAPI 3.1 description of those endpoints that have an operation.
+
+    `components`: the schemas that operations refer to, as `msgspec.json.schema_components` makes them.
+    """
+    paths: dict[str, dict[str, Any]] = {}
+    for endpoint in endpoints:
+        if endpoint.operation is not None:
+            paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = dict(endpoint.operation)
+    schemes: dict[str, Any] = {"bearer": {"type": "http", "scheme": "bearer"}}
+    for endpoint in endpoints:
+        if endpoint.operation is not None and endpoint.token_header:
+            schemes["header"] = {"type": "apiKey", "in": "header", "name": endpoint.token_header}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": title, "version": version, "description": about},
+        "paths": paths,
+        "components": {"schemas": dict(components), "securitySchemes": schemes},
+        "security": [{name: []} for name in schemes],
+    }
+
+
+def as_json_document(document: Mapping[str, Any]) -> Response:
+    """Answer with a document that is no Struct."""
+    return Response(msgspec.json.encode(document), media_type="application/json")
