@@ -108,7 +108,7 @@ class Proxy:
         )
 
     def _tls(self) -> ssl.SSLContext:
-        """The authorities of the image, or of SSL_CERT_FILE; and those of the pod."""
+        """Trust the authorities of the image, or of SSL_CERT_FILE, and those of the pod."""
         tls = ssl.create_default_context()
         tls.set_alpn_protocols(["http/1.1"])
         if self.settings.ca_file:
@@ -116,7 +116,7 @@ class Proxy:
         return tls
 
     def _tls_of(self, route: Route) -> ssl.SSLContext | None:
-        """A context of the route's own, where it shows a certificate of its own."""
+        """The route's own TLS context, if it shows a client certificate."""
         if not (route.client_certificate_file and route.client_key_file and route.upstream.startswith("https:")):
             return None
         tls = self._tls()
@@ -128,7 +128,7 @@ class Proxy:
         self._files.append(file)
 
     async def start(self) -> None:
-        """Listen, then begin what runs beside. Raises OSError when a port is taken."""
+        """Listen, then start the background tasks. Raises OSError when a port is taken."""
         for endpoint in self.endpoints:
             await endpoint.listen()
         await self.admin.listen(self.settings.admin_port)
@@ -177,7 +177,7 @@ class Proxy:
         self.admin.close()
 
     async def _sweep(self) -> None:
-        """Deadlines, the journal's errors into their metric, a bundle that has changed."""
+        """Enforce deadlines, copy the journal's errors into their metric, reload certificates that changed."""
         while True:
             await asyncio.sleep(_SWEEP_SECONDS)
             for endpoint in self.endpoints:
@@ -220,13 +220,13 @@ def _needs_tls(settings: Settings) -> bool:
 
 
 def compiled_modules() -> int:
-    """How many of our modules came compiled (image/compile.py): all that are hot in the image, none in a checkout."""
+    """How many of our modules are compiled (image/compile.py): all hot ones in the image, none in a checkout."""
     ours = [module for name, module in sys.modules.items() if name.startswith("llmwarden.")]
     return sum((getattr(module, "__file__", None) or "").endswith(".so") for module in ours)
 
 
 def _allow_descriptors() -> None:
-    """As many descriptors as the container may have: the limit that holds at first is often 1,024, which 500 clients use up."""
+    """Raise the limit of descriptors as far as the container may: it is often 1,024 at first, which 500 clients use up."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -238,7 +238,7 @@ def _complain(task: asyncio.Task[None]) -> None:
         _LOG.error("a background task died; /livez fails from now on", exc_info=error)
 
 
-async def _run(settings: Settings, identity: Identity, sinks: Sequence[Sink], begun: float) -> int:
+async def _run(settings: Settings, identity: Identity, sinks: Sequence[Sink], started: float) -> int:
     _allow_descriptors()
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -250,13 +250,13 @@ async def _run(settings: Settings, identity: Identity, sinks: Sequence[Sink], be
     except OSError as error:
         _LOG.error("cannot listen: %s", error)
         return 1
-    # What was imported lives as long as the process: the collector need not walk it.
+    # Imported modules live as long as the process: the collector need not walk them.
     gc.collect()
     gc.freeze()
     # Calls leave next to no cycles: looking for them after each 700 objects, the default, took 1 % of all under load.
     gc.set_threshold(_YOUNG)
     ports = ", ".join(f"{item.route.service} {item.route.mode} on {item.port}" for item in proxy.endpoints)
-    taken = time.perf_counter() - begun
+    taken = time.perf_counter() - started
     _LOG.info(
         "ready after %.2f s: %s; admin on %d; %d modules compiled", taken, ports, proxy.admin.port, compiled_modules()
     )
@@ -271,7 +271,7 @@ def main(argv: list[str], sinks: Sequence[Sink] = ()) -> int:
 
     `sinks` get the record of every finished call after the proxy's own sinks.
     """
-    begun = time.perf_counter()
+    started = time.perf_counter()
     logging.basicConfig(
         stream=sys.stderr,
         level=os.environ.get("LLMWARDEN_LOG_LEVEL") or "INFO",
@@ -286,4 +286,4 @@ def main(argv: list[str], sinks: Sequence[Sink] = ()) -> int:
         _LOG.error("%s", error)
         return 2
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_run(settings, identity, sinks, begun))
+        return runner.run(_run(settings, identity, sinks, started))

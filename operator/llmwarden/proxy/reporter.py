@@ -27,8 +27,9 @@ _SLACK_SECONDS: Final = 10.0
 _TIMEOUT_SECONDS: Final = 10.0
 _PRICE_SECONDS: Final = 2.0  # a call waits for a price no longer
 _PRICE_AGAIN_SECONDS: Final = 0.25  # until a price that a call waits for is asked for again
-_VAIN_SECONDS: Final = 5.0  # after a call has waited for a price in vain: for so long no other waits for it
-_VAIN: Final = 1000  # models of which that is remembered
+# After a call has waited for a price without an answer, no other call waits for it for so long.
+_UNANSWERED_SECONDS: Final = 5.0
+_UNANSWERED: Final = 1000  # models of which that is remembered
 _SAVE_SECONDS: Final = 0.5  # within which prices that came are saved together
 _HEARTBEAT_SECONDS: Final = 60.0
 _MAX_BACKOFF: Final = 10.0
@@ -54,13 +55,12 @@ class Reporter:
         self._report_client = Client(ledger.url, tls)
         self._price_client = Client(ledger.url, tls)
         self._asking: dict[tuple[str, str], asyncio.Task[bool]] = {}
-        self._vain: dict[
-            tuple[str, str], float
-        ] = {}  # prices that a call has waited for in vain: until when no other waits
+        # Prices that a call has waited for without an answer: until when no other call waits for them.
+        self._unanswered: dict[tuple[str, str], float] = {}
         self._saving: asyncio.TimerHandle | None = None
         self._interval = 5.0
         self._reported_at = 0.0  # monotonic
-        self._complained = ""
+        self._logged = ""
         self._soon = asyncio.Event()  # a call waits for a lease
         self._again = 0.0  # seconds until that may be asked for again
         self._granted: set[asyncio.Future[None]] = set()
@@ -70,7 +70,7 @@ class Reporter:
         view.ask_lease = self.ask_lease
 
     def restore(self) -> None:
-        """Begin with the configuration and the prices of the last run, if this pod has any: see `saved`."""
+        """Start with the configuration and the prices of the last run, if this pod has any: see `saved`."""
         config = self._saved.config()
         if config is not None:
             self._apply(config)
@@ -83,7 +83,7 @@ class Reporter:
         """Keep the configuration current."""
         failures = 0
         while True:
-            begun = time.monotonic()
+            started = time.monotonic()
             try:
                 await self._poll()
             except ClientError as error:
@@ -93,7 +93,7 @@ class Reporter:
                 continue
             failures = 0
             self._answered()
-            await asyncio.sleep(max(_MIN_POLL_SECONDS - (time.monotonic() - begun), 0))
+            await asyncio.sleep(max(_MIN_POLL_SECONDS - (time.monotonic() - started), 0))
 
     async def _poll(self) -> None:
         config = self._shared.ledger.config
@@ -117,7 +117,7 @@ class Reporter:
             raise _unreadable(error) from error
         self._apply(config)
         try:
-            self._saved.keep_config(answer.body)
+            self._saved.save_config(answer.body)
         except OSError:
             self._shared.metrics.journal_errors.inc()
 
@@ -144,13 +144,14 @@ class Reporter:
             self._start(service, model)
 
     async def ask_price(self, service: str, model: str) -> None:
-        """Ask for a price now; returns once the ledger has said it for the present generation of prices, after two seconds at most.
+        """Ask for a price now; returns once the ledger has told that of the present generation, after two seconds at most.
 
         A ledger that restarts, or a replica that is a moment behind, is asked again meanwhile. Returns at once where the ledger has not
-        answered anything for a while, or a call has just waited in vain for the same: then it is asked in the background only.
+        answered anything for a while, or another call has just waited for the same price without an answer: then it is asked in the
+        background only.
         """
         key, loop = (service, model), asyncio.get_running_loop()
-        if self._shared.gate.lost(self._shared.ledger.clock()) or loop.time() < self._vain.get(key, 0.0):
+        if self._shared.gate.lost(self._shared.ledger.clock()) or loop.time() < self._unanswered.get(key, 0.0):
             return
         deadline = loop.time() + _PRICE_SECONDS
         while (left := deadline - loop.time()) > 0:
@@ -159,9 +160,9 @@ class Reporter:
             if task.done() and task.result():
                 return
             await asyncio.sleep(max(min(_PRICE_AGAIN_SECONDS, deadline - loop.time()), 0.0))
-        if len(self._vain) >= _VAIN:
-            self._vain.clear()
-        self._vain[key] = loop.time() + _VAIN_SECONDS
+        if len(self._unanswered) >= _UNANSWERED:
+            self._unanswered.clear()
+        self._unanswered[key] = loop.time() + _UNANSWERED_SECONDS
 
     def _start(self, service: str, model: str) -> asyncio.Task[bool]:
         key = (service, model)
@@ -171,7 +172,7 @@ class Reporter:
         return task
 
     async def _fetch(self, service: str, model: str) -> bool:
-        """Ask once; returns whether the ledger has said it for the generation of prices that holds now."""
+        """Ask once; returns whether the ledger has told the price of the present generation."""
         shared = self._shared
         generation = shared.ledger.price_generation(service)
         query = urlencode({"contract": names.CONTRACT, "service": service, "model": model})
@@ -191,7 +192,7 @@ class Reporter:
             if price.picodollars is not None and self._saving is None:
                 self._saving = asyncio.get_running_loop().call_later(_SAVE_SECONDS, self._save_prices)
             if generation == shared.ledger.price_generation(service):
-                self._vain.pop((service, model), None)
+                self._unanswered.pop((service, model), None)
                 return True
             shared.ledger.prices.should_ask(service, model, shared.ledger.clock())  # not again with every call
         return False
@@ -205,7 +206,7 @@ class Reporter:
         self._saving = None
         newest = self._shared.ledger.prices.newest(MOST_PRICES)
         try:
-            self._saved.keep_prices([SavedPrice(*one) for one in newest])
+            self._saved.save_prices([SavedPrice(*one) for one in newest])
         except OSError:
             self._shared.metrics.journal_errors.inc()
 
@@ -261,7 +262,7 @@ class Reporter:
     def _pause(self, failures: int) -> float:
         """Seconds until the next look: sooner when a budget's window ends before."""
         if not self._reported_at and not failures:
-            return min(self._interval, _FIRST_SECONDS)  # what a former process left may be waiting
+            return min(self._interval, _FIRST_SECONDS)  # the process before this one may have left something to report
         if failures:
             return max(self._interval, _backoff(failures))
         reset = self._shared.gate.next_reset(self._shared.ledger.clock())
@@ -293,7 +294,7 @@ class Reporter:
         while True:
             rows = journal.pending(_ROWS)
             last = len(rows) < _ROWS
-            told = gate.unacknowledged() if last else {}
+            reported = gate.unacknowledged() if last else {}
             report = Report(
                 contract=names.CONTRACT,
                 journal=journal.id,
@@ -318,7 +319,7 @@ class Reporter:
                 raise _unreadable(error) from error
             self._take(accepted)
             journal.acknowledge(rows, self._shared.ledger.clock())
-            gate.acknowledge(told, accepted.budgets, accepted.now)
+            gate.acknowledge(reported, accepted.budgets, accepted.now)
             self._reported_at = time.monotonic()
             self._shared.metrics.last_report.set(time.time())
             if accepted.leases or not any(use.wanted for use in report.leases):
@@ -346,7 +347,7 @@ class Reporter:
     # Both.
 
     def _headers(self) -> dict[str, str]:
-        """The token, read anew: the kubelet replaces it before it expires."""
+        """The token, read again each time: the kubelet replaces it before it expires."""
         try:
             token = Path(self._ledger.token_file).read_text(encoding="ascii").strip()
         except (OSError, UnicodeDecodeError) as error:
@@ -356,9 +357,9 @@ class Reporter:
 
     def _answered(self) -> None:
         self._shared.gate.failing_since = 0.0
-        if self._complained:
-            self._vain.clear()
-            self._complained = ""
+        if self._logged:
+            self._unanswered.clear()
+            self._logged = ""
             _LOG.info("the ledger answers again")
 
     def _failed(self, error: ClientError) -> None:
@@ -366,8 +367,8 @@ class Reporter:
         if not self._shared.gate.failing_since:
             self._shared.gate.failing_since = self._shared.ledger.clock()
         text = str(error)
-        if text != self._complained:  # once, not at every try
-            self._complained = text
+        if text != self._logged:  # once, not at every try
+            self._logged = text
             _LOG.warning("the ledger: %s", text)
 
 

@@ -76,7 +76,7 @@ class Inquiry:
     # The gate's two questions.
 
     def has_price(self, model: str) -> bool | None:
-        """Whether the model has a price; None while the ledger has not said."""
+        """Whether the model has a price; None while the ledger has not told."""
         opened = self.opened
         return opened.route.tariff.has_price(model, alias=opened.match.alias)
 
@@ -143,7 +143,7 @@ class Refused:
 
 
 Admission = Admitted | Refused
-FREE: Final = Allowed()  # of a call that the gate is not asked about
+FREE: Final = Allowed()  # for a call that does not pass the gate
 
 
 def inquire(opened: Opened, request: Request, trace: Trace, body: bytes | None) -> Inquiry:
@@ -153,7 +153,7 @@ def inquire(opened: Opened, request: Request, trace: Trace, body: bytes | None) 
     body_bytes = len(body) if body is not None else request.length or 0
     readable = asked is not None
     if asked is None:
-        # Its length is all that is known of it.
+        # Encoded or not, only its length can be read.
         asked = Asked(model=match.model, unbounded="unreadable", input_bytes=body_bytes)
         prompt = estimate.Prompt((body or b"")[: estimate.SAMPLE])
     else:
@@ -236,5 +236,5 @@ def _decide(inquiry: Inquiry, outcome: Allowed | Denied) -> Admission:
 
 
 def _capped(cap: int, window: int) -> int:
-    """What is reserved where a call says nothing: the model's window, where it is known and smaller than the cap."""
+    """Tokens to reserve for a call that names no bound: the cap, or the model's context window if that is smaller."""
     return min(cap, window) if window else cap

@@ -106,7 +106,7 @@ class MeteredCall:
         return refused.answer
 
     def _poll(self, name: str) -> Decision:
-        """A question for an answer that was admitted when it was asked for first: never refused."""
+        """A request for the result of an earlier call. It is never refused: that call was admitted."""
         deferred = self.opened.route.deferred.get(name)
         if deferred is not None:
             self._inquiry = Inquiry(
@@ -122,7 +122,7 @@ class MeteredCall:
     def answered(self, status: int, headers: list[Header]) -> bool:  # noqa: C901 - one pass over the headers
         """Note status and kind of the answer."""
         self._status = status
-        admitted = self._settled_admission()
+        admitted = self._admission()
         asked = admitted.inquiry.asked
         match = self.opened.match
         if match.head is not None:
@@ -168,7 +168,7 @@ class MeteredCall:
         self._progress_at = time.perf_counter() + _PROGRESS_SECONDS
 
     def feed(self, data: bytes) -> bytes:
-        """Understand a piece; hold back only usage that the client did not ask for."""
+        """Read a piece; hold back only usage that the client did not ask for."""
         splitter = self._splitter
         if splitter is None:
             self._keep(data)
@@ -179,20 +179,20 @@ class MeteredCall:
         rest = data
         while rest:
             if self._shape is not None and self._sse is not None and not self._sse.held:
-                count, size, end, kept = self._shape.take(rest)
-                if end == len(data):  # mostly what came is all of one shape
+                count, size, end, passed = self._shape.take(rest)
+                if end == len(data):  # mostly the whole piece is of one shape
                     answer.texts(count, size, now)
                     self._lessons = _LESSONS
                     if now >= self._progress_at:
                         self._progress(now)
-                    return kept if self._hides else data
+                    return passed if self._hides else data
                 if count:
                     answer.texts(count, size, now)
-                    out.append(kept)
+                    out.append(passed)
                     rest = rest[end:]
                     self._lessons = _LESSONS
                     continue
-            # One by one; of much at once only some, since that may show the shape of the rest.
+            # Read events one by one. Of a large piece read only a part first: it may show the shape of the rest.
             cut = rest.find(b"\n\n", _LESSON) + 2 if len(rest) > 2 * _LESSON and self._lessons else 0
             piece, rest = (rest[:cut], rest[cut:]) if cut > _LESSON else (rest, b"")
             self._understand(splitter.feed(piece), now, out)
@@ -211,25 +211,25 @@ class MeteredCall:
             self.opened.route.shared.accounts.progress(self._stream, self.answer.pieces)
 
     def _understand(self, events: list[Piece], now: float, out: list[bytes]) -> None:
-        """Read events one by one; `out` gets what goes on of them."""
+        """Read events one by one; `out` gets the bytes that pass on to the client."""
         answer = self.answer
         api = self.opened.match.api
         hides = self._hides
         for raw, payload in events:
             if self._shape is not None:
-                count, size, end, kept = self._shape.take(raw)
+                count, size, end, passed = self._shape.take(raw)
                 if count and end == len(raw):
                     answer.texts(count, size, now)
-                    out.append(kept)
+                    out.append(passed)
                     continue
             kind = api.event(answer, payload, now) if payload is not None else Event.KEEP
-            kept = raw
+            passed = raw
             if hides and kind is not Event.KEEP:
-                kept = api.strip(raw) if kind is Event.STRIP else b""
-            out.append(kept)
+                passed = api.strip(raw) if kind is Event.STRIP else b""
+            out.append(passed)
             if answer.text and self._lessons and self._sse is not None:
                 self._lessons -= 1
-                self._shape = shape.learn(raw, answer.text, kept, answer.text_name)
+                self._shape = shape.learn(raw, answer.text, passed, answer.text_name)
 
     def end(self) -> bytes:
         """Settle the call."""
@@ -238,7 +238,7 @@ class MeteredCall:
         return last
 
     def fail(self, error: str, status: int | None = None) -> bytes:
-        """Settle a call that broke: charged for what came."""
+        """Settle a call that broke; it is charged for what came."""
         last = self._last_event()
         self._settle(error, status)
         return last
@@ -248,7 +248,7 @@ class MeteredCall:
         return self.opened.dialect.error_body(status, code, f"LLM Warden: {message}")
 
     def _keep(self, data: bytes) -> None:
-        """Keep an answer that is read at its end; of many large ones at once only as much as of requests."""
+        """Keep a whole answer, to read it at its end. All answers together may take as much memory as requests may."""
         if self._unread:
             return
         route = self.opened.route
@@ -268,7 +268,7 @@ class MeteredCall:
     # The end.
 
     def _last_event(self) -> bytes:
-        """What has not made a whole event: understood all the same, and passed on unless it is ours alone."""
+        """Read the bytes that are no whole event yet. They pass on, unless they are only usage that the client did not ask for."""
         splitter = self._splitter
         if splitter is None:
             return b""
@@ -286,8 +286,8 @@ class MeteredCall:
     def _hand_over(self, record: Record) -> None:
         self.opened.route.shared.sinks.finished(record)
 
-    def _settled_admission(self) -> Admitted:
-        """What the gate has decided. A poll is not asked about, nor is a call that broke before its body was here or while it waited."""
+    def _admission(self) -> Admitted:
+        """The admission, or a free one: of a poll, and of a call that broke before the gate had decided."""
         admitted = self._admitted
         if admitted is None:
             inquiry = self._inquiry or Inquiry(self.opened, self._request, self.trace)
@@ -304,13 +304,13 @@ class MeteredCall:
         if self._whole:
             body = b"".join(self._whole)
             self._forget()
-            if error:  # it was made, and broke off on its way
+            if error:  # the upstream made it, and it broke off on its way
                 output = estimate.prompt(body).tokens()
             else:
                 match.api.whole(answer, body)
                 if answer.usage is None and not answer.error:
                     output = estimate.prompt(body, answer.content_bytes).tokens()
-        admitted = self._settled_admission()
+        admitted = self._admission()
         inquiry = admitted.inquiry
         if match.alias and answer.model:
             route.tariff.answers(admitted.model, answer.model)

@@ -69,8 +69,8 @@ class Gate:
         self._budgets: dict[str, Budget] = {}
         self._gone: list[tuple[str, Budget]] = []  # leased once, not configured any more: to be returned
         self.interval = 5.0  # between two reports
-        self.failing_since = 0.0  # since when the ledger has not answered what it was asked; 0: it answers
-        self._told: dt.datetime | None = None  # by the ledger's clock: of when the latest report's answer is
+        self.failing_since = 0.0  # since when the ledger has not answered; 0: it answers
+        self._figures_of: dt.datetime | None = None  # the time of the latest report's answer, by the ledger's clock
 
     def configure(self, config: Config) -> None:
         """Take the ledger's configuration; what we used and it does not know yet stays counted, and leases stay ours.
@@ -78,7 +78,7 @@ class Gate:
         It may have been made before a report and arrive after that report's answer: then its figures lack what was just acknowledged.
         """
         self.interval = config.report_interval_seconds
-        stale = config.now is not None and self._told is not None and config.now < self._told
+        stale = config.now is not None and self._figures_of is not None and config.now < self._figures_of
         budgets: dict[str, Budget] = {}
         for key, budget in config.budgets.items():
             current = self._budgets.pop(key, None)
@@ -93,15 +93,15 @@ class Gate:
     # Reports.
 
     def unacknowledged(self) -> dict[str, int]:
-        """What a report that is built now will tell, by budget."""
+        """Usage that a report built now contains, by budget."""
         return {key: budget.unacknowledged for key, budget in self._budgets.items() if budget.unacknowledged}
 
     def acknowledge(
-        self, told: dict[str, int], updates: dict[str, BudgetUpdate], now: dt.datetime | None = None
+        self, reported: dict[str, int], updates: dict[str, BudgetUpdate], now: dt.datetime | None = None
     ) -> None:
         """The ledger took the report: its figures, of `now` by its clock, replace ours."""
-        self._told = now or self._told
-        for key, amount in told.items():
+        self._figures_of = now or self._figures_of
+        for key, amount in reported.items():
             budget = self._budgets.get(key)
             if budget is not None:
                 budget.unacknowledged = max(budget.unacknowledged - amount, 0)

@@ -18,7 +18,7 @@ from llmwarden.proxy.money.busy import NO_TIMES
 
 _NAME: Final = "journal"
 _COMPACT_AT: Final = 4 * 1024 * 1024  # bytes
-# Closed and acknowledged rows are remembered for so long: a clock set back must not begin a row anew, below the ledger's maximum.
+# Closed and acknowledged rows are remembered for so long: a clock set back must not start a row again, below the ledger's maximum.
 _REMEMBER_SECONDS: Final = 3 * 3600
 
 _LABELS: Final = 200  # sets of labels per bucket: more are counted under OTHER, for headers come from outside
@@ -140,7 +140,7 @@ class Journal:
         self._damaged = False  # the disk misses something that memory has
         self.errors = 0
         self.skipped = 0
-        self.orphans = 0  # streams that a former process did not finish
+        self.orphans = 0  # streams that the process before this one did not finish
         self.id = str(uuid.uuid4())
         self.sequence = 0
         self._replay()
@@ -175,7 +175,7 @@ class Journal:
             self._write(record)
 
     def account(self, key: AccountKey) -> Account:
-        """The totals of a key; whoever remembers them looks at `gone` before the next call is counted there."""
+        """The totals of a key. A caller that remembers them must look at `gone` before it counts the next call there."""
         account = self._rows.get(key)
         if account is None:
             account = self._rows[key] = Account(key)
@@ -265,7 +265,7 @@ class Journal:
         return b"".join(msgspec.json.encode(record) + b"\n" for record in records)
 
     def _compact(self) -> None:
-        """Write all there is anew, and take its place; a failure leaves the old file as it was."""
+        """Write a new file with all totals, and replace the old one. A failure leaves the old file as it was."""
         data = self._snapshot()
         fresh = self._path.with_suffix(".new")
         try:
@@ -333,7 +333,7 @@ class Journal:
         return True
 
     def _settle_orphans(self) -> None:
-        """Charge each stream that died with its process once: for what it is known to have used, labelled estimated."""
+        """Charge each stream that died with its process once: for the usage that was noted, labelled estimated."""
         for _, _, service, provider, model, price_id, read, written, *more in self._open.values():
             tokens = Tokens(input=read, output=written)
             key = AccountKey(service, provider, model, price_id, self._died_in(), *more)
@@ -342,7 +342,7 @@ class Journal:
         self._open.clear()
 
     def _died_in(self) -> int:
-        """The bucket of the journal's last write: when the former process died, as near as can be told."""
+        """The bucket of the journal's last write, which is close to when the former process died."""
         return int(self._path.stat().st_mtime) // names.BUCKET_SECONDS * names.BUCKET_SECONDS
 
 
