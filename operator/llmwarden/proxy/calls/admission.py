@@ -4,8 +4,8 @@ What bounds a call's usage from above stands in the request: its output by `max_
 the body's length (no tokenizer makes more than one token of a byte, and the JSON around a text outweighs the tokens around a message). Neither
 holds where `Asked.unbounded` says why not.
 
-`Inquiry`, `Admitted` and `Refused` are frozen: mypy, and so the compiler, refuses to assign to a `Final` attribute. They are no structs because
-compiled code reads an attribute of such a class at no cost.
+`Inquiry`, `Admitted` and `Refused` are frozen: mypy refuses to assign to a `Final` attribute, and a compiled one is not writable. They are no
+structs because compiled code reads an attribute of a class of ours at no cost.
 """
 
 import asyncio
