@@ -269,7 +269,7 @@ class Metrics:
         ).labels()
         self.sink_errors = self._counter(
             names.METRIC_SINK_ERRORS,
-            "Finished calls that one of the proxy's sinks (journal, gate, metrics, spans) failed on",
+            "Finished calls that one of the proxy's sinks failed on, by the sink's class; the calls were served",
             ("sink",),
         )
         self.ledger_errors = self._counter(
