@@ -90,7 +90,7 @@ def backend_provider(backend: BackendType) -> str:
 
 
 def default_url(backend: BackendType) -> str | None:
-    """Return where calls go unless `backend.url` says; None where the type has no address of its own."""
+    """Return where calls go unless `backend.url` says; None where the type has no default address."""
     return BACKENDS[backend].url
 
 

@@ -319,7 +319,7 @@ def test_unusual_spending_is_named_and_changes_no_verdict() -> None:
     assert verdict(unusual, "WithinBudget") == verdict(usual, "WithinBudget")
     condition = next(item for item in unusual.conditions if item.type == "WithinBudget")
     assert condition.message.endswith(
-        "room. Unusual: three times as much is spent as at this hour of earlier days (LLMSpendUnusual)."
+        "close to its limit. Unusual: spending is three times as high as at this hour on earlier days (LLMSpendUnusual)."
     )
     kept = build(
         snapshot(

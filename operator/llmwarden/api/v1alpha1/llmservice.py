@@ -475,7 +475,7 @@ class LLMServiceSpec(Model):
             ),
             rule(
                 f"self.backend.type != 'OpenAICompatible' || {_IS_PORT} || has(self.backend.url)",
-                "backend.url is required with type OpenAICompatible, which has no address of its own: set it to the server's origin",
+                "backend.url is required with type OpenAICompatible, which has no default address: set it to the server's origin",
                 ".backend",
             ),
         )
