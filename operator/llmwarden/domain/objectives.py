@@ -307,7 +307,7 @@ def _parse(objective: llmservice.Objective) -> Objective:
     if isinstance(kind, llmservice.SpendObjective):
         return SpendObjective(objective.name, money.parse(kind.per_hour))
     if objective.target_percent is None or objective.window is None:
-        message = "targetPercent and window are required with every kind but spend"
+        message = 'targetPercent and window are required with every kind but spend, such as targetPercent: "99" and window: 28d'
         raise InvalidSpecError(message)
     return _share(kind, objective.name, _percent(objective.target_percent), durations.whole_seconds(objective.window))
 

@@ -138,15 +138,13 @@ def check_url(
     if scheme not in {"http", "https"}:
         problem = f"must begin with https:// (or http:// for a Service of the cluster), not {scheme}://"
     elif "@" in match["authority"]:
-        problem = (
-            "must not carry user information; put the key into a Secret and name it in backend.credentialsSecretRef"
-        )
+        problem = "must not contain a user name or password: put the key into a Secret and name it in backend.credentialsSecretRef"
     elif match["rest"]:
-        problem = "must not have a query or a fragment; remove what follows '?' or '#'"
+        problem = "must not have a query or a fragment: remove the text from '?' or '#' on"
     elif not _PATH.fullmatch(path) or "//" in path or any(part in {".", ".."} for part in path.split("/")):
         problem = f"has a path that cannot be a prefix, {path!r}; write plain path segments, or none"
     elif _VERSION.fullmatch(last_segment):
-        problem = "must not end in the API version; remove it (such as /v1): the client's own path is appended"
+        problem = "must not end in the API version, which clients add themselves: remove it (such as /v1)"
     else:
         return _check_authority(match["authority"], scheme, backend, tuple(allowed_hosts), cluster_domain)
     return f"backend.url {problem}"
