@@ -352,8 +352,16 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
         "spec.backend.url",
         "must not end in the API version",
     ),
-    "url with a blank": (service(backend={"url": "https://a b"}), "spec.backend.url", "must be an origin"),
-    "url without a host": (service(backend={"url": "https://"}), "spec.backend.url", "must be an origin"),
+    "url with a blank": (
+        service(backend={"url": "https://a b"}),
+        "spec.backend.url",
+        "must be scheme, host and an optional path prefix",
+    ),
+    "url without a host": (
+        service(backend={"url": "https://"}),
+        "spec.backend.url",
+        "must be scheme, host and an optional path prefix",
+    ),
     "compatible without a url": (
         service(backend={"type": "OpenAICompatible"}),
         "spec.backend",

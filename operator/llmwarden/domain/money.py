@@ -31,7 +31,7 @@ def parse_per_million(text: str) -> int:
     """
     per_token, rest = divmod(parse(text), _TOKENS_PER_MILLION)
     if rest:
-        message = f"{text!r} per million tokens has more than 6 digits behind the point"
+        message = f"{text!r} per million tokens has more than 6 digits after the point: round it"
         raise InvalidSpecError(message)
     return per_token
 

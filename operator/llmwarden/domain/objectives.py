@@ -301,7 +301,7 @@ def _objective(objective: llmservice.Objective) -> Objective:
 def _parse(objective: llmservice.Objective) -> Objective:
     kinds = [kind for kind in objective.kinds if kind is not None]
     if len(kinds) != 1:
-        message = f"exactly one of {', '.join(llmservice.KINDS[:-1])} and {llmservice.KINDS[-1]} is needed"
+        message = f"set exactly one of {', '.join(llmservice.KINDS[:-1])} and {llmservice.KINDS[-1]}"
         raise InvalidSpecError(message)
     kind = kinds[0]
     if isinstance(kind, llmservice.SpendObjective):
@@ -333,6 +333,6 @@ def _percent(text: str) -> Decimal:
     money.parse(text)
     value = Decimal(text)
     if not 0 < value < 100:  # noqa: PLR2004 - percent
-        message = f"targetPercent {text!r} must be above 0 and below 100"
+        message = f"targetPercent {text!r} must be above 0 and below 100: write a percentage such as 99.9"
         raise InvalidSpecError(message)
     return value

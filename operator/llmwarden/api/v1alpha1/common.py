@@ -1,8 +1,8 @@
-"""What our kinds share: the base model, scalar types with their CEL rules, and the parts of a budget.
+"""Parts that several kinds share: the base model, scalar types with their CEL rules, and the fields of a budget.
 
-The models are the single source of truth: `llmwarden.api.crdgen` writes `crds/` from them. A rule that spans fields stands beside its
-class as CEL (`rules(...)`), because the API server enforces it there; what CEL cannot know (time zones, allowed hosts) is
-checked by `llmwarden.domain` and becomes a condition. Every string has a maximal length and every list a maximal number of
+The models are the single source of truth: `llmwarden.api.crdgen` writes `crds/` from them. A rule over several fields is CEL in the
+model's config (`rules(...)`), and the API server enforces it. `llmwarden.domain` checks what CEL cannot know, such as time zones and
+allowed hosts, and a failure becomes a condition. Every string has a maximal length and every list a maximal number of
 items: the API server refuses CEL rules whose cost it cannot bound.
 """
 
@@ -54,14 +54,14 @@ ConditionType = Literal[
     "Observed",
 ]
 
-# Exact in picodollars: 12 decimals. Nine digits before the point: a budget of a billion dollars is a typing error.
+# Exact in picodollars: 12 decimals. Nine digits before the point, because a budget of a billion dollars is a mistake.
 AMOUNT_PATTERN = r"^(0|[1-9][0-9]{0,8})(\.[0-9]{1,12})?$"
-# Per million tokens, six decimals are whole picodollars per token; five digits before the point are 100 times today's dearest model.
+# Per million tokens, six decimals are whole picodollars per token; five digits before the point are 100 times the price of today's most expensive model.
 PRICE_PATTERN = r"^(0|[1-9][0-9]{0,4})(\.[0-9]{1,6})?$"
 
 
 def rule(cel: str, message: str, path: str | None = None) -> dict[str, str]:
-    """One `x-kubernetes-validations` entry; `path` is a JSONPath relative to the schema that carries it."""
+    """Return one `x-kubernetes-validations` entry; `path` is a JSONPath relative to the schema that carries it."""
     entry = {"rule": cel, "message": message}
     if path is not None:
         entry["fieldPath"] = path
@@ -69,12 +69,12 @@ def rule(cel: str, message: str, path: str | None = None) -> dict[str, str]:
 
 
 def rules(*entries: dict[str, str], **more: Any) -> dict[str, Any]:
-    """Return a schema extension with CEL rules, and whatever else the schema should say."""
+    """Return a schema extension with CEL rules, and any further keys."""
     return {"x-kubernetes-validations": list(entries), **more}
 
 
 def short_name(why: str = "") -> dict[str, str]:
-    """Build the rule that an object's name is no longer than a label's value may be; `why` as the message gives the reason."""
+    """Return the rule that an object's name is at most as long as a label's value; `why` adds the reason to its message."""
     message = f"metadata.name must have at most 63 characters{why}: choose a shorter name"
     return rule("self.metadata.name.size() <= 63", message)
 
@@ -83,12 +83,12 @@ BECOMES_A_LABEL: Final = ", because it becomes a label's value"
 
 
 def list_map(*keys: str) -> dict[str, Any]:
-    """Return a schema extension: a list whose items are told apart by these keys, so that server-side apply merges by item."""
+    """Return a schema extension: a list whose items have these keys, so that server-side apply merges item by item."""
     return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": list(keys)}
 
 
 def named(what: str) -> dict[str, Any]:
-    """Return a schema extension: a list whose items go by `name`, and a sentence for two of one name."""
+    """Return a schema extension: a list whose items have unique names, and the message for two of one name."""
     unique = rule(
         "self.all(item, self.exists_one(other, other.name == item.name))",
         f"two {what} have the same name: give each its own",
@@ -119,7 +119,7 @@ def cut(length: int) -> BeforeValidator:
 
 
 def first(items: int) -> BeforeValidator:
-    """Return a validator that keeps the first items of a list of a status, for the same reason."""
+    """Return a validator that keeps the first items of a status's list: a long list must not make the whole status invalid."""
 
     def keep(value: Any) -> Any:
         return tuple(value)[:items] if isinstance(value, list | tuple) else value
@@ -263,7 +263,7 @@ class Model(BaseModel):
     )
 
     def dump(self) -> dict[str, Any]:
-        """JSON of this value as Kubernetes has it: camelCase, nothing that is None."""
+        """Return this value as Kubernetes JSON: camelCase, without fields that are None."""
         dumped: dict[str, Any] = self.model_dump(mode="json", by_alias=True, exclude_none=True)
         return dumped
 
@@ -273,16 +273,16 @@ class Model(BaseModel):
 
 
 class Status(Model):
-    """Base of a kind's status. The operator alone writes it, and always whole.
+    """Base of a kind's status. Only the operator writes it, and always as a whole.
 
-    So it is one value to server-side apply: remembering who owns which of its fields would take half of the stored object.
+    So server-side apply treats it as one value: a list of the owners of its fields would take half of the stored object.
     """
 
     model_config = ConfigDict(json_schema_extra=ATOMIC_MAP)
 
 
 class Metadata(Model):
-    """What we read of an object's metadata."""
+    """The fields of an object's metadata that LLM Warden reads."""
 
     name: str
     namespace: str = ""
@@ -486,7 +486,7 @@ class BudgetPolicy(Model):
     """
 
 
-# Of a model with BudgetPolicy's fields.
+# CEL rules for every model that has the fields of BudgetPolicy.
 BUDGET_RULES = (
     rule(
         "!has(self.onExceeded) || !has(self.onExceeded.ceiling) || "

@@ -1,4 +1,4 @@
-"""What an LLMService's status says of the GPUs that its own pods hold."""
+"""The part of an LLMService's status about the GPUs that its own pods hold."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""LLMBudget, shared by services of a namespace; ClusterLLMBudget, the platform's, over whole namespaces."""
+"""LLMBudget, which services of a namespace share, and ClusterLLMBudget, which whole namespaces share."""
 
 from typing import Annotated, Literal
 

@@ -1,4 +1,4 @@
-"""LLMService: an application that calls a provider, or an engine that serves a model; one per application or model."""
+"""LLMService: one application that calls a provider, or one engine that serves a model."""
 
 from typing import Annotated, Literal
 
@@ -47,7 +47,7 @@ from llmwarden.contracts.ledger import BudgetAction, BudgetState, Unit
 
 _ENGINES = "['VLLM', 'SGLang', 'TGI', 'Ollama', 'NIM', 'TensorRTLLM', 'LlamaCpp']"
 _TYPE_GIVEN = "has(self.workload.interception) && has(self.workload.interception.type)"
-# The interception that holds: the one given, else the default that follows from the backend's type.
+# The interception in effect: the type in the spec, else the default for the backend's type.
 _IS_PORT = f"({_TYPE_GIVEN} ? self.workload.interception.type == 'Port' : self.backend.type in {_ENGINES})"
 
 BackendUrl = Annotated[
@@ -284,8 +284,8 @@ class SpendObjective(Model):
     """Highest spend in one hour in US dollars, as a decimal number in quotes. Required. Example: `"50.00"`."""
 
 
-# What is measured as a share of calls or of time. Quality (judged answers) is to be one more: a field of `Objective` named here, a type in
-# `domain.objectives`, and its good and total in `desired.indicators`; alerts, budgets and panels follow from those.
+# Kinds that are measured as a share of calls or of time. To add a kind, such as quality of answers: add a field to `Objective` and name
+# its type here, add a type in `domain.objectives`, and add its good and total queries in `manifests.alerts.indicators`; alerts, budgets and panels follow.
 ShareKind = (
     LatencyObjective
     | ErrorsObjective
@@ -347,7 +347,7 @@ class Objective(Model):
 
     @property
     def kinds(self) -> tuple[ShareKind | SpendObjective | None, ...]:
-        """Every kind that it could be, in `KINDS`' order; None for those that it is not."""
+        """Return the fields of all kinds in the order of `KINDS`, None for each kind that is not set."""
         shares = (self.latency, self.errors, self.availability, self.context_use, self.queue_time, self.kv_cache)
         return (*shares, self.spend)
 
@@ -856,5 +856,5 @@ class LLMService(Model):
 
     @property
     def key(self) -> str:
-        """`namespace/name`."""
+        """Return `namespace/name`."""
         return f"{self.metadata.namespace}/{self.metadata.name}"

@@ -1,4 +1,4 @@
-"""ModelPrice: what a provider's models, or a GPU, cost from a point in time on. The platform's to say."""
+"""ModelPrice: what a provider's models, or a GPU, cost from a point in time. The platform team writes it."""
 
 from typing import Annotated, Literal
 

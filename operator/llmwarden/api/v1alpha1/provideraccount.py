@@ -1,4 +1,4 @@
-"""ProviderAccount: an account with a provider, whose own figures are compared with the ledger's. The platform's to say."""
+"""ProviderAccount: a provider's account whose figures are compared with the ledger's. The platform team writes it."""
 
 from typing import Annotated, Literal
 

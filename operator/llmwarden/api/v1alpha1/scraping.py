@@ -1,4 +1,4 @@
-"""How an engine's own metrics are scraped: fields of an LLMService that become a PodMonitor, a ServiceMonitor or a ScrapeConfig."""
+"""Fields of an LLMService that say how an engine is scraped; they become a PodMonitor, ServiceMonitor or ScrapeConfig."""
 
 from typing import Annotated, Literal
 
@@ -216,5 +216,5 @@ class Scrape(Model):
 
     @property
     def elsewhere(self) -> bool:
-        """Whether the engine is not in the selected pods."""
+        """Return whether the engine runs somewhere other than the selected pods."""
         return bool(self.targets) or self.service is not None
