@@ -85,7 +85,12 @@ RESOURCES: Final = (
             _AGE,
             Column("TOKENS", ".status.summary.tokens", "Number of tokens in the last 24 hours.", priority=1),
             Column("THROUGHPUT", ".status.summary.throughput", "Output tokens a second.", priority=1),
-            Column("EXHAUSTED", ".status.summary.exhausted", "Time until the budget in BUDGET is used up.", priority=1),
+            Column(
+                "EXHAUSTED",
+                ".status.summary.exhausted",
+                "When the first of the budgets will be used up, in UTC.",
+                priority=1,
+            ),
         ),
     ),
     Resource(model=LLMBudget, plural="llmbudgets", short=("llmb",), scope="Namespaced", columns=_SHARED),

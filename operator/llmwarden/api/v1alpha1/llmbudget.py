@@ -62,9 +62,9 @@ class SharedBudgetSummary(Model):
     """Figures in the form that `kubectl get` shows."""
 
     limit: Annotated[str, Field(max_length=32), cut(32)] | None = None
-    """How much may be used in one window. Example: `$1000`."""
+    """How much may be used in one window. Example: `$1,000.00`."""
     spent: Annotated[str, Field(max_length=32), cut(32)] | None = None
-    """How much is used in the present window. Absent before the first figures. Example: `$830`."""
+    """How much is used in the present window. Absent before the first figures. Example: `$830.00`."""
     used: Annotated[str, Field(max_length=32), cut(32)] | None = None
     """Share of the limit that is used. Absent before the first figures. Example: `83%`."""
     resets: Annotated[str, Field(max_length=32), cut(32)] | None = None

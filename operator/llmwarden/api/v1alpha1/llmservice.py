@@ -791,14 +791,16 @@ class LLMServiceSummary(Model):
     spent: Annotated[str, Field(max_length=32), cut(32)] | None = None
     """Cost of the calls in the last 24 hours. Absent where no price is known. Example: `$12.30`."""
     budget: Annotated[str, Field(max_length=128), cut(128)] | None = None
-    """Used share and name of the budget with the largest used share. Absent without a budget. Example: `83% daily`."""
+    """Used share and name of the budget that has the largest used share. Absent without a budget. Example: `83%
+    (daily)`.
+    """
     tokens: Annotated[str, Field(max_length=32), cut(32)] | None = None
     """Number of tokens in the last 24 hours. Absent where unknown. Example: `1.2M`."""
     throughput: Annotated[str, Field(max_length=32), cut(32)] | None = None
     """Output tokens a second. Absent where nothing was measured. Example: `34 tok/s`."""
     exhausted: Annotated[str, Field(max_length=32), cut(32)] | None = None
-    """Time until the budget in `budget` is used up at the present rate. Absent where that is not within its window.
-    Example: `2h`.
+    """When the first of the budgets will be used up at the present rate, in UTC. Absent where no budget will be within
+    its window. Example: `2026-12-01T10:00Z`.
     """
 
 

@@ -197,7 +197,7 @@ class ModelPriceSummary(Model):
     """Figures in the form that `kubectl get` shows."""
 
     current: Annotated[str, Field(max_length=64)] | None = None
-    """The price that applies now. Absent where none has begun. Example: `$0.10/$0.40 per 1M`."""
+    """The price that applies now. Absent where none has begun. Example: `in $0.10 out $0.40 per 1M`."""
 
 
 class ModelPriceStatus(Status):
