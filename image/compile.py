@@ -34,10 +34,19 @@ _KEPT_STRUCTS: Final = "kept_structs"
 HOT: Final = {
     "bytes": ("http.http1", "http.server", "http.exchange", "http.upstream", "seam"),
     "calls": tuple(
-        f"calls.{name}" for name in ("service", "call", "admission", "settle", "signals", "estimate", "credentials")
+        f"calls.{name}"
+        for name in (
+            "service", "route", "call", "admission", "settle", "signals", "rate_limits", "estimate", "credentials",
+        )
     ),
-    "money": tuple(f"money.{name}" for name in ("gate", "lease", "prices", "refusals", "journal")),
-    "telemetry": ("record", "telemetry.registry", "telemetry.metrics", "telemetry.spans", "clock"),
+    "money": tuple(
+        f"money.{name}"
+        for name in ("accounts", "gate", "journal", "lease", "ledger_view", "prices", "refusals", "tariff")
+    ),
+    "telemetry": (
+        "record", "sinks", "clock",
+        *(f"telemetry.{name}" for name in ("registry", "metrics", "trace", "otlp", "spans")),
+    ),
     "dialects": tuple(
         f"dialects.{name}"
         for name in (
@@ -64,7 +73,7 @@ _READ: Final = (
 def tree(sources: Path = SOURCES, content: Path | None = None) -> Path:
     """Where the compiled tree of these sources is, once it is made. `content`: a copy of them, which is read in their place."""
     total = hashlib.sha256(str(sources.resolve()).encode())  # what is not compiled is linked to
-    files = [Path(__file__), *(path for name in _READ for path in _files((content or sources) / "llmwarden" / name))]
+    files = [_script(sources), *(path for name in _READ for path in _files((content or sources) / "llmwarden" / name))]
     for path in files:
         data = path.read_bytes()
         total.update(b"%b:%d:" % (path.name.encode(), len(data)))
@@ -84,13 +93,21 @@ def compiled(sources: Path = SOURCES) -> Path:
         target = tree(sources, snapshot)
         if not target.exists():
             # A process of its own: mypyc works in the folder that it is started in, and ends its process when it finds a fault.
-            subprocess.run([sys.executable, "-P", __file__, str(snapshot), str(fresh)], check=True, stdout=sys.stderr)
+            subprocess.run(
+                [sys.executable, "-P", str(_script(sources)), str(snapshot), str(fresh)], check=True, stdout=sys.stderr
+            )
             _link(sources / "llmwarden", fresh / "llmwarden")
             fresh.rename(target)
         target.touch()
         for old in sorted(_trees(), key=lambda path: path.stat().st_mtime)[:-_NEWEST]:
             shutil.rmtree(old)
     return target
+
+
+def _script(sources: Path) -> Path:
+    """This file as the sources' own checkout has it: which modules are compiled differs between versions (`bench-datapath --baseline`)."""
+    own = sources.parent / "image" / "compile.py"
+    return own if own.is_file() else Path(__file__)
 
 
 def _trees() -> Iterator[Path]:

@@ -21,14 +21,17 @@ import uvloop
 
 from llmwarden.contracts import ledger as wire
 from llmwarden.contracts.sidecar import Limits, Listen, Route, Thresholds
-from llmwarden.proxy.calls.service import MeteredService, Shared
+from llmwarden.proxy.calls.route import Shared
+from llmwarden.proxy.calls.service import MeteredService
 from llmwarden.proxy.dialects import found
 from llmwarden.proxy.http.client import Answer, Client
 from llmwarden.proxy.http.server import ClientConnection, Endpoint
 from llmwarden.proxy.http.upstream import Pool, UpstreamConnection
+from llmwarden.proxy.main import fixed_sinks
+from llmwarden.proxy.money.accounts import Accounts
 from llmwarden.proxy.money.gate import Gate
 from llmwarden.proxy.money.journal import Journal
-from llmwarden.proxy.money.prices import PriceBook
+from llmwarden.proxy.money.ledger_view import LedgerView
 from llmwarden.proxy.settings import Identity, parse_origin
 from llmwarden.proxy.telemetry.metrics import Metrics
 from llmwarden.proxy.telemetry.spans import Exporter
@@ -155,26 +158,29 @@ class Bench:
         self.collector = _Collector()
         self.exporter = Exporter(identity, cast("Client", self.collector), metrics.spans_dropped.inc)
         self.journal = Journal(directory, "uid")
+        ledger, gate = LedgerView(), Gate()
+        accounts = Accounts(ledger, self.journal, metrics.capped)
         self.shared = Shared(
             identity=identity,
-            gate=Gate(),
-            book=PriceBook(),
+            ledger=ledger,
+            gate=gate,
             journal=self.journal,
+            accounts=accounts,
             metrics=metrics,
-            exporter=self.exporter,
+            sinks=fixed_sinks(accounts, gate, metrics, self.exporter),
             limits=Limits(),
         )
-        self.shared.config = wire.Config(
+        ledger.config = wire.Config(
             1,
             "1",
             5.0,
             {name: wire.ServiceConfig("Active" if measuring else "Released", "openai", 100.0, ("b",), "1")},
             {"b": wire.BudgetConfig("USD", 10**18, 0, "Open", "Block", _RESETS, _RESETS)},
         )
-        self.shared.gate.configure(self.shared.config)
-        self.shared.clock.told(time.time())
+        gate.configure(ledger.config)
+        ledger.clock.told(time.time())
         for model in models:
-            self.shared.prices.put(name, model, "1", wire.Price(1, f"test:{model}", wire.Picodollars(15, 15, 15, 15)))
+            ledger.prices.put(name, model, "1", wire.Price(1, f"test:{model}", wire.Picodollars(15, 15, 15, 15)))
         self.service = MeteredService(route, found(), self.shared)
         self.endpoint = Endpoint(route, self.service, Pool(parse_origin(route.upstream), Limits(), None), Limits())
         self.clients: list[ClientConnection] = []

@@ -21,7 +21,7 @@ from llmwarden.contracts.ledger import (
     ServiceConfig,
 )
 from llmwarden.domain import leases
-from llmwarden.proxy.money.gate import Allowed, Bound, Denied, Gate, Held, Short
+from llmwarden.proxy.money.gate import Allowed, Bound, Denied, Gate, Reservations, Short
 
 KEY = "ClusterLLMBudget/all"
 SERVICE = ServiceConfig("Active", "openai", 100.0, (KEY,), "p")
@@ -53,7 +53,7 @@ class Answer:
 class Call:
     """A call under way."""
 
-    held: Held
+    reservations: Reservations
     bound: int
 
 
@@ -161,18 +161,18 @@ class Leases(RuleBasedStateMachine):
             "shop/bot",
             "m",
             priced=lambda _: True,
-            asked=True,
+            price_asked=True,
             now=self.now,
             bound=lambda _: Bound(0, bound),
         )
         assert isinstance(outcome, Allowed | Denied | Short)
         if isinstance(outcome, Allowed):
-            proxy.calls.append(Call(outcome.held, bound))
+            proxy.calls.append(Call(outcome.reservations, bound))
         return outcome
 
     def end(self, proxy: Proxy, call: Call, used: int) -> None:
         proxy.calls.remove(call)
-        proxy.gate.charge(SERVICE, 0, used, call.held)
+        proxy.gate.charge(SERVICE, 0, used, call.reservations)
         self.count(proxy, used)
 
     def count(self, proxy: Proxy, used: int) -> None:

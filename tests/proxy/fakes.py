@@ -385,8 +385,9 @@ class Proxy:
         }
         site = environment.pop("TEST_SITE", "")
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (site, str(SOURCE))))
+        command = self._overrides.get("command", ("-m", "llmwarden", "proxy"))
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "llmwarden", "proxy", env=environment, stderr=asyncio.subprocess.PIPE
+            sys.executable, *command, env=environment, stderr=asyncio.subprocess.PIPE
         )
         assert self._process.stderr is not None
         async with asyncio.timeout(20):

@@ -148,7 +148,7 @@ class Reconciler:
         for entry in (item.get("status") or {}).get("conditions") or []:
             old = (*old, Condition.model_validate(entry))
         generation = item["metadata"].get("generation", 0)
-        text = f"The spec does not fit this version's schema: {error}. Edit it; nothing is done for it until then."
+        text = f"The spec is invalid in this version: {error}. Nothing is done for it until it is edited."
         found = conditions.set_condition(
             old, "Ready", "False", "InvalidSpec", text, generation=generation, now=self._now()
         )
@@ -190,7 +190,7 @@ class Reconciler:
                 return SETTLE_SECONDS
             for pod in stuck:
                 if await evict(self._client, service.metadata.namespace, pod.name, pod.uid):
-                    text = f"Pod {pod.name} hung on its proxy ({pod.reason}) and is made anew without it."
+                    text = f"Pod {pod.name} hung on its proxy ({pod.reason}) and is replaced by a pod without it."
                     await self._events.say(snapshot.object, "PodReleased", text, warning=True)
             return SETTLE_SECONDS
         chosen = rollout.to_evict(service, snapshot.pods, state, self._tried, webhook_ready=self._world.webhook_ready)
@@ -200,7 +200,7 @@ class Reconciler:
         self._tried.setdefault(chosen.owner.template, now.replace(microsecond=0))
         if await evict(self._client, service.metadata.namespace, chosen.name, chosen.uid):
             await self._events.say(
-                snapshot.object, "PodEvicted", f"Pod {chosen.name} is evicted, so that it comes back with the proxy."
+                snapshot.object, "PodEvicted", f"Pod {chosen.name} is evicted, so that its replacement has the proxy."
             )
         return SETTLE_SECONDS
 

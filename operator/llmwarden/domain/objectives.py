@@ -246,7 +246,7 @@ def _evaluate(objective: Objective, reading: Reading) -> Result:
     if isinstance(objective, SpendObjective):
         spent = reading.picodollars_last_hour
         if spent is None:
-            return Result(objective.name, None, f"{objective.name}: spending is not known")
+            return Result(objective.name, None, f"{objective.name}: spending is unknown")
         return Result(
             objective.name,
             spent <= objective.picodollars_per_hour,
@@ -274,11 +274,11 @@ def _evaluate(objective: Objective, reading: Reading) -> Result:
 def _nothing(objective: Share, *, calls: bool) -> str:
     match objective:
         case LatencyObjective() | ContextObjective() if calls:
-            return "calls come, but none was measured against it: pods that were there before its threshold was set get it when they restart"
+            return "no call was measured against its threshold yet: pods that are older than the threshold get it when they restart"
         case QueueObjective() | CacheObjective():
-            return "the engine has told nothing of it"
+            return "the engine has not reported it"
         case ContextObjective():
-            return "no call of a model whose context window is known was measured"
+            return "no call to a model with a known context window was measured"
         case AvailabilityObjective():
             return "no call was answered yet"
         case _:

@@ -210,7 +210,7 @@ def _refusal(host: str, backend: BackendType, *, is_address: bool) -> str:
             "to the chart's allowedHosts"
         )
     own = ", ".join(BACKENDS[backend].hosts)
-    places = f"{own} (hosts of {backend})" if own else f"no public host is {backend}'s own"
+    places = f"{own} (hosts of {backend})" if own else f"{backend} has no public hosts"
     return (
         f"backend.url names {host}, which is not allowed: {places}; a Service of the cluster is written NAME.NAMESPACE.svc; "
         "the platform team can add other hosts to the chart's allowedHosts"

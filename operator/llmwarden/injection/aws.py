@@ -101,9 +101,7 @@ def credentials(service: str, containers: Iterable[Container]) -> Credentials:
                 f"with those of {first.get('name')}"
             )
             findings.append(
-                Finding(
-                    service, "CredentialsDiffer", message, "give both the same role, or put them into pods of their own"
-                )
+                Finding(service, "CredentialsDiffer", message, "give both the same role, or run them in separate pods")
             )
     # The later wins where a name stands twice; a reference to a key that is not there does not count.
     env = [*_from_home(first), *_from_sources(first), *_from_env(service, first, findings)]
@@ -118,7 +116,7 @@ def _says_ignore(container: Container) -> bool:
 
 
 def _ignores(service: str, container: Container) -> Finding:
-    message = f"container {container.get('name')} sets AWS_IGNORE_CONFIGURED_ENDPOINT_URLS: its AWS SDK does not call the proxy"
+    message = f"container {container.get('name')} sets AWS_IGNORE_CONFIGURED_ENDPOINT_URLS, so its AWS SDK does not call the proxy"
     return Finding(service, "EndpointIgnored", message, "remove AWS_IGNORE_CONFIGURED_ENDPOINT_URLS")
 
 
@@ -155,7 +153,7 @@ def _from_env(service: str, container: Container, findings: list[Finding]) -> It
             continue
         if "$(" in (entry.get("value") or "") or "resourceFieldRef" in (entry.get("valueFrom") or {}):
             message = (
-                f"container {container.get('name')} makes {name} of other variables, which the proxy does not have"
+                f"container {container.get('name')} makes {name} from other variables, which the proxy does not have"
             )
             findings.append(
                 Finding(service, "CredentialsNotCopied", message, f"write {name} as a value or a reference")

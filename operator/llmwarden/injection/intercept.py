@@ -107,8 +107,8 @@ def intercept_env(
     rival = next((taken[variable] for variable, _ in clients.base_urls if variable in taken), None)
     if rival is not None:
         variables = ", ".join(variable for variable, _ in clients.base_urls if taken.get(variable) == rival)
-        message = f"LLMService {rival} has {variables} in this pod already: clients of both read the same variables"
-        remedy = "select the pod with one of the two only"
+        message = f"LLMService {rival} has {variables} in this pod already, and clients of both services read the same variables"
+        remedy = "select the pod with only one of the two services"
         return None, [Finding(name, "EnvConflict", message, remedy, blocking=True)]
     given = services_upstream(service, settings)
     if isinstance(given, Finding):
@@ -124,7 +124,7 @@ def intercept_env(
         if not upstream and backend.type == "Bedrock":
             upstream = aws.upstream(containers)
     if not upstream:
-        message = f"nothing says where calls go: {backend.type} has no address of its own"
+        message = f"the address of the backend is unknown: {backend.type} has no default address"
         remedy = "set backend.url"
         if backend.type == "Bedrock":
             remedy += ", or AWS_REGION in the pod template"
@@ -136,7 +136,7 @@ def intercept_env(
     for container in containers:
         findings += editor.edit(container)
     if not editor.reached:
-        message = "no container of the pod could be pointed to the proxy: " + "; ".join(
+        message = "no container of the pod could be pointed at the proxy: " + "; ".join(
             finding.message for finding in findings if not finding.blocking
         )
         findings.append(Finding(name, "NoClient", message, "set backend.url", blocking=True))
@@ -163,7 +163,9 @@ def _own_upstream(
     problem = upstreams.check_url(found, backend.type, settings.allowed_hosts, settings.cluster_domain)
     if problem is None:
         return found, []
-    message = f"the application's own base URL cannot get the service's key: {problem.replace('backend.url', 'it', 1)}"
+    message = (
+        f"the application's own base URL must not receive the service's key: {problem.replace('backend.url', 'it', 1)}"
+    )
     return None, [Finding(name, "BaseUrlNotAllowed", message, "set backend.url, or remove the application's variable")]
 
 
@@ -214,7 +216,7 @@ class _EnvEditor:
         """Leave AWS' SDKs alone where they have a bearer key: they would refuse to send it to the proxy, and the application would fail."""
         if self._service.spec.backend.type != "Bedrock" or _entry(container, AWS_BEARER) is None:
             return []
-        message = f"container {container.get('name')} has {AWS_BEARER}, which AWS SDKs send over HTTPS only: their calls are not measured"
+        message = f"container {container.get('name')} has {AWS_BEARER}, which AWS SDKs send over HTTPS only, so their calls are not measured"
         return [
             Finding(
                 self._name, "BearerNeedsHttps", message, "give the application a role or keys instead of a bearer key"
@@ -236,7 +238,7 @@ class _EnvEditor:
                 continue
             if "valueFrom" in entry or "$(" in value:
                 if not wins:
-                    message = f"{label} takes {variable} from elsewhere, so where its calls go cannot be read; it is not measured"
+                    message = f"{label} takes {variable} from elsewhere, so we cannot see where its calls go, and they are not measured"
                     return Finding(self._name, "BaseUrlNotReadable", message, "set backend.url")
                 continue
             split = split_base_url(variable, value)
@@ -245,12 +247,12 @@ class _EnvEditor:
                 if split is not None:
                     found[variable] = BaseUrl(self._upstream, split.version or version)
             elif split is None or split.upstream != self._upstream:
-                message = f"{label} sets {variable} to another place than this service's upstream; it is not measured"
+                message = f"{label} sets {variable} to another address than this service's upstream, so its calls are not measured"
                 return Finding(
                     self._name,
                     "BaseUrlDiffers",
                     message,
-                    "set backend.url, or select the pod with a service of its own",
+                    "set backend.url, or select the pod with a separate LLMService",
                 )
             else:
                 found[variable] = split
@@ -282,7 +284,7 @@ class _EnvEditor:
             if reference.get("name") == secret.name and reference.get("key") == secret.key:
                 _set(container, key, DUMMY_KEY)
             elif entry.get("value") != DUMMY_KEY:
-                message = f"container {container.get('name')} holds a key of its own in {key}; the proxy replaces it, but it could be used directly"
+                message = f"container {container.get('name')} holds a key of its own in {key}; the proxy replaces it, but the application could also use it directly"
                 findings.append(Finding(self._name, "OwnKey", message, f"remove {key} from the pod template"))
         return findings
 
@@ -346,14 +348,14 @@ def intercept_port(
     """Rename the application's port, so that its name can be the proxy's. `taken` maps port names to services."""
     interception = service.spec.workload.interception
     if interception is None or interception.port is None:
-        message = "Port interception without the name of a port"
+        message = "Port interception needs the name of a port"
         return None, [
             Finding(service.metadata.name, "NoPort", message, "set workload.interception.port.name", blocking=True)
         ]
     name = interception.port.name
     if name in taken:
         message = f"LLMService {taken[name]} has taken the port {name} of this pod already"
-        remedy = "select the pod with one of the two only"
+        remedy = "select the pod with only one of the two services"
         return None, [Finding(service.metadata.name, "PortConflict", message, remedy, blocking=True)]
     containers = app_containers(pod)
     renamed = renamed_port(name)
@@ -402,7 +404,7 @@ def _port_problem(
             return (
                 "PortUnnamed",
                 message,
-                f"name that port {name} in the pod template, and let Services target the name",
+                f"give that port the name {name} in the pod template, and use the name as targetPort in Services",
             )
         return "PortNotFound", f"no container port is named {name}", "correct workload.interception.port.name"
     if found[1].get("protocol", "TCP") != "TCP":
@@ -415,7 +417,7 @@ def _port_problem(
 def _host_port(service: LLMService, port: Mapping[str, Any], name: str) -> list[Finding]:
     if not port.get("hostPort"):
         return []
-    message = f"calls to the node's port {port['hostPort']} go around the proxy"
+    message = f"calls to the node's port {port['hostPort']} bypass the proxy"
     return [Finding(service.metadata.name, "HostPort", message, f"remove hostPort from the port {name}")]
 
 

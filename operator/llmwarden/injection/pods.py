@@ -102,7 +102,7 @@ def view(
             return _with(
                 base,
                 "InjectedEarlier",
-                "its proxy was injected before this LLMService was there",
+                "its proxy was injected before this LLMService existed",
                 "restart the pod",
                 evictable=True,
             )
@@ -143,17 +143,17 @@ def _uninjected(base: PodView, service: LLMService, decision: Injection) -> PodV
     since = service.metadata.creation_timestamp
     if since is not None and base.created < since:
         return _with(
-            base, "CreatedBefore", "it was there before the LLMService", _remedy(service, base), evictable=True
+            base, "CreatedBefore", "the pod is older than the LLMService", _remedy(service, base), evictable=True
         )
-    text = "it was created without the proxy although it is selected: the webhook did not answer, or not yet"
+    text = "the pod is selected but was created without the proxy: the webhook did not answer in time"
     return _with(base, "NotInjected", text, _remedy(service, base), evictable=True)
 
 
 def _remedy(service: LLMService, base: PodView) -> str:
     if base.owner is None:
-        return "delete the pod and create it anew: it has no controller that would"
+        return "delete the pod and create it again: it has no controller that does so"
     if service.spec.workload.rollout == "Evict":
-        return "it is evicted as soon as the webhook is healthy and disruption budgets allow it"
+        return "it will be evicted as soon as the webhook is healthy and disruption budgets allow it"
     return f"restart it (kubectl rollout restart of what owns {base.owner.kind} {base.owner.name}), or set workload.rollout: Evict"
 
 

@@ -25,7 +25,7 @@ def decide(service: LLMService, pods: Iterable[PodView], settings: Settings, now
     seconds = round(settings.injection_stuck_seconds)
     text = (
         f"Pod {pod.name} has not started within {seconds} s because of its proxy: {pod.message}. New pods start without the proxy, "
-        f"unmeasured; it is tried again every {round(settings.injection_retry_seconds / 60)} minutes, and when the image "
+        f"unmeasured; injection is tried again every {round(settings.injection_retry_seconds / 60)} minutes, and when the image "
         f"({settings.image}) or this spec changes."
     )
     return InjectionStatus(

@@ -95,7 +95,7 @@ def select(
                     name,
                     "InjectionStopped",
                     f"injection is stopped for this service: {service.status.injection.message or 'injected pods did not start'}",
-                    "it is tried again by itself; see status.injection of the LLMService",
+                    "injection is tried again automatically; see status.injection of the LLMService",
                     blocking=True,
                 )
             )
@@ -128,7 +128,7 @@ def _refusal(
             namespace in PROTECTED_NAMESPACES or namespace == own_namespace,
             "ProtectedNamespace",
             f"nothing is injected in namespace {namespace}",
-            "run the application in a namespace of its own",
+            "run the application in another namespace",
         ),
         (
             namespace_labels.get(names.LABEL_NAMESPACE_INJECTION) == "disabled",
@@ -146,13 +146,13 @@ def _refusal(
         (
             _MIRROR in annotations,
             "StaticPod",
-            "a static pod's mirror cannot be changed",
+            "the pod is static, and its mirror cannot be changed",
             "run the application as a Deployment",
         ),
         (
             bool(spec.get("hostNetwork")),
             "HostNetwork",
-            "the pod uses the node's network, where a proxy's ports would be the node's",
+            "the pod uses the node's network, where the proxy would open ports on the node",
             "remove hostNetwork from the pod template",
         ),
         (
@@ -165,13 +165,13 @@ def _refusal(
         (
             any(item.get("name") == names.PROXY_CONTAINER for item in spec.get("containers") or []),
             "NameTaken",
-            f"the pod has a container of its own named {names.PROXY_CONTAINER}",
+            f"the pod already has a container named {names.PROXY_CONTAINER}",
             "give that container another name",
         ),
         (
             bool(taken_volumes) and not is_injected(pod),
             "NameTaken",
-            f"the pod has a volume of its own named {', '.join(taken_volumes)}",
+            f"the pod already has a volume named {', '.join(taken_volumes)}",
             "give that volume another name",
         ),
     )

@@ -11,6 +11,8 @@ path. Start at `main`.
   refused where its model must be known. A measured call asks for `Accept-Encoding: identity`.
 - Rows and prices go by the model that was *sent*, after a fallback: the gate could resolve that beforehand. Only a deployment's name
   (Azure) that has no price is charged as what answers under it.
+- A finished or refused call is one `Record` (`record.py`). `sinks.py` hands it to each sink of the list in `main.py`: journal, gate, metrics,
+  spans. A further sink is an entry in that list; a sink that raises is logged and counted, and disturbs neither the call nor the others.
 - A call is settled before its last bytes go. A stream is noted in the journal when it begins and once a second; one that dies with its
   process is charged once, as estimated and as an error.
 - A pooled connection that dies is replaced only for a GET, HEAD or OPTIONS without a body that got no byte: a POST may have been executed.

@@ -1,4 +1,8 @@
-"""`python -m llmwarden proxy`: starts the sidecar, and drains it on SIGTERM."""
+"""`python -m llmwarden proxy`: starts the sidecar, and drains it on SIGTERM.
+
+Here is the one list of sinks, which get the record of every finished call (`fixed_sinks`). A program that wants the records as well starts the proxy
+by `main([], sinks=[its_own])`; tests/proxy/test_sinks.py does so.
+"""
 
 import asyncio
 import gc
@@ -9,6 +13,7 @@ import signal
 import ssl
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,18 +24,21 @@ from llmwarden.contracts.sidecar import Limits, Route, Settings
 from llmwarden.errors import InvalidSpecError
 from llmwarden.proxy import settings as configuration
 from llmwarden.proxy.admin import Admin
-from llmwarden.proxy.calls.service import MeteredService, Shared
+from llmwarden.proxy.calls.route import Shared
+from llmwarden.proxy.calls.service import MeteredService
 from llmwarden.proxy.dialects import found
 from llmwarden.proxy.http import egress
 from llmwarden.proxy.http.client import Client, ClientError
 from llmwarden.proxy.http.server import Endpoint
 from llmwarden.proxy.http.upstream import Pool
+from llmwarden.proxy.money.accounts import Accounts
 from llmwarden.proxy.money.gate import Gate
 from llmwarden.proxy.money.journal import Journal
-from llmwarden.proxy.money.prices import PriceBook
+from llmwarden.proxy.money.ledger_view import LedgerView
 from llmwarden.proxy.reporter import Reporter
 from llmwarden.proxy.seam import Service
 from llmwarden.proxy.settings import Identity, parse_origin
+from llmwarden.proxy.sinks import Sink, Sinks
 from llmwarden.proxy.telemetry.metrics import Metrics, wants_latest
 from llmwarden.proxy.telemetry.spans import Exporter
 
@@ -46,7 +54,7 @@ _LAST_SPANS_SECONDS: Final = 2.0
 class Proxy:
     """One sidecar: its routes, its account, its background tasks."""
 
-    def __init__(self, settings: Settings, identity: Identity) -> None:
+    def __init__(self, settings: Settings, identity: Identity, sinks: Sequence[Sink] = ()) -> None:
         self.settings = settings
         directory = Path(settings.journal_dir)
         self.metrics = Metrics(settings.routes, settings.limits.models, latest=wants_latest(os.environ))
@@ -60,13 +68,16 @@ class Proxy:
         if settings.otlp_endpoint:
             exporter = Exporter(identity, Client(settings.otlp_endpoint, tls), self.metrics.spans_dropped.inc)
         self.exporter = exporter
+        ledger, gate = LedgerView(), Gate()
+        accounts = Accounts(ledger, self.journal, self.metrics.capped)
         self.shared = Shared(
             identity=identity,
-            gate=Gate(),
-            book=PriceBook(),
+            ledger=ledger,
+            gate=gate,
             journal=self.journal,
+            accounts=accounts,
             metrics=self.metrics,
-            exporter=exporter,
+            sinks=fixed_sinks(accounts, gate, self.metrics, exporter, sinks),
             limits=settings.limits,
         )
         self.reporter: Reporter | None = None
@@ -97,7 +108,7 @@ class Proxy:
         )
 
     def _tls(self) -> ssl.SSLContext:
-        """The authorities of the image, or of SSL_CERT_FILE; and those of the pod."""
+        """Trust the authorities of the image, or of SSL_CERT_FILE, and those of the pod."""
         tls = ssl.create_default_context()
         tls.set_alpn_protocols(["http/1.1"])
         if self.settings.ca_file:
@@ -105,7 +116,7 @@ class Proxy:
         return tls
 
     def _tls_of(self, route: Route) -> ssl.SSLContext | None:
-        """A context of the route's own, where it shows a certificate of its own."""
+        """The route's own TLS context, if it shows a client certificate."""
         if not (route.client_certificate_file and route.client_key_file and route.upstream.startswith("https:")):
             return None
         tls = self._tls()
@@ -117,7 +128,7 @@ class Proxy:
         self._files.append(file)
 
     async def start(self) -> None:
-        """Listen, then begin what runs beside. Raises OSError when a port is taken."""
+        """Listen, then start the background tasks. Raises OSError when a port is taken."""
         for endpoint in self.endpoints:
             await endpoint.listen()
         await self.admin.listen(self.settings.admin_port)
@@ -166,7 +177,7 @@ class Proxy:
         self.admin.close()
 
     async def _sweep(self) -> None:
-        """Deadlines, the journal's errors into their metric, a bundle that has changed."""
+        """Enforce deadlines, copy the journal's errors into their metric, reload certificates that changed."""
         while True:
             await asyncio.sleep(_SWEEP_SECONDS)
             for endpoint in self.endpoints:
@@ -176,6 +187,14 @@ class Proxy:
             if self.journal.errors > self._journal_errors:
                 self.metrics.journal_errors.inc(self.journal.errors - self._journal_errors)
                 self._journal_errors = self.journal.errors
+
+
+def fixed_sinks(
+    accounts: Accounts, gate: Gate, metrics: Metrics, exporter: Exporter | None, others: Sequence[Sink] = ()
+) -> Sinks:
+    """All sinks, in order: what is on disk and charged comes before what is only shown. Without an exporter no call pays for spans."""
+    spans: tuple[Sink, ...] = (exporter,) if exporter is not None else ()
+    return Sinks((accounts, gate, metrics, *spans, *others), metrics.count_sink_failure)
 
 
 def _service(route: Route, metered: MeteredService, limits: Limits, ca_file: str | None) -> tuple[Service, Limits]:
@@ -201,13 +220,13 @@ def _needs_tls(settings: Settings) -> bool:
 
 
 def compiled_modules() -> int:
-    """How many of our modules came compiled (image/compile.py): all that are hot in the image, none in a checkout."""
+    """How many of our modules are compiled (image/compile.py): all hot ones in the image, none in a checkout."""
     ours = [module for name, module in sys.modules.items() if name.startswith("llmwarden.")]
     return sum((getattr(module, "__file__", None) or "").endswith(".so") for module in ours)
 
 
 def _allow_descriptors() -> None:
-    """As many descriptors as the container may have: the limit that holds at first is often 1,024, which 500 clients use up."""
+    """Raise the limit of descriptors as far as the container may: it is often 1,024 at first, which 500 clients use up."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -219,25 +238,25 @@ def _complain(task: asyncio.Task[None]) -> None:
         _LOG.error("a background task died; /livez fails from now on", exc_info=error)
 
 
-async def _run(settings: Settings, identity: Identity, begun: float) -> int:
+async def _run(settings: Settings, identity: Identity, sinks: Sequence[Sink], started: float) -> int:
     _allow_descriptors()
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    proxy = Proxy(settings, identity)
+    proxy = Proxy(settings, identity, sinks)
     try:
         await proxy.start()
     except OSError as error:
         _LOG.error("cannot listen: %s", error)
         return 1
-    # What was imported lives as long as the process: the collector need not walk it.
+    # Imported modules live as long as the process: the collector need not walk them.
     gc.collect()
     gc.freeze()
     # Calls leave next to no cycles: looking for them after each 700 objects, the default, took 1 % of all under load.
     gc.set_threshold(_YOUNG)
     ports = ", ".join(f"{item.route.service} {item.route.mode} on {item.port}" for item in proxy.endpoints)
-    taken = time.perf_counter() - begun
+    taken = time.perf_counter() - started
     _LOG.info(
         "ready after %.2f s: %s; admin on %d; %d modules compiled", taken, ports, proxy.admin.port, compiled_modules()
     )
@@ -247,9 +266,12 @@ async def _run(settings: Settings, identity: Identity, begun: float) -> int:
     return 0
 
 
-def main(argv: list[str]) -> int:
-    """Run until SIGTERM; returns the exit status. `argv` must be empty: everything stands in the environment."""
-    begun = time.perf_counter()
+def main(argv: list[str], sinks: Sequence[Sink] = ()) -> int:
+    """Run until SIGTERM; returns the exit status. `argv` must be empty: everything stands in the environment.
+
+    `sinks` get the record of every finished call after the proxy's own sinks.
+    """
+    started = time.perf_counter()
     logging.basicConfig(
         stream=sys.stderr,
         level=os.environ.get("LLMWARDEN_LOG_LEVEL") or "INFO",
@@ -264,4 +286,4 @@ def main(argv: list[str]) -> int:
         _LOG.error("%s", error)
         return 2
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_run(settings, identity, begun))
+        return runner.run(_run(settings, identity, sinks, started))

@@ -15,9 +15,10 @@ import msgspec
 from llmwarden import names
 from llmwarden.contracts.ledger import Config, ErrorAnswer, PodRef, Price, Report, ReportAnswer
 from llmwarden.contracts.sidecar import Ledger
-from llmwarden.proxy.calls.service import Shared, decode_config
+from llmwarden.proxy.calls.route import Shared
 from llmwarden.proxy.http.client import Answer, Client, ClientError
 from llmwarden.proxy.money.gate import Short
+from llmwarden.proxy.money.ledger_view import decode_config
 from llmwarden.proxy.saved import MOST_PRICES, Saved, SavedPrice
 
 _LOG: Final = logging.getLogger(__name__)
@@ -26,8 +27,9 @@ _SLACK_SECONDS: Final = 10.0
 _TIMEOUT_SECONDS: Final = 10.0
 _PRICE_SECONDS: Final = 2.0  # a call waits for a price no longer
 _PRICE_AGAIN_SECONDS: Final = 0.25  # until a price that a call waits for is asked for again
-_VAIN_SECONDS: Final = 5.0  # after a call has waited for a price in vain: for so long no other waits for it
-_VAIN: Final = 1000  # models of which that is remembered
+# After a call has waited for a price without an answer, no other call waits for it for so long.
+_UNANSWERED_SECONDS: Final = 5.0
+_UNANSWERED: Final = 1000  # models of which that is remembered
 _SAVE_SECONDS: Final = 0.5  # within which prices that came are saved together
 _HEARTBEAT_SECONDS: Final = 60.0
 _MAX_BACKOFF: Final = 10.0
@@ -41,7 +43,7 @@ _NOT_MODIFIED: Final = 304
 
 
 class Reporter:
-    """Talks to the ledger until cancelled; what it learns goes into `Shared`."""
+    """Talks to the ledger until cancelled; what it learns goes into `Shared.ledger`."""
 
     def __init__(self, ledger: Ledger, services: list[str], shared: Shared, journal_dir: Path) -> None:
         self._ledger = ledger
@@ -53,27 +55,27 @@ class Reporter:
         self._report_client = Client(ledger.url, tls)
         self._price_client = Client(ledger.url, tls)
         self._asking: dict[tuple[str, str], asyncio.Task[bool]] = {}
-        self._vain: dict[
-            tuple[str, str], float
-        ] = {}  # prices that a call has waited for in vain: until when no other waits
+        # Prices that a call has waited for without an answer: until when no other call waits for them.
+        self._unanswered: dict[tuple[str, str], float] = {}
         self._saving: asyncio.TimerHandle | None = None
         self._interval = 5.0
         self._reported_at = 0.0  # monotonic
-        self._complained = ""
+        self._logged = ""
         self._soon = asyncio.Event()  # a call waits for a lease
         self._again = 0.0  # seconds until that may be asked for again
         self._granted: set[asyncio.Future[None]] = set()
-        shared.ask = self.ask
-        shared.more = self.more
-        shared.ask_soon = self.ask_soon
+        view = shared.ledger
+        view.ask_price = self.ask_price
+        view.ask_price_soon = self.ask_price_soon
+        view.ask_lease = self.ask_lease
 
     def restore(self) -> None:
-        """Begin with the configuration and the prices of the last run, if this pod has any: see `saved`."""
+        """Start with the configuration and the prices of the last run, if this pod has any: see `saved`."""
         config = self._saved.config()
         if config is not None:
             self._apply(config)
-        for kept in self._saved.prices():
-            self._learn(kept.service, kept.model, kept.generation, kept.price)
+        for saved in self._saved.prices():
+            self._learn(saved.service, saved.model, saved.generation, saved.price)
 
     # Configuration.
 
@@ -81,7 +83,7 @@ class Reporter:
         """Keep the configuration current."""
         failures = 0
         while True:
-            begun = time.monotonic()
+            started = time.monotonic()
             try:
                 await self._poll()
             except ClientError as error:
@@ -91,10 +93,10 @@ class Reporter:
                 continue
             failures = 0
             self._answered()
-            await asyncio.sleep(max(_MIN_POLL_SECONDS - (time.monotonic() - begun), 0))
+            await asyncio.sleep(max(_MIN_POLL_SECONDS - (time.monotonic() - started), 0))
 
     async def _poll(self) -> None:
-        config = self._shared.config
+        config = self._shared.ledger.config
         query = urlencode(
             {
                 "contract": names.CONTRACT,
@@ -115,40 +117,41 @@ class Reporter:
             raise _unreadable(error) from error
         self._apply(config)
         try:
-            self._saved.keep_config(answer.body)
+            self._saved.save_config(answer.body)
         except OSError:
             self._shared.metrics.journal_errors.inc()
 
     def _apply(self, config: Config) -> None:
-        self._shared.config = config
+        self._shared.ledger.config = config
         self._shared.gate.configure(config)
         for budget in config.budgets.values():
             if budget.fallback_model:
                 self._shared.metrics.reserve(budget.fallback_model)
         self._set_interval(config.report_interval_seconds)
         if config.now is not None:
-            self._shared.clock.told(config.now.timestamp())
+            self._shared.ledger.clock.told(config.now.timestamp())
 
     def _set_interval(self, seconds: float) -> None:
         self._interval = self._shared.gate.interval = max(seconds, 0.1)
 
     # Prices.
 
-    def ask_soon(self, service: str, model: str) -> None:
+    def ask_price_soon(self, service: str, model: str) -> None:
         """Ask for a price in the background, unless that is under way or was tried just now."""
-        if (service, model) not in self._asking and self._shared.prices.should_ask(
-            service, model, self._shared.clock()
+        if (service, model) not in self._asking and self._shared.ledger.prices.should_ask(
+            service, model, self._shared.ledger.clock()
         ):
             self._start(service, model)
 
-    async def ask(self, service: str, model: str) -> None:
-        """Ask for a price now; returns once the ledger has said it for the present generation of prices, after two seconds at most.
+    async def ask_price(self, service: str, model: str) -> None:
+        """Ask for a price now; returns once the ledger has told that of the present generation, after two seconds at most.
 
         A ledger that restarts, or a replica that is a moment behind, is asked again meanwhile. Returns at once where the ledger has not
-        answered anything for a while, or a call has just waited in vain for the same: then it is asked in the background only.
+        answered anything for a while, or another call has just waited for the same price without an answer: then it is asked in the
+        background only.
         """
         key, loop = (service, model), asyncio.get_running_loop()
-        if self._shared.gate.lost(self._shared.clock()) or loop.time() < self._vain.get(key, 0.0):
+        if self._shared.gate.lost(self._shared.ledger.clock()) or loop.time() < self._unanswered.get(key, 0.0):
             return
         deadline = loop.time() + _PRICE_SECONDS
         while (left := deadline - loop.time()) > 0:
@@ -157,9 +160,9 @@ class Reporter:
             if task.done() and task.result():
                 return
             await asyncio.sleep(max(min(_PRICE_AGAIN_SECONDS, deadline - loop.time()), 0.0))
-        if len(self._vain) >= _VAIN:
-            self._vain.clear()
-        self._vain[key] = loop.time() + _VAIN_SECONDS
+        if len(self._unanswered) >= _UNANSWERED:
+            self._unanswered.clear()
+        self._unanswered[key] = loop.time() + _UNANSWERED_SECONDS
 
     def _start(self, service: str, model: str) -> asyncio.Task[bool]:
         key = (service, model)
@@ -169,9 +172,9 @@ class Reporter:
         return task
 
     async def _fetch(self, service: str, model: str) -> bool:
-        """Ask once; returns whether the ledger has said it for the generation of prices that holds now."""
+        """Ask once; returns whether the ledger has told the price of the present generation."""
         shared = self._shared
-        generation = shared.price_generation(service)
+        generation = shared.ledger.price_generation(service)
         query = urlencode({"contract": names.CONTRACT, "service": service, "model": model})
         try:
             answer = await self._price_client.request(
@@ -188,28 +191,28 @@ class Reporter:
             self._learn(service, model, generation, price)
             if price.picodollars is not None and self._saving is None:
                 self._saving = asyncio.get_running_loop().call_later(_SAVE_SECONDS, self._save_prices)
-            if generation == shared.price_generation(service):
-                self._vain.pop((service, model), None)
+            if generation == shared.ledger.price_generation(service):
+                self._unanswered.pop((service, model), None)
                 return True
-            shared.prices.should_ask(service, model, shared.clock())  # not again with every call
+            shared.ledger.prices.should_ask(service, model, shared.ledger.clock())  # not again with every call
         return False
 
     def _learn(self, service: str, model: str, generation: str, price: Price) -> None:
-        self._shared.prices.put(service, model, generation, price)
+        self._shared.ledger.prices.put(service, model, generation, price)
         if price.picodollars is not None:
             self._shared.metrics.reserve(model)
 
     def _save_prices(self) -> None:
         self._saving = None
-        known = self._shared.prices.known(MOST_PRICES)
+        newest = self._shared.ledger.prices.newest(MOST_PRICES)
         try:
-            self._saved.keep_prices([SavedPrice(*one) for one in known])
+            self._saved.save_prices([SavedPrice(*one) for one in newest])
         except OSError:
             self._shared.metrics.journal_errors.inc()
 
     # Leases.
 
-    async def more(self, short: Short, seconds: float) -> None:
+    async def ask_lease(self, short: Short, seconds: float) -> None:
         """Ask for a lease now; returns at the next answer, or after so many seconds."""
         gate = self._shared.gate
         gate.waits(short)
@@ -259,10 +262,10 @@ class Reporter:
     def _pause(self, failures: int) -> float:
         """Seconds until the next look: sooner when a budget's window ends before."""
         if not self._reported_at and not failures:
-            return min(self._interval, _FIRST_SECONDS)  # what a former process left may be waiting
+            return min(self._interval, _FIRST_SECONDS)  # the process before this one may have left something to report
         if failures:
             return max(self._interval, _backoff(failures))
-        reset = self._shared.gate.next_reset(self._shared.clock())
+        reset = self._shared.gate.next_reset(self._shared.ledger.clock())
         return self._interval if reset is None else min(self._interval, max(reset, _MIN_RESET_SECONDS))
 
     async def finish(self) -> None:
@@ -282,7 +285,7 @@ class Reporter:
             bool(self._shared.journal.pending(1))
             or time.monotonic() - self._reported_at >= _HEARTBEAT_SECONDS
             or self._shared.gate.has_business()
-            or self._shared.gate.next_reset(self._shared.clock()) == 0
+            or self._shared.gate.next_reset(self._shared.ledger.clock()) == 0
         )
 
     async def _send(self, *, final: bool) -> None:
@@ -291,7 +294,7 @@ class Reporter:
         while True:
             rows = journal.pending(_ROWS)
             last = len(rows) < _ROWS
-            told = gate.unacknowledged() if last else {}
+            reported = gate.unacknowledged() if last else {}
             report = Report(
                 contract=names.CONTRACT,
                 journal=journal.id,
@@ -300,7 +303,7 @@ class Reporter:
                 rows=rows,
                 final=final and last,
                 # With the last rows only: a balance says what remains without all that is used.
-                leases=gate.leases(self._shared.clock(), final=final) if last else (),
+                leases=gate.leases(self._shared.ledger.clock(), final=final) if last else (),
             )
             answer = await self._report_client.request(
                 "POST",
@@ -315,15 +318,15 @@ class Reporter:
             except msgspec.DecodeError as error:
                 raise _unreadable(error) from error
             self._take(accepted)
-            journal.acknowledge(rows, self._shared.clock())
-            gate.acknowledge(told, accepted.budgets, accepted.now)
+            journal.acknowledge(rows, self._shared.ledger.clock())
+            gate.acknowledge(reported, accepted.budgets, accepted.now)
             self._reported_at = time.monotonic()
             self._shared.metrics.last_report.set(time.time())
             if accepted.leases or not any(use.wanted for use in report.leases):
                 self._answered()
             elif not gate.failing_since:
                 # It takes reports but grants nothing: it does not know the budgets yet, or its database failed in between.
-                gate.failing_since = self._shared.clock()
+                gate.failing_since = self._shared.ledger.clock()
             if last:
                 return
 
@@ -331,10 +334,10 @@ class Reporter:
         """The ledger's clock, the next interval, and what it grants: one report is on its way at a time, so this answers the latest."""
         shared = self._shared
         if answer.now is not None:
-            shared.clock.told(answer.now.timestamp())
+            shared.ledger.clock.told(answer.now.timestamp())
         if answer.report_interval_seconds is not None:
             self._set_interval(answer.report_interval_seconds)
-        shared.gate.granted(answer.leases, shared.clock())
+        shared.gate.granted(answer.leases, shared.ledger.clock())
         later = [grant.retry_seconds for grant in answer.leases if grant.retry_seconds]
         self._again = min(later) if later else 0.0
         self._wake()
@@ -344,7 +347,7 @@ class Reporter:
     # Both.
 
     def _headers(self) -> dict[str, str]:
-        """The token, read anew: the kubelet replaces it before it expires."""
+        """The token, read again each time: the kubelet replaces it before it expires."""
         try:
             token = Path(self._ledger.token_file).read_text(encoding="ascii").strip()
         except (OSError, UnicodeDecodeError) as error:
@@ -354,18 +357,18 @@ class Reporter:
 
     def _answered(self) -> None:
         self._shared.gate.failing_since = 0.0
-        if self._complained:
-            self._vain.clear()
-            self._complained = ""
+        if self._logged:
+            self._unanswered.clear()
+            self._logged = ""
             _LOG.info("the ledger answers again")
 
     def _failed(self, error: ClientError) -> None:
         self._shared.metrics.ledger_errors.labels(error.reason).inc()
         if not self._shared.gate.failing_since:
-            self._shared.gate.failing_since = self._shared.clock()
+            self._shared.gate.failing_since = self._shared.ledger.clock()
         text = str(error)
-        if text != self._complained:  # once, not at every try
-            self._complained = text
+        if text != self._logged:  # once, not at every try
+            self._logged = text
             _LOG.warning("the ledger: %s", text)
 
 

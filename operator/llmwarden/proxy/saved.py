@@ -1,7 +1,7 @@
-"""What a proxy begins with after a restart: the last configuration and the prices it had, kept beside the journal.
+"""What a proxy starts with after a restart: its last configuration and prices, saved beside the journal.
 
-A restart while the ledger is away must not open a budget, nor refuse calls because their price is not there yet. Only what has a price is
-kept, and no more than `MOST_PRICES`: names of models come from outside.
+A restart while the ledger is down must not open a budget, nor refuse calls because their price is not there yet. Only models that have a
+price are saved, and no more than `MOST_PRICES`: names of models come from outside.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from llmwarden.contracts.ledger import Config, Price
-from llmwarden.proxy.calls.service import decode_config
+from llmwarden.proxy.money.ledger_view import decode_config
 
 MOST_PRICES: Final = 200
 _CONFIG: Final = "config.json"
@@ -18,7 +18,7 @@ _PRICES: Final = "prices.json"
 
 
 class SavedPrice(msgspec.Struct, frozen=True):
-    """The ledger's answer for a model of a service, and of which generation of prices it is."""
+    """The ledger's answer for a model of a service, and its generation of prices."""
 
     service: str
     model: str
@@ -27,7 +27,7 @@ class SavedPrice(msgspec.Struct, frozen=True):
 
 
 class Saved:
-    """The two files of one proxy. Reading never raises: what is not there, or cannot be read, is as if it had never been written."""
+    """The two files of one proxy. Reading never raises: a file that is missing or cannot be read counts as empty."""
 
     def __init__(self, directory: Path) -> None:
         self._config = directory / _CONFIG
@@ -41,17 +41,17 @@ class Saved:
             return None
 
     def prices(self) -> list[SavedPrice]:
-        """The prices that were known."""
+        """The saved prices."""
         try:
             return msgspec.json.decode(self._prices.read_bytes(), type=list[SavedPrice])
         except (OSError, msgspec.DecodeError):
             return []
 
-    def keep_config(self, data: bytes) -> None:
+    def save_config(self, data: bytes) -> None:
         """Replace the configuration, as the ledger sent it. Raises OSError."""
         _replace(self._config, data)
 
-    def keep_prices(self, prices: list[SavedPrice]) -> None:
+    def save_prices(self, prices: list[SavedPrice]) -> None:
         """Replace the prices. Raises OSError."""
         _replace(self._prices, msgspec.json.encode(prices))
 

@@ -17,14 +17,14 @@ def build(item: ProviderAccount, found: Account | None, ledger: Source, now: dt.
     if found is None or not ledger.fresh:
         if not ledger.asked and item.status is not None:
             return old.replace(observed_generation=generation)
-        message = ledger.message or "The ledger does not know this account yet."
+        message = ledger.message or "The ledger has not read this account yet."
         conditions = set_condition(
             old.conditions, "Ready", "Unknown", ledger.reason or "NotKnownYet", message, generation=generation, now=now
         )
         return old.replace(observed_generation=generation, conditions=conditions)
     newest = next((day for day in found.days if day.verdict != "Partial"), None)
     if found.fault is not None:
-        again = f" It is asked again at {_clock(found.retry_at)}." if found.retry_at else ""
+        again = f" The next try is at {_clock(found.retry_at)}." if found.retry_at else ""
         ready = ("False", found.fault.reason, f"{found.fault.message}.{again}")
     elif found.read_at is None:
         ready = ("Unknown", "NotAskedYet", "The provider has not been asked yet.")
@@ -32,7 +32,7 @@ def build(item: ProviderAccount, found: Account | None, ledger: Source, now: dt.
         ready = ("True", "Read", "The provider answers.")
     conditions = set_condition(old.conditions, "Ready", *ready, generation=generation, now=now)  # type: ignore[arg-type]
     if newest is None:
-        message = "No whole day that the provider has settled was counted here yet."
+        message = "There is no day yet that was counted here completely and for which the provider's figures are final."
         parted = ("Unknown", "NotComparedYet", message)
     else:
         parted = (

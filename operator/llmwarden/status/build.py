@@ -80,7 +80,7 @@ def rerated(old: api.LLMServiceStatus, new: api.LLMServiceStatus) -> str:
         if found.tokens >= 0
         else f"{-found.tokens:,} tokens lost their price"
     )
-    return f"A price arrived, and what was used is rated again by its date: {by} was spent ({tokens})."
+    return f"A price was added, so past usage was priced again: {by} was spent ({tokens})."
 
 
 def significant(status: Mapping[str, Any]) -> dict[str, Any]:

@@ -95,9 +95,7 @@ def _scraped(service: LLMService, settings: Settings, around: Around) -> Verdict
     if around.prometheuses is None:
         return None
     if not around.prometheuses:
-        return _nobody(
-            "Prometheus", "PodMonitors", "whatever scrapes must be told of the proxies' pods by its own configuration"
-        )
+        return _nobody("Prometheus", "PodMonitors", "configure your scraper to find the proxies' pods")
     takers: list[str] = []
     for place in wanted:
         choosers = _prometheuses(around.prometheuses, *ENGINE[place[0]])
@@ -108,7 +106,7 @@ def _scraped(service: LLMService, settings: Settings, around: Around) -> Verdict
         if not found:
             by_hand = [item for item in around.prometheuses if not any(key in item["spec"] for key in SCRAPING)]
             if by_hand:
-                text = f"Prometheus {_called(by_hand[0])} has no selector at all, so its scrape configuration is written by hand: what it scrapes cannot be seen."
+                text = f"Prometheus {_called(by_hand[0])} has no selectors, so its scrape configuration is written by hand and we cannot see what it scrapes."
                 return "Unknown", "ConfiguredByHand", text
             reason = "EngineNotSelected" if place in engine else "NotSelected"
             return "False", reason, refusal(choosers, candidate)
@@ -122,9 +120,7 @@ def _ruled(service: LLMService, settings: Settings, around: Around) -> Verdict |
     if around.prometheuses is None:
         return None
     if not around.prometheuses:
-        return _nobody(
-            "Prometheus", "PrometheusRules", "whatever evaluates rules must be given them by its own configuration"
-        )
+        return _nobody("Prometheus", "PrometheusRules", "load the rules into whatever evaluates them")
     choosers = _prometheuses(around.prometheuses, "ruleSelector", "ruleNamespaceSelector")
     places = (
         (service.metadata.namespace, names.PREFIX_ALERTS + service.metadata.name, "NotSelected"),
@@ -138,7 +134,9 @@ def _ruled(service: LLMService, settings: Settings, around: Around) -> Verdict |
         found = choosing(choosers, candidate)
         if not found:
             text = refusal(choosers, candidate)
-            shared = " It holds for all LLMServices: without it there are no alerts." if reason != "NotSelected" else ""
+            shared = (
+                " It has the alerts of all LLMServices: without it, no alert fires." if reason != "NotSelected" else ""
+            )
             return "False", reason, text + shared
         takers.append(found)
     return _by_one(takers[0], takers[1], around.prometheuses, settings)
@@ -209,15 +207,12 @@ def _prometheuses(items: tuple[Object, ...], field: str, namespace_field: str) -
 def _routed(service: LLMService, around: Around) -> Verdict | None:
     alerts = service.spec.alerts
     if alerts is None or not (alerts.pager_duty or alerts.slack or alerts.webhook or alerts.email):
-        text = (
-            "spec.alerts names no receiver: alerts go where your Alertmanager's own routes send them, which cannot be seen from here. "
-            "Set alerts.pagerDuty, slack, webhook or email to route them by this resource."
-        )
+        text = "spec.alerts names no receiver: alerts go where your Alertmanager's own routes send them, which we cannot see. To route them here, set alerts.pagerDuty, slack, webhook or email."
         return "Unknown", "NoReceiver", text
     if around.alertmanagers is None:
         return None
     if not around.alertmanagers:
-        return _nobody("Alertmanager", "AlertmanagerConfigs", "the receivers of spec.alerts work only through one")
+        return _nobody("Alertmanager", "AlertmanagerConfigs", "without one, the receivers of spec.alerts do not work")
     place = (service.metadata.namespace, names.PREFIX_ROUTE + service.metadata.name)
     candidate = _candidate(around, "AlertmanagerConfig", *place, ROUTE_LABELS)
     if candidate is None:

@@ -35,7 +35,7 @@ def budget(
     if usage is None or not ledger.fresh:
         if not ledger.asked and item.status is not None:
             return base
-        message = ledger.message or "The ledger does not know this budget yet."
+        message = ledger.message or "The ledger has not read this budget yet."
         found = set_condition(
             old.conditions, "Ready", "Unknown", ledger.reason or "NotKnownYet", message, generation=generation, now=now
         )
@@ -43,7 +43,13 @@ def budget(
     unit, limit, spent = usage.unit, usage.limit, usage.spent
     percent = budgets.used_percent(limit, spent)
     found = set_condition(
-        old.conditions, "Ready", "True", "Counted", "The ledger counts it.", generation=generation, now=now
+        old.conditions,
+        "Ready",
+        "True",
+        "Counted",
+        "The ledger counts spending against it.",
+        generation=generation,
+        now=now,
     )
     over = usage.state == "Exceeded"
     text = f"{percent} % of {_human(unit, limit)} is used."
@@ -92,10 +98,10 @@ def price(item: ModelPrice, rivals: tuple[str, ...], now: dt.datetime) -> ModelP
         status, reason, message = "False", "InvalidPrice", f"{error}."
     if entry is None:
         status, reason = "False", "NotYet"
-        message = "No entry applies yet: every from is in the future."
+        message = "No price applies yet: `from` is in the future in every entry."
     elif rivals and status == "True":
         status, reason = "False", "Contested"
-        message = f"Some of what it prices is priced by {', '.join(rivals)}, which comes first by name: name each model and GPU once."
+        message = f"Some of its models or GPUs are already priced by {', '.join(rivals)}, whose name comes first. Name each model and each GPU in one ModelPrice only."
     found = set_condition(old.conditions, "Ready", status, reason, message, generation=generation, now=now)
     return ModelPriceStatus(
         observed_generation=generation,

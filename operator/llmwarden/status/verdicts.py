@@ -94,17 +94,14 @@ def _ready(snapshot: Snapshot, outcome: Outcome, verdicts: Mapping[ConditionType
         return "False", f"Not{kind}", text
     if notes:
         return "True", "ReadyWithGaps", text
-    return "True", "AsSpecified", "Calls are measured, priced and held to their budgets."
+    return "True", "AsSpecified", "Calls are measured and priced, and budgets are enforced."
 
 
 def _observed(snapshot: Snapshot) -> Verdict:
     """Whether the operator sees what happens in the cluster: a watch that fails must not look like a quiet cluster."""
     if not snapshot.unwatched:
-        return "True", "Watching", "The operator watches everything that this status rests on."
-    text = (
-        f"The operator cannot watch {'; '.join(snapshot.unwatched[:LISTED])}. What this status says may be out of date, and changes are not "
-        "acted on. It tries again by itself; if access is forbidden, compare the ClusterRole llmwarden-operator with the chart's."
-    )
+        return "True", "Watching", "The operator can watch everything that it needs for this status."
+    text = f"The operator cannot watch {'; '.join(snapshot.unwatched[:LISTED])}. This status may be out of date, and changes are not acted on. The operator keeps trying. If access is forbidden, compare the ClusterRole llmwarden-operator with the chart's."
     return "False", "WatchFailing", text
 
 
@@ -115,11 +112,11 @@ def _instrumented(snapshot: Snapshot, new: api.LLMServiceStatus) -> Verdict:
         return "False", "InjectionStopped", injection.message
     if not snapshot.pods_known:
         return _kept(
-            snapshot, "Instrumented", ("Unknown", "PodsNotRead", "The pods cannot be read: see the condition Observed.")
+            snapshot, "Instrumented", ("Unknown", "PodsNotRead", "Pods cannot be read; see the condition Observed.")
         )
     if not pods:
         text = (
-            "No pod of this namespace matches workload.selector: compare it with the labels of the pods "
+            "No pod in this namespace matches workload.selector. Compare it with the pods' labels "
             f"(kubectl get pods -n {snapshot.service.metadata.namespace} --show-labels)."
         )
         return "False", "NoPods", text
@@ -137,28 +134,28 @@ def _instrumented(snapshot: Snapshot, new: api.LLMServiceStatus) -> Verdict:
     if not metered:
         return "False", "Starting", f"The proxies of {len(pods)} pods are starting."
     notes = sorted({f"{note.message}; {note.remedy}" for pod in pods for note in pod.notes})[:LISTED]
-    text = "All pods that run are measured." + (f" Noticed: {' '.join(notes)}" if notes else "")
+    text = "All running pods are measured." + (f" Noticed: {' '.join(notes)}" if notes else "")
     return "True", "AllMetered", text
 
 
 def _metrics_fresh(snapshot: Snapshot, new: api.LLMServiceStatus) -> Verdict:
     source = snapshot.prometheus
     if not source.configured:
-        text = "No Prometheus is named in the chart's prometheus.url: there is no latency and no throughput to show."
+        text = "The chart's prometheus.url is empty, so latency and throughput are unknown."
         return "False", "NotConfigured", text
     if not source.asked:
         return _kept(snapshot, "MetricsFresh", ("Unknown", "NotAsked", "Prometheus was not asked yet."))
     if not source.fresh:
-        return "False", source.reason, f"{source.message} The last figures are kept, with their time (asOf)."
+        return "False", source.reason, f"{source.message} The last figures are shown, with their time (asOf)."
     if not snapshot.figures.scraped:
         return _not_scraped(snapshot, new)
     if not snapshot.ledger.fresh and snapshot.ledger.asked:
         return (
             "False",
             snapshot.ledger.reason,
-            f"{snapshot.ledger.message} Usage and cost are the last that were known.",
+            f"{snapshot.ledger.message} Usage and cost are the last known ones.",
         )
-    return "True", "Fresh", "Prometheus and ledger answer."
+    return "True", "Fresh", "Prometheus and the ledger answer."
 
 
 def _not_scraped(snapshot: Snapshot, new: api.LLMServiceStatus) -> Verdict:
@@ -167,17 +164,14 @@ def _not_scraped(snapshot: Snapshot, new: api.LLMServiceStatus) -> Verdict:
     if not snapshot.capabilities.pod_monitors:
         text = "Prometheus has no series of this service: the Prometheus Operator, which would scrape it, is not installed."
         return "False", "NotScraped", text
-    text = (
-        "Prometheus answers, but has no series of this service. New pods take up to a minute; else it does not select the "
-        "PodMonitor llmwarden-proxies: set the chart's prometheus.monitorLabels to the labels that it selects by."
-    )
+    text = "Prometheus answers, but has no series of this service. New pods take up to a minute. If it stays so, Prometheus does not select the PodMonitor llmwarden-proxies: set the chart's prometheus.monitorLabels to the labels that your Prometheus selects."
     return "False", "NotScraped", text
 
 
 def _selected(snapshot: Snapshot, kind: ConditionType) -> Verdict:
     """Give what `desired.selected` found; what was said before while it is not known."""
     found = snapshot.selected.get(kind)
-    text = "It is not known yet who selects it: either it is not applied, or the objects that might cannot be read."
+    text = "Unknown so far: either the object is not applied yet, or the objects that could select it cannot be read."
     return found if found is not None else _kept(snapshot, kind, ("Unknown", "NotKnownYet", text))
 
 
@@ -186,7 +180,7 @@ def _scrape_selected(snapshot: Snapshot) -> Verdict:
     status, reason, message = _selected(snapshot, "ScrapeSelected")
     there = snapshot.prometheus.fresh and snapshot.figures.scraped
     if there and (status == "Unknown" or reason == "NotSelected"):
-        but = f" That is not by the PodMonitor: {message}" if status == "False" else ""
+        but = f" They do not come through our PodMonitor: {message}" if status == "False" else ""
         return "True", "Scraped", f"The proxies' series are in Prometheus.{but}"
     return status, reason, message
 
@@ -202,11 +196,11 @@ def _child(outcome: Outcome, kind: str, *, installed: bool) -> Verdict:
         whose = "Grafana Operator's custom resources (grafana.integreatly.org)"
         if kind == "PrometheusRule":
             whose = "Prometheus Operator's custom resources (monitoring.coreos.com)"
-        text = f"The {whose} are not installed; this is made good as soon as they are."
+        text = f"The {whose} are not installed. As soon as they are, the object is created."
         return "False", "NotInstalled", text
     if kind in outcome.failed:
         return "False", "ApplyFailed", outcome.failed[kind]
-    return "True", "Applied", f"The {kind} is there."
+    return "True", "Applied", f"The {kind} exists."
 
 
 _UNUSUAL: Final = " Unusual: "
@@ -234,7 +228,7 @@ def _budgets_verdict(snapshot: Snapshot, new: api.LLMServiceStatus) -> Verdict:
     if warned:
         parts = [f"{budget.used_percent} % of {held.called(budget)} is used" for budget in warned]
         return "True", "Warned", f"{'; '.join(parts)}."
-    return "True", "Open", "Every budget has room."
+    return "True", "Open", "No budget is close to its limit."
 
 
 def _meets_objectives(snapshot: Snapshot) -> Verdict:
@@ -273,16 +267,13 @@ def _retention(snapshot: Snapshot) -> Verdict:
         return "False", "NothingLooksBack", "No objective has a window."
     kept = snapshot.retention
     if kept is None:
-        text = "It is not known for how long Prometheus keeps data: no Prometheus object selects the rules, or it keeps data by size, and it does not say itself."
+        text = "Prometheus's retention is unknown: no Prometheus object selects the rules, or it keeps data by size."
         return _kept(snapshot, "RetentionTooShort", ("Unknown", "NotKnown", text))
     said = durations.human_whole(kept)
     short = [f"{name} ({durations.human_whole(window)})" for name, window in windows.items() if window > kept]
     if not short:
-        return "False", "LongEnough", f"Prometheus keeps data for {said}, no objective's window is longer."
-    text = (
-        f"Prometheus keeps data for {said}, which is shorter than the window of {', '.join(short)}: their shares and error budgets are of the last {said} only. "
-        "Raise its retention (spec.retention of the Prometheus object), or set a shorter window."
-    )
+        return "False", "LongEnough", f"Prometheus keeps data for {said}, and no objective has a longer window."
+    text = f"Prometheus keeps data for {said}, which is shorter than the window of {', '.join(short)}: their shares and error budgets cover only the last {said}. Raise its retention (spec.retention of the Prometheus object), or set a shorter window."
     return "True", "WindowLongerThanRetention", text
 
 
@@ -301,8 +292,8 @@ def _cost_known(snapshot: Snapshot, new: api.LLMServiceStatus) -> Verdict:
         return "False", "GpuRateUnknown", text
     if usage is None or not usage.uncosted_tokens:
         more = f" What an hour of {', '.join(unpriced[:LISTED])} costs is not known." if unpriced else ""
-        return "True", "Priced", f"Every model that was used has a price.{more}"
+        return "True", "Priced", f"Every model in use has a price.{more}"
     models = ", ".join(usage.uncosted_models[:LISTED]) or "some models"
     more = f" and {len(usage.uncosted_models) - LISTED} more" if len(usage.uncosted_models) > LISTED else ""
-    text = f"The price of {models}{more} is not known: their tokens are in no cost. The platform team sets it with a ModelPrice."
+    text = f"The price of {models}{more} is unknown, so their tokens are missing from every cost. The platform team can add it with a ModelPrice."
     return "False", "PriceUnknown", text

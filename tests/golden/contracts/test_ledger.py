@@ -16,8 +16,8 @@ from llmwarden.control.observe.ledger import Ledger
 from llmwarden.ledger.core import Core
 from llmwarden.ledger.http import app, gpu_api
 from llmwarden.ledger.rating.pricing import Catalogue
-from llmwarden.proxy.calls.service import decode_config
 from llmwarden.proxy.http.client import Answer
+from llmwarden.proxy.money.ledger_view import decode_config
 from llmwarden.proxy.reporter import Reporter
 from llmwarden.serving import answers
 from llmwarden.serving.answers import Refusal

@@ -59,7 +59,7 @@ def test_drift_says_which_side_is_greater_and_on_how_many_days() -> None:
     state, reason, message = told(status, "CostDrift")
     assert (state, reason) == ("True", "ProviderHasMore")
     assert "$25.00 billed, $10.00 counted" in message
-    assert "went around the proxies" in message
+    assert "bypassed the proxies" in message
     assert message.endswith("So do 1 of the 2 days before.")
     assert len(status.days) == 4
 
@@ -78,7 +78,7 @@ def test_a_fault_is_said_with_when_it_is_tried_again_and_the_last_days_stay() ->
     status = build(found)
     state, reason, message = told(status, "Ready")
     assert (state, reason) == ("False", "KeyRejected")
-    assert message.endswith("It is asked again at 2026-11-21T09:04Z.")
+    assert message.endswith("The next try is at 2026-11-21T09:04Z.")
     assert status.problem == fault.message
     assert told(status, "CostDrift")[:2] == ("True", "LedgerDearer")
 

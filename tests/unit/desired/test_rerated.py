@@ -36,7 +36,7 @@ def test_the_change_is_in_the_status_and_said_once() -> None:
     assert status.usage.rerated is not None
     assert status.usage.rerated.dump() == {"at": "2026-11-21T12:00:00Z", "change": "1.25", "tokens": 2_200_000}
     assert statuses.rerated(before, status) == (
-        "A price arrived, and what was used is rated again by its date: $1.25 more was spent (2,200,000 tokens that had no price)."
+        "A price was added, so past usage was priced again: $1.25 more was spent (2,200,000 tokens that had no price)."
     )
     assert statuses.rerated(status, after(Rerating(NOW, 125 * CENT, 2_200_000), status)) == ""
 

@@ -204,7 +204,7 @@ def test_an_objective_off_the_engines_bounds_is_refused_with_the_nearest() -> No
     assert verdict(status, "MeetsObjectives") == ("Unknown", "ThresholdNotABound")
     found = conditions.find(status.conditions, "MeetsObjectives")
     assert found is not None
-    assert found.message.endswith("set the threshold to 500ms or 800ms.")
+    assert found.message.endswith("Set the threshold to 500ms or 800ms.")
     assert [(item.name, item.state) for item in status.objectives] == [("queue", "Unknown"), ("up", "Met")]
     # An engine elsewhere is not asked itself; what Prometheus scraped of it tells its bounds.
     scraped = Figures(**{**_fields(figures), "queue_bounds": (0.5, 0.7)})
@@ -319,7 +319,7 @@ def test_unusual_spending_is_named_and_changes_no_verdict() -> None:
     assert verdict(unusual, "WithinBudget") == verdict(usual, "WithinBudget")
     condition = next(item for item in unusual.conditions if item.type == "WithinBudget")
     assert condition.message.endswith(
-        "room. Unusual: three times as much is spent as at this hour of earlier days (LLMSpendUnusual)."
+        "close to its limit. Unusual: spending is three times as high as at this hour on earlier days (LLMSpendUnusual)."
     )
     kept = build(
         snapshot(

@@ -58,7 +58,7 @@ def test_fallback_has_its_model_and_ceiling() -> None:
         ({"limit": {"amount": "1", "tokens": 1}}, r"limit needs exactly one of amount \(US dollars\) and tokens"),
         ({"limit": {"amount": "0.00"}}, "limit must be above zero"),
         ({"limit": {"tokens": 0}}, "limit must be above zero"),
-        ({"limit": {"amount": "-1"}}, "is not an amount of US dollars"),
+        ({"limit": {"amount": "-1"}}, "is not an amount in US dollars"),
         ({"window": {"calendar": "Day", "timeZone": "Mars"}}, "window.timeZone 'Mars' is not known"),
         ({"onExceeded": {"action": "Fallback"}}, "model is required"),
         (

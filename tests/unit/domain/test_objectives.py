@@ -85,7 +85,7 @@ def test_pods_without_the_thresholds_bound_are_told_from_a_service_without_calls
     wanted = objectives.of_service(service(FIRST, {**ERRORS, "name": "errors"}))
     readings = {item.name: Reading(calls=True) for item in wanted}
     first, errors = objectives.evaluate(wanted, readings)
-    assert first.sentence.endswith("pods that were there before its threshold was set get it when they restart")
+    assert first.sentence.endswith("pods that are older than the threshold get it when they restart")
     assert errors.sentence == "errors: no calls were measured"
 
 

@@ -72,7 +72,7 @@ def test_services_that_target_the_engine_itself_are_found_whatever_the_traffic()
     [(reason, text)] = found(GOOD, BY_NUMBER)
     assert reason == "ServiceTargetsNumber"
     assert text.startswith("Service direct targets port 8000 by number")
-    assert text.endswith("set its targetPort to the name http.")
+    assert text.endswith("Set its targetPort to the name http.")
     [(_, text)] = found(BY_OWN_NAME)
     assert "the engine's own port by the name http-app" in text
 
@@ -89,17 +89,17 @@ def test_traffic_around_the_proxies_is_named_with_its_services_and_the_remedy() 
     assert "Service direct targets port 8000 by number" in text
     assert "Service chat-pods is headless" in text
     assert "stranger" not in text
-    assert text.endswith("workload.interception.networkPolicy closes every such way.")
+    assert text.endswith("Set workload.interception.networkPolicy to block all of them.")
 
 
 def test_where_no_service_leads_around_it_says_what_else_does() -> None:
     [(_, text)] = found(GOOD, coverage=0.5)
-    assert "No Service of this namespace leads there: callers use pods' addresses" in text
+    assert "No Service of this namespace is the cause: callers use pods' addresses" in text
 
 
 def test_a_policy_that_is_not_enforced_is_said() -> None:
     [(_, text)] = found(GOOD, coverage=0.5, of=chat(networkPolicy={}))
-    assert text.endswith("the cluster's network does not enforce it.")
+    assert text.endswith("the cluster's network plugin does not enforce it.")
 
 
 def test_the_engine_is_asked_through_the_proxy_where_its_own_port_is_closed() -> None:
@@ -122,4 +122,4 @@ def test_objectives_that_the_engine_cannot_tell_are_problems() -> None:
     assert around.unmeasurable(wanted, of, ()) == ()
     [problem] = around.unmeasurable(wanted, of, (0.5, 0.8))
     assert problem.reason == "ThresholdNotABound"
-    assert problem.message.endswith("set the threshold to 500ms or 800ms.")
+    assert problem.message.endswith("Set the threshold to 500ms or 800ms.")

@@ -106,27 +106,23 @@ def ask(
             {"/metrics": sample("sglang"), "/get_server_info": '{"version":"0.5.2"}'},
             "VLLM",
             EngineIdentity(
-                "SGLang", "0.5.2", "By its metrics it is SGLang, not VLLM as backend.type says: correct the type."
+                "SGLang", "0.5.2", "Its metrics are those of SGLang, but backend.type is VLLM. Correct backend.type."
             ),
         ),
         (
             {"/metrics": sample("llama-cpp"), "/props": '{"build_info":"b6000-abc"}'},
             "LlamaCpp",
-            EngineIdentity("LlamaCpp", "b6000-abc", "This version, or its flags, leave out: cache_used."),
+            EngineIdentity("LlamaCpp", "b6000-abc", "Missing in this version, or disabled by its flags: cache_used."),
         ),
         (
             {"/api/version": '{"version":"0.12.3"}'},
             "Ollama",
-            EngineIdentity(
-                "Ollama", "0.12.3", "Ollama has no metrics of its own: what the proxy measures is all there is."
-            ),
+            EngineIdentity("Ollama", "0.12.3", "Ollama has no metrics, so only what the proxy measures is shown."),
         ),
         (
             {"/metrics": "go_goroutines 3\n"},
             "OpenAICompatible",
-            EngineIdentity(
-                "", "", "Its metrics are of no engine that is known here: its queue and cache are not shown."
-            ),
+            EngineIdentity("", "", "Its metrics belong to no supported engine, so its queue and cache are not shown."),
         ),
         ({}, "VLLM", None),
         ({"/metrics": sample("tgi"), "/info": "<html>"}, "TGI", EngineIdentity("TGI")),

@@ -9,11 +9,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from llmwarden.contracts import ledger as wire
 from llmwarden.contracts.sidecar import Limits, Listen, Route
 from llmwarden.proxy.calls.call import MeteredCall
-from llmwarden.proxy.calls.service import MeteredService, Shared
+from llmwarden.proxy.calls.route import Shared
+from llmwarden.proxy.calls.service import MeteredService
 from llmwarden.proxy.dialects import found
+from llmwarden.proxy.main import fixed_sinks
+from llmwarden.proxy.money.accounts import Accounts
 from llmwarden.proxy.money.gate import Gate
 from llmwarden.proxy.money.journal import Journal
-from llmwarden.proxy.money.prices import PriceBook
+from llmwarden.proxy.money.ledger_view import LedgerView
 from llmwarden.proxy.seam import Forward, Header, Request
 from llmwarden.proxy.settings import Identity
 from llmwarden.proxy.telemetry.metrics import Metrics
@@ -26,13 +29,17 @@ def service(
     directory: Path, backend: str = "OpenAI", limits: Limits | None = None, *, mode: Literal["Env", "Port"] = "Env"
 ) -> MeteredService:
     route = Route("bot", mode, backend, Listen("127.0.0.1", 0), "http://upstream.test")
+    ledger, gate, journal = LedgerView(), Gate(), Journal(directory, "uid")
+    metrics = Metrics([route], (limits or Limits()).models)
+    accounts = Accounts(ledger, journal, metrics.capped)
     shared = Shared(
         identity=Identity("shop", "bot-1", "uid"),
-        gate=Gate(),
-        book=PriceBook(),
-        journal=Journal(directory, "uid"),
-        metrics=Metrics([route], (limits or Limits()).models),
-        exporter=None,
+        ledger=ledger,
+        gate=gate,
+        journal=journal,
+        accounts=accounts,
+        metrics=metrics,
+        sinks=fixed_sinks(accounts, gate, metrics, None),
     )
     return MeteredService(route, found(), shared)
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from llmwarden.contracts.ledger import Picodollars, Price, Tokens
 from llmwarden.proxy.money.busy import Busy
-from llmwarden.proxy.money.journal import Journal, Key
+from llmwarden.proxy.money.journal import AccountKey, Journal
 from llmwarden.proxy.money.prices import PriceBook
-from tests.unit.proxy.support import begin, rows, service, stream
+from tests.unit.proxy.support import JSON, begin, rows, service, stream, value
 
 calls = st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 3000)), max_size=40)
 
@@ -42,7 +42,7 @@ def test_prefill_and_decode_are_told_apart_by_the_first_token() -> None:
 
 
 def test_times_survive_a_restart_and_older_lines_are_read(tmp_path: Path) -> None:
-    key = Key("chat", "vllm", "m", None, 900)
+    key = AccountKey("chat", "vllm", "m", None, 900)
     first = Journal(tmp_path, "uid")
     first.add(first.account(key), Tokens(input=1, output=2), times=(30, 10, 20))
     first.add(first.account(key), Tokens(input=1, output=2))
@@ -61,13 +61,18 @@ def test_a_provisional_price_gates_and_is_not_named(tmp_path: Path) -> None:
     book = PriceBook()
     numbers = Picodollars(input=3, output=4, cached_input=3, cache_write=3)
     book.put("chat", "m", "g", Price(contract=1, picodollars=numbers, provisional=True))
-    known = book.get("chat", "m", "g", 0.0)
-    assert known is not None
-    assert known.price_id is not None
-    assert known.cost(Tokens(input=10, output=10), "") == 70
+    quote = book.get("chat", "m", "g", 0.0)
+    assert quote is not None
+    assert quote.price_id is not None
+    assert quote.cost(Tokens(input=10, output=10), "") == 70
     metered = service(tmp_path)
+    metered.shared.ledger.prices.put("bot", "m", "", Price(contract=1, picodollars=numbers, provisional=True))
     call, _ = begin(metered, b'{"model":"m","messages":[]}')
-    assert call.key("m", 1, "", known.price_id).price_id is None
+    call.answered(200, JSON)
+    call.feed(b'{"model":"m","choices":[],"usage":{"prompt_tokens":10,"completion_tokens":10}}')
+    call.end()
+    assert [row.price_id for row in rows(metered)] == [None]
+    assert value(metered, "llmwarden_cost_usd_total") == 70 / 10**12
 
 
 @pytest.mark.parametrize("mode", ["Env", "Port"])

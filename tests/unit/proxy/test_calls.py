@@ -202,7 +202,7 @@ def test_an_unknown_price_is_uncosted_not_free(tmp_path: Path) -> None:
     call, _ = begin(metered, ASK)
     stream(call, [sse(*UPSTREAM_SENDS, "[DONE]")])
     assert value(metered, "llmwarden_uncosted_tokens_total") == 9
-    metered.shared.prices.put("bot", "m", "", wire.Price(1, "p", wire.Picodollars(10, 100, 1, 1)))
+    metered.shared.ledger.prices.put("bot", "m", "", wire.Price(1, "p", wire.Picodollars(10, 100, 1, 1)))
     call, _ = begin(metered, ASK)
     stream(call, [sse(*UPSTREAM_SENDS, "[DONE]")])
     assert value(metered, "llmwarden_uncosted_tokens_total") == 9
@@ -240,7 +240,7 @@ def test_a_provider_is_called_as_the_ledger_calls_it(tmp_path: Path) -> None:
     for number, (backend, known) in enumerate(BACKENDS.items()):
         directory = tmp_path / str(number)
         directory.mkdir()
-        assert service(directory, backend).fallback_provider == known.provider
+        assert service(directory, backend).route.fallback_provider == known.provider
 
 
 def ask_at(metered: MeteredService, target: bytes, body: bytes, *headers: Header) -> MeteredCall:
@@ -264,7 +264,7 @@ def test_what_is_understood_of_a_repeated_head_holds_as_long_as_the_configuratio
 
     def configure(state: Literal["Active", "Released"], team: str) -> None:
         config = wire.ServiceConfig(state, "openai", labels=wire.Labels(team=team))
-        metered.shared.config = wire.Config(1, team, 5.0, {"bot": config}, {})
+        metered.shared.ledger.config = wire.Config(1, team, 5.0, {"bot": config}, {})
 
     first, second = opened(), opened()
     assert first is not None
@@ -273,7 +273,10 @@ def test_what_is_understood_of_a_repeated_head_holds_as_long_as_the_configuratio
     configure("Active", "web")
     third = opened()
     assert third is not None
-    assert (third.labels.team, third.config) == ("web", metered.shared.config and metered.shared.config.services["bot"])
+    assert (third.opened.labels.team, third.opened.config) == (
+        "web",
+        metered.shared.ledger.config and metered.shared.ledger.config.services["bot"],
+    )
     configure("Released", "none")
     assert opened() is None
 
@@ -281,7 +284,7 @@ def test_what_is_understood_of_a_repeated_head_holds_as_long_as_the_configuratio
 def test_a_call_counts_in_the_totals_of_its_own_bucket_and_labels(tmp_path: Path) -> None:
     metered = service(tmp_path)
     now = 9000.0
-    metered.shared.clock = LedgerClock(lambda: now)
+    metered.shared.ledger.clock = LedgerClock(lambda: now)
     team = (b"x-llmwarden-team", b"X-LLMWarden-Team", b"web")
     whole = b'{"id":"c","model":"m","choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}'
     for moment, headers in ((9000.0, []), (9000.0, [team]), (9000.0, []), (9900.0, []), (9000.0, [team])):
@@ -314,7 +317,9 @@ def test_a_background_answer_is_charged_once_when_it_is_fetched(tmp_path: Path) 
 
 def test_a_deployment_is_charged_as_what_answers_under_it(tmp_path: Path) -> None:
     metered = service(tmp_path, "AzureOpenAI")
-    metered.shared.prices.put("bot", "gpt-4o-mini-2024-07-18", "", wire.Price(1, "p", wire.Picodollars(10, 100, 1, 1)))
+    metered.shared.ledger.prices.put(
+        "bot", "gpt-4o-mini-2024-07-18", "", wire.Price(1, "p", wire.Picodollars(10, 100, 1, 1))
+    )
     target = b"/openai/deployments/mine/chat/completions?api-version=2025-01-01-preview"
     for _ in range(2):
         call = ask_at(metered, target, b'{"messages":[]}')
@@ -325,7 +330,7 @@ def test_a_deployment_is_charged_as_what_answers_under_it(tmp_path: Path) -> Non
     assert (row.model, row.price_id, row.requests) == ("gpt-4o-mini-2024-07-18", "p", 2)
     assert value(metered, "llmwarden_requests_total", gen_ai_request_model="mine") == 2
     # A price of its own wins.
-    metered.shared.prices.put("bot", "mine", "", wire.Price(1, "own", wire.Picodollars(1, 1, 1, 1)))
+    metered.shared.ledger.prices.put("bot", "mine", "", wire.Price(1, "own", wire.Picodollars(1, 1, 1, 1)))
     call = ask_at(metered, target, b'{"messages":[]}')
     answer(call, b'{"model":"gpt-4o-mini-2024-07-18","choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}')
     assert {(item.model, item.price_id) for item in rows(metered)} >= {("mine", "own")}
@@ -342,7 +347,7 @@ def test_labels_by_header_go_into_the_row_and_no_further(tmp_path: Path) -> None
 
 def test_retries_rate_limits_queues_and_windows_show(tmp_path: Path) -> None:
     metered = service(tmp_path)
-    metered.shared.prices.put("bot", "m", "", wire.Price(1, "p", wire.Picodollars(1, 1, 1, 1), window=90))
+    metered.shared.ledger.prices.put("bot", "m", "", wire.Price(1, "p", wire.Picodollars(1, 1, 1, 1), window=90))
     answer(ask_at(metered, b"/v1/chat/completions", ASK), b"{}", status=500)
     call = ask_at(metered, b"/v1/chat/completions", ASK)
     limits: list[Header] = [
@@ -391,8 +396,8 @@ def test_a_fallback_of_a_deployment_goes_into_the_path(tmp_path: Path) -> None:
     ends = dt.datetime(2100, 1, 1, tzinfo=dt.UTC)
     budget = wire.BudgetConfig("USD", 1, 2, "Exceeded", "Fallback", ends, ends, fallback_model="cheap one")
     services = {"bot": wire.ServiceConfig("Active", "azure.ai.openai", 100.0, ("B",))}
-    metered.shared.config = wire.Config(1, "g", 5.0, services, {"B": budget})
-    metered.shared.gate.configure(metered.shared.config)
+    metered.shared.ledger.config = wire.Config(1, "g", 5.0, services, {"B": budget})
+    metered.shared.gate.configure(metered.shared.ledger.config)
     target = b"/openai/deployments/dear/chat/completions?api-version=2024-06-01"
     call = metered.open(Request(b"POST", target, [], 0.0))
     assert call is not None
@@ -414,12 +419,12 @@ def test_large_answers_at_once_are_kept_up_to_an_allowance(tmp_path: Path) -> No
     assert second.feed(b" " * 600) == b" " * 600  # passes on, unread
     first.feed(whole)
     first.end()
-    assert metered.held == 0
+    assert metered.route.kept_bytes == 0
     third.feed(b" " * 600 + whole)
     third.end()
     second.feed(whole)
     second.end()
-    assert metered.held == 0
+    assert metered.route.kept_bytes == 0
     [row] = rows(metered)
     assert (row.requests, row.estimated, row.tokens.output) == (3, 1, 8)
 

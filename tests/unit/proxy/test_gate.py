@@ -38,7 +38,7 @@ def gate(**budgets: BudgetConfig) -> tuple[Gate, ServiceConfig]:
 
 
 def check(made: Gate, service: ServiceConfig | None, **more: Any) -> Outcome:
-    given: dict[str, Any] = {"priced": lambda _: True, "asked": False, "now": NOW, **more}
+    given: dict[str, Any] = {"priced": lambda _: True, "price_asked": False, "now": NOW, **more}
     return made.check(service, "shop/bot", given.pop("model", "m"), **given)
 
 
@@ -114,9 +114,9 @@ def test_an_unknown_price_is_asked_for_once_and_then_refused() -> None:
     denied = check(*gate(own=strict), priced=lambda _: False)
     assert isinstance(denied, Denied)
     assert denied.code == "unknown_price"
-    assert check(*gate(own=strict), priced=lambda _: None, asked=True) == Allowed()  # onLedgerLoss: Allow
+    assert check(*gate(own=strict), priced=lambda _: None, price_asked=True) == Allowed()  # onLedgerLoss: Allow
     lost = {"on_unknown_price": "Deny", "on_ledger_loss": "Deny"}
-    untold = check(*gate(own=budget(**lost)), priced=lambda _: None, asked=True)
+    untold = check(*gate(own=budget(**lost)), priced=lambda _: None, price_asked=True)
     assert isinstance(untold, Denied)
     assert (untold.code, untold.retry_after) == ("ledger_unavailable", 2)  # nobody said that it has no price
     assert check(*gate(own=budget(**lost)), priced=lambda _: False).code == "unknown_price"  # type: ignore[union-attr]
@@ -218,7 +218,7 @@ def test_a_call_is_admitted_from_the_lease_and_gives_back_what_it_did_not_use() 
     first = want(made, service, 100)
     assert isinstance(first, Allowed)
     assert want(made, service, 51) == Short(((KEY, 51),))
-    made.charge(service, 0, 30, first.held)  # 120 are left
+    made.charge(service, 0, 30, first.reservations)  # 120 are left
     second = want(made, service, 120)
     assert isinstance(second, Allowed)
     assert want(made, service, 1) == Short(((KEY, 1),))
@@ -249,7 +249,7 @@ def test_a_call_that_says_nothing_reserves_a_cap_of_at_most_a_fiftieth_of_the_li
     grant(made, 20)
     allowed = check(made, service, bound=lambda _: Bound(0, 10**6, capped=True))
     assert isinstance(allowed, Allowed)
-    assert [amount for _, amount in allowed.held] == [20]
+    assert [amount for _, amount in allowed.reservations] == [20]
     denied = check(made, service, bound=lambda _: Bound(None, 0, unbounded="images"))
     assert isinstance(denied, Denied)
     assert (denied.code, denied.retry_after) == ("unbounded_request", None)
@@ -278,7 +278,7 @@ def test_what_lies_idle_is_returned_after_two_quiet_reports_and_at_once_when_rec
     grant(made, 200)
     allowed = want(made, service, 100)
     assert isinstance(allowed, Allowed)
-    made.charge(service, 0, 50, allowed.held)
+    made.charge(service, 0, 50, allowed.reservations)
     assert made.leases(NOW)[0].balance == 150
     for later in (5, 10, 15):
         [use] = made.leases(NOW + later)
@@ -310,7 +310,7 @@ def test_calls_that_ran_over_their_bound_are_said_and_the_others_stay_covered() 
     over, other = want(made, service, 100), want(made, service, 100)
     assert isinstance(over, Allowed)
     assert isinstance(other, Allowed)
-    made.charge(service, 0, 150, over.held)
+    made.charge(service, 0, 150, over.reservations)
     assert want(made, service, 1) == Short(((KEY, 1),))
     assert made.leases(NOW)[0].balance == 100
 
@@ -325,7 +325,7 @@ def test_without_the_ledger_a_lease_serves_to_its_end_and_then_the_budget_decide
         second = want(made, service, 60)
         if loss == "Allow":
             assert isinstance(second, Allowed)
-            assert [amount for _, amount in second.held] == [40]
+            assert [amount for _, amount in second.reservations] == [40]
         else:
             assert isinstance(second, Denied)
             assert second.code == "ledger_unavailable"
@@ -367,7 +367,7 @@ def test_a_fallback_is_held_to_its_ceiling_by_its_lease() -> None:
     assert isinstance(allowed, Allowed)
     assert (allowed.fallback, allowed.budget) == ("small", KEY)
     assert asked == ["small", "small"]  # what it may cost by the model that answers
-    made.charge(service, 0, 200, allowed.held)
+    made.charge(service, 0, 200, allowed.reservations)
     denied = check(made, service, bound=lambda _: Bound(0, 1600))
     assert isinstance(denied, Denied)
     assert "300 tokens of 1500 tokens is not spent" in denied.message

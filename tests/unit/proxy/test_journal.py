@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from msgspec.structs import astuple
 
 from llmwarden.contracts.ledger import Labels, Tokens
-from llmwarden.proxy.money.journal import OTHER, Journal, Key
+from llmwarden.proxy.money.journal import OTHER, AccountKey, Journal
 
-KEY = Key("bot", "openai", "m", "p", 900)
+KEY = AccountKey("bot", "openai", "m", "p", 900)
 
 
-def add(journal: Journal, count: int = 1, key: Key = KEY, number: int = 0) -> None:
+def add(journal: Journal, count: int = 1, key: AccountKey = KEY, number: int = 0) -> None:
     journal.add(journal.account(key), Tokens(input=count, output=count), number=number)
 
 
@@ -112,7 +112,7 @@ def test_a_full_disk_is_counted_and_made_good_when_there_is_room(
 
 def test_only_what_changed_is_pending_and_the_oldest_first(tmp_path: Path) -> None:
     journal = Journal(tmp_path, "uid")
-    late = Key("bot", "openai", "m", "p", 1800)
+    late = AccountKey("bot", "openai", "m", "p", 1800)
     add(journal, key=late)
     add(journal)
     sent = journal.pending(10)
@@ -162,7 +162,7 @@ def test_the_file_does_not_grow_for_ever(tmp_path: Path) -> None:
 
 def test_context_tier_labels_and_all_kinds_survive(tmp_path: Path) -> None:
     tokens = Tokens(9, 1, 4, 7, 2, 3, 1, 1)
-    key = Key("bot", "anthropic", "m", None, 900, 200_000, "batch", "search", "web", "beta")
+    key = AccountKey("bot", "anthropic", "m", None, 900, 200_000, "batch", "search", "web", "beta")
     first = Journal(tmp_path, "uid")
     first.add(first.account(key), tokens)
     first.open(key, Tokens(input=5))

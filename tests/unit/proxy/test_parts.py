@@ -21,8 +21,9 @@ from llmwarden.proxy.money import prices
 from llmwarden.proxy.record import Record
 from llmwarden.proxy.seam import Request
 from llmwarden.proxy.settings import Identity, load, parse_origin
-from llmwarden.proxy.telemetry import spans
+from llmwarden.proxy.telemetry import otlp
 from llmwarden.proxy.telemetry.metrics import Metrics
+from llmwarden.proxy.telemetry.trace import Trace, begin
 
 CONTRACT = {
     "contract": 1,
@@ -195,14 +196,14 @@ def test_prices_are_kept_until_their_generation_changes() -> None:
 
 def test_trace_context_is_continued_or_begun() -> None:
     parent = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    trace = spans.begin(parent, 0.0)
+    trace = begin(parent, 0.0)
     assert (trace.trace_id, trace.parent_id, trace.sampled) == (
         "0af7651916cd43dd8448eb211c80319c",
         "b7ad6b7169203331",
         True,
     )
-    assert not spans.begin(parent[:-1] + b"0", 100.0).sampled
-    assert spans.begin(b"cc" + parent[2:] + b"-future", 0.0).trace_id == trace.trace_id
+    assert not begin(parent[:-1] + b"0", 100.0).sampled
+    assert begin(b"cc" + parent[2:] + b"-future", 0.0).trace_id == trace.trace_id
     for bad in (
         b"",
         b"ff" + parent[2:],
@@ -211,19 +212,19 @@ def test_trace_context_is_continued_or_begun() -> None:
         b"00-" + b"0" * 32 + parent[35:],
         parent[:36] + b"0" * 16 + b"-01",
     ):
-        fresh = spans.begin(bad, 100.0)
+        fresh = begin(bad, 100.0)
         assert fresh.parent_id == ""
         assert fresh.trace_id != trace.trace_id
         assert fresh.sampled
-        assert not spans.begin(bad, 0.0).sampled
+        assert not begin(bad, 0.0).sampled
 
 
 def test_spans_in_otlp_json() -> None:
-    trace = spans.Trace("a" * 32, "b" * 16, "", sampled=True)
-    server = spans.attributes({"i": 1, "b": True, "f": 0.5, "l": ["x"]})
+    trace = Trace("a" * 32, "b" * 16, "", sampled=True)
+    server = otlp.attributes({"i": 1, "b": True, "f": 0.5, "l": ["x"]})
     call = Record("bot", server, "openai", "chat", trace, Asked(model='m"'), Answer())
     call.ended, call.duration, call.status, call.error = 10**18 + 500, 5e-7, 504, "timeout"
-    told = json.loads(spans.encode([call], Identity("shop", "pod", "uid", "node")))
+    told = json.loads(otlp.encode([call], Identity("shop", "pod", "uid", "node")))
     item = told["resourceSpans"][0]["scopeSpans"][0]["spans"][0]
     assert (item["traceId"], item["spanId"], item["name"], item["kind"]) == ("a" * 32, "b" * 16, 'chat m"', 3)
     assert item["startTimeUnixNano"] == "1000000000000000000"

@@ -18,7 +18,7 @@ from llmwarden.proxy.dialects.base import Answer, Asked
 from llmwarden.proxy.record import Record
 from llmwarden.proxy.telemetry.metrics import Metrics, wants_latest
 from llmwarden.proxy.telemetry.registry import Counter, Gauge, Histogram, Registry, number
-from llmwarden.proxy.telemetry.spans import Trace
+from llmwarden.proxy.telemetry.trace import Trace
 
 ODD = 'a\\b"c\nd'
 TRACE = "0af7651916cd43dd8448eb211c80319c"

@@ -77,7 +77,7 @@ class Applier:
                 failed[manifest["kind"]] = str(error)
             except NotInstalledError:
                 # It went since we looked: the watch notices, and everything is built again without it.
-                failed[manifest["kind"]] = "Its API has just been removed."
+                failed[manifest["kind"]] = "Its API was just removed from the cluster."
             except NotFoundError:
                 logger.info("%s: its namespace is gone", identity_of(manifest))
             except (UnavailableError, ConflictError) as error:

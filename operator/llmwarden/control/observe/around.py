@@ -25,16 +25,13 @@ def past_the_proxy(
     if figures.coverage is None or figures.coverage >= COVERED:
         return tuple(Problem("ServiceTargetsNumber", text) for text in direct)
     ways = (*direct, *_headless(interception.port.name, chosen, services))
-    none = "No Service of this namespace leads there: callers use pods' addresses, or something that is no Service (an InferencePool, a port-forward)."
+    none = "No Service of this namespace is the cause: callers use pods' addresses, or another way (an InferencePool, a port-forward)."
     remedy = (
-        "The NetworkPolicy keeps nobody out: the cluster's network does not enforce it."
+        "The NetworkPolicy has no effect: the cluster's network plugin does not enforce it."
         if interception.network_policy is not None
-        else "workload.interception.networkPolicy closes every such way."
+        else "Set workload.interception.networkPolicy to block all of them."
     )
-    text = (
-        f"In the last hour the proxies saw {figures.coverage * 100:.0f} % of the calls that the engine counted: the others go around them, "
-        f"unmeasured and outside every budget. {' '.join(ways) or none} {remedy}"
-    )
+    text = f"In the last hour the proxies saw {figures.coverage * 100:.0f} % of the calls that the engine counted. The others bypass the proxies: they are not measured, and no budget applies to them. {' '.join(ways) or none} {remedy}"
     return (Problem("TrafficAroundProxy", text),)
 
 
@@ -51,8 +48,7 @@ def _by_number(name: str, selected: Iterable[Object], kube_services: Iterable[Ob
         else:
             continue
         yield (
-            f"Service {kube_service['metadata']['name']} targets {what}: calls through it go around the proxy; "
-            f"set its targetPort to the name {name}."
+            f"Service {kube_service['metadata']['name']} targets {what}: calls through it bypass the proxy. Set its targetPort to the name {name}."
         )
 
 
@@ -61,8 +57,7 @@ def _headless(name: str, selected: Iterable[Object], kube_services: Iterable[Obj
     for item in kube_services:
         if _behind(item, selected, {name, renamed_port(name)}) & set(item["headless"]):
             yield (
-                f"Service {item['metadata']['name']} is headless: its name leads to pods' addresses, and there to the engine's own port; "
-                "give callers an ordinary Service."
+                f"Service {item['metadata']['name']} is headless: its name resolves to pods' addresses, where callers reach the engine's own port. Give callers an ordinary Service."
             )
 
 
@@ -88,10 +83,7 @@ def credentials(service: LLMService, figures: Figures) -> tuple[Problem, ...]:
     secret = service.spec.backend.credentials_secret_ref
     if secret is None or not figures.credential_errors:
         return ()
-    text = (
-        f"The proxy cannot read key {secret.key} of Secret {secret.name}, so calls go out with the application's own key: "
-        "create the Secret, or correct backend.credentialsSecretRef."
-    )
+    text = f"The proxy cannot read key {secret.key} of Secret {secret.name}, so calls are sent with the application's own key. Create the Secret, or correct backend.credentialsSecretRef."
     return (Problem("SecretMissing", text),)
 
 

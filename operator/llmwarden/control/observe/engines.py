@@ -93,7 +93,7 @@ class Engines:
         origin = f"http://{host}:{address.port}"
         if address.type == "Ollama":
             version = await self._version(origin, _OLLAMA_VERSION, "version")
-            text = "Ollama has no metrics of its own: what the proxy measures is all there is."
+            text = "Ollama has no metrics, so only what the proxy measures is shown."
             return EngineIdentity("Ollama", version, message=text) if version else None
         paths = dict.fromkeys(path for engine in engines.ENGINES for path in engine.paths)
         answered = False
@@ -108,7 +108,7 @@ class Engines:
                 version = await self._version(origin, engine.version_path, engine.version_field)
                 return _identity(address, found, version)
         if answered:
-            text = "Its metrics are of no engine that is known here: its queue and cache are not shown."
+            text = "Its metrics belong to no supported engine, so its queue and cache are not shown."
             return EngineIdentity("", "", message=text)
         return None
 
@@ -147,8 +147,10 @@ class Engines:
 def _identity(address: Address, found: engines.Recognised, version: str) -> EngineIdentity:
     identity = EngineIdentity(found.type, version, missing=found.missing, queue_bounds=found.queue_bounds)
     if address.type not in {found.type, "OpenAICompatible"}:
-        text = f"By its metrics it is {found.type}, not {address.type} as backend.type says: correct the type."
+        text = f"Its metrics are those of {found.type}, but backend.type is {address.type}. Correct backend.type."
         return replace(identity, message=text)
     if found.missing:
-        return replace(identity, message=f"This version, or its flags, leave out: {', '.join(found.missing)}.")
+        return replace(
+            identity, message=f"Missing in this version, or disabled by its flags: {', '.join(found.missing)}."
+        )
     return identity

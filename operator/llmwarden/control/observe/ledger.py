@@ -64,7 +64,7 @@ class Ledger:
         try:
             return msgspec.json.decode(response.content, type=kind)
         except msgspec.DecodeError as error:
-            message = f"The ledger answered in an unknown shape: {error}."
+            message = f"The ledger's answer could not be read: {error}."
             raise UnavailableError(message) from error
 
     async def _ask(self, method: str, path: str, body: bytes | None = None) -> httpx.Response:

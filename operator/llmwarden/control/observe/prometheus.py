@@ -232,7 +232,7 @@ def _series(body: Any, status: int) -> list[tuple[Mapping[str, str], str]]:
     try:
         return [(item["metric"], item["value"][1]) for item in body["data"]["result"]]
     except (KeyError, IndexError, TypeError) as error:
-        message = "Prometheus answered in an unknown shape."
+        message = "Prometheus's answer could not be read."
         raise UnavailableError(message) from error
 
 

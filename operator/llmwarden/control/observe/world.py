@@ -551,5 +551,5 @@ class World(Resources):
 def _unknown_to(ledger: Source) -> Source:
     """Say that the ledger answers, but does not know the service yet."""
     return Source(
-        asked=ledger.asked, fresh=False, reason="NotKnownYet", message="The ledger does not know this service yet."
+        asked=ledger.asked, fresh=False, reason="NotKnownYet", message="The ledger has not read this service yet."
     )

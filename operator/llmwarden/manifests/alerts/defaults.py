@@ -9,7 +9,8 @@ from typing import Any, Final
 from llmwarden import names
 from llmwarden.api.v1alpha1.llmservice import OptionalAlert
 from llmwarden.domain.objectives import SpendObjective
-from llmwarden.manifests import promql, vocabulary
+from llmwarden.manifests import promql
+from llmwarden.manifests.alerts import vocabulary
 from llmwarden.manifests.alerts.alerting import ANY, FEW_CALLS, Rule, alert
 from llmwarden.manifests.params import Params
 from llmwarden.settings import Settings
@@ -99,8 +100,8 @@ def _slow(settings: Settings, name: str, percent: int, limit: int) -> Rule:
         severity="warning",
         summary=f"{percent} % of calls take up to {{{{ $value | humanizeDuration }}}}, above {limit} s",
         description=(
-            "Calls have been slow for two minutes. Look at the dashboard: time to first token high means a queue or long prompts, time per "
-            "output token high a busy engine or provider, neither of both longer answers."
+            "Calls have been slow for two minutes. Look at the dashboard. A high time to first token means a queue or long prompts. A high time "
+            "per output token means a busy engine or provider. If both are normal, answers became longer."
         ),
     )
 
@@ -116,7 +117,7 @@ def _errors(settings: Settings) -> Rule:
         summary="{{ $value | humanizePercentage }} of calls fail",
         description=(
             "More than 5 % of calls in the last 5 minutes failed. Break llmwarden_requests_total down by error_type and "
-            "http_status_code: 401 is a wrong key, 429 a limit of the provider or of a budget, 5xx the backend's own fault."
+            "http_status_code: 401 is a wrong key, 429 a rate limit of the provider or an exhausted budget, 5xx a fault of the backend."
         ),
     )
 
@@ -131,8 +132,8 @@ def _spend(settings: Settings) -> Rule:
         severity="warning",
         summary=f'spends ${{{{ printf "%.2f" $value }}}} an hour, above ${SPEND_PER_HOUR}',
         description=(
-            "No objective of this service says how fast it may spend, so the default of $50 an hour holds. Look for the model and the pod that "
-            "spend, for retries and for prompts that grew; set an objective `spend.perHour`, or a budget with action Block."
+            "This service has no spend objective, so the default limit of $50 an hour applies. Find the model and the pod that spend. Check for "
+            "retries and for longer prompts. To change the limit, set an objective `spend.perHour`. To enforce one, set a budget with action Block."
         ),
     )
 
@@ -151,10 +152,10 @@ def _quiet(settings: Settings) -> Rule:
         wait="10m",
         optional=True,
         severity="warning",
-        summary='no call was measured in the last hour, after {{ printf "%.0f" $value }} in the day before',
+        summary='no calls were measured in the last hour, after {{ printf "%.0f" $value }} in the day before',
         description=(
-            "Pods with a proxy run, but nothing passes through it. Either nobody calls, or calls go around: a base URL that the application sets in "
-            "its code, a Service that targets a port by number. `kubectl describe llm` names what it sees."
+            "Pods with a proxy are running, but no call passes through it. Either there are no calls, or they bypass the proxy: the application sets "
+            "a base URL in its code, or a Service targets a port by number. `kubectl describe llm` shows what was found."
         ),
     )
 
@@ -176,8 +177,8 @@ def _proxy_down(settings: Settings) -> Rule:
         severity="warning",
         summary="{{ $value }} of its proxies cannot be scraped",
         description=(
-            "The pods run, their proxies do not answer on the admin port: their calls fail or are not measured. Look at the container "
-            f"{names.PROXY_CONTAINER} (kubectl logs, restarts, memory limit), and at network policies that keep Prometheus away."
+            "The pods are running, but their proxies do not answer on the admin port. Their calls fail or are not measured. Check the container "
+            f"{names.PROXY_CONTAINER} (kubectl logs, restarts, memory limit), and network policies that block Prometheus."
         ),
     )
 
@@ -194,8 +195,8 @@ def _journal(settings: Settings) -> Rule:
         severity="warning",
         summary="{{ $value }} of its proxies cannot write their journal",
         description=(
-            "Calls are served and reported all the same; but what a proxy has counted since its last report is lost if it dies now. Its disk is "
-            "full, or cannot be written: look at the node's disk and at the volume llmwarden-journal of the pods."
+            "Calls are still served and reported. But if such a proxy dies now, the usage since its last report is lost. Its disk is full or "
+            "read-only. Check the node's disk and the pods' volume llmwarden-journal."
         ),
     )
 
@@ -210,8 +211,8 @@ def _cache(settings: Settings) -> Rule:
         severity="warning",
         summary="{{ $value | humanizePercentage }} of an engine's KV cache is in use",
         description=(
-            "Above 90 % an engine preempts requests and lets new ones wait: time to first token grows next. Add replicas, lower the "
-            "context or the number of concurrent sequences, or give the engine more GPU memory."
+            "Above 90 %, an engine preempts requests and makes new ones wait, so the time to first token grows next. Add replicas, lower the "
+            "context length or the number of concurrent sequences, or give the engine more GPU memory."
         ),
     )
 
@@ -225,10 +226,10 @@ def _queue(settings: Settings) -> Rule:
         wait="10m",
         optional=True,
         severity="warning",
-        summary="{{ $value }} requests wait in the engine's queue, and it grows",
+        summary="{{ $value }} requests are waiting in the engine's queue, and the queue is growing",
         description=(
-            "More comes in than the engine answers. Look at the KV cache and the GPUs on the same dashboard: full means add replicas, idle "
-            "means a limit of concurrent sequences, or one long request that holds the others."
+            "Requests arrive faster than the engine answers them. Look at the KV cache and the GPUs on the dashboard. If they are full, add "
+            "replicas. If they are idle, raise the limit of concurrent sequences, or look for one long request that blocks the others."
         ),
     )
 
@@ -242,10 +243,10 @@ def _engine_down(settings: Settings) -> Rule:
         wait="5m",
         optional=True,
         severity="warning",
-        summary="the metrics of {{ $value }} of its engines cannot be scraped",
+        summary="{{ $value }} of its engines cannot be scraped",
         description=(
-            "Prometheus has the engine as a target and gets no answer: its queue and KV cache are not known, and their alerts are silent. The "
-            "engine is down or too busy, its metrics are switched off or elsewhere, or a password or certificate of spec.scrape is wrong."
+            "Prometheus gets no metrics from the engine, so its queue and KV cache are unknown and their alerts cannot fire. The engine is down or "
+            "too busy, its metrics are disabled or at another address, or a password or certificate in spec.scrape is wrong."
         ),
     )
 
@@ -273,8 +274,8 @@ def _gpu_memory(settings: Settings) -> Rule:
         severity="warning",
         summary="{{ $value | humanizePercentage }} of its memory is in use",
         description=(
-            "An engine takes its share at its start (vLLM 90 % by default); more than 95 % leaves nothing for activations: the next long "
-            "prompt may end in an out-of-memory error. Lower --gpu-memory-utilization, or look who else is on the GPU."
+            "An engine allocates its share of GPU memory when it starts (vLLM 90 % by default). Above 95 %, there is no room for activations, and "
+            "the next long prompt may cause an out-of-memory error. Lower --gpu-memory-utilization, or find what else uses the GPU."
         ),
     )
 
@@ -288,8 +289,8 @@ def _gpu_xid(settings: Settings) -> Rule:
         severity="critical",
         summary="XID error {{ $value }}",
         description=(
-            "The driver reported an error of the GPU. XID 31 and 13 are mostly the program's, 48, 63, 64, 74, 79, 92, 94 and 95 the hardware's: drain the "
-            "node, and see NVIDIA's XID catalogue for the number."
+            "The driver reported a GPU error. XID 13 and 31 are usually caused by the program. XID 48, 63, 64, 74, 79, 92, 94 and 95 are hardware "
+            "errors: drain the node. NVIDIA's XID catalogue explains each number."
         ),
     )
 
@@ -302,7 +303,7 @@ def _gpu_hot(settings: Settings) -> Rule:
         wait="5m",
         severity="warning",
         summary="{{ $value }} degrees Celsius",
-        description="Near its limit a GPU slows its clocks: tokens come slower with no other sign. Look at the node's cooling and at the power limit.",
+        description="A GPU near its temperature limit lowers its clocks, so tokens become slower. Check the node's cooling and the power limit.",
     )
 
 

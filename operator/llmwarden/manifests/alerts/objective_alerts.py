@@ -67,9 +67,9 @@ def alerts(settings: Settings) -> list[Rule]:
 def _burn(settings: Settings, severity: str) -> Rule:
     target, over, bad = (recorded(names.RECORD_ERROR_BUDGET, label, "objective") for label in ("target", "over", "bad"))
     speed = (
-        "A page: at this speed the error budget is gone long before its window ends."
+        "Act now: at this speed the error budget is used up long before its window ends."
         if severity == "critical"
-        else "A ticket: slow, but steady; the error budget will not last its window."
+        else "Not urgent: the error budget burns slowly, but it will not last until its window ends."
     )
     return alert(
         settings,
@@ -78,11 +78,11 @@ def _burn(settings: Settings, severity: str) -> Rule:
         wait="",
         severity=severity,
         summary=(
-            f'error budget of objective {{{{ $labels.objective }}}} burns {{{{ printf "%.1f" $value }}}} times too fast ({target} % over {over})'
+            f'the error budget of objective {{{{ $labels.objective }}}} burns {{{{ printf "%.1f" $value }}}} times too fast ({target} % over {over})'
         ),
         description=(
-            f"{speed} It is {bad}. Look at the dashboard for which "
-            "model, pod or status it is and since when, and at the engine's queue and cache or the provider's status."
+            f"{speed} What counts against it: {bad}. On the dashboard, find the model, pod or status that causes it, and since when. Then "
+            "check the engine's queue and cache, or the provider's status page."
         ),
     )
 
@@ -102,13 +102,13 @@ def _latency(settings: Settings, indicator: str) -> Rule:
         wait="5m",
         severity="warning",
         summary=(
-            f"95th percentile of {what} is {{{{ $value | humanizeDuration }}}}, "
+            f"the 95th percentile of {what} is {{{{ $value | humanizeDuration }}}}, "
             f"above {recorded(names.RECORD_ERROR_BUDGET, 'threshold', 'objective')}"
         ),
         description=(
             "More than 5 % of calls in the last 5 minutes were slower than the objective {{ $labels.objective }} allows. "
-            "Look at the dashboard for the model that became slow, at the engine's queue and cache if you run it yourself, "
-            "and at the provider's status if you do not."
+            "On the dashboard, find the model that became slow. Then check the engine's queue and cache if you run it yourself, "
+            "or the provider's status page if you do not."
         ),
     )
 
@@ -124,7 +124,7 @@ def _spend(settings: Settings) -> Rule:
         severity="warning",
         summary=f'spends ${{{{ printf "%.2f" $value }}}} an hour, above {recorded(limit, "limit", "objective")}',
         description=(
-            "Spending of the last 15 minutes, by the hour, is above the objective {{ $labels.objective }}. Look for the model and the pod that "
-            "spend, for retries, and for prompts that grew; a budget with action Block would end it by itself."
+            "Spending of the last 15 minutes, extrapolated to an hour, is above the objective {{ $labels.objective }}. Find the model and the pod "
+            "that spend. Check for retries and for longer prompts. A budget with action Block would stop such spending by itself."
         ),
     )

@@ -11,10 +11,10 @@ from llmwarden.manifests.params import ClusterParams
 UNREAD_SECONDS: Final = 86_400  # providers are asked each hour, and again after six at most
 _BY: Final = f"account, {names.LABEL_M_PROVIDER}"
 _MEANING: Final = {
-    "ProviderHasMore": "more tokens than were counted: calls go around the proxies",
-    "LedgerHasMore": "fewer tokens than were counted: another account is used, or calls are counted that it does not charge",
-    "ProviderDearer": "the same tokens at more: a price here is too low, or missing",
-    "LedgerDearer": "the same tokens at less: a discount that no ModelPrice says",
+    "ProviderHasMore": "more tokens than the ledger counted: some calls bypass the proxies",
+    "LedgerHasMore": "fewer tokens than the ledger counted: calls use another account, or calls that it does not charge are counted",
+    "ProviderDearer": "the same tokens at a higher cost: a price in the ledger is too low or missing",
+    "LedgerDearer": "the same tokens at a lower cost: there is a discount that no ModelPrice has",
 }
 _IN_TOKENS: Final = frozenset({"ProviderHasMore", "LedgerHasMore"})
 _FIGURES: Final = {
@@ -48,9 +48,9 @@ def _unwatched(params: ClusterParams) -> dict[str, Any]:
         severity="critical",
         summary='{{ $labels.pod }} cannot watch {{ $labels.resource }}: {{ printf "%.0f" $value }} attempts failed in 10 minutes',
         description=(
-            "A watch is how LLM Warden hears of changes. Until it works again, edits and new pods are not acted on (operator), new pods may start "
-            "without a proxy (webhook), or budgets and prices stay as they were (ledger). The log of the pod says what the API server answers: "
-            "forbidden means that a ClusterRole is not as the chart made it."
+            "LLM Warden learns of changes through watches. Until this watch works again, the operator does not act on edits and new pods, the webhook "
+            "may let pods start without a proxy, or the ledger keeps old budgets and prices. The pod's log has the API server's answer. "
+            "If it is `forbidden`, a ClusterRole differs from what the chart installed."
         ),
     )
 
@@ -64,10 +64,11 @@ def _drifts(params: ClusterParams) -> list[dict[str, Any]]:
             severity="critical" if verdict == "ProviderHasMore" else "warning",
             summary=(
                 f"ProviderAccount {{{{ $labels.account }}}}: {{{{ $labels.{names.LABEL_M_PROVIDER} }}}} bills {meaning} "
-                f"({_FIGURES[verdict]} apart)"
+                f"(a difference of {_FIGURES[verdict]})"
             ),
             description=(
-                "Of the newest UTC day that is settled. kubectl describe provideraccount says both figures; kubectl llm reconcile shows the days before."
+                "This is about the newest UTC day for which the provider's figures are final. kubectl describe provideraccount shows both figures; "
+                "kubectl llm reconcile shows earlier days."
             ),
         )
         for verdict, meaning in _MEANING.items()
@@ -94,7 +95,7 @@ def _unread(params: ClusterParams) -> dict[str, Any]:
             # The timestamp is 0 where they never were.
             "{{ if gt $value 1e8 }}were never read{{ else }}have not been read for {{ $value | humanizeDuration }}{{ end }}"
         ),
-        description="Nothing is compared meanwhile. The account's condition Ready says what the provider answered; often the admin key was revoked.",
+        description="Until they are, nothing is compared. The account's condition Ready has the provider's answer. Often the admin key was revoked.",
     )
 
 

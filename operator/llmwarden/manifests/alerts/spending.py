@@ -34,9 +34,9 @@ RECORD_PER_REQUEST: Final = "llmservice:cost_usd_per_request:rate1h"
 RECORD_SHARE: Final = "llmservice:model_tokens:share1h"
 RECORD_PER_TOKEN: Final = "llmservice:model_cost_usd_per_token:rate1h"  # noqa: S105 - a series
 UNUSUAL: Final = {
-    "LLMSpendUnusual": "three times as much is spent as at this hour of earlier days",
-    "LLMCostPerRequestDoubled": "a call costs twice what it did in the day before",
-    "LLMCostlierModelRising": "calls move to a dearer model",
+    "LLMSpendUnusual": "spending is three times as high as at this hour on earlier days",
+    "LLMCostPerRequestDoubled": "a call costs twice as much as the day before",
+    "LLMCostlierModelRising": "calls are moving to a more expensive model",
 }
 """Alerts about spending unlike that of earlier days, as the status says them while they fire."""
 DAYS: Final = 7
@@ -117,8 +117,8 @@ def _uncosted(settings: Settings) -> Rule:
         severity="warning",
         summary='{{ printf "%.0f" $value }} tokens in 15 minutes have no price',
         description=(
-            "No price is known for some model, so its tokens count in no budget in dollars. The condition CostKnown names the models; the "
-            "platform adds a ModelPrice, and what was used is rated by it from its date on."
+            "Some model has no price, so its tokens do not count towards any budget in dollars. The condition CostKnown names the models. To fix "
+            "it, the platform team adds a ModelPrice. Past usage is then priced too, from the date that the ModelPrice gives."
         ),
     )
 
@@ -132,10 +132,11 @@ def _unreachable(settings: Settings) -> Rule:
         f"count by ({promql.BY}) ({pods} and on (namespace, pod) (time() - {last} > {SILENT_SECONDS}))",
         wait="2m",
         severity="critical",
-        summary="{{ $value }} of its pods cannot report what they use",
+        summary="{{ $value }} of its pods cannot report their usage",
         description=(
-            "Their proxies go on with the last configuration, and budgets with their leases: then onLedgerLoss decides. Nothing is lost while the "
-            "pods live: they report it later. Look at the ledger's pod and database, and at network policies between the namespaces."
+            "Their proxies keep the last configuration, and spend what the ledger has already granted. After that, onLedgerLoss decides whether "
+            "calls go on. No usage is lost while the pods live: they report it later. Check the ledger's pod and database, and the network "
+            "policies between the namespaces."
         ),
     )
 
@@ -149,7 +150,8 @@ def _unreported(settings: Settings) -> Rule:
         severity="warning",
         summary='{{ printf "%.0f" $value }} of its pods were lost without a last report',
         description=(
-            "A node died, or pods were deleted by force. What they used since their last report (at most one reporting interval) is in no figure."
+            "A node died, or pods were deleted by force. Their usage since the last report (at most one reporting interval) is missing from all "
+            "figures."
         ),
     )
 
@@ -164,10 +166,10 @@ def _unlike_earlier(settings: Settings) -> Rule:
         f"({RECORD_SPEND} > {TIMES} * {RECORD_SAME_HOUR})\nand ({RECORD_SPEND} - {RECORD_SAME_HOUR} > {LEAST_PER_HOUR})",
         wait="15m",
         severity="warning",
-        summary='spends ${{ printf "%.2f" $value }} an hour, three times what it did at this hour of earlier days',
+        summary='spends ${{ printf "%.2f" $value }} an hour, three times as much as at this hour on earlier days',
         description=(
-            f"Compared is the last hour with the same hour of up to {DAYS} days before. Look for the model and the pod that spend more, for "
-            "retries, and for longer prompts; kubectl llm cost shows spending by label, model and hour."
+            f"The last hour is compared with the same hour of up to {DAYS} days before. Find the model and the pod that spend more. Check for "
+            "retries and for longer prompts. kubectl llm cost shows spending by label, model and hour."
         ),
     )
 
@@ -180,10 +182,10 @@ def _per_request(settings: Settings) -> Rule:
         f"{RECORD_PER_REQUEST} > {DOUBLE} * {before}",
         wait="15m",
         severity="warning",
-        summary='a call costs ${{ printf "%.4f" $value }}, twice what it did in the day before',
+        summary='a call costs ${{ printf "%.4f" $value }}, twice as much as the day before',
         description=(
-            "Calls became dearer by themselves: longer prompts or answers, a cache that no longer hits, a dearer model or service tier. The "
-            "dashboard shows tokens per call by kind and the share of each model."
+            "Each call became more expensive: longer prompts or answers, a prompt cache that is no longer hit, or a more expensive model or "
+            "service tier. The dashboard shows tokens per call by kind, and the share of each model."
         ),
     )
 
@@ -199,12 +201,12 @@ def _costlier(settings: Settings) -> Rule:
         wait="15m",
         severity="warning",
         summary=(
-            f"{{{{ $labels.{_MODEL} }}}}, dearer than what it used a day ago, has "
-            "{{ $value | humanizePercentage }} more of its tokens"
+            f"{{{{ $labels.{_MODEL} }}}}, more expensive than the models of a day ago, has gained "
+            "{{ $value | humanizePercentage }} of its tokens"
         ),
         description=(
-            "Calls move to a model whose tokens cost at least half as much again as the service's did on average the day before. If nobody "
-            "decided so, look for a changed default in the application; a budget with action Fallback would answer with the cheaper one."
+            "Calls are moving to a model whose tokens cost at least 1.5 times what this service's tokens cost on average the day before. If nobody "
+            "decided that, look for a changed default in the application. A budget with action Fallback would use a cheaper model."
         ),
     )
 
@@ -261,10 +263,10 @@ def _burn(settings: Settings, pace: tuple[int, int, float, float, str]) -> Rule:
         wait="2m",
         severity=severity,
         labels={"window": spans[0]},
-        summary=f"{{{{ $value | humanizePercentage }}}} of {_WHICH} went in {spans[0]}",
+        summary=f"{{{{ $value | humanizePercentage }}}} of {_WHICH} was spent in {spans[0]}",
         description=(
-            f"At an even pace {even} of the window would have. The last {spans[1]} still spend so fast. "
-            f"When all is used: {_THEN} kubectl get llm -o wide says when that will be at the present rate."
+            f"At an even pace it would have been {even}. Spending was still as fast in the last {spans[1]}. "
+            f"When the budget is used up: {_THEN} kubectl get llm -o wide shows when that will be at the present rate."
         ),
     )
 
@@ -280,8 +282,8 @@ def _warning(settings: Settings) -> Rule:
         severity="warning",
         summary=f"{{{{ $value | humanizePercentage }}}} of {_WHICH} is used",
         description=(
-            f"At least {{{{ $labels.threshold }}}} % of the budget's present window is used. When it is used up: {_THEN} "
-            "kubectl get llm -o wide says when that will be at the present rate."
+            f"At least {{{{ $labels.threshold }}}} % of the budget is used in its present window. When it is used up: {_THEN} "
+            "kubectl get llm -o wide shows when that will be at the present rate."
         ),
     )
 
@@ -299,10 +301,10 @@ def _exceeded(settings: Settings, severity: str) -> Rule:
         # either would page for what this alert has explained.
         keep=WINDOW,
         severity=severity,
-        summary=f"{_WHICH} is at its end ({{{{ $value | humanizePercentage }}}} spent)",
+        summary=f"{_WHICH} is used up ({{{{ $value | humanizePercentage }}}} spent)",
         description=(
-            f"{_THEN} The budget opens again when its window "
-            f"({recorded(names.RECORD_BUDGET, 'window', 'budget', 'kind')}) ends; raise its limit if the spending is wanted."
+            f"{_THEN} If less than 100 % is spent, the rest is too small for the calls that arrive. The budget opens again when its window "
+            f"({recorded(names.RECORD_BUDGET, 'window', 'budget', 'kind')}) ends. If the spending is wanted, raise the limit."
         ),
     )
 
@@ -312,8 +314,8 @@ def _consequence(budget: budgets.Budget) -> str:
         case "Block":
             return "Calls are refused."
         case "Throttle":
-            return "Calls are held to a pace, and refused from the limit on."
+            return "Calls are slowed down, and refused once the limit is reached."
         case "Fallback":
             return f"Calls are sent to {budget.fallback_model}."
         case "Alert":
-            return "Calls go on; this alert is all that happens."
+            return "Calls go on; only this alert is sent."

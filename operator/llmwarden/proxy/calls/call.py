@@ -1,25 +1,26 @@
-"""One measured call: its answer is understood as it passes, and settled once."""
+"""One measured call: its request is admitted, its answer is read as it passes, and its record goes to the sinks once."""
 
 import time
+from collections.abc import Awaitable
 from typing import Final
 
-import msgspec
-
-from llmwarden.contracts.ledger import Labels, Tokens
 from llmwarden.proxy.calls import estimate, settle, signals
-from llmwarden.proxy.calls.admission import Admission, Opened
+from llmwarden.proxy.calls.admission import FREE, Admission, Admitted, Inquiry, Refused, admit, inquire
+from llmwarden.proxy.calls.route import Deferred, Opened
 from llmwarden.proxy.dialects import shape
-from llmwarden.proxy.dialects.base import Asked, Event
+from llmwarden.proxy.dialects.base import Answer, Event
 from llmwarden.proxy.dialects.shape import Pattern, Shape
 from llmwarden.proxy.framing import SPLITTERS, Piece, Splitter, sse
-from llmwarden.proxy.seam import Header, Request
+from llmwarden.proxy.record import Record
+from llmwarden.proxy.seam import Decision, Forward, Header, Request
+from llmwarden.proxy.telemetry import trace
 
 _REPLACED: Final = signals.LABEL_HEADERS | {b"accept-encoding", b"traceparent"}
 _REPLACED_ALONE: Final = _REPLACED | {b"tracestate"}  # a state without its trace means nothing
 _QUEUE_HEADER: Final = b"x-queue-time"  # TGI, in milliseconds
-_TOLD: Final = frozenset(
+_READ_HEADERS: Final = frozenset(
     {b"content-type", b"content-encoding", _QUEUE_HEADER, *signals.RATE_LIMITS}
-)  # what is read of an answer's head
+)  # that are read of an answer's head
 _WHOLE_CAP: Final = 16 * 1024 * 1024  # bytes of an answer that are kept to be understood at its end
 _PROGRESS_SECONDS: Final = 1.0  # how often a stream's progress goes into the journal
 _LESSON: Final = 512  # bytes of a stream by which its shape is looked for at a time
@@ -27,37 +28,44 @@ _LESSONS: Final = 8  # events of a stream in a row by which its shape is guessed
 _OK: Final = 200
 
 
-class Deferred(msgspec.Struct, frozen=True):
-    """A call that was answered before it was done."""
-
-    model: str
-    asked: Asked
-    labels: Labels
-
-
-class MeteredCall(Admission):
+class MeteredCall:
     """`seam.Call`: one measured request, and its answer as it passes."""
 
     __slots__ = (
+        "_admitted",
+        "_ended",
         "_hides",
+        "_inquiry",
         "_lessons",
         "_progress_at",
+        "_request",
         "_shape",
         "_splitter",
         "_sse",
+        "_status",
+        "_stream",
         "_unread",
         "_whole",
         "_whole_size",
-        "number",
-        "output_estimate",
-        "status",
+        "answer",
+        "opened",
+        "trace",
     )
 
     def __init__(self, opened: Opened, request: Request) -> None:
-        super().__init__(opened, request)
-        self.output_estimate: int | None = None  # of a whole answer without usage
-        self.status = 0
-        self.number = 0  # in the journal, while it streams
+        config = opened.config
+        opened.route.in_flight.value += 1.0
+        self.opened = opened
+        self._request = request
+        self.trace = trace.begin(
+            opened.headers.get(b"traceparent", b""), config.sample_percent if config is not None else 100.0
+        )
+        self._inquiry: Inquiry | None = None  # until the body is here
+        self._admitted: Admitted | None = None  # until the gate has decided
+        self._ended = False
+        self.answer = Answer()
+        self._status = 0
+        self._stream = 0  # its number in the journal
         self._hides = False
         self._unread = False  # the answer is compressed, or too large
         self._splitter: Splitter | None = None
@@ -70,6 +78,42 @@ class MeteredCall(Admission):
 
     # seam.Call
 
+    def admit(self, body: bytes | None) -> Decision | Awaitable[Decision]:
+        """Read the request and ask the gate."""
+        opened = self.opened
+        if opened.match.poll:
+            return self._poll(opened.match.poll)
+        inquiry = self._inquiry = inquire(opened, self._request, self.trace, body)
+        admission = admit(inquiry)
+        # One class after the other: a tuple of classes takes compiled code longer.
+        if isinstance(admission, Admitted):
+            self._admitted = admission
+            return admission.forward(body)
+        if isinstance(admission, Refused):
+            return self._refuse(admission)
+        return self._admit_later(admission, body)
+
+    async def _admit_later(self, waiting: Awaitable[Admission], body: bytes | None) -> Decision:
+        admission = await waiting
+        if isinstance(admission, Refused):
+            return self._refuse(admission)
+        self._admitted = admission
+        return admission.forward(body)
+
+    def _refuse(self, refused: Refused) -> Decision:
+        self._leave()
+        self._hand_over(settle.refuse(refused))
+        return refused.answer
+
+    def _poll(self, name: str) -> Decision:
+        """A request for the result of an earlier call. It is never refused: that call was admitted."""
+        deferred = self.opened.route.deferred.get(name)
+        if deferred is not None:
+            self._inquiry = Inquiry(
+                self.opened, self._request, self.trace, deferred.asked, deferred.model, labels=deferred.labels
+            )
+        return Forward()
+
     def head(self, request: Request) -> tuple[frozenset[bytes], list[bytes]]:  # noqa: ARG002 - the seam's signature
         """Ask for an answer that can be read, and continue the trace."""
         gone = _REPLACED if self.trace.parent_id else _REPLACED_ALONE
@@ -77,42 +121,54 @@ class MeteredCall(Admission):
 
     def answered(self, status: int, headers: list[Header]) -> bool:  # noqa: C901 - one pass over the headers
         """Note status and kind of the answer."""
-        self.status = status
-        if self.match.head is not None:
-            self.match.head(self.answer, headers)
+        self._status = status
+        admitted = self._admission()
+        asked = admitted.inquiry.asked
+        match = self.opened.match
+        if match.head is not None:
+            match.head(self.answer, headers)
         framing = None
         limits: list[Header] = []
         for header in headers:
             low = header[0]
-            if low not in _TOLD:
+            if low not in _READ_HEADERS:
                 continue
             value = header[2]
             if low == b"content-type":
-                framing = self.match.api.framing(value.lower(), self.asked)
+                framing = match.api.framing(value.lower(), asked)
             elif low == b"content-encoding":
                 self._unread = value.strip().lower() not in {b"", b"identity"}
             elif low != _QUEUE_HEADER:
                 limits.append(header)
             elif value.isdigit():
                 self.answer.queue_seconds = int(value[:9]) / 1000
+        route = self.opened.route
         if limits:
-            self.service.told(self.model, limits)
+            route.rate_limits.note(admitted.model, limits)
         if framing is not None and not self._unread:
-            self._splitter = SPLITTERS[framing](self.service.shared.limits.event_bytes)
+            self._splitter = SPLITTERS[framing](route.shared.limits.event_bytes)
             self._sse = self._splitter if isinstance(self._splitter, sse.Splitter) else None
-            if status == _OK and not self.match.poll:
-                self._hides = self._usage_added
-                read = settle.rough_input(self)
-                known = self.price()
-                self.number = self.service.shared.journal.open(
-                    self.key(self.row_model(), read, "", known.price_id if known is not None else None),
-                    Tokens(input=read),
-                )
-                self._progress_at = time.perf_counter() + _PROGRESS_SECONDS
+            if status == _OK and not match.poll:
+                self._hides = admitted.adds_usage
+                self._note_start(admitted)
         return self._hides
 
+    def _note_start(self, admitted: Admitted) -> None:
+        """Note the stream in the journal: what it has used at least is charged even if this process dies."""
+        opened, model, answered = self.opened, admitted.model, self.answer.model
+        route, alias = opened.route, opened.match.alias
+        quote = route.tariff.quote(model, answered, alias=alias)
+        self._stream = route.shared.accounts.started(
+            route.name,
+            opened.provider,
+            route.tariff.charged_model(model, answered, alias=alias),
+            quote.price_id if quote is not None else None,
+            settle.rough_input(admitted.inquiry),
+        )
+        self._progress_at = time.perf_counter() + _PROGRESS_SECONDS
+
     def feed(self, data: bytes) -> bytes:
-        """Understand a piece; hold back only usage that the client did not ask for."""
+        """Read a piece; hold back only usage that the client did not ask for."""
         splitter = self._splitter
         if splitter is None:
             self._keep(data)
@@ -123,20 +179,20 @@ class MeteredCall(Admission):
         rest = data
         while rest:
             if self._shape is not None and self._sse is not None and not self._sse.held:
-                count, size, end, kept = self._shape.take(rest)
-                if end == len(data):  # mostly what came is all of one shape
+                count, size, end, passed = self._shape.take(rest)
+                if end == len(data):  # mostly the whole piece is of one shape
                     answer.texts(count, size, now)
                     self._lessons = _LESSONS
                     if now >= self._progress_at:
                         self._progress(now)
-                    return kept if self._hides else data
+                    return passed if self._hides else data
                 if count:
                     answer.texts(count, size, now)
-                    out.append(kept)
+                    out.append(passed)
                     rest = rest[end:]
                     self._lessons = _LESSONS
                     continue
-            # One by one; of much at once only some, since that may show the shape of the rest.
+            # Read events one by one. Of a large piece read only a part first: it may show the shape of the rest.
             cut = rest.find(b"\n\n", _LESSON) + 2 if len(rest) > 2 * _LESSON and self._lessons else 0
             piece, rest = (rest[:cut], rest[cut:]) if cut > _LESSON else (rest, b"")
             self._understand(splitter.feed(piece), now, out)
@@ -149,100 +205,123 @@ class MeteredCall(Admission):
         return out[0] if len(out) == 1 else b"".join(out)
 
     def _progress(self, now: float) -> None:
-        """How far a stream is goes into the journal now and then."""
-        if self.number:
+        """Note in the journal how far the stream is, once in a while."""
+        if self._stream:
             self._progress_at = now + _PROGRESS_SECONDS
-            self.service.shared.journal.progress(self.number, self.answer.pieces)
+            self.opened.route.shared.accounts.progress(self._stream, self.answer.pieces)
 
     def _understand(self, events: list[Piece], now: float, out: list[bytes]) -> None:
-        """Read events one by one; `out` gets what goes on of them."""
+        """Read events one by one; `out` gets the bytes that pass on to the client."""
         answer = self.answer
-        api = self.match.api
+        api = self.opened.match.api
         hides = self._hides
         for raw, payload in events:
             if self._shape is not None:
-                count, size, end, kept = self._shape.take(raw)
+                count, size, end, passed = self._shape.take(raw)
                 if count and end == len(raw):
                     answer.texts(count, size, now)
-                    out.append(kept)
+                    out.append(passed)
                     continue
             kind = api.event(answer, payload, now) if payload is not None else Event.KEEP
-            kept = raw
+            passed = raw
             if hides and kind is not Event.KEEP:
-                kept = api.strip(raw) if kind is Event.STRIP else b""
-            out.append(kept)
+                passed = api.strip(raw) if kind is Event.STRIP else b""
+            out.append(passed)
             if answer.text and self._lessons and self._sse is not None:
                 self._lessons -= 1
-                self._shape = shape.learn(raw, answer.text, kept, answer.text_name)
+                self._shape = shape.learn(raw, answer.text, passed, answer.text_name)
 
     def end(self) -> bytes:
         """Settle the call."""
-        held = self._last_event()
+        last = self._last_event()
         self._settle("", None)
-        return held
+        return last
 
     def fail(self, error: str, status: int | None = None) -> bytes:
-        """Settle a call that broke: charged for what came."""
-        held = self._last_event()
+        """Settle a call that broke; it is charged for what came."""
+        last = self._last_event()
         self._settle(error, status)
-        return held
+        return last
 
     def error_body(self, status: int, code: str, message: str) -> bytes:
         """An error of ours, in the dialect's shape, that says whose it is."""
-        return self.dialect.error_body(status, code, f"LLM Warden: {message}")
+        return self.opened.dialect.error_body(status, code, f"LLM Warden: {message}")
 
     def _keep(self, data: bytes) -> None:
-        """Keep an answer that is read at its end; of many large ones at once only as much as of requests."""
+        """Keep a whole answer, to read it at its end. All answers together may take as much memory as requests may."""
         if self._unread:
             return
-        service = self.service
+        route = self.opened.route
         self._whole_size += len(data)
-        service.held += len(data)
-        if self._whole_size > _WHOLE_CAP or service.held > service.shared.limits.held_bytes:
+        route.kept_bytes += len(data)
+        if self._whole_size > _WHOLE_CAP or route.kept_bytes > route.shared.limits.held_bytes:
             self._unread = True
             self._forget()
         else:
             self._whole.append(data)
 
     def _forget(self) -> None:
-        self.service.held -= self._whole_size
+        self.opened.route.kept_bytes -= self._whole_size
         self._whole_size = 0
         self._whole.clear()
 
     # The end.
 
     def _last_event(self) -> bytes:
-        """What has not made a whole event: understood all the same, and passed on unless it is ours alone."""
+        """Read the bytes that are no whole event yet. They pass on, unless they are only usage that the client did not ask for."""
         splitter = self._splitter
         if splitter is None:
             return b""
         rest, payload = splitter.rest()
         kind = Event.KEEP
-        if payload is not None and not self._settled:
-            kind = self.match.api.event(self.answer, payload, time.perf_counter())
+        if payload is not None and not self._ended:
+            kind = self.opened.match.api.event(self.answer, payload, time.perf_counter())
         return rest if self._hides and kind is not Event.WITHHOLD else b""
 
+    def _leave(self) -> None:
+        """The one place where a call stops being under way."""
+        self._ended = True
+        self.opened.route.in_flight.value -= 1.0
+
+    def _hand_over(self, record: Record) -> None:
+        self.opened.route.shared.sinks.finished(record)
+
+    def _admission(self) -> Admitted:
+        """The admission, or a free one: of a poll, and of a call that broke before the gate had decided."""
+        admitted = self._admitted
+        if admitted is None:
+            inquiry = self._inquiry or Inquiry(self.opened, self._request, self.trace)
+            admitted = self._admitted = Admitted(inquiry, FREE)
+        return admitted
+
     def _settle(self, error: str, status: int | None) -> None:
-        if self._settled:
+        if self._ended:
             return
-        self._settled = True
-        self.service.in_flight.dec()
-        answer = self.answer
+        self._leave()
+        opened, answer = self.opened, self.answer
+        route, match = opened.route, opened.match
+        output: int | None = None  # of a whole answer without usage
         if self._whole:
             body = b"".join(self._whole)
             self._forget()
-            if error:  # it was made, and broke off on its way
-                self.output_estimate = estimate.prompt(body).tokens()
+            if error:  # the upstream made it, and it broke off on its way
+                output = estimate.prompt(body).tokens()
             else:
-                self.match.api.whole(answer, body)
+                match.api.whole(answer, body)
                 if answer.usage is None and not answer.error:
-                    self.output_estimate = estimate.prompt(body, answer.content_bytes).tokens()
-        if self.match.alias and answer.model:
-            self.service.alias(self.model, answer.model)
-        deferred = self.service.deferred
-        if self.match.poll:
-            if answer.usage is None or answer.deferred or deferred.pop(self.match.poll, None) is None:
+                    output = estimate.prompt(body, answer.content_bytes).tokens()
+        admitted = self._admission()
+        inquiry = admitted.inquiry
+        if match.alias and answer.model:
+            route.tariff.answers(admitted.model, answer.model)
+        if match.poll:
+            if answer.usage is None or answer.deferred or route.deferred.pop(match.poll, None) is None:
                 return  # not done yet, or charged by another question
         elif answer.deferred and answer.usage is None:
-            self.service.defer(answer.deferred, self)
-        settle.settle(self, error, status)
+            route.defer(answer.deferred, Deferred(admitted.model, inquiry.asked, inquiry.labels))
+        record = settle.settle(
+            admitted, answer, status=status or self._status, error=error, estimate=output, stream=self._stream
+        )
+        self._hand_over(record)
+        if record.error:
+            route.shared.retries.failed(inquiry.body_key(), time.perf_counter())

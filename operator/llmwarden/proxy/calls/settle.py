@@ -1,18 +1,14 @@
-"""The end of a call: one record, and from it the journal's entry, the gate's charge, the metrics and the span."""
+"""The end of a call: everything that is said and charged about it, in one record."""
 
 import time
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
 from llmwarden.contracts.ledger import Tokens
-from llmwarden.proxy.money.busy import NO_TIMES
-from llmwarden.proxy.money.prices import Known
+from llmwarden.proxy.calls.admission import Admitted, Inquiry, Refused
+from llmwarden.proxy.dialects.base import Answer
 from llmwarden.proxy.record import Record
-
-if TYPE_CHECKING:
-    from llmwarden.proxy.calls.admission import Admission
-    from llmwarden.proxy.calls.call import MeteredCall
 
 _ERROR: Final = 400  # HTTP statuses from here on are errors
 _GONE: Final = 499  # nginx's number for a client that went away
@@ -20,143 +16,122 @@ _BYTES_PER_TOKEN: Final = 4  # OpenAI's rule of thumb for English; used only whe
 _FEW: Final = 2
 
 
-def refuse(call: "Admission", code: str, status: int) -> None:
-    """Note a call that a budget refused: it is no usage."""
-    service = call.service
-    finished = _begun(call, code, status)
-    finished.model = call.model
-    finished.refused = True
-    metrics = service.shared.metrics
-    if finished.retry:
-        metrics.retried.labels(service.name, finished.retry).inc()
-    metrics.refused.labels(service.name, finished.budget).inc()
-    series = metrics.series(service.name, finished.provider, finished.operation, call.asked.model, "")
-    series.refused(code, status)
-    _offer(call, finished)
+def refuse(refused: Refused) -> Record:
+    """The record of a call that a budget refused: it has used nothing."""
+    inquiry, denied = refused.inquiry, refused.denied
+    record = _begin(inquiry, Answer(), denied.code, refused.answer.status)
+    record.model = inquiry.model
+    record.budget = denied.budget
+    record.refused = True
+    return record
 
 
-def settle(call: "MeteredCall", error: str, status: int | None) -> None:
-    """Charge a call that was made, whatever became of it. `status` is what we answered, if we did."""
-    answer, service = call.answer, call.service
-    shared = service.shared
-    status = status or call.status or _GONE
-    finished = _begun(call, error or (str(status) if status >= _ERROR else answer.error), status)
-    known = call.price()
-    _fill(finished, call, known)
-    tokens = finished.tokens
+def settle(
+    admitted: Admitted,
+    answer: Answer,
+    *,
+    status: int,
+    error: str = "",
+    estimate: int | None = None,
+    stream: int = 0,
+) -> Record:
+    """The record of a call that was made, whatever became of it.
+
+    `status` is what the client saw, 0 where it saw none. `error` says how the call broke. `estimate` is the output of a whole answer
+    without usage, in tokens. `stream` is the stream's number in the journal.
+    """
+    inquiry = admitted.inquiry
+    opened = inquiry.opened
+    route = opened.route
+    status = status or _GONE
+    record = _begin(inquiry, answer, error or (str(status) if status >= _ERROR else answer.error), status)
+    record.budget = admitted.budget
+    record.config = opened.config
+    record.reservations = admitted.reservations
+    record.stream = stream
+    alias = opened.match.alias
+    quote = route.tariff.quote(admitted.model, answer.model, alias=alias)
+    tokens, record.estimated = _tokens(inquiry, answer, estimate, record)
+    record.tokens = tokens
+    record.model = route.tariff.charged_model(admitted.model, answer.model, alias=alias)
     used = tokens.input + tokens.output
-    # A name that nothing was made of may be anything.
-    model = finished.model if used else shared.metrics.capped(finished.model)
-    shared.journal.add(
-        call.account(model, tokens.input, answer.tier, finished.price_id),
-        tokens,
-        error=finished.failed,
-        estimated=finished.estimated,
-        times=_times(call, finished),
-        number=call.number,
+    if quote is not None:
+        record.price_id = quote.price_id
+        record.picodollars = quote.cost(tokens, answer.tier)
+        if used and quote.window:
+            record.context_share = used / quote.window
+    if record.picodollars is None and not used:
+        record.picodollars = 0
+    if record.picodollars is not None:
+        record.charge = record.picodollars
+    elif quote is not None:
+        record.charge = quote.charge(tokens, answer.tier)
+    _measure(record, inquiry)
+    if route.busy is not None:
+        record.times = route.busy.times(
+            inquiry.started,
+            inquiry.started + record.duration,
+            record.first_token,
+            answer.queue_seconds or 0.0,
+            tokens.output,
+        )
+    return record
+
+
+def rough_input(inquiry: Inquiry) -> int:
+    """Tokens of a request's text, roughly and cheaply."""
+    return -(-inquiry.asked.input_bytes // _BYTES_PER_TOKEN)
+
+
+def _begin(inquiry: Inquiry, answer: Answer, error: str, status: int) -> Record:
+    """What every finished call has."""
+    opened = inquiry.opened
+    route = opened.route
+    record = Record(
+        route.name, route.server, opened.provider, opened.match.api.operation, inquiry.trace, inquiry.asked, answer
     )
-    charged = finished.picodollars
-    if charged is None:
-        charged = known.charge(tokens, answer.tier) if known is not None else 0
-    shared.gate.charge(call.config, charged, used, call.held)
-    call.held = ()
-    metrics = shared.metrics
-    if finished.retry:
-        metrics.retried.labels(service.name, finished.retry).inc()
-    if finished.error:
-        shared.retries.failed(call.body_key(), time.perf_counter())
-    if finished.estimated:
-        metrics.estimated.labels(service.name).inc()
-    if answer.malformed:
-        metrics.malformed.labels(service.name).inc(answer.malformed)
-    asked_model = call.asked.model or answer.model
-    metrics.series(service.name, finished.provider, finished.operation, asked_model, answer.model).record(finished)
-    _offer(call, finished)
+    record.ended = time.time_ns()
+    record.duration = time.perf_counter() - inquiry.started  # at once: a span's start is computed from these two
+    record.status = status
+    record.error = error
+    record.labels = inquiry.labels
+    record.retry = inquiry.retry
+    return record
 
 
-def _times(call: "MeteredCall", finished: Record) -> tuple[int, int, int]:
-    """How long a model in this very pod was at work; nothing where the upstream is elsewhere."""
-    busy = call.service.busy
-    if busy is None:
-        return NO_TIMES
-    end = call.started + finished.duration
-    return busy.times(call.started, end, finished.first_token, call.answer.queue_seconds or 0.0, finished.tokens.output)
-
-
-def _begun(call: "Admission", error: str, status: int) -> Record:
-    """What is known of every call that has ended."""
-    service = call.service
-    finished = Record(
-        service.name, service.server, call.provider(), call.match.api.operation, call.trace, call.asked, call.answer
-    )
-    finished.ended = time.time_ns()
-    finished.duration = time.perf_counter() - call.started  # at once: a span begins where these two say
-    finished.status = status
-    finished.error = error
-    finished.labels = call.labels
-    finished.retry = call.retry
-    finished.budget = call.budget
-    return finished
-
-
-def _fill(finished: Record, call: "MeteredCall", known: Known | None) -> None:
-    """What was used, what it cost, how long it took."""
-    answer = call.answer
-    tokens, finished.estimated = _tokens(call, finished.status, finished.error)
-    finished.tokens = tokens
-    finished.model = call.row_model()
-    used = tokens.input + tokens.output
-    if known is not None:
-        finished.price_id = known.price_id
-        finished.picodollars = known.cost(tokens, answer.tier)
-        if used and known.window:
-            finished.context_share = used / known.window
-    if finished.picodollars is None and not used:
-        finished.picodollars = 0
+def _measure(record: Record, inquiry: Inquiry) -> None:
+    """How long it took."""
+    answer, tokens = record.answer, record.tokens
     if answer.pieces:
-        finished.first_token = answer.first_content - call.started
-        finished.per_token = _per_token(call, tokens)
+        record.first_token = answer.first_content - inquiry.started
+        record.per_token = _per_token(inquiry, answer, tokens)
     if tokens.output >= _FEW:
-        seconds = finished.duration - (finished.first_token or 0.0)
-        finished.tokens_per_second = tokens.output / seconds if seconds > 0 else None
+        seconds = record.duration - (record.first_token or 0.0)
+        record.tokens_per_second = tokens.output / seconds if seconds > 0 else None
 
 
-def _tokens(call: "MeteredCall", status: int, error: str) -> tuple[Tokens, bool]:
+def _tokens(inquiry: Inquiry, answer: Answer, estimate: int | None, record: Record) -> tuple[Tokens, bool]:
     """What to charge, and whether it is an estimate: only for what was produced, or answered without usage."""
-    answer = call.answer
     usage = answer.usage
     if usage is not None and not answer.partial:
         return usage, False
     if usage is not None:
-        return msgspec.structs.replace(usage, output=max(usage.output, _output(call))), True
-    nothing = not answer.pieces and call.output_estimate is None
-    if status >= _ERROR or (error and nothing) or answer.deferred:
+        return msgspec.structs.replace(usage, output=max(usage.output, _output(answer))), True
+    nothing = not answer.pieces and estimate is None
+    if record.status >= _ERROR or (record.error and nothing) or answer.deferred:
         return Tokens(), False
-    output = call.output_estimate if call.output_estimate is not None else _output(call)
-    return Tokens(input=call.prompt.tokens() or rough_input(call), output=output), True
+    output = estimate if estimate is not None else _output(answer)
+    return Tokens(input=inquiry.prompt.tokens() or rough_input(inquiry), output=output), True
 
 
-def _output(call: "MeteredCall") -> int:
+def _output(answer: Answer) -> int:
     """Tokens of a stream's content so far: one per piece at least, but some servers send several in one. Each piece has two quotes."""
-    answer = call.answer
     return max(answer.pieces, (answer.content_bytes - 2 * answer.pieces) // _BYTES_PER_TOKEN)
 
 
-def rough_input(call: "MeteredCall") -> int:
-    """Tokens of a request's text, roughly and cheaply."""
-    return -(-call.asked.input_bytes // _BYTES_PER_TOKEN)
-
-
-def _per_token(call: "MeteredCall", tokens: Tokens) -> float | None:
+def _per_token(inquiry: Inquiry, answer: Answer, tokens: Tokens) -> float | None:
     """Seconds from one token of a choice to its next."""
-    answer = call.answer
-    each = tokens.output / call.asked.choices
+    each = tokens.output / inquiry.asked.choices
     if answer.pieces < 2 or each < 2:  # noqa: PLR2004 - an interval has two ends
         return None
     return (answer.last_content - answer.first_content) / (each - 1)
-
-
-def _offer(call: "Admission", finished: Record) -> None:
-    exporter = call.service.shared.exporter
-    if exporter is not None and finished.trace.sampled:
-        exporter.offer(finished)

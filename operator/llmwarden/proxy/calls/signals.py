@@ -1,4 +1,7 @@
-"""What headers tell beside the bodies: retries, an upstream's rate limits, to whom a call is attributed. All of it bounded: it comes from outside."""
+"""What headers say beside the bodies: retries, an upstream's rate limits, labels for attribution.
+
+Headers come from outside, so whatever is remembered of them is bounded.
+"""
 
 import re
 from datetime import datetime
@@ -9,7 +12,7 @@ import msgspec
 from llmwarden.contracts.ledger import Labels
 from llmwarden.proxy.seam import Header
 
-# Request headers that are read; those of the labels are ours and go no further.
+# Request headers that are read. Those of the labels are for us and are not sent upstream.
 _FEATURE: Final = b"x-llmwarden-feature"
 _TEAM: Final = b"x-llmwarden-team"
 _COHORT: Final = b"x-llmwarden-cohort"
@@ -22,7 +25,7 @@ _READ: Final = LABEL_HEADERS | {
 }
 _LABEL_LENGTH: Final = 63
 _LABEL_UNSAFE: Final = re.compile(r"[^A-Za-z0-9 ._/@:+-]")
-_LABELS: Final = 100  # combinations of labels in one proxy; what is new beyond them is `other`
+_LABELS: Final = 100  # combinations of labels in one proxy; further ones are counted as `other`
 _OTHER: Final = Labels("other", "other", "other")
 _WINDOW: Final = 60.0  # seconds in which the same body again is taken for a retry of the call that failed
 _FAILED: Final = 1000
@@ -36,7 +39,7 @@ _NUMBER_LENGTH: Final = 32
 
 
 def read(headers: list[Header]) -> dict[bytes, bytes]:
-    """The headers of a request that mean something here."""
+    """Pick the request headers that are read here."""
     return {low: value for low, _, value in headers if low in _READ}
 
 
@@ -44,17 +47,17 @@ class LabelBook:
     """Labels by what headers say; a bounded number of combinations."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[bytes, bytes, bytes, Labels], Labels] = {}
+        self._by_headers: dict[tuple[bytes, bytes, bytes, Labels], Labels] = {}
         self._made: set[Labels] = set()
 
     def of(self, heads: dict[bytes, bytes], default: Labels) -> Labels:
-        """What the request says, and for the rest what the service says."""
+        """The request's labels; the service's where the request has none."""
         if LABEL_HEADERS.isdisjoint(heads):
             return default
         key = (heads.get(_FEATURE, b""), heads.get(_TEAM, b""), heads.get(_COHORT, b""), default)
-        known = self._known.get(key)
-        if known is not None:
-            return known
+        labels = self._by_headers.get(key)
+        if labels is not None:
+            return labels
         labels = Labels(
             _label(key[0]) or default.feature, _label(key[1]) or default.team, _label(key[2]) or default.cohort
         )
@@ -62,20 +65,20 @@ class LabelBook:
             if len(self._made) >= _LABELS:
                 return _OTHER
             self._made.add(labels)
-        if len(self._known) < 10 * _LABELS:
-            self._known[key] = labels
+        if len(self._by_headers) < 10 * _LABELS:
+            self._by_headers[key] = labels
         return labels
 
 
 class Retries:
-    """Requests that came before."""
+    """Recognises requests that a client sends again."""
 
     def __init__(self) -> None:
         self._keys: dict[bytes, None] = {}
         self._failed: dict[int, float] = {}  # when a call with this body failed
 
     def seen(self, heads: dict[bytes, bytes]) -> str:
-        """By what a request's head shows itself to be a retry: its client says so, or its idempotency key came before."""
+        """Why the head shows a retry: its client says so ("header"), or its idempotency key came before; "" where it does not."""
         if heads.get(b"x-stainless-retry-count", b"0") != b"0":
             return "header"
         attempt = heads.get(b"amz-sdk-request")
@@ -92,7 +95,7 @@ class Retries:
         return ""
 
     def expected(self) -> bool:
-        """Whether any call has failed: else no body needs to be compared."""
+        """Whether any call has failed. If none has, bodies need not be compared."""
         return bool(self._failed)
 
     def came_again(self, body: int, now: float) -> bool:
@@ -101,7 +104,7 @@ class Retries:
         return failed is not None and now - failed < _WINDOW
 
     def failed(self, body: int, now: float) -> None:
-        """A call with this body failed; it may come again."""
+        """Note that a call with this body failed: it may come again."""
         self._failed.pop(body, None)
         if len(self._failed) >= _FAILED:
             del self._failed[next(iter(self._failed))]
@@ -109,10 +112,10 @@ class Retries:
 
 
 class Limit(msgspec.Struct, frozen=True):
-    """What one header of an answer says of a rate limit."""
+    """The meaning of one rate-limit header of an answer."""
 
     what: str  # "requests", "tokens", "input_tokens", "output_tokens"
-    reset: bool  # seconds until it is whole again; else what remains
+    reset: bool  # when the limit is whole again; otherwise what remains of it
 
 
 _OPENAI: Final = ("requests", "tokens", "input-tokens", "output-tokens")
@@ -127,7 +130,7 @@ RATE_LIMITS: Final[dict[bytes, Limit]] = {
 
 
 def limit_value(limit: Limit, value: bytes, now: float) -> float | None:
-    """What is left, or when (POSIX seconds) it is whole again; None for what cannot be read."""
+    """What remains, or when the limit is whole again (POSIX seconds); None if the value cannot be read."""
     text = value[:_NUMBER_LENGTH].decode("latin-1").strip()
     if limit.reset:
         return _reset_at(text, now)
@@ -135,7 +138,7 @@ def limit_value(limit: Limit, value: bytes, now: float) -> float | None:
 
 
 def _reset_at(text: str, now: float) -> float | None:
-    """POSIX seconds of a reset that is told as a duration (`6m0s`, `20ms`, `1.5`), a time (RFC 3339), or seconds of the epoch."""
+    """POSIX seconds of a reset, given as a duration (`6m0s`, `20ms`, `1.5`), a time (RFC 3339), or seconds of the epoch."""
     try:
         number = float(text)
     except ValueError:

@@ -1,12 +1,14 @@
-"""For how long a pod's own model was at work: what the ledger shares GPU-hours by. Only of routes whose upstream is in the pod.
+"""How long a pod's own model was busy: the ledger shares GPU-hours by it. Only for routes whose upstream is in the pod.
 
-Added up at the end of each call, so that it enters the journal with it: exact over crashes, and a call of half an hour counts when
-it ends, as its tokens do.
+The time is added up at the end of each call and enters the journal with it. So it is exact over crashes, and a call of half an hour
+counts when it ends, as its tokens do.
 """
 
 from typing import Final
 
-_MOST: Final = 64  # stretches that are remembered: beyond, the oldest two become one, and what lay between them counts as busy already
+_MOST: Final = (
+    64  # stretches that are remembered. Beyond that the oldest two become one, and the gap between them counts as busy
+)
 NO_TIMES: Final = (0, 0, 0)
 
 
@@ -16,7 +18,7 @@ class Busy:
     def __init__(self) -> None:
         self._stretches: list[tuple[float, float]] = []
         self._seconds = 0.0
-        self._told = 0
+        self._counted = 0
 
     def add(self, start: float, end: float) -> int:
         """Take a call that ended now; returns by how many milliseconds the busy time has grown."""
@@ -30,8 +32,8 @@ class Busy:
         if len(stretches) > _MOST:
             stretches[:2] = [(stretches[0][0], stretches[1][1])]
         self._seconds += max(0.0, fresh)
-        grown = int(self._seconds * 1000) - self._told
-        self._told += grown
+        grown = int(self._seconds * 1000) - self._counted
+        self._counted += grown
         return grown
 
     def times(
@@ -39,7 +41,7 @@ class Busy:
     ) -> tuple[int, int, int]:
         """Milliseconds that the model was busy with a call and with no other, and that its prefill and its decode took.
 
-        `first_token`: seconds from the start, None where the answer came whole; then the two are not known apart, unless it had no
+        `first_token`: seconds from the start, None where the answer came whole; then prefill and decode cannot be told apart, unless it had no
         output tokens (`written`) at all.
         """
         grown = self.add(start, end)

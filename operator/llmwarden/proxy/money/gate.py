@@ -12,10 +12,11 @@ import msgspec
 
 from llmwarden.contracts.ledger import BudgetConfig, BudgetUpdate, Config, LeaseGrant, LeaseUse, ServiceConfig
 from llmwarden.proxy.money import refusals
-from llmwarden.proxy.money.lease import Budget
+from llmwarden.proxy.money.lease import Budget, Reservations
 from llmwarden.proxy.money.refusals import Denied
+from llmwarden.proxy.record import Record
 
-__all__ = ["Allowed", "Bound", "Denied", "Gate", "Held", "NeedsPrice", "Outcome", "Short"]
+__all__ = ["Allowed", "Bound", "Denied", "Gate", "NeedsPrice", "Outcome", "Reservations", "Short"]
 
 _LOSS_INTERVALS: Final = 3  # reporting intervals without an answer after which the ledger counts as lost
 # A call that does not say what it may use reserves at most this part of the limit: else a small budget would admit none of them.
@@ -35,15 +36,12 @@ class Bound(msgspec.Struct, frozen=True):
     capped: bool = False
 
 
-Held = tuple[tuple[Budget, int], ...]
-
-
 class Allowed(msgspec.Struct, frozen=True):
-    """The call may be made; with `fallback`, only by that model. What is `held` for it goes back by `Gate.charge`."""
+    """The call may be made; with `fallback`, only by that model. `Gate.charge` gives the reservations back."""
 
     fallback: str | None = None
     budget: str = ""  # which asked for the fallback
-    held: Held = ()
+    reservations: Reservations = ()
 
 
 class NeedsPrice(msgspec.Struct, frozen=True):
@@ -71,8 +69,8 @@ class Gate:
         self._budgets: dict[str, Budget] = {}
         self._gone: list[tuple[str, Budget]] = []  # leased once, not configured any more: to be returned
         self.interval = 5.0  # between two reports
-        self.failing_since = 0.0  # since when the ledger has not answered what it was asked; 0: it answers
-        self._told: dt.datetime | None = None  # by the ledger's clock: of when the latest report's answer is
+        self.failing_since = 0.0  # since when the ledger has not answered; 0: it answers
+        self._figures_of: dt.datetime | None = None  # the time of the latest report's answer, by the ledger's clock
 
     def configure(self, config: Config) -> None:
         """Take the ledger's configuration; what we used and it does not know yet stays counted, and leases stay ours.
@@ -80,30 +78,30 @@ class Gate:
         It may have been made before a report and arrive after that report's answer: then its figures lack what was just acknowledged.
         """
         self.interval = config.report_interval_seconds
-        stale = config.now is not None and self._told is not None and config.now < self._told
+        stale = config.now is not None and self._figures_of is not None and config.now < self._figures_of
         budgets: dict[str, Budget] = {}
         for key, budget in config.budgets.items():
-            known = self._budgets.pop(key, None)
-            if known is None:
+            current = self._budgets.pop(key, None)
+            if current is None:
                 budgets[key] = Budget(budget)
             else:
-                known.renew(budget, figures=not stale)
-                budgets[key] = known
+                current.renew(budget, figures=not stale)
+                budgets[key] = current
         self._gone += [(key, budget) for key, budget in self._budgets.items() if budget.balance]
         self._budgets = budgets
 
     # Reports.
 
     def unacknowledged(self) -> dict[str, int]:
-        """What a report that is built now will tell, by budget."""
+        """Usage that a report built now contains, by budget."""
         return {key: budget.unacknowledged for key, budget in self._budgets.items() if budget.unacknowledged}
 
     def acknowledge(
-        self, told: dict[str, int], updates: dict[str, BudgetUpdate], now: dt.datetime | None = None
+        self, reported: dict[str, int], updates: dict[str, BudgetUpdate], now: dt.datetime | None = None
     ) -> None:
         """The ledger took the report: its figures, of `now` by its clock, replace ours."""
-        self._told = now or self._told
-        for key, amount in told.items():
+        self._figures_of = now or self._figures_of
+        for key, amount in reported.items():
             budget = self._budgets.get(key)
             if budget is not None:
                 budget.unacknowledged = max(budget.unacknowledged - amount, 0)
@@ -117,14 +115,14 @@ class Gate:
 
         A lost report so makes the ledger believe that we have more than we do, never less.
         """
-        found = [budget.give_back(key) for key, budget in self._gone]
+        uses = [budget.give_back(key) for key, budget in self._gone]
         self._gone = [(key, budget) for key, budget in self._gone if budget.reserved]
         for key, budget in self._budgets.items():
             if budget.config.leased and not final:
-                found.append(budget.report(key, now, self.interval))
+                uses.append(budget.report(key, now, self.interval))
             elif budget.config.leased or budget.balance:
-                found.append(budget.give_back(key))
-        return tuple(found)
+                uses.append(budget.give_back(key))
+        return tuple(uses)
 
     def granted(self, grants: tuple[LeaseGrant, ...], now: float) -> None:
         """Take what the answer to the latest report gives."""
@@ -165,7 +163,7 @@ class Gate:
         model: str,
         *,
         priced: Priced,
-        asked: bool,
+        price_asked: bool,
         now: float,
         bound: Callable[[str], Bound] | None = None,
         last: bool = False,
@@ -173,7 +171,7 @@ class Gate:
         """Decide, and reserve `bound(model)` from the leases for an allowed call.
 
         `name` is namespace/service, `model` empty where the request's cannot be read. `priced` says whether a model has a price, None while
-        the ledger has not said. `asked`: it was asked already; where it has still not said, a budget's onLedgerLoss decides.
+        the ledger has not said. `price_asked`: the ledger was asked for it already; if it has still not said, a budget's onLedgerLoss decides.
         `last`: the call has waited for a grant as long as it may.
         """
         if service is None or service.state == "Released":
@@ -204,27 +202,35 @@ class Gate:
             return denied
         target = allowed.fallback or model
         if strict and not (target and priced(target)):  # most often it has one: nothing to look at
-            refused = self._check_price(service, target, name, priced=priced, asked=asked)
+            refused = self._check_price(service, target, name, priced=priced, price_asked=price_asked)
             if refused is not None:
                 return refused
         if not leased or bound is None:
             return allowed
         return self._reserve(service, name, bound(target), allowed, now=now, last=last)
 
-    def charge(self, service: ServiceConfig | None, picodollars: int, tokens: int, held: Held = ()) -> None:
-        """Count a finished call against its service's budgets, and free what was held for it."""
-        for budget, amount in held:
+    def finished(self, record: Record) -> None:
+        """Charge a call (the gate is a sink). A refused one has used nothing, and holds no reservation."""
+        if not record.refused:
+            tokens = record.tokens
+            self.charge(record.config, record.charge, tokens.input + tokens.output, record.reservations)
+
+    def charge(
+        self, service: ServiceConfig | None, picodollars: int, tokens: int, reservations: Reservations = ()
+    ) -> None:
+        """Count usage against a service's budgets, and give back what was reserved for it."""
+        for budget, amount in reservations:
             budget.reserved -= amount
         for key in service.budgets if service is not None else ():
-            known = self._budgets.get(key)
-            if known is not None:
-                known.use(picodollars if known.config.unit == "USD" else tokens)
+            charged = self._budgets.get(key)
+            if charged is not None:
+                charged.use(picodollars if charged.config.unit == "USD" else tokens)
 
     def _reserve(
         self, service: ServiceConfig, name: str, bound: Bound, allowed: Allowed, *, now: float, last: bool
     ) -> Outcome:
         """From all budgets or from none."""
-        held: list[tuple[Budget, int]] = []
+        reservations: list[tuple[Budget, int]] = []
         needs: list[tuple[str, int]] = []
         short = False
         for key in service.budgets:
@@ -244,12 +250,12 @@ class Gate:
                     return outcome
                 short = short or not outcome
                 need = max(free, 0)
-            held.append((budget, need))
+            reservations.append((budget, need))
         if short:
             return Short(tuple(needs))
-        for budget, need in held:
+        for budget, need in reservations:
             budget.reserve(need)
-        return Allowed(allowed.fallback, allowed.budget, tuple(held))
+        return Allowed(allowed.fallback, allowed.budget, tuple(reservations))
 
     def lost(self, now: float) -> bool:
         """Whether the ledger has not answered for so long that no call waits for it any more."""
@@ -266,7 +272,7 @@ class Gate:
         return False
 
     def _check_price(
-        self, service: ServiceConfig, model: str, name: str, *, priced: Priced, asked: bool
+        self, service: ServiceConfig, model: str, name: str, *, priced: Priced, price_asked: bool
     ) -> Denied | NeedsPrice | None:
         strict = [
             (key, budget.config)
@@ -275,13 +281,13 @@ class Gate:
         ]
         if not strict:
             return None
-        known = priced(model) if model else False
-        if known is None and not asked:
+        has_price = priced(model) if model else False
+        if has_price is None and not price_asked:
             return NeedsPrice(model)
         for key, config in strict:
-            if known is False and config.on_unknown_price == "Deny":
+            if has_price is False and config.on_unknown_price == "Deny":
                 return refusals.unpriced(key, model, name)
-            if known is None and config.on_ledger_loss == "Deny":
+            if has_price is None and config.on_ledger_loss == "Deny":
                 return refusals.untold(key, model, name)
         return None
 

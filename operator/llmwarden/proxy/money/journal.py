@@ -18,15 +18,15 @@ from llmwarden.proxy.money.busy import NO_TIMES
 
 _NAME: Final = "journal"
 _COMPACT_AT: Final = 4 * 1024 * 1024  # bytes
-# Closed and acknowledged rows are remembered for so long: a clock set back must not begin a row anew, below the ledger's maximum.
+# Closed and acknowledged rows are remembered for so long: a clock set back must not start a row again, below the ledger's maximum.
 _REMEMBER_SECONDS: Final = 3 * 3600
 
 _LABELS: Final = 200  # sets of labels per bucket: more are counted under OTHER, for headers come from outside
 OTHER: Final = Labels("other", "other", "other")
 
 
-class Key(NamedTuple):
-    """What calls are counted by (wire.Row)."""
+class AccountKey(NamedTuple):
+    """What tells one account from another: the key of a row of the report (contracts.ledger.Row)."""
 
     service: str
     provider: str
@@ -60,7 +60,7 @@ class Account:
     dirty: bool = True  # not yet acknowledged as it is
     gone: bool = False  # the journal has forgotten it: what is counted here is lost
 
-    def __init__(self, key: Key) -> None:
+    def __init__(self, key: AccountKey) -> None:
         self.key = key
         self.provider = key.provider
         self.price_id = key.price_id
@@ -131,7 +131,7 @@ class Journal:
     def __init__(self, directory: Path, pod_uid: str) -> None:
         self._path = directory / _NAME
         self._pod_uid = pod_uid
-        self._rows: dict[Key, Account] = {}
+        self._rows: dict[AccountKey, Account] = {}
         self._labels: dict[int, set[Labels]] = {}  # by bucket
         self._open: dict[int, list[Any]] = {}  # streams under way, by number
         self._number = 0
@@ -140,7 +140,7 @@ class Journal:
         self._damaged = False  # the disk misses something that memory has
         self.errors = 0
         self.skipped = 0
-        self.orphans = 0  # streams that a former process did not finish
+        self.orphans = 0  # streams that the process before this one did not finish
         self.id = str(uuid.uuid4())
         self.sequence = 0
         self._replay()
@@ -149,7 +149,7 @@ class Journal:
 
     # Calls.
 
-    def open(self, key: Key, tokens: Tokens) -> int:
+    def open(self, key: AccountKey, tokens: Tokens) -> int:
         """Note a stream under way with what it has used at least; returns its number. The bucket is that of its end."""
         self._number += 1
         record = ["o", self._number, *key[:4], tokens.input, tokens.output, *key[5:]]
@@ -159,12 +159,12 @@ class Journal:
 
     def bounded(self, bucket: int, labels: Labels) -> Labels:
         """The labels, or OTHER where a bucket has too many already."""
-        known = self._labels.setdefault(bucket, set())
-        if labels in known:
+        sets = self._labels.setdefault(bucket, set())
+        if labels in sets:
             return labels
-        if len(known) >= _LABELS:
+        if len(sets) >= _LABELS:
             return OTHER
-        known.add(labels)
+        sets.add(labels)
         return labels
 
     def progress(self, number: int, output: int) -> None:
@@ -174,8 +174,8 @@ class Journal:
             record[7] = output
             self._write(record)
 
-    def account(self, key: Key) -> Account:
-        """The totals of a key; whoever remembers them looks at `gone` before the next call is counted there."""
+    def account(self, key: AccountKey) -> Account:
+        """The totals of a key. A caller that remembers them must look at `gone` before it counts the next call there."""
         account = self._rows.get(key)
         if account is None:
             account = self._rows[key] = Account(key)
@@ -188,7 +188,7 @@ class Journal:
         *,
         error: bool = False,
         estimated: bool = False,
-        times: tuple[int, int, int] = NO_TIMES,  # wire.Row: busy_ms, prefill_ms, decode_ms
+        times: tuple[int, int, int] = NO_TIMES,  # contracts.ledger.Row: busy_ms, prefill_ms, decode_ms
         number: int = 0,
     ) -> None:
         """Count a finished call (and end the stream `number`), on disk before its last byte is released."""
@@ -220,8 +220,8 @@ class Journal:
 
     def pending(self, limit: int) -> tuple[Row, ...]:
         """At most `limit` rows that the ledger has not acknowledged as they are, oldest first."""
-        found = sorted((item for item in self._rows.values() if item.dirty), key=lambda item: item.key.bucket)
-        return tuple(_row(item) for item in found[:limit])
+        dirty = sorted((item for item in self._rows.values() if item.dirty), key=lambda item: item.key.bucket)
+        return tuple(_row(item) for item in dirty[:limit])
 
     def acknowledge(self, rows: tuple[Row, ...], now: float) -> None:
         """Mark what was sent and has not grown since; forget what closed long ago."""
@@ -265,7 +265,7 @@ class Journal:
         return b"".join(msgspec.json.encode(record) + b"\n" for record in records)
 
     def _compact(self) -> None:
-        """Write all there is anew, and take its place; a failure leaves the old file as it was."""
+        """Write a new file with all totals, and replace the old one. A failure leaves the old file as it was."""
         data = self._snapshot()
         fresh = self._path.with_suffix(".new")
         try:
@@ -333,16 +333,16 @@ class Journal:
         return True
 
     def _settle_orphans(self) -> None:
-        """Charge each stream that died with its process once: for what it is known to have used, labelled estimated."""
+        """Charge each stream that died with its process once: for the usage that was noted, labelled estimated."""
         for _, _, service, provider, model, price_id, read, written, *more in self._open.values():
             tokens = Tokens(input=read, output=written)
-            key = Key(service, provider, model, price_id, self._died_in(), *more)
+            key = AccountKey(service, provider, model, price_id, self._died_in(), *more)
             self.account(key).count(tokens, NO_TIMES, error=True, estimated=True)
             self.orphans += 1
         self._open.clear()
 
     def _died_in(self) -> int:
-        """The bucket of the journal's last write: when the former process died, as near as can be told."""
+        """The bucket of the journal's last write, which is close to when the former process died."""
         return int(self._path.stat().st_mtime) // names.BUCKET_SECONDS * names.BUCKET_SECONDS
 
 
@@ -367,9 +367,9 @@ def _row(account: Account) -> Row:
     )
 
 
-def _key_of(row: Row) -> Key:
+def _key_of(row: Row) -> AccountKey:
     labels = row.labels
-    return Key(
+    return AccountKey(
         row.service,
         row.provider,
         row.model,
@@ -391,6 +391,6 @@ def _parse(line: bytes) -> list[Any] | None:
     return record if isinstance(record, list) else None
 
 
-def _key(value: list[Any]) -> Key:
+def _key(value: list[Any]) -> AccountKey:
     service, provider, model, price_id, bucket, *more = value
-    return Key(service, provider, model, price_id, int(bucket), *more)
+    return AccountKey(service, provider, model, price_id, int(bucket), *more)

@@ -208,3 +208,6 @@ class Budget:
         if not config.leased or self.recalled or self.spent * 2 > config.limit:
             return 0
         return config.limit // _STANDBY_SHARE
+
+
+Reservations = tuple[tuple[Budget, int], ...]  # what one call holds of which leases, until it ends

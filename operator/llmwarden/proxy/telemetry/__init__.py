@@ -1,1 +1,4 @@
-"""What is said about finished calls: Prometheus metrics and spans. Start at `metrics`."""
+"""Prometheus metrics and spans of finished calls.
+
+What a call is, is not here (`proxy.record`), nor is the admin port that serves the metrics (`proxy.admin`). Start at `metrics`.
+"""

@@ -16,7 +16,7 @@ from llmwarden.proxy.telemetry.registry import Counter, Distribution, Gauge, His
 
 OTHER: Final = "other"
 _NANO: Final = 1e9
-_RESERVED: Final = 10  # models that are known, as a multiple of the cap for all others
+_RESERVED: Final = 10  # models that the ledger knows, as a multiple of the cap for all others
 _ERRORS: Final = 50  # distinct error types per series
 
 _CALL_LABELS: Final = (
@@ -30,7 +30,7 @@ _KINDS: Final = ("input", "cached_input", "cache_write", "output", "reasoning")
 
 
 def wants_latest(environ: Mapping[str, str]) -> bool:
-    """Whether the names of the conventions' next version are asked for, as their transition plan says."""
+    """Whether the environment asks for the names of the conventions' next version, as their transition plan says."""
     return names.LATEST_OPT_IN in [item.strip() for item in environ.get(names.STABILITY_ENV, "").split(",")]
 
 
@@ -69,7 +69,7 @@ class Series:
         self._queue: Distribution | None = None
         self._context: Distribution | None = None
         self._cost: Value = metrics.cost.labels(*labels)
-        # From the first call on: nothing uncosted is known then, and a panel or a rule must be able to say so.
+        # Create the series at the first call, so that panels and rules read 0 instead of no data.
         self._uncosted: Value = metrics.uncosted.labels(*labels)
 
     def refused(self, error: str, status: int) -> None:
@@ -109,7 +109,7 @@ class Series:
             self._uncosted.value += tokens.input + tokens.output
 
     def _stream(self, call: Record, exemplar: str, at: float) -> None:
-        """What only an answer in pieces has."""
+        """Observe what only an answer in pieces has."""
         answer = call.answer
         if call.first_token is not None:
             if self._ttft is None:
@@ -125,7 +125,7 @@ class Series:
             self._gaps.add(answer.gaps, answer.last_content - answer.first_content)
 
     def _seldom(self, call: Record) -> None:
-        """What not every call has."""
+        """Observe what not every call has."""
         if call.tokens_per_second is not None:
             if self._rate is None:
                 self._rate = self._metrics.rate.labels(*self._labels)
@@ -267,6 +267,11 @@ class Metrics:
         self.journal_errors = self._counter(
             names.METRIC_JOURNAL_ERRORS, "Writes to the journal that failed; the calls were served", ()
         ).labels()
+        self.sink_errors = self._counter(
+            names.METRIC_SINK_ERRORS,
+            "Finished calls that one of the proxy's sinks failed on, by the sink's class; the calls were served",
+            ("sink",),
+        )
         self.ledger_errors = self._counter(
             names.METRIC_LEDGER_ERRORS, "Questions to the ledger that it did not answer, by reason", ("reason",)
         )
@@ -287,12 +292,33 @@ class Metrics:
         for kind, name in names.LATEST_TOKENS.items():
             Renamed(self.registry, name, self.tokens, only=(names.LABEL_M_TOKEN_TYPE, kind))
 
-    def series(self, service: str, provider: str, operation: str, asked: str, answered: str) -> Series:
+    def finished(self, record: Record) -> None:
+        """Count a finished or refused call (the metrics are a sink)."""
+        service, answer = record.service, record.answer
+        if record.retry:
+            self.retried.labels(service, record.retry).inc()
+        if record.refused:
+            self.refused.labels(service, record.budget).inc()
+            series = self.series(service, record.provider, record.operation, record.asked.model, "")
+            series.refused(record.error, record.status)
+            return
+        if record.estimated:
+            self.estimated.labels(service).inc()
+        if answer.malformed:
+            self.malformed.labels(service).inc(answer.malformed)
+        model = record.asked.model or answer.model
+        self.series(service, record.provider, record.operation, model, answer.model).record(record)
+
+    def count_sink_failure(self, sink: str) -> None:
+        """Count a finished call that a sink failed on."""
+        self.sink_errors.labels(sink).inc()
+
+    def series(self, service: str, provider: str, operation: str, request_model: str, response_model: str) -> Series:
         """The children of these labels; a model beyond the cap is `other`."""
-        key = (service, provider, operation, asked, answered)
+        key = (service, provider, operation, request_model, response_model)
         series = self._series.get(key)
         if series is None:
-            capped = (service, provider, operation, self.capped(asked), self.capped(answered))
+            capped = (service, provider, operation, self.capped(request_model), self.capped(response_model))
             series = self._series.get(capped)
             if series is None:
                 series = self._series[capped] = Series(self, capped)

@@ -1,0 +1,36 @@
+"""What the ledger has told this proxy, and how to ask it for more. `reporter` writes it, every call reads it."""
+
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from llmwarden.contracts.ledger import Config
+from llmwarden.proxy.clock import LedgerClock
+from llmwarden.proxy.money.gate import Short
+from llmwarden.proxy.money.prices import PriceBook
+
+
+class LedgerView:
+    """The ledger's clock, configuration and prices. Without a ledger the three questions are None.
+
+    `ask_price` returns when the ledger has told a model's price, or cannot be waited for; `ask_price_soon` asks in the background;
+    `ask_lease` returns at the next grant, or after so many seconds.
+    """
+
+    def __init__(self) -> None:
+        self.clock = LedgerClock()
+        self.prices = PriceBook()
+        self.config: Config | None = None
+        self.ask_price: Callable[[str, str], Awaitable[None]] | None = None
+        self.ask_price_soon: Callable[[str, str], None] | None = None
+        self.ask_lease: Callable[[Short, float], Awaitable[None]] | None = None
+
+    def price_generation(self, service: str) -> str:
+        """The generation that a price must have to be fresh; "" where there is no configuration."""
+        config = self.config.services.get(service) if self.config is not None else None
+        return config.price_generation if config is not None else ""
+
+
+def decode_config(data: bytes) -> Config:
+    """Read the ledger's configuration. Raises msgspec.DecodeError."""
+    return msgspec.json.decode(data, type=Config)
