@@ -180,10 +180,11 @@ class Aggregate:
                 wanted = [bucket for bucket in wanted if not but(name, bucket)]
             for key, late in [item for bucket in wanted for item in service.late.get(bucket, {}).items()]:
                 rating = self._rater.late(name, key)
-                if rating.price == late.rating.price:
+                rating = Rating(rating.price, rating.bound or late.rating.bound)
+                if rating == late.rating:
                     continue
-                before = late.sums()
-                late.rating = Rating(rating.price, rating.bound or late.rating.bound)
+                before, before_price = late.sums(), late.rating.price
+                late.rating = rating
                 after = late.sums()
                 difference = Sums(
                     picodollars=after.picodollars - before.picodollars,
@@ -191,6 +192,8 @@ class Aggregate:
                     assumed=after.assumed - before.assumed,
                 )
                 service.add(key.bucket, difference, keep=key.bucket in service.buckets)
+                if rating.price == before_price:
+                    continue  # only what it costs at most has changed
                 so_far = changed.get(name, Rerated())
                 changed[name] = Rerated(
                     so_far.picodollars + difference.picodollars, so_far.tokens - difference.uncosted

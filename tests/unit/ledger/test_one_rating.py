@@ -1,0 +1,169 @@
+"""Status, budgets, `/v1/spend` and `kubectl llm cost` say the same of any usage: what an independent sum in whole picodollars says.
+
+Everything is real but HTTP: reports are merged by the store, counted by `Core`, read back by the query behind `/v1/spend`.
+"""
+
+import asyncio
+import datetime as dt
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from llmwarden.cli import cost
+from llmwarden.contracts import ledger as wire
+from llmwarden.contracts.spend import By, Spend
+from llmwarden.domain import money
+from llmwarden.domain.cost import Rates
+from llmwarden.ledger.core import Core
+from llmwarden.ledger.rating import spend
+from llmwarden.ledger.rating.pricing import Catalogue
+from llmwarden.ledger.store import Issued, PriceRecord, Store, queries
+from llmwarden.status import figures
+from tests.unit.ledger.objects import NOW, FakeClock, budget, model_price, service, view_of
+
+AT = int(NOW.timestamp())
+MIDNIGHT = AT // 86_400 * 86_400
+START = AT // 900 * 900 - 20 * 3600
+SERVICE = "shop/bot"
+KEY = "LLMService/shop/bot/daily"
+
+HANDED_OUT: Final = Rates(
+    wire.Picodollars(input=700, output=2100, cached_input=70, cache_write=700),
+    (wire.PriceVariant(0, "batch", wire.Picodollars(input=350, output=1050, cached_input=35, cache_write=350)),),
+)
+# A model of the tables whose price changes in the middle of an hour.
+CHANGES = AT // 3600 * 3600 - 3 * 3600 + 900
+EARLIER, LATER, NEW = (150_000, 600_000), (100_000, 400_000), (40_000, 80_000)
+
+
+@dataclass(frozen=True)
+class Used:
+    """One row of a report."""
+
+    bucket: int
+    model: str
+    price_id: str | None
+    tier: str
+    tokens: wire.Tokens
+
+    def row(self) -> wire.Row:
+        return wire.Row(
+            service="bot", provider="openai", model=self.model, price_id=self.price_id, bucket=self.bucket, requests=1,
+            errors=0, tokens=self.tokens, tier=self.tier,
+        )  # fmt: skip
+
+    def spent(self, *, repriced: bool) -> tuple[int, int, int]:
+        """Picodollars, uncosted tokens, and what those cost at most: by hand, from the constants above."""
+        tokens = self.tokens
+        plain, cached, out = tokens.input - tokens.cached_input, tokens.cached_input, tokens.output
+        every = tokens.input + tokens.output
+        if self.model == "zz-own" and self.price_id == "p" and self.tier in {"", "batch"}:
+            half = 2 if self.tier == "batch" else 1
+            return (plain * 700 + cached * 70 + out * 2100) // half, 0, 0
+        if self.model == "zz-own":  # an id that was never handed out for it, none, or a tier without a price
+            most = plain * 700 + cached * 70 + out * 2100 if self.price_id == "p" else 0
+            return 0, every, most
+        if self.model == "zz-table" or (repriced and self.model == "zz-new"):
+            took, gave = NEW if self.model == "zz-new" else LATER if self.bucket >= CHANGES else EARLIER
+            whole = (plain + cached) * took + out * gave
+            return (whole, 0, 0) if self.tier == "" else (0, every, whole)
+        return 0, every, 0
+
+
+buckets = st.integers(0, 20 * 4).map(lambda number: START + number * 900)
+tokens = st.builds(
+    lambda cached, more, out: wire.Tokens(input=cached + more, cached_input=cached, output=out),
+    st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 10**6),
+)  # fmt: skip
+used = st.builds(
+    Used,
+    buckets,
+    st.sampled_from(["zz-own", "zz-table", "zz-new", "zz-unknown"]),
+    st.sampled_from([None, "p", "never-handed-out"]),
+    st.sampled_from(["", "batch", "flex"]),
+    tokens,
+)
+
+
+def objects(*, repriced: bool) -> list[dict[str, object]]:
+    """The service, its budget, and the prices; `repriced` adds one for a model that had none."""
+    changes = dt.datetime.fromtimestamp(CHANGES, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    table = model_price("table", ["zz-table"], ("2026-01-01T00:00:00Z", "0.15", "0.60"), (changes, "0.10", "0.40"))
+    new = model_price("new", ["zz-new"], ("2026-01-01T00:00:00Z", "0.04", "0.08"))
+    return [service(budgets=(budget(amount="1000"),)), table, *([new] if repriced else [])]
+
+
+def asked(store: Store, core: Core, by: tuple[By, ...]) -> Spend:
+    """What `/v1/spend` answers about the last 20 hours and the quarter of an hour that has begun."""
+    step = 3600 if "hour" in by else 86_400 if "day" in by else 0
+    span = queries.bucket_range(START, AT + 900)
+    sums = queries.read(store.database, *span, step, namespaces=["shop"], service="bot", pods="pod" in by)
+    return asyncio.run(spend.summarise(sums, by, span=span, rater=core.rater))
+
+
+def held_against(rows: Iterable[Used], store: Store, core: Core, *, repriced: bool) -> None:
+    """Compare everything that anybody is told with the sum by hand."""
+    every = [(one.bucket, *one.spent(repriced=repriced)) for one in rows]
+    picodollars, uncosted = sum(one[1] for one in every), sum(one[2] for one in every)
+    today = sum(one[1] + one[3] for one in every if one[0] >= MIDNIGHT)
+
+    usage = asyncio.run(core.usage())
+    status = figures.usage(usage.services[SERVICE])
+    if status.cost is not None:
+        assert status.cost.amount == money.to_decimal(picodollars)
+    assert status.uncosted_tokens == uncosted
+    assert usage.services[SERVICE].last24h.picodollars == usage.services[SERVICE].total.picodollars == picodollars
+    assert usage.services[SERVICE].total.uncosted_tokens == uncosted
+    assert core.standings[KEY].spent == usage.budgets[KEY].spent == today
+
+    bys: tuple[tuple[By, ...], ...] = (
+        ("service",), ("hour",), ("day", "model"), ("kind",), ("model", "tier", "hour"), ("pod",),
+    )  # fmt: skip
+    for by in bys:
+        said = asked(store, core, by)
+        assert said.total.picodollars == sum(row.picodollars for row in said.rows) == picodollars, by
+        assert said.total.uncosted_tokens == sum(row.uncosted_tokens for row in said.rows) == uncosted, by
+        printed = cost.lines(said, by)
+        assert sum(line.picodollars for line in printed) == picodollars, by
+        assert sum(line.uncosted for line in printed) == uncosted, by
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(used, min_size=1, max_size=12), repriced=st.booleans())
+@example(rows=[Used(CHANGES, "zz-table", "never-handed-out", "", wire.Tokens(input=1000))], repriced=False)
+def test_everybody_is_told_the_same(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[Used], *, repriced: bool
+) -> None:
+    rows = list({(one.bucket, one.model, one.price_id, one.tier): one for one in rows}.values())
+    path = tmp_path_factory.mktemp("ledger") / "ledger.sqlite3"
+    store = Store(str(path))
+    try:
+        clock = FakeClock()
+        store.record_prices([PriceRecord(Issued("openai", "zz-own", "p"), HANDED_OUT)], AT)
+        core = Core(Catalogue(), store.prices(), clock, 5.0)
+        core.configure(view_of(*objects(repriced=False)))
+        pod = wire.PodRef("shop", "bot-0", "uid")
+        # Twice: what grew, and what was only said again.
+        for sequence, said in enumerate((rows[: len(rows) // 2], rows), 1):
+            report = wire.Report(
+                contract=1, journal="j", sequence=sequence, pod=pod, rows=tuple(one.row() for one in said)
+            )
+            core.merged([(report, AT)], store.merge([(report, AT)]))
+        held_against(rows, store, core, repriced=False)
+        if repriced:
+            core.configure(view_of(*objects(repriced=True)))
+            held_against(rows, store, core, repriced=True)
+        restarted = Core(Catalogue(), store.prices(), clock, 5.0)
+        restarted.rebuild(store.sums(), store.last_reports())
+        restarted.configure(view_of(*objects(repriced=repriced)))
+        held_against(rows, store, restarted, repriced=repriced)
+    finally:
+        store.close()
+
+
+def test_the_change_of_price_is_within_an_hour() -> None:
+    assert CHANGES % 3600 == 900
