@@ -431,7 +431,7 @@ async def test_kubectl_llm_reconcile_shows_both_figures_and_fails_where_they_par
     line = next(line for line in out.splitlines() if "2026-11-19" in line)
     for part in ("main", "$15.00", "$0.00", "+100.0 %", "100,000,000", "$2.50", "ProviderHasMore"):
         assert part in line
-    assert "went around the proxies" in out
+    assert "bypassed the proxies" in out
     assert "second: not read (Overlapping)" in out
     status, out, _ = await kubectl_llm(desk.ledger, tmp_path, "-o", "csv", "--days", "1", command="reconcile")
     assert out.splitlines() == [

@@ -26,7 +26,7 @@ _STATES: Final[Mapping[str, State]] = {"True": "ok", "False": "todo", "Unknown":
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One link of the chain. `todo` is broken, and the text says what helps; `note` works, with something to know; `unknown` cannot be seen."""
+    """One link of the chain. `todo` is broken, and the text says what helps; `note` works, with something to know; `unknown` cannot be checked."""
 
     name: str
     state: State
@@ -38,7 +38,7 @@ def links(item: Mapping[str, Any]) -> list[Link]:
     """Return the chain of an LLMService (its JSON), from the operator to its objectives."""
     metadata, reported = item["metadata"], item.get("status")
     if not reported:
-        text = "The operator has said nothing of it yet. It takes seconds; else look whether it runs: kubectl get deployments -A -l app.kubernetes.io/name=llmwarden"
+        text = "The operator has not written a status yet. That takes seconds. If it stays so, check that the operator is running: kubectl get deployments -A -l app.kubernetes.io/name=llmwarden"
         return [Link("Operator", "todo", text)]
     try:
         service = parse(LLMService, dict(item))
@@ -46,12 +46,12 @@ def links(item: Mapping[str, Any]) -> list[Link]:
         return [Link("Spec", "todo", f"{error}. Edit the spec, or use the kubectl-llm of the installed version.")]
     status = service.status
     if status is None:
-        text = "The status is not understood: use the kubectl-llm of the installed version."
+        text = "The status cannot be read. Use the kubectl-llm of the installed version."
         return [Link("Operator", "todo", text)]
     current = status.observed_generation >= metadata.get("generation", 0)
-    late = "The operator has not seen the last edit of the spec yet: look whether it runs."
+    late = "The operator has not seen the last edit of the spec yet. Check that it is running."
     return [
-        Link("Operator", "ok", "It has seen this spec.") if current else Link("Operator", "todo", late),
+        Link("Operator", "ok", "It has seen the current spec.") if current else Link("Operator", "todo", late),
         *_watches(status),
         _spec(status),
         *_pods(service, status),
@@ -108,8 +108,8 @@ def summary(chain: Sequence[Link]) -> str:
     """Say in one line how it is."""
     broken = [link.name for link in chain if link.state == "todo"]
     unseen = sum(link.state == "unknown" for link in chain)
-    text = f"To do: {', '.join(broken)}." if broken else "From pod to page, nothing is to do."
-    return f"{text} {unseen} of {len(chain)} cannot be seen." if unseen else text
+    text = f"To do: {', '.join(broken)}." if broken else "All checks passed."
+    return f"{text} {unseen} of {len(chain)} cannot be checked." if unseen else text
 
 
 # Links --------------------------------------------------------------------------------------------------------------
@@ -118,7 +118,7 @@ def summary(chain: Sequence[Link]) -> str:
 def _condition(status: LLMServiceStatus, kind: ConditionType, name: str, details: tuple[str, ...] = ()) -> Link:
     found = conditions.find(status.conditions, kind)
     if found is None:
-        text = f"The operator says nothing of it (condition {kind}): it may be older than this program."
+        text = f"The operator does not report the condition {kind}. It may be older than this program."
         return Link(name, "unknown", text, details)
     return Link(name, _STATES[found.status], found.message or found.reason, details)
 
@@ -134,7 +134,7 @@ def _spec(status: LLMServiceStatus) -> Link:
     ready = conditions.find(status.conditions, "Ready")
     if ready is not None and ready.status == "False" and not ready.reason.startswith("Not"):
         return Link("Spec", "todo", ready.message)
-    return Link("Spec", "ok", "It can work as written.")
+    return Link("Spec", "ok", "The spec is valid.")
 
 
 def _pods(service: LLMService, status: LLMServiceStatus) -> list[Link]:
@@ -149,15 +149,12 @@ def _pods(service: LLMService, status: LLMServiceStatus) -> list[Link]:
         details = (*lacking[:LISTED], *([f"and {more} more"] if more > 0 else []))
         found.append(_condition(status, "Instrumented", "Pods metered", details))
     else:
-        text = (
-            "workload.selector matches no pod of this namespace: compare it with "
-            f"kubectl get pods -n {service.metadata.namespace} --show-labels"
-        )
+        text = f"workload.selector matches no pod of this namespace. Compare it with kubectl get pods -n {service.metadata.namespace} --show-labels"
         found.append(Link("Pods selected", "todo", text))
     if workload.coverage_percent is not None:
         text = f"The proxies saw {workload.coverage_percent} % of the calls that the engine counted."
         around = workload.coverage_percent < 99  # noqa: PLR2004 - world.COVERED
-        remedy = " The others go around them: the Ready condition names the Services by which they may, and the remedy."
+        remedy = " The others bypass the proxies. The condition Ready names the Services that allow it, and the remedy."
         found.append(Link("Calls measured", "todo" if around else "ok", text + (remedy if around else "")))
     return found
 
@@ -169,14 +166,14 @@ def _engine(service: LLMService, status: LLMServiceStatus) -> list[Link]:
         if service.spec.scrape is None or not service.spec.scrape.elsewhere:
             return []
         if engine is not None and (engine.requests_running, engine.requests_waiting) != (None, None):
-            return [Link("Engine", "ok", "The metrics of the engine elsewhere are in Prometheus.")]
-        text = "Nothing of the engine elsewhere is in Prometheus: see ScrapeSelected, and whether its target is up there (Status, Targets)."
+            return [Link("Engine", "ok", "The external engine's metrics are in Prometheus.")]
+        text = "Prometheus has no metrics of the external engine. See ScrapeSelected, and check in Prometheus that its target is up (Status, Targets)."
         return [Link("Engine", "unknown", text)]
     if engine is None or not engine.type:
         why = (
             engine.message
             if engine is not None and engine.message
-            else "No pod of it answered with metrics that are known."
+            else "No pod answered with metrics of a supported engine."
         )
         return [Link("Engine", "unknown", why)]
     text = f"{engine.type} {engine.version or '(version unknown)'}."
@@ -193,16 +190,17 @@ def _budgets(status: LLMServiceStatus) -> list[Link]:
     found = [_condition(status, "WithinBudget", "Budgets", tuple(details))]
     match status.enforcement:
         case "Enforced":
-            found.append(Link("Enforcement", "ok", "Only the proxies hold the key: nobody can go around the budgets."))
+            found.append(Link("Enforcement", "ok", "Only the proxies have the key, so nobody can bypass the budgets."))
         case "Advisory":
-            text = (
-                "A pod could call the backend without the proxy: it is not metered, has a key of its own, or backend.credentialsSecretRef "
-                "is not set. Take the key from the application and name its Secret there."
-            )
+            text = "A pod could call the backend without the proxy: it is not metered, it has its own key, or backend.credentialsSecretRef is not set. Remove the key from the application, and name its Secret in backend.credentialsSecretRef."
             found.append(Link("Enforcement", "note", text))
         case "None":
             found.append(
-                Link("Enforcement", "note", "No budget stops calls: give one an onExceeded.action other than Alert.")
+                Link(
+                    "Enforcement",
+                    "note",
+                    "No budget stops calls. To enforce one, set onExceeded.action to something other than Alert.",
+                )
             )
         case None:
             pass

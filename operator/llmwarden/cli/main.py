@@ -35,32 +35,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="kubectl llm", description="What LLM services use and cost, and what they lack."
+        prog="kubectl llm", description="Show what LLM services use and cost, and what is wrong with them."
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     connection = argparse.ArgumentParser(add_help=False)
-    connection.add_argument("--kubeconfig", help="file to connect with")
-    connection.add_argument("--context", help="context in it")
+    connection.add_argument("--kubeconfig", help="the kubeconfig file to use")
+    connection.add_argument("--context", help="the context to use")
     _cost_arguments(
         commands.add_parser(
-            "cost", parents=[connection], help="what was spent", description="Show what was spent, dearest first."
+            "cost",
+            parents=[connection],
+            help="what was spent",
+            description="Show what was spent, the most expensive first.",
         )
     )
     _reconcile_arguments(
         commands.add_parser(
             "reconcile",
             parents=[connection],
-            help="what providers bill beside what was counted",
-            description="Show by day what providers bill of each ProviderAccount, and what was counted; the exit status is 1 where the newest day parts.",
+            help="compare what providers bill with what was counted",
+            description="For each ProviderAccount and day, show what the provider bills and what was counted. Exits 1 if the newest day's figures differ.",
         )
     )
     _explain_arguments(
         commands.add_parser(
             "explain",
             parents=[connection],
-            help="what a service lacks",
-            description="Show the chain from pod to page of one LLMService, and what helps where it is broken: then the exit status is 1.",
+            help="show what is wrong with a service",
+            description="Check one LLMService step by step, from its pods to its alerts, and say how to fix what is broken. Exits 1 if anything is.",
         )
     )
     return parser
@@ -68,25 +71,25 @@ def _parser() -> argparse.ArgumentParser:
 
 def _explain_arguments(found: argparse.ArgumentParser) -> None:
     found.set_defaults(run=_explain)
-    found.add_argument("service", help="name of the LLMService")
-    found.add_argument("-n", "--namespace", help="of the service; the context's unless given")
+    found.add_argument("service", help="the name of the LLMService")
+    found.add_argument("-n", "--namespace", help="the service's namespace (default: the context's)")
     found.add_argument("-o", "--output", choices=["table", "json"], default="table")
 
 
 def _cost_arguments(found: argparse.ArgumentParser) -> None:
     found.set_defaults(run=_cost)
     where = found.add_mutually_exclusive_group()
-    where.add_argument("-n", "--namespace", help="of the services; the context's unless given")
-    where.add_argument("-A", "--all-namespaces", action="store_true", help="of all namespaces")
-    found.add_argument("service", nargs="?", default="", help="name of one LLMService")
+    where.add_argument("-n", "--namespace", help="the services' namespace (default: the context's)")
+    where.add_argument("-A", "--all-namespaces", action="store_true", help="show all namespaces")
+    found.add_argument("service", nargs="?", default="", help="the name of one LLMService")
     found.add_argument(
         "--by",
         type=_dimensions,
         default=("service", "model"),
-        help=f"what lines are of, such as service,model: up to four of {', '.join(DIMENSIONS)}",
+        help=f"what each line is about, such as service,model; up to four of {', '.join(DIMENSIONS)}",
     )
     found.add_argument(
-        "--since", type=_since, default="24h", help="how long ago it begins: 90m, 24h, 7d, 4w (%(default)s)"
+        "--since", type=_since, default="24h", help="how far back to look: 90m, 24h, 7d, 4w (default: %(default)s)"
     )
     found.add_argument("-o", "--output", choices=["table", "json", "csv"], default="table")
     _ledger_arguments(found, "list LLMServices")
@@ -94,14 +97,16 @@ def _cost_arguments(found: argparse.ArgumentParser) -> None:
 
 def _reconcile_arguments(found: argparse.ArgumentParser) -> None:
     found.set_defaults(run=_reconcile)
-    found.add_argument("--days", type=_days, default=7, help="how many days back, 35 at most (%(default)s)")
+    found.add_argument("--days", type=_days, default=7, help="how many days to show, 35 at most (default: %(default)s)")
     found.add_argument("-o", "--output", choices=["table", "json", "csv"], default="table")
     _ledger_arguments(found, "list ProviderAccounts")
 
 
 def _ledger_arguments(found: argparse.ArgumentParser, may: str) -> None:
     found.add_argument(
-        "--ledger-namespace", default=names.DEFAULT_NAMESPACE, help="where LLM Warden runs (%(default)s)"
+        "--ledger-namespace",
+        default=names.DEFAULT_NAMESPACE,
+        help="the namespace where LLM Warden runs (default: %(default)s)",
     )
     found.add_argument(
         "--service-account",
@@ -123,7 +128,9 @@ async def _reconcile(options: argparse.Namespace) -> int:
     else:
         console = _console()
         if not found.accounts:
-            console.print("There is no ProviderAccount: nothing is compared. docs/money.md says how to make one.")
+            console.print(
+                "There is no ProviderAccount, so nothing is compared. docs/money.md explains how to create one."
+            )
             return 0
         console.print(reconcile.table(found))
         for sentence in reconcile.sentences(found):
@@ -190,21 +197,21 @@ def _dimensions(text: str) -> tuple[str, ...]:
     found = tuple(text.split(","))
     unknown = [name for name in found if name not in DIMENSIONS]
     if unknown or len(set(found)) != len(found) or len(found) > 4:  # noqa: PLR2004 - the ledger's five, less the time
-        message = f"{text!r} is not one to four different ones of {', '.join(DIMENSIONS)}"
+        message = f"{text!r} is not a list of one to four of {', '.join(DIMENSIONS)}"
         raise argparse.ArgumentTypeError(message)
     return found
 
 
 def _days(text: str) -> int:
     if not re.fullmatch("[1-9][0-9]?", text, re.ASCII) or int(text) > 35:  # noqa: PLR2004 - the ledger's limit
-        message = f"{text!r} is no number of days from 1 to 35"
+        message = f"{text!r} is not a number of days from 1 to 35"
         raise argparse.ArgumentTypeError(message)
     return int(text)
 
 
 def _since(text: str) -> str:
     if not _SINCE.fullmatch(text):
-        message = f"{text!r} is no time; write 90m, 24h, 7d or 4w"
+        message = f"{text!r} is not a time; write 90m, 24h, 7d or 4w"
         raise argparse.ArgumentTypeError(message)
     return text
 

@@ -131,19 +131,15 @@ def sentence(day: Day) -> str:
     uncosted = f" {day.uncosted_tokens:,} of the counted tokens have no price here." if day.uncosted_tokens else ""
     match day.verdict:
         case "ProviderHasMore":
-            meaning = (
-                "The provider has more than the ledger: calls went around the proxies (a pod that is not selected, another key of this "
-                "account), or pods were lost before they reported."
-            )
+            meaning = "The provider billed more tokens than the ledger counted: calls bypassed the proxies (a pod that is not selected, another key of this account), or pods were lost before they reported."
         case "LedgerHasMore":
-            meaning = (
-                "The ledger has more than the provider: some of these services use another account or project, or calls were counted by "
-                "estimate that the provider does not charge."
-            )
+            meaning = "The ledger counted more tokens than the provider billed: some of these services use another account or project, or estimated calls were counted that the provider does not charge."
         case "ProviderDearer":
-            meaning = "The tokens agree, but the provider charges more for them: a price here is too low, or missing."
+            meaning = (
+                "The tokens agree, but the provider charges more for them: a price in the ledger is too low or missing."
+            )
         case "LedgerDearer":
-            meaning = "The tokens agree, but the provider charges less for them: a discount or credit that no ModelPrice says."
+            meaning = "The tokens agree, but the provider charges less for them: there is a discount or credit that no ModelPrice has."
         case "Partial":
             meaning = "The ledger did not count the whole day."
         case "Agrees":

@@ -37,16 +37,13 @@ def refusal(objective: Objective, engine: Engine | None, bounds: tuple[float, ..
         return None
     key, what = _NEEDS[type(objective)]
     if engine is None:
-        text = f"Objective {objective.name}: nothing tells {what}: no engine's metrics are scraped for this service; remove the objective."
+        text = f"Objective {objective.name}: {what} is unknown, because no engine's metrics are scraped for this service. Remove the objective."
         return Refusal("EngineLacksSeries", text)
     if key not in engine.metrics:
-        text = f"Objective {objective.name}: {engine.type} does not tell {what}; remove the objective."
+        text = f"Objective {objective.name}: {engine.type} does not report {what}. Remove the objective."
         return Refusal("EngineLacksSeries", text)
     if isinstance(objective, QueueObjective) and bounds and objective.threshold_seconds not in bounds:
-        text = (
-            f"Objective {objective.name}: {durations.human(objective.threshold_seconds)} is no bound of {engine.type}'s own histogram, so the share "
-            f"below it is not known; set the threshold to {_nearest(objective.threshold_seconds, bounds)}."
-        )
+        text = f"Objective {objective.name}: {durations.human(objective.threshold_seconds)} is not a bucket bound of {engine.type}'s histogram, so the share below it is unknown. Set the threshold to {_nearest(objective.threshold_seconds, bounds)}."
         return Refusal("ThresholdNotABound", text)
     return None
 

@@ -18,7 +18,7 @@ def parse(text: str) -> int:
     """
     match = _AMOUNT.fullmatch(text)
     if match is None:
-        message = f'{text!r} is not an amount of US dollars; write a decimal number such as "25.00"'
+        message = f'{text!r} is not an amount in US dollars; write a decimal number such as "25.00"'
         raise InvalidSpecError(message)
     whole, fraction = match.group(1), match.group(2) or ""
     return int(whole) * PICODOLLARS + int(fraction.ljust(DECIMALS, "0"))
@@ -31,7 +31,7 @@ def parse_per_million(text: str) -> int:
     """
     per_token, rest = divmod(parse(text), _TOKENS_PER_MILLION)
     if rest:
-        message = f"{text!r} per million tokens has more than 6 digits behind the point"
+        message = f"{text!r} per million tokens has more than 6 decimal places: round it"
         raise InvalidSpecError(message)
     return per_token
 

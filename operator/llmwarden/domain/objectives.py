@@ -246,7 +246,7 @@ def _evaluate(objective: Objective, reading: Reading) -> Result:
     if isinstance(objective, SpendObjective):
         spent = reading.picodollars_last_hour
         if spent is None:
-            return Result(objective.name, None, f"{objective.name}: spending is not known")
+            return Result(objective.name, None, f"{objective.name}: spending is unknown")
         return Result(
             objective.name,
             spent <= objective.picodollars_per_hour,
@@ -274,11 +274,11 @@ def _evaluate(objective: Objective, reading: Reading) -> Result:
 def _nothing(objective: Share, *, calls: bool) -> str:
     match objective:
         case LatencyObjective() | ContextObjective() if calls:
-            return "calls come, but none was measured against it: pods that were there before its threshold was set get it when they restart"
+            return "no call was measured against its threshold yet: pods that are older than the threshold get it when they restart"
         case QueueObjective() | CacheObjective():
-            return "the engine has told nothing of it"
+            return "the engine has not reported it"
         case ContextObjective():
-            return "no call of a model whose context window is known was measured"
+            return "no call to a model with a known context window was measured"
         case AvailabilityObjective():
             return "no call was answered yet"
         case _:
@@ -301,13 +301,13 @@ def _objective(objective: llmservice.Objective) -> Objective:
 def _parse(objective: llmservice.Objective) -> Objective:
     kinds = [kind for kind in objective.kinds if kind is not None]
     if len(kinds) != 1:
-        message = f"exactly one of {', '.join(llmservice.KINDS[:-1])} and {llmservice.KINDS[-1]} is needed"
+        message = f"set exactly one of {', '.join(llmservice.KINDS[:-1])} and {llmservice.KINDS[-1]}"
         raise InvalidSpecError(message)
     kind = kinds[0]
     if isinstance(kind, llmservice.SpendObjective):
         return SpendObjective(objective.name, money.parse(kind.per_hour))
     if objective.target_percent is None or objective.window is None:
-        message = "targetPercent and window are required with every kind but spend"
+        message = 'targetPercent and window are required with every kind but spend, such as targetPercent: "99" and window: 28d'
         raise InvalidSpecError(message)
     return _share(kind, objective.name, _percent(objective.target_percent), durations.whole_seconds(objective.window))
 
@@ -333,6 +333,6 @@ def _percent(text: str) -> Decimal:
     money.parse(text)
     value = Decimal(text)
     if not 0 < value < 100:  # noqa: PLR2004 - percent
-        message = f"targetPercent {text!r} must be above 0 and below 100"
+        message = f"targetPercent {text!r} must be above 0 and below 100: write a percentage such as 99.9"
         raise InvalidSpecError(message)
     return value

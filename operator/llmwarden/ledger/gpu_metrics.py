@@ -26,17 +26,17 @@ class GpuState:
         labels = ["namespace", names.LABEL_M_SERVICE]
         cost = GaugeMetricFamily(
             names.METRIC_GPU_COST,
-            "US dollars that a service's GPUs cost in the newest closed hour: used by calls, or idle.",
+            "US dollars that a service's GPUs cost in the last closed hour, used by calls or idle.",
             labels=[*labels, "use"],
         )
         tokens = GaugeMetricFamily(
             names.METRIC_GPU_TOKENS,
-            "US dollars a million tokens cost by GPU-hours, as calls are gated now.",
+            "US dollars per million tokens by GPU-hours: the rate at which calls are charged now.",
             labels=[*labels, names.LABEL_M_TOKEN_TYPE],
         )
         unpriced = GaugeMetricFamily(
             names.METRIC_GPU_UNPRICED,
-            "GPU-hours of the newest closed hour whose rate is not known.",
+            "GPU-hours of the last closed hour without a known rate.",
             labels=labels,
         )
         gpu = self._core.gpu

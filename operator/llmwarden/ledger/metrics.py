@@ -24,42 +24,40 @@ class Metrics:
         self.requests = Counter(
             "llmwarden_ledger_requests", "Requests by path and status.", ["path", "code"], registry=registry
         )
-        self.reports = Counter(
-            "llmwarden_ledger_reports", "Reports by what became of them.", ["result"], registry=registry
-        )
+        self.reports = Counter("llmwarden_ledger_reports", "Reports by result.", ["result"], registry=registry)
         self.report_seconds = Histogram(
             "llmwarden_ledger_report_duration_seconds",
-            "Time from a report's arrival to its answer, the disk included.",
+            "Seconds from a report's arrival to its answer, the commit included.",
             buckets=REPORT_BOUNDS,
             registry=registry,
         )
         self.rows = Counter("llmwarden_ledger_rows", "Rows of accepted reports.", registry=registry)
         self.backwards = Counter(
             "llmwarden_ledger_backward_rows",
-            "Rows with a total below what was known: late reports, or a proxy that lost its journal. Nothing is taken back.",
+            "Rows whose total is lower than before: late reports, or a proxy that lost its journal. Nothing is subtracted.",
             registry=registry,
         )
         self.odd_rows = Counter(
             "llmwarden_ledger_odd_rows",
-            "Rows that were left out because they cannot be meant, by reason; `changed`: taken with values cut to what can be.",
+            "Implausible rows that were left out, by reason. `changed`: rows that were kept with values cut to plausible ones.",
             ["reason"],
             registry=registry,
         )
         self.unknown_service_rows = Counter(
-            "llmwarden_ledger_unknown_service_rows", "Rows of services that do not exist any more.", registry=registry
+            "llmwarden_ledger_unknown_service_rows", "Rows of services that no longer exist.", registry=registry
         )
         self.unknown_price_rows = Counter(
             "llmwarden_ledger_unknown_price_rows",
-            "Rows whose price id was never handed out for their model; they are rated as if they had none.",
+            "Rows whose price id was never issued for their model. They are priced as if they had no id.",
             registry=registry,
         )
         self.unreported = Counter(
             "llmwarden_ledger_unreported_pods",
-            "Pods that were lost without a last report: what they used since the one before is not known.",
+            "Pods that were lost without a last report. Their usage since the report before is unknown.",
             ["namespace", names.LABEL_M_SERVICE],
             registry=registry,
         )
-        self.long_polls = Gauge("llmwarden_ledger_long_polls", "Proxies that wait for a change.", registry=registry)
+        self.long_polls = Gauge("llmwarden_ledger_long_polls", "Proxies that wait in a long poll.", registry=registry)
 
     def answered(self, path: str, status: int, code: str, seconds: float) -> None:
         """Count a request; `path` is one of the table of endpoints, `code` that of its refusal ("" for none)."""
@@ -88,7 +86,7 @@ class State:
         core = self._core
         uncosted = GaugeMetricFamily(
             "llmwarden_ledger_uncosted_tokens",
-            "Tokens of a service whose price is unknown, ever.",
+            "Tokens of a service that have no price, in total.",
             labels=["namespace", names.LABEL_M_SERVICE],
         )
         for name in sorted(core.aggregate.services):
@@ -97,16 +95,16 @@ class State:
         yield uncosted
         yield CounterMetricFamily(
             "llmwarden_ledger_rerated_usd",
-            "US dollars by which new prices changed what had been counted without one, up or down.",
+            "US dollars by which new prices changed past spending, up or down.",
             value=core.rerated_picodollars / names.PICODOLLARS,
         )
         yield CounterMetricFamily(
             "llmwarden_ledger_trued_up_usd",
-            "US dollars by which closed hours changed what their tokens had been counted at, to what their GPUs cost, up or down.",
+            "US dollars by which the cost of closed GPU hours differs from what their tokens were charged before.",
             value=core.trued_up_picodollars / names.PICODOLLARS,
         )
         synced = GaugeMetricFamily(
-            "llmwarden_ledger_informer_synced", "Whether a watched kind has been read (1).", labels=["kind"]
+            "llmwarden_ledger_informer_synced", "1 if a watched kind has been read.", labels=["kind"]
         )
         for kind, done in self._synced().items():
             synced.add_metric([kind], float(done))
@@ -116,28 +114,32 @@ class State:
             ("budgets", "Budgets that exist.", len(core.view.budgets)),
             (
                 "invalid_objects",
-                "Objects that are left out or used in part, because they can never work.",
+                "Invalid objects that are ignored, in whole or in part.",
                 len(core.view.invalid),
             ),
-            ("reporting_pods", "Pods that reported or asked lately.", len(core.presence.by_pod)),
-            ("prices_handed_out", "Models' prices that were ever handed out.", len(core.prices)),
+            ("reporting_pods", "Pods that reported or asked recently.", len(core.presence.by_pod)),
+            ("prices_handed_out", "Prices of models that were ever issued.", len(core.prices)),
             ("contested_models", "Models with more than one ModelPrice.", core.catalogue.contested),
-            ("rounded_prices", "Published prices finer than a picodollar a token.", core.catalogue.rounded),
-            ("database_bytes", "Size of the database, its log included.", self._database_bytes()),
+            (
+                "rounded_prices",
+                "Published prices that are finer than one picodollar per token.",
+                core.catalogue.rounded,
+            ),
+            ("database_bytes", "Size of the database in bytes, its log included.", self._database_bytes()),
         ):
             yield GaugeMetricFamily(f"llmwarden_ledger_{name}", text, value=float(value))
 
     def _budgets(self) -> Iterator[Metric]:
         labels = ["namespace", names.LABEL_M_SERVICE, "budget", "kind"]
         used = GaugeMetricFamily(
-            names.METRIC_BUDGET_USED, "Share of a budget that is spent in its present window.", labels=labels
+            names.METRIC_BUDGET_USED, "Share of a budget that is spent in its current window.", labels=labels
         )
         limit = GaugeMetricFamily(
-            names.METRIC_BUDGET_LIMIT, "Limit of a budget: US dollars, or tokens.", labels=[*labels, "unit"]
+            names.METRIC_BUDGET_LIMIT, "Limit of a budget, in US dollars or tokens.", labels=[*labels, "unit"]
         )
         exceeded = GaugeMetricFamily(
             names.METRIC_BUDGET_EXCEEDED,
-            "Whether a budget is used up (1): its limit is reached, or what is left is too little for the calls that come.",
+            "1 if a budget is used up: its limit is reached, or the rest is too small for the calls that arrive.",
             labels=labels,
         )
         for standing in self._core.standings.values():

@@ -21,12 +21,12 @@ MAX_BODY: Final = 8 * 1024 * 1024  # bytes; the API server's own limit of a requ
 
 INJECTIONS = prometheus_client.Counter(
     "llmwarden_webhook_injections",
-    "Pods looked at: injected; skipped (selected, but cannot or may not be); unselected; unready (we were not); error.",
+    "Pods by result: injected; skipped (selected, but not injectable); unselected; unready (the webhook was not ready); error.",
     ["result"],
 )
 DURATION = prometheus_client.Histogram(
     "llmwarden_webhook_duration_seconds",
-    "Time to answer one admission request.",
+    "Seconds to answer one admission request.",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
 )
 for _result in ("injected", "skipped", "unselected", "unready", "error"):

@@ -139,8 +139,8 @@ def test_what_a_service_does_not_have_has_no_row() -> None:
     assert "KV cache (share)" in {query.title for query in asked(model("chat"), "5m")}
     assert "KV cache (share)" not in {query.title for query in asked(model("tgi"), "5m")}
     # Calls are gated by GPU-hours where the model runs in the service's own pods.
-    assert "GPU cost an hour, used and idle" in {panel["title"] for panel in panels(model("chat"))}
-    assert "GPU cost an hour, used and idle" not in {panel["title"] for panel in panels(model("support-bot"))}
+    assert "GPU cost per hour, used and idle" in {panel["title"] for panel in panels(model("chat"))}
+    assert "GPU cost per hour, used and idle" not in {panel["title"] for panel in panels(model("support-bot"))}
 
 
 def test_heatmaps_show_single_calls_traces() -> None:

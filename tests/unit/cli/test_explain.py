@@ -58,7 +58,7 @@ def test_all_is_well() -> None:
         .details[0]
         .startswith("LLMService daily: 40 % of 25.00 USD (Open, Block, until 2026-11-22")
     )
-    assert explain.summary(chain) == "From pod to page, nothing is to do."
+    assert explain.summary(chain) == "All checks passed."
 
 
 def test_a_watch_that_fails_comes_first() -> None:
@@ -116,7 +116,7 @@ def test_what_cannot_be_seen_is_nothing_to_do() -> None:
     chain = explain.links(recorded(snapshot()))
     assert link(chain, "Rules evaluated").state == "unknown"
     assert explain.is_whole(chain)
-    assert explain.summary(chain) == "From pod to page, nothing is to do. 3 of 15 cannot be seen."
+    assert explain.summary(chain) == "All checks passed. 3 of 15 cannot be checked."
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_what_cannot_be_seen_is_nothing_to_do() -> None:
     [
         (EngineIdentity("vLLM", "0.11.0"), "ok", "vLLM 0.11.0."),
         (EngineIdentity("Ollama", "", "It has no metrics of its own."), "note", "It has no metrics of its own."),
-        (None, "unknown", "No pod of it answered"),
+        (None, "unknown", "No pod answered"),
     ],
 )
 def test_an_engine_is_recognised(engine: EngineIdentity | None, state: str, says: str) -> None:
@@ -248,7 +248,7 @@ def test_the_command_s_exit_status_says_whether_there_is_something_to_do(
     path, answers = cluster
     answers[f"{HERE}/bot"] = (200, recorded(snapshot(selected=SELECTED)))
     assert main.main(["explain", "bot", "--kubeconfig", str(path)]) == 0
-    assert "From pod to page, nothing is to do." in capsys.readouterr().out
+    assert "All checks passed." in capsys.readouterr().out
     answers[f"{HERE}/bot"] = (200, recorded(snapshot(selected={"RulesSelected": ("False", "NotSelected", NO_LABEL)})))
     assert main.main(["explain", "bot", "-n", "shop", "-o", "json", "--kubeconfig", str(path)]) == 1
     found = json.loads(capsys.readouterr().out)

@@ -59,7 +59,7 @@ def test_drift_says_which_side_is_greater_and_on_how_many_days() -> None:
     state, reason, message = told(status, "CostDrift")
     assert (state, reason) == ("True", "ProviderHasMore")
     assert "$25.00 billed, $10.00 counted" in message
-    assert "went around the proxies" in message
+    assert "bypassed the proxies" in message
     assert message.endswith("So do 1 of the 2 days before.")
     assert len(status.days) == 4
 

@@ -204,7 +204,7 @@ def test_an_objective_off_the_engines_bounds_is_refused_with_the_nearest() -> No
     assert verdict(status, "MeetsObjectives") == ("Unknown", "ThresholdNotABound")
     found = conditions.find(status.conditions, "MeetsObjectives")
     assert found is not None
-    assert found.message.endswith("set the threshold to 500ms or 800ms.")
+    assert found.message.endswith("Set the threshold to 500ms or 800ms.")
     assert [(item.name, item.state) for item in status.objectives] == [("queue", "Unknown"), ("up", "Met")]
     # An engine elsewhere is not asked itself; what Prometheus scraped of it tells its bounds.
     scraped = Figures(**{**_fields(figures), "queue_bounds": (0.5, 0.7)})

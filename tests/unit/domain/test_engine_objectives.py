@@ -27,14 +27,14 @@ def test_a_threshold_off_the_engines_bounds_names_the_nearest(milliseconds: int,
     found = refusal(queue(milliseconds), BY_TYPE["VLLM"], VLLM_BOUNDS)
     assert found is not None
     assert found.reason == "ThresholdNotABound"
-    assert found.message.endswith(f"set the threshold to {nearest}.")
-    assert "is no bound of VLLM's own histogram" in found.message
+    assert found.message.endswith(f"Set the threshold to {nearest}.")
+    assert "is not a bucket bound of VLLM's histogram" in found.message
 
 
 def test_bounds_that_no_spec_can_write_are_not_named() -> None:
     found = refusal(queue(2), BY_TYPE["SGLang"], (0.0, 0.0005, 0.001, 0.0015, 0.005))
     assert found is not None
-    assert found.message.endswith("set the threshold to 1ms or 5ms.")
+    assert found.message.endswith("Set the threshold to 1ms or 5ms.")
 
 
 def test_what_is_a_bound_or_not_known_yet_is_taken() -> None:
@@ -54,7 +54,7 @@ def test_an_engine_that_lacks_the_series_is_named() -> None:
         found = refusal(objective, BY_TYPE[engine])
         assert found is not None
         assert found.reason == "EngineLacksSeries"
-        assert f"{engine} does not tell" in found.message
+        assert f"{engine} does not report" in found.message
     nothing = refusal(CACHE, None)
     assert nothing is not None
     assert nothing.reason == "EngineLacksSeries"

@@ -69,7 +69,7 @@ def test_rounding_is_never_off_by_more_than_half_a_unit(picodollars: int, places
 def test_prices_per_million_are_whole_picodollars_per_token() -> None:
     assert money.parse_per_million("0.15") == 150_000
     assert money.parse_per_million("0.000001") == 1
-    with pytest.raises(InvalidSpecError, match="more than 6 digits"):
+    with pytest.raises(InvalidSpecError, match="more than 6 decimal places"):
         money.parse_per_million("0.0000001")
 
 

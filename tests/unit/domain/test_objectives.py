@@ -85,7 +85,7 @@ def test_pods_without_the_thresholds_bound_are_told_from_a_service_without_calls
     wanted = objectives.of_service(service(FIRST, {**ERRORS, "name": "errors"}))
     readings = {item.name: Reading(calls=True) for item in wanted}
     first, errors = objectives.evaluate(wanted, readings)
-    assert first.sentence.endswith("pods that were there before its threshold was set get it when they restart")
+    assert first.sentence.endswith("pods that are older than the threshold get it when they restart")
     assert errors.sentence == "errors: no calls were measured"
 
 
@@ -139,8 +139,8 @@ def test_unknown_is_neither_met_nor_missed() -> None:
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        ({"name": "x"}, "exactly one of latency, errors, .* and spend is needed"),
-        ({**ERRORS, "spend": {"perHour": "1"}}, "exactly one of latency, errors, .* and spend is needed"),
+        ({"name": "x"}, "set exactly one of latency, errors, .* and spend$"),
+        ({**ERRORS, "spend": {"perHour": "1"}}, "set exactly one of latency, errors, .* and spend$"),
         ({"name": "x", "errors": {}}, "targetPercent and window are required"),
         ({**ERRORS, "targetPercent": "100"}, "must be above 0 and below 100"),
         ({**ERRORS, "targetPercent": "NaN"}, "is not an amount"),

@@ -122,4 +122,4 @@ def test_objectives_that_the_engine_cannot_tell_are_problems() -> None:
     assert around.unmeasurable(wanted, of, ()) == ()
     [problem] = around.unmeasurable(wanted, of, (0.5, 0.8))
     assert problem.reason == "ThresholdNotABound"
-    assert problem.message.endswith("set the threshold to 500ms or 800ms.")
+    assert problem.message.endswith("Set the threshold to 500ms or 800ms.")

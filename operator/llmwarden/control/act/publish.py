@@ -24,7 +24,9 @@ BURST_SECONDS: Final = (
 DEBT_SECONDS: Final = 60.0  # for at most so long at the rate figures wait for changes of state
 
 WRITTEN = Counter("llmwarden_operator_status_writes", "Statuses written.", ["why"])
-POSTPONED = Gauge("llmwarden_operator_status_postponed", "Objects whose figures have moved and wait for their turn.")
+POSTPONED = Gauge(
+    "llmwarden_operator_status_postponed", "Objects with new figures that wait for their turn to be written."
+)
 
 
 class Rate:

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 TOKEN_FILE: Final = "LLMWARDEN_TOKEN_FILE"  # noqa: S105 - a variable's name
 METRICS_PORT: Final = "LLMWARDEN_METRICS_PORT"  # for tests, where several run on one machine
-BUGS = Counter("llmwarden_operator_tick_bugs", "Ticks that an error ended which nobody foresaw.")
+BUGS = Counter("llmwarden_operator_tick_bugs", "Ticks that ended with an unexpected error.")
 TURN_SECONDS: Final = 1.0
 STALLED_RESYNCS: Final = 3  # without a resync that succeeded: something hangs that only a restart will loosen
 

@@ -29,16 +29,16 @@ LONGEST_SECONDS: Final = 120.0
 RECONCILES = Counter("llmwarden_operator_reconcile", "Reconciliations.", ["kind", "result"])
 DURATION = Histogram(
     "llmwarden_operator_reconcile_duration_seconds",
-    "How long a reconciliation took.",
+    "Seconds that a reconciliation took.",
     ["kind"],
     buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
 )
 LAST_SUCCESS = Gauge(
     "llmwarden_operator_last_success_timestamp_seconds",
-    "When a reconciliation last succeeded, in Unix seconds; alert on its age, for a watch can stall unseen.",
+    "When a reconciliation last succeeded, in Unix seconds. Alert on its age: a watch can stall silently.",
 )
-DEPTH = Gauge("llmwarden_operator_queue_depth", "Keys that wait to be reconciled now.", ["lane"])
-LATER = Gauge("llmwarden_operator_queue_delayed", "Keys that wait for their time to be reconciled (again).")
+DEPTH = Gauge("llmwarden_operator_queue_depth", "Keys that are waiting to be reconciled.", ["lane"])
+LATER = Gauge("llmwarden_operator_queue_delayed", "Keys that will be reconciled later, such as after a back-off.")
 
 
 class WorkQueue:

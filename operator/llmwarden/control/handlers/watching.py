@@ -31,9 +31,7 @@ WELL_SECONDS: Final = 300.0  # kopf that ran for so long was well: its next paus
 # Signals are the main thread's business (serving.stop_on_signals): that kopf does without them is no warning.
 logging.getLogger("kopf._core.reactor.running").addFilter(lambda record: "OS signals" not in record.getMessage())
 
-ENDED = Counter(
-    "llmwarden_operator_watches_ended", "How often kopf's watches ended by themselves and were begun again."
-)
+ENDED = Counter("llmwarden_operator_watches_ended", "How often kopf's watches ended unexpectedly and were restarted.")
 
 
 class Watching:

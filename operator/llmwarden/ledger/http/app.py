@@ -299,7 +299,7 @@ def _report(raw: bytes) -> wire.Report:
         # The version before the shape: another version's report need not have ours.
         with contextlib.suppress(*_UNREADABLE):
             _check_version(_versions.decode(raw).contract)
-        raise Refusal(400, "malformed", f"the report is not what the contract says: {error}") from error
+        raise Refusal(400, "malformed", f"the report does not match the contract: {error}") from error
     _check_version(report.contract)
     return report
 

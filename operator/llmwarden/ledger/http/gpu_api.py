@@ -129,7 +129,7 @@ def _report(raw: bytes) -> wire.GpuReport:
     try:
         report = msgspec.json.decode(raw, type=wire.GpuReport)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise Refusal(400, "malformed", f"the report is not what the contract says: {error}") from error
+        raise Refusal(400, "malformed", f"the report does not match the contract: {error}") from error
     if report.contract != names.CONTRACT:
         message = f"this ledger speaks contract {names.CONTRACT}, not {report.contract}"
         raise Refusal(409, "unsupported_contract", message)

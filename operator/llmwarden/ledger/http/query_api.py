@@ -93,7 +93,7 @@ class SpendApi:
         operator = auth.is_operator(caller, self._namespace)
         if not operator and not await self._access.may_list(caller, "", "provideraccounts"):
             account = f"{caller.namespace}:{caller.account}"
-            message = f"service account {account} may not list provideraccounts, and so not see what providers bill"
+            message = f"service account {account} may not list provideraccounts, so it may not see what providers bill"
             raise Refusal(403, "forbidden", message)
         self._require_sync()
         if self._accounts is None:
@@ -153,7 +153,7 @@ class SpendApi:
             if namespace
             else f"kubectl create clusterrolebinding llmwarden-view --clusterrole=llmwarden-view --serviceaccount={account}"
         )
-        message = f"service account {account} may not list llmservices {where}, and so not see their spend; to allow it: {binding}"
+        message = f"service account {account} may not list llmservices {where}, so it may not see their spend. To allow it: {binding}"
         raise Refusal(403, "forbidden", message)
 
     def _span(self, start: str, end: str) -> tuple[float, float]:

@@ -23,19 +23,21 @@ class AccountState:
         labels = ["account", names.LABEL_M_PROVIDER]
         cost = GaugeMetricFamily(
             names.METRIC_PROVIDER_COST,
-            "US dollars of tokens of the newest UTC day that is compared, as the provider bills it and as the ledger counted it.",
+            "US dollars of the newest UTC day that is compared: billed by the provider, or counted by the ledger.",
             labels=[*labels, "source"],
         )
         tokens = GaugeMetricFamily(
-            names.METRIC_PROVIDER_TOKENS, "Input and output tokens of that day, likewise.", labels=[*labels, "source"]
+            names.METRIC_PROVIDER_TOKENS,
+            "Input and output tokens of that day: billed by the provider, or counted by the ledger.",
+            labels=[*labels, "source"],
         )
         drift = GaugeMetricFamily(
             names.METRIC_PROVIDER_DRIFT,
-            "Whether both part by more than the tolerance (1), and how: ProviderHasMore, LedgerHasMore, ProviderDearer, LedgerDearer.",
+            "1 if the two differ by more than the tolerance. `verdict` says how: ProviderHasMore, LedgerHasMore, ProviderDearer, LedgerDearer.",
             labels=[*labels, "verdict"],
         )
         read = GaugeMetricFamily(
-            names.METRIC_PROVIDER_READ, "When the provider last answered, in Unix seconds; 0 for never.", labels=labels
+            names.METRIC_PROVIDER_READ, "When the provider last answered, in Unix seconds; 0 if never.", labels=labels
         )
         for name, account in sorted(self._shown().items()):
             values = [name, account.provider]

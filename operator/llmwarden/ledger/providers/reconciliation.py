@@ -70,7 +70,7 @@ class SecretKeys:
         try:
             secret = await self._client.get("v1", "secrets", names.SECRET_PROVIDER_KEYS, self._namespace)
         except (NotFoundError, ForbiddenError) as error:
-            message = f"there is no {where}, or the ledger may not read it: make it, with the key {name!r}"
+            message = f"there is no {where}, or the ledger may not read it: create it with the key {name!r}"
             raise ProviderError(message, reason="KeyMissing") from error
         try:
             return base64.b64decode((secret.get("data") or {})[name], validate=True).decode("ascii").strip()
@@ -78,7 +78,7 @@ class SecretKeys:
             message = f"{where} has no key {name!r}"
             raise ProviderError(message, reason="KeyMissing") from None
         except (binascii.Error, ValueError):
-            message = f"the key {name!r} of {where} is no text that an admin key can be"
+            message = f"the key {name!r} of {where} is not a valid admin key"
             raise ProviderError(message, reason="KeyMalformed") from None
 
 
@@ -106,7 +106,7 @@ class Reconciler:
         late: LateRates,
         namespaces: Callable[[], Labels],
     ) -> None:
-        """`rates_of` and `late` rate what was counted; `namespaces` tells the labels of all namespaces."""
+        """`rates_of` and `late` rate what was counted; `namespaces` tells the labels show all namespaces."""
         self._store = store
         self._alone = alone
         self._keys = keys
@@ -229,7 +229,7 @@ class Reconciler:
     async def _account(self, account: Account, count: int, turn: Turn | None = None) -> reconciliation.Account:
         rival = self._overlapping().get(account.name)
         if rival is not None:
-            message = f"ProviderAccount {rival} has the same provider and some of the same namespaces: give each its own by namespaceSelector"
+            message = f"ProviderAccount {rival} has the same provider and some of the same namespaces. Give each account its own namespaces by namespaceSelector"
             return reconciliation.Account(account.api, fault=Fault("Overlapping", message))
         if turn is None:
             turn = await anyio.to_thread.run_sync(self._store.turn, account.scope)

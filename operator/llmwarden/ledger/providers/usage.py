@@ -69,14 +69,14 @@ Days = dict[dt.date, Billed]
 async def read(http: httpx.AsyncClient, account: Account, key: str, start: dt.date, end: dt.date) -> Days:
     """Read the days from `start` to before `end`, at most 31; a day of which nothing is said has nothing. Raises ProviderError."""
     if not KEY.fullmatch(key):
-        message = "the admin key has blanks, line breaks or other characters that no key has, or is empty"
+        message = "the admin key is empty, or has blanks, line breaks or other characters that a key cannot have"
         raise ProviderError(message, reason="KeyMalformed")
     days: Days = {start + dt.timedelta(days=number): Billed() for number in range((end - start).days)}
     ask = _Questions(http, account, key)
     try:
         await (_openai if account.api == "OpenAI" else _anthropic)(ask, account, days, start, end)
     except (_Malformed, msgspec.DecodeError, RecursionError) as error:
-        message = f"{account.api} answered what cannot be meant: {error}"
+        message = f"{account.api} gave an implausible answer: {error}"
         raise ProviderError(message, reason="Malformed") from error
     return days
 

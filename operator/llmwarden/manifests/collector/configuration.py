@@ -32,7 +32,7 @@ _DIMENSIONS: Final = (
     "gen_ai.request.model",
     "error.type",
 )
-# The namespace and name of the LLMService whose proxy made a span.
+# The namespace and the name of the LLMService whose proxy made a span.
 _SERVICE: Final = 'Concat([resource.attributes["service.namespace"], resource.attributes["service.name"]], "/")'
 
 

@@ -1,4 +1,4 @@
-"""The dashboard over all LLMServices: which is dear, slow, failing or near its budget. Reads recorded series only: fast at a thousand services."""
+"""The dashboard over all LLMServices: which is expensive, slow, failing or near its budget. Reads recorded series only: fast at a thousand services."""
 
 from typing import Any, Final
 
@@ -57,7 +57,7 @@ def build() -> dict[str, Any]:
             limits=(1, 2),
         ),
         figure(
-            "Alerts that fire",
+            "Firing alerts",
             "Of all services.",
             "short",
             f'count(ALERTS{{{CHOSEN},{names.LABEL_M_SERVICE}!="",alertstate="firing"}}) or vector(0)',
@@ -66,32 +66,32 @@ def build() -> dict[str, Any]:
         row("Services"),
         rows(
             "All services",
-            "One line for each. Open a service's own dashboard for why.",
-            (f"60 * sum by ({BY}) ({requests})", "requests a minute"),
+            "One line per service. Its own dashboard shows the reason.",
+            (f"60 * sum by ({BY}) ({requests})", "requests per minute"),
             (f"max by ({BY}) (llmservice:errors:ratio5m{{{CHOSEN}}})", "errors"),
             (f"max by ({BY}) (llmservice:ttft_seconds:p95_5m{{{CHOSEN}}})", "first token p95, s"),
             (f"max by ({BY}) (llmservice:request_duration_seconds:p95_5m{{{CHOSEN}}})", "answer p95, s"),
-            (f"3600 * sum by ({BY}) ({cost})", "$ an hour"),
+            (f"3600 * sum by ({BY}) ({cost})", "$ per hour"),
             (budget, "budget used"),
         ),
-        row("The first ten"),
+        row("Top ten"),
         graph(
-            "Dearest",
-            "Dollars an hour.",
+            "Most expensive",
+            "US dollars per hour.",
             "currencyUSD",
             (f"topk({TOP}, 3600 * sum by ({BY}) ({cost}))", service),
             coarse=True,
         ),
         graph(
-            "Slowest to the first token, p95",
-            "Of streams.",
+            "Slowest time to first token, p95",
+            "Streams only.",
             "s",
             (f"topk({TOP}, max by ({BY}) (llmservice:ttft_seconds:p95_5m{{{CHOSEN}}}))", service),
             coarse=True,
         ),
         bars(
-            "Nearest the end of a budget",
-            "Of the budget nearest its end.",
+            "Closest to the end of a budget",
+            "Used share of the service's budget that is closest to its end.",
             "percentunit",
             (f"topk({TOP}, {budget}) or vector(0)", service),
             limits=(0.8, 1.0),

@@ -13,8 +13,8 @@ from typing import Any, Final
 from llmwarden import names
 from llmwarden.domain import engines, upstream
 from llmwarden.domain.objectives import AvailabilityObjective
-from llmwarden.manifests import promql, vocabulary
-from llmwarden.manifests.alerts import slo
+from llmwarden.manifests import promql
+from llmwarden.manifests.alerts import slo, vocabulary
 from llmwarden.manifests.dashboards.panels import (
     HALF,
     INTERVAL,
@@ -117,14 +117,14 @@ def _health(params: Params) -> list[Panel]:
         figures(
             "Now",
             "Of five minutes. Cost is by the proxies' prices; status has the exact sum.",
-            ("Calls a minute", f"60 * llmservice:requests:rate5m{{{OF}}}", None),
-            ("Calls that fail, %", f"100 * llmservice:errors:ratio5m{{{OF}}} or {ZERO}", (1, 5)),
+            ("Calls per minute", f"60 * llmservice:requests:rate5m{{{OF}}}", None),
+            ("Failed calls, %", f"100 * llmservice:errors:ratio5m{{{OF}}} or {ZERO}", (1, 5)),
             ("First token p95, s", f"llmservice:ttft_seconds:p95_5m{{{OF}}}", None),
             ("Answer p95, s", f"llmservice:request_duration_seconds:p95_5m{{{OF}}}", None),
             ("Cost of 24 hours, $", f"sum(increase({names.METRIC_COST}{{{OF}}}[24h])) or {ZERO}", None),
-            ("Calls under way", f"sum({names.METRIC_IN_FLIGHT}{{{OF}}})", None),
+            ("Calls in flight", f"sum({names.METRIC_IN_FLIGHT}{{{OF}}})", None),
             ("Context window p95, %", f"100 * llmservice:context_used_ratio:p95_5m{{{OF}}} or {ZERO}", None),
-            ("Alerts that fire", f"count(ALERTS{{{OF},alertstate=`firing`}}) or {ZERO}", None),
+            ("Firing alerts", f"count(ALERTS{{{OF},alertstate=`firing`}}) or {ZERO}", None),
         )
     ]
     measured = slo.measured(params)
@@ -137,7 +137,7 @@ def _health(params: Params) -> list[Panel]:
         found.append(
             bars(
                 "Budgets used",
-                "Of the present window; shared ones by all their services.",
+                "In the current window. Shared budgets include all their services.",
                 "percentunit",
                 *used,
                 limits=(0.8, 1.0),
@@ -149,7 +149,7 @@ def _health(params: Params) -> list[Panel]:
         found.append(
             graph(
                 "Burn rate of error budgets",
-                "Times too fast: at 1 it lasts its window, above 14 somebody is called.",
+                "At 1 the error budget lasts exactly its window. Above 14.4 for an hour, the alert pages.",
                 "suffix: x",
                 *((_burn(window), "{{objective}}") for window in windows),
                 span=HALF,
@@ -161,7 +161,7 @@ def _health(params: Params) -> list[Panel]:
         found.append(
             figure(
                 "Available, 24 hours",
-                "Share of time in which calls were answered, by the strictest availability objective.",
+                "Share of time in which calls were answered, for the strictest availability objective.",
                 "percentunit",
                 f"min(avg_over_time({good}[24h])) or {ZERO}",
                 limits=(0.999, 0.99),
@@ -194,29 +194,29 @@ def _latency() -> list[Panel]:
     answered = f"(sum({names.RECORD_ANSWERED}{{{OF}}}) > 0)"
     by_model = _rate(f"{names.METRIC_DURATION}_bucket", f"{MODEL}, le", f",{names.LABEL_M_ERROR}=``")
     return [
-        repeated(LATENCIES, "Quantiles over five minutes.", *_quantiles("$latency"), unit="s", across=3),
+        repeated(LATENCIES, "Quantiles over 5 minutes.", *_quantiles("$latency"), unit="s", across=3),
         graph(
             "Where a call's time goes",
-            "First token: a queue, longer prompts. Writing: a busy engine, longer answers.",
+            "First token: a queue or longer prompts. Answer: a busy engine or longer answers.",
             "s",
             (f"llmservice:ttft_seconds:mean_5m{{{OF}}} or {ZERO}", "to the first token"),
-            (f"llmservice:writing_seconds:mean_5m{{{OF}}} or {ZERO}", "writing the rest"),
+            (f"llmservice:writing_seconds:mean_5m{{{OF}}} or {ZERO}", "writing the answer"),
             stacked=True,
         ),
         graph(
-            "Tokens of a call",
-            "Of an average answered one.",
+            "Tokens per call",
+            "Average of answered calls.",
             "short",
             (f"llmservice:tokens:rate5m{{{OF}}} / on () group_left () {answered} or {ZERO}", _by(KIND)),
         ),
         graph(
             "Answer by model, p95",
-            "One line above others: it is that model.",
+            "A line above the others is a slow model.",
             "s",
             (f"histogram_quantile(0.95, {by_model})", _by(MODEL)),
             coarse=True,
         ),
-        heat(HISTOGRAMS, "All calls; points are traces of single ones.", "s", OF, across=2),
+        heat(HISTOGRAMS, "All calls. Points are traces of single calls.", "s", OF, across=2),
     ]
 
 
@@ -230,21 +230,21 @@ def _money(*, own_model: bool) -> list[Panel]:
     return [
         figures(
             "Prices",
-            "Of all tokens, cached ones too. What is uncosted needs a ModelPrice.",
-            ("$ a call", f"{cost} / {CALLS} or {ZERO}", None),
-            ("$ a million tokens", f"1e6 * {cost} / {tokens} or {ZERO}", None),
+            "All tokens, cached ones included. Uncosted tokens need a ModelPrice.",
+            ("$ per call", f"{cost} / {CALLS} or {ZERO}", None),
+            ("$ per million tokens", f"1e6 * {cost} / {tokens} or {ZERO}", None),
             ("Uncosted tokens, 24 hours", f"sum(increase({names.METRIC_UNCOSTED}{{{OF}}}[24h])) or {ZERO}", None),
             *(of_gpus if own_model else ()),
         ),
         graph(
-            "Tokens a second, by kind and model",
-            "Cached ones and cache_write are parts of input, reasoning of output.",
+            "Tokens per second, by kind and model",
+            "cached_input and cache_write are parts of input, reasoning is a part of output.",
             "short",
             (f"{_rate(names.METRIC_TOKENS, f'{KIND}, {MODEL}')} or {ZERO}", f"{_by(KIND)} {_by(MODEL)}"),
         ),
         graph(
-            "Cost an hour, by model",
-            "By the proxies' prices.",
+            "Cost per hour, by model",
+            "Priced by the proxies. Exact sums: kubectl llm cost.",
             "currencyUSD",
             (f"3600 * {_rate(names.METRIC_COST, MODEL)} or {ZERO}", _by(MODEL)),
             stacked=True,
@@ -255,8 +255,8 @@ def _money(*, own_model: bool) -> list[Panel]:
 
 def _gpu_cost() -> Panel:
     return graph(
-        "GPU cost an hour, used and idle",
-        "Of the newest closed hour. Idle: no call was in flight.",
+        "GPU cost per hour, used and idle",
+        "The last closed hour. Idle means that no call was in flight.",
         "currencyUSD",
         (f"max by (use) ({names.METRIC_GPU_COST}{{{OF}}}) or {ZERO}", "{{use}}"),
         stacked=True,
@@ -267,15 +267,15 @@ def _errors() -> list[Panel]:
     status, error = names.LABEL_M_STATUS, names.LABEL_M_ERROR
     return [
         graph(
-            "Calls a minute, by status and error",
-            "429 is a limit of the provider, insufficient_quota one of our budgets.",
+            "Calls per minute, by status and error",
+            "429 is a rate limit of the provider. insufficient_quota is one of your budgets.",
             "reqpm",
             (f"60 * {_rate(names.METRIC_REQUESTS, f'{status}, {error}')}", f"{_by(status)} {_by(error)}"),
             span=HALF,
         ),
         graph(
-            "Refused by budgets, and unmeasured",
-            "Calls a minute; unmeasured ones passed without being understood.",
+            "Refused and unmeasured calls",
+            "Calls per minute. Unmeasured calls passed without being understood.",
             "reqpm",
             (f"60 * {_rate(names.METRIC_REFUSED, 'budget')} or {ZERO}", "refused: {{budget}}"),
             (f"60 * {_rate(names.METRIC_UNMEASURED, 'reason')} or {ZERO}", "unmeasured: {{reason}}"),
@@ -318,7 +318,7 @@ def _of_engine(engine: engines.Engine) -> list[Panel]:
     return [
         repeated(
             _engine(engine),
-            "By its own count, calls around the proxy included.",
+            "Counted by the engine, calls that bypass the proxy included.",
             (f"llmservice:engine_$engine{{{OF}}} or {ZERO}", "$engine"),
             across=4,
         )
@@ -329,7 +329,7 @@ def _of_gpus(namespace: str) -> list[Panel]:
     return [
         repeated(
             GPUS,
-            "Of devices of this service's pods.",
+            "GPUs of this service's pods.",
             (
                 f"max by (pod, gpu, GPU_I_ID) (DCGM_FI_DEV_$gpu{{namespace=`{namespace}`}} {MINE})",
                 "{{pod}} {{gpu}} {{GPU_I_ID}}",
@@ -343,13 +343,13 @@ def _proxy(namespace: str) -> list[Panel]:
     return [
         graph(
             "Since the last report",
-            "A report comes at least every minute.",
+            "Every proxy reports at least once a minute.",
             "s",
             (f"time() - max by (pod) ({names.METRIC_LAST_REPORT}{{namespace=`{namespace}`}} {MINE})", "{{pod}}"),
         ),
         graph(
             "Lost or late",
-            "A minute: spans dropped, journal writes that failed, questions that the ledger did not answer.",
+            "Per minute: dropped spans, failed journal writes, unanswered requests.",
             "short",
             (f"60 * {names.RECORD_LOST}{{{OF}}} or {ZERO}", "{{what}}"),
         ),

@@ -23,7 +23,7 @@ from llmwarden.proxy.telemetry.trace import Trace
 _NOTHING_ASKED: Final = Asked()
 _NO_PROMPT: Final = estimate.Prompt()
 _LEASE_SECONDS: Final = 2.0  # a call waits for a lease no longer
-_ENCODED: Final = "LLM Warden: the budget is used up, and the request is too large or encoded: its model cannot be changed to the fallback"
+_ENCODED: Final = "LLM Warden: the budget is used up, and the request is too large or encoded, so its model cannot be changed to the fallback"
 
 
 class Inquiry:

@@ -33,15 +33,14 @@ def stricter(first: Denied | None, second: Denied) -> Denied:
 def unpriced(key: str, model: str, name: str) -> Denied:
     """No price is known, and the budget needs one."""
     what = (
-        f"no price is known for model {model!r} of {name}"
+        f"there is no price for model {model!r} of {name}"
         if model
-        else f"the model of a request of {name} cannot be read"
+        else f"the model in a request to {name} cannot be read"
     )
     return Denied(
         key,
         "unknown_price",
-        f"LLM Warden: {what}, and {_title(key)} refuses what it cannot price; "
-        "ask the platform team for a ModelPrice, or set the budget's onUnknownPrice to Allow",
+        f"LLM Warden: {what}, and {_title(key)} refuses calls without a price. Ask the platform team for a ModelPrice, or set the budget's onUnknownPrice to Allow",
     )
 
 
@@ -50,8 +49,7 @@ def untold(key: str, model: str, name: str) -> Denied:
     return Denied(
         key,
         "ledger_unavailable",
-        f"LLM Warden: the ledger does not say at present what model {model!r} of {name} costs, and {_title(key)} cannot be accounted for "
-        "without it: its onLedgerLoss is Deny; try again in a moment",
+        f"LLM Warden: the ledger cannot say at the moment what model {model!r} of {name} costs, and {_title(key)} cannot be checked without that, since its onLedgerLoss is Deny. Try again in a moment",
         _UNTOLD_SECONDS,
     )
 
@@ -85,8 +83,7 @@ def unbounded(key: str, why: str, name: str) -> Denied:
     return Denied(
         key,
         "unbounded_request",
-        f"LLM Warden: {_whose(key, name)} admits only calls whose cost has a bound, and this one has none ({why}); "
-        "send max_tokens, or ask the platform team to set a cap for such calls",
+        f"LLM Warden: {_whose(key, name)} admits only calls whose cost has an upper bound, and this one has none ({why}). Send max_tokens, or ask the platform team to set a cap for such calls",
     )
 
 
@@ -96,7 +93,7 @@ def paced(key: str, budget: Budget, spent: int, wait: float, name: str) -> Denie
     return Denied(
         key,
         "rate_limit_exceeded",
-        f"LLM Warden: {_whose(key, name)} is held to its pace: {amount(spent, unit)} of {amount(budget.config.limit, unit)} "
+        f"LLM Warden: {_whose(key, name)} is being throttled: {amount(spent, unit)} of {amount(budget.config.limit, unit)} "
         f"is used; it resets at {_clock(budget)}",
         max(1, min(_RETRY_SECONDS, int(wait))),
     )
@@ -107,8 +104,8 @@ def unaccountable(key: str, seconds: float) -> Denied:
     return Denied(
         key,
         "ledger_unavailable",
-        f"LLM Warden: {_title(key)} cannot be accounted for: the ledger has not answered for "
-        f"{int(seconds)} s, and its onLedgerLoss is Deny; try again when it is back",
+        f"LLM Warden: {_title(key)} cannot be checked: the ledger has not answered for "
+        f"{int(seconds)} s, and the budget's onLedgerLoss is Deny. Try again when the ledger is back",
     )
 
 
