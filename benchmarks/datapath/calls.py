@@ -2,7 +2,8 @@
 
 `PYTHONPATH=OPERATOR python -m benchmarks.datapath.calls [--off] [--paced] [--calls N] [--repeat N]` prints the least CPU time per call (of a
 paced stream: per chunk) of several repetitions. Without sockets and a kernel's scheduling it is far steadier than a measurement over
-the network, and says so much less: use it to compare two versions, and `make bench-datapath` to judge. `--bare` runs once and prints
+the network, and says so much less: use it to compare two versions (each in a checkout of its own, since the
+proxy's classes differ), and `make bench-datapath` to judge. `--bare` runs once and prints
 nothing, for `valgrind --tool=callgrind`, which counts instructions and so says the same each time.
 """
 

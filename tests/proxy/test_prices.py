@@ -80,7 +80,7 @@ async def test_what_is_not_said_in_time_is_refused_as_that_and_may_be_tried_agai
             first = await call(proxy)
             assert first.status_code == 429
             assert first.json()["error"]["code"] == "ledger_unavailable"
-            assert "does not say at present what model 'm-1' of shop/bot costs" in first.text
+            assert "cannot say at the moment what model 'm-1' of shop/bot costs" in first.text
             assert first.headers["retry-after"] == "2"
             assert "x-should-retry" not in first.headers
             assert {await refusal(proxy) for _ in range(5)} == {"ledger_unavailable"}

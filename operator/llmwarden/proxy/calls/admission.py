@@ -78,13 +78,13 @@ class Inquiry:
     def has_price(self, model: str) -> bool | None:
         """Whether the model has a price; None while the ledger has not told."""
         opened = self.opened
-        return opened.route.tariff.has_price(model, alias=opened.match.alias)
+        return opened.route.tariff.has_price(model, alias=opened.alias)
 
     def bound(self, model: str) -> Bound:
         """What the call can use at most if it is made by this model; see the module."""
         opened, asked = self.opened, self.asked
         limits = opened.route.shared.limits
-        quote = opened.route.tariff.last(model, alias=opened.match.alias)
+        quote = opened.route.tariff.last(model, alias=opened.alias)
         window = quote.window if quote is not None else 0
         tokens_in, tokens_out = self.body_bytes, 0
         if asked.unbounded:
@@ -93,7 +93,7 @@ class Inquiry:
                 return Bound(None, 0, unbounded=asked.unbounded)
         if asked.max_tokens is not None:
             tokens_out = max(asked.max_tokens, 0) * asked.choices
-        elif opened.match.api.operation != "embeddings":
+        elif opened.operation != "embeddings":
             tokens_out = _capped(limits.unbounded_output_tokens, window) * asked.choices
             if not tokens_out:
                 return Bound(None, 0, unbounded="no max_tokens")
@@ -173,7 +173,7 @@ def admit(inquiry: Inquiry) -> Admission | Awaitable[Admission]:
     """Ask the gate. It waits only where a budget needs a price or a lease that is not there."""
     opened, model = inquiry.opened, inquiry.model
     # Ask for the price now where it is not there: by the call's end it is.
-    opened.route.tariff.quote(model, "", alias=opened.match.alias)
+    opened.route.tariff.quote(model, "", alias=opened.alias)
     outcome = _check(inquiry, price_asked=False)
     if isinstance(outcome, Allowed) or isinstance(outcome, Denied):  # noqa: SIM101 - a tuple takes compiled code longer
         return _decide(inquiry, outcome)
@@ -231,7 +231,7 @@ def _decide(inquiry: Inquiry, outcome: Allowed | Denied) -> Admission:
         )
         return Refused(inquiry, outcome, answer)
     if outcome.fallback is not None:
-        opened.route.tariff.quote(outcome.fallback, "", alias=opened.match.alias)  # its price is needed at the end
+        opened.route.tariff.quote(outcome.fallback, "", alias=opened.alias)  # its price is needed at the end
     return Admitted(inquiry, outcome)
 
 

@@ -53,13 +53,10 @@ class MeteredCall:
     )
 
     def __init__(self, opened: Opened, request: Request) -> None:
-        config = opened.config
         opened.route.in_flight.value += 1.0
         self.opened = opened
         self._request = request
-        self.trace = trace.begin(
-            opened.headers.get(b"traceparent", b""), config.sample_percent if config is not None else 100.0
-        )
+        self.trace = trace.begin(opened.traceparent, opened.sample_percent)
         self._inquiry: Inquiry | None = None  # until the body is here
         self._admitted: Admitted | None = None  # until the gate has decided
         self._ended = False
@@ -156,7 +153,7 @@ class MeteredCall:
     def _note_start(self, admitted: Admitted) -> None:
         """Note the stream in the journal: what it has used at least is charged even if this process dies."""
         opened, model, answered = self.opened, admitted.model, self.answer.model
-        route, alias = opened.route, opened.match.alias
+        route, alias = opened.route, opened.alias
         quote = route.tariff.quote(model, answered, alias=alias)
         self._stream = route.shared.accounts.started(
             route.name,
@@ -312,7 +309,7 @@ class MeteredCall:
                     output = estimate.prompt(body, answer.content_bytes).tokens()
         admitted = self._admission()
         inquiry = admitted.inquiry
-        if match.alias and answer.model:
+        if opened.alias and answer.model:
             route.tariff.answers(admitted.model, answer.model)
         if match.poll:
             if answer.usage is None or answer.deferred or route.deferred.pop(match.poll, None) is None:

@@ -101,9 +101,24 @@ class MeteredRoute:
 
 
 class Opened:
-    """What a request's head says: the same for each request with this head, as long as the configuration is the same. Frozen."""
+    """What a request's head says: the same for each request with this head, as long as the configuration is the same. Frozen.
 
-    __slots__ = ("config", "dialect", "headers", "labels", "match", "provider", "route")
+    What each call needs of it is looked up here once.
+    """
+
+    __slots__ = (
+        "alias",
+        "config",
+        "dialect",
+        "headers",
+        "labels",
+        "match",
+        "operation",
+        "provider",
+        "route",
+        "sample_percent",
+        "traceparent",
+    )
 
     def __init__(  # noqa: PLR0917 - its parts
         self,
@@ -120,5 +135,9 @@ class Opened:
         self.config: Final = config
         self.headers: Final = headers  # those that are read here (`signals.read`)
         self.labels: Final = labels
-        # As the ledger calls it.
+        self.traceparent: Final = headers.get(b"traceparent", b"")
+        self.alias: Final = match.alias
+        self.operation: Final = match.api.operation
+        # The name that the ledger gives it.
         self.provider: Final = (config.provider if config is not None else "") or route.fallback_provider
+        self.sample_percent: Final = config.sample_percent if config is not None else 100.0

@@ -49,7 +49,7 @@ def settle(
     record.config = opened.config
     record.reservations = admitted.reservations
     record.stream = stream
-    alias = opened.match.alias
+    alias = opened.alias
     quote = route.tariff.quote(admitted.model, answer.model, alias=alias)
     tokens, record.estimated = _tokens(inquiry, answer, estimate, record)
     record.tokens = tokens
@@ -87,9 +87,7 @@ def _begin(inquiry: Inquiry, answer: Answer, error: str, status: int) -> Record:
     """What every finished call has."""
     opened = inquiry.opened
     route = opened.route
-    record = Record(
-        route.name, route.server, opened.provider, opened.match.api.operation, inquiry.trace, inquiry.asked, answer
-    )
+    record = Record(route.name, route.server, opened.provider, opened.operation, inquiry.trace, inquiry.asked, answer)
     record.ended = time.time_ns()
     record.duration = time.perf_counter() - inquiry.started  # at once: a span's start is computed from these two
     record.status = status
