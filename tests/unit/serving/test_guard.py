@@ -15,6 +15,7 @@ from unittest.mock import MagicMock
 import msgspec
 import prometheus_client
 import pytest
+import pytest_asyncio
 
 from llmwarden.ledger.http import app as ledger_app
 from llmwarden.serving import guard, servers
@@ -26,6 +27,8 @@ from llmwarden.webhook.admission import World
 from tests.ledger.test_http import Ledger, running
 from tests.unit.ledger.objects import service, view_of
 from tests.unit.webhook.services import known
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")  # the servers are started once
 
 BODY_SECONDS = 0.4
 CHUNK = 64 * 1024
@@ -109,10 +112,6 @@ class Servers:
             connection.head(endpoint, *lines, token=token)
             return await connection.answer()
 
-    def read_cluster(self) -> None:
-        """Let the ledger know the whole cluster."""
-        self.ledger.core.configure(view_of(service()))
-
 
 @contextlib.asynccontextmanager
 async def serving(path: Path) -> AsyncIterator[Servers]:
@@ -133,7 +132,22 @@ async def serving(path: Path) -> AsyncIterator[Servers]:
         await asyncio.gather(*tasks)
 
 
-def test_the_tables_have_what_the_tests_are_about() -> None:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def unread(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Servers]:
+    """Servers whose ledger has not read the cluster."""
+    async with serving(tmp_path_factory.mktemp("unread")) as started:
+        yield started
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def read(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Servers]:
+    """Servers whose ledger has read the cluster."""
+    async with serving(tmp_path_factory.mktemp("read")) as started:
+        started.ledger.core.configure(view_of(service()))
+        yield started
+
+
+async def test_the_tables_have_what_the_tests_are_about() -> None:
     endpoints = [endpoint for table in TABLES.values() for endpoint in table]
     assert sum(endpoint.token for endpoint in endpoints) >= 7
     assert sum(endpoint.synced for endpoint in endpoints) >= 5
@@ -146,12 +160,11 @@ def test_the_tables_have_what_the_tests_are_about() -> None:
 
 @every_endpoint
 async def test_a_body_that_trickles_is_given_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str, endpoint: Endpoint
+    read: Servers, monkeypatch: pytest.MonkeyPatch, server: str, endpoint: Endpoint
 ) -> None:
     monkeypatch.setattr(guard, "BODY_SECONDS", BODY_SECONDS)
-    async with serving(tmp_path) as running_servers, running_servers.connect(server) as connection:
-        running_servers.read_cluster()
-        bare = await running_servers.ask(server, endpoint) if not endpoint.body else None
+    async with read.connect(server) as connection:
+        bare = await read.ask(server, endpoint) if not endpoint.body else None
 
         async def trickle() -> None:
             with contextlib.suppress(OSError):
@@ -178,21 +191,18 @@ async def test_a_body_that_trickles_is_given_up(
 
 
 @every_endpoint
-async def test_a_body_that_says_it_is_too_large_is_not_read(tmp_path: Path, server: str, endpoint: Endpoint) -> None:
-    async with serving(tmp_path) as running_servers:
-        running_servers.read_cluster()
-        answer = await running_servers.ask(server, endpoint, f"Content-Length: {endpoint.body + 1}")
-        if endpoint.body:
-            assert answer.status == 413
-            assert answer.code(server) == ("too_large" if server == "ledger" else "")
-        else:
-            assert answer.status == (await running_servers.ask(server, endpoint)).status
+async def test_a_body_that_says_it_is_too_large_is_not_read(read: Servers, server: str, endpoint: Endpoint) -> None:
+    answer = await read.ask(server, endpoint, f"Content-Length: {endpoint.body + 1}")
+    if endpoint.body:
+        assert answer.status == 413
+        assert answer.code(server) == ("too_large" if server == "ledger" else "")
+    else:
+        assert answer.status == (await read.ask(server, endpoint)).status
 
 
 @every_endpoint
-async def test_a_body_that_becomes_too_large_is_cut_off(tmp_path: Path, server: str, endpoint: Endpoint) -> None:
-    async with serving(tmp_path) as running_servers, running_servers.connect(server) as connection:
-        running_servers.read_cluster()
+async def test_a_body_that_becomes_too_large_is_cut_off(read: Servers, server: str, endpoint: Endpoint) -> None:
+    async with read.connect(server) as connection:
         connection.head(endpoint, "Transfer-Encoding: chunked")
         for _ in range(endpoint.body // CHUNK + 2):  # never the last chunk
             connection.writer.write(f"{CHUNK:x}\r\n".encode() + b" " * CHUNK + b"\r\n")
@@ -202,7 +212,7 @@ async def test_a_body_that_becomes_too_large_is_cut_off(tmp_path: Path, server: 
             assert answer.status == 413
             assert answer.code(server) == ("too_large" if server == "ledger" else "")
         else:
-            assert answer.status == (await running_servers.ask(server, endpoint)).status
+            assert answer.status == (await read.ask(server, endpoint)).status
 
 
 @every_endpoint
@@ -217,77 +227,79 @@ async def test_a_body_that_becomes_too_large_is_cut_off(tmp_path: Path, server: 
     ],
 )
 async def test_without_a_good_token_nothing_else_is_looked_at(
-    tmp_path: Path, server: str, endpoint: Endpoint, lines: tuple[str, ...]
+    unread: Servers, server: str, endpoint: Endpoint, lines: tuple[str, ...]
 ) -> None:
     # Neither the cluster is read nor does the body come: the token is checked first.
-    async with serving(tmp_path) as running_servers:
-        body = ("Content-Length: 5",) if endpoint.token else ()
-        if endpoint.body and not endpoint.token:
-            body = (f"Content-Length: {endpoint.body + 1}",)
-        answer = await running_servers.ask(server, endpoint, *lines, *body, token=None)
-        if endpoint.token:
-            assert (answer.status, answer.code(server)) == (401, "unauthenticated")
-            assert answer.headers["www-authenticate"] == "Bearer"
-        else:
-            assert answer.status != 401
+    body = ("Content-Length: 5",) if endpoint.token else ()
+    if endpoint.body and not endpoint.token:
+        body = (f"Content-Length: {endpoint.body + 1}",)
+    answer = await unread.ask(server, endpoint, *lines, *body, token=None)
+    if endpoint.token:
+        assert (answer.status, answer.code(server)) == (401, "unauthenticated")
+        assert answer.headers["www-authenticate"] == "Bearer"
+    else:
+        assert answer.status != 401
 
 
 @every_endpoint
 async def test_the_token_may_come_in_the_endpoint_s_own_header_only(
-    tmp_path: Path, server: str, endpoint: Endpoint
+    read: Servers, server: str, endpoint: Endpoint
 ) -> None:
-    async with serving(tmp_path) as running_servers:
-        running_servers.read_cluster()
-        body = (f"Content-Length: {endpoint.body + 1}",) if endpoint.body else ()
-        answer = await running_servers.ask(server, endpoint, f"{HEADER}: {TOKEN}", *body, token=None)
-        assert (answer.status == 401) == (endpoint.token and not endpoint.token_header)
+    body = (f"Content-Length: {endpoint.body + 1}",) if endpoint.body else ()
+    answer = await read.ask(server, endpoint, f"{HEADER}: {TOKEN}", *body, token=None)
+    assert (answer.status == 401) == (endpoint.token and not endpoint.token_header)
 
 
 @every_endpoint
 async def test_before_the_cluster_is_read_what_needs_it_is_refused(
-    tmp_path: Path, server: str, endpoint: Endpoint
+    unread: Servers, read: Servers, server: str, endpoint: Endpoint
 ) -> None:
-    async with serving(tmp_path) as running_servers:
-        body = (f"Content-Length: {endpoint.body + 1}",) if endpoint.body else ()
-        answer = await running_servers.ask(server, endpoint, *body)
-        if endpoint.synced:
-            assert (answer.status, answer.code(server)) == (503, "not_synced")
-            assert int(answer.headers["retry-after"]) > 0
-        elif endpoint.body:
-            assert answer.status == 413  # the body comes next
-        else:
-            assert b"not_synced" not in answer.body
-        running_servers.read_cluster()
-        assert b"not_synced" not in (await running_servers.ask(server, endpoint, *body)).body
+    body = (f"Content-Length: {endpoint.body + 1}",) if endpoint.body else ()
+    answer = await unread.ask(server, endpoint, *body)
+    if endpoint.synced:
+        assert (answer.status, answer.code(server)) == (503, "not_synced")
+        assert int(answer.headers["retry-after"]) > 0
+    elif endpoint.body:
+        assert answer.status == 413  # the body comes next
+    else:
+        assert b"not_synced" not in answer.body
+    assert b"not_synced" not in (await read.ask(server, endpoint, *body)).body
 
 
 @pytest.mark.parametrize("endpoint", [pytest.param(endpoint, id=endpoint.path) for endpoint in TABLES["ledger"]])
-async def test_each_path_has_its_own_label_and_all_others_share_one(tmp_path: Path, endpoint: Endpoint) -> None:
-    async with serving(tmp_path) as running_servers:
-        other = "PUT" if endpoint.method == "GET" else "GET"
-        wrong = Endpoint(other, endpoint.path, endpoint.handler)
-        answer = await running_servers.ask("ledger", wrong)
-        assert (answer.status, answer.headers["allow"]) == (405, endpoint.method)
-        for path in ("/v2/a", "/v2/b", "/" + "x" * 500):
-            assert (await running_servers.ask("ledger", Endpoint("GET", path, endpoint.handler))).status == 404
-        metric = running_servers.ledger.metric
-        assert metric("llmwarden_ledger_report_duration_seconds_count") == 0
-        assert metric("llmwarden_ledger_requests_total", path="other", code="404") == 3
-        labels = {
-            sample.labels["path"]
-            for family in running_servers.ledger.registry.collect()
-            for sample in family.samples
-            if sample.name == "llmwarden_ledger_requests_total"
-        }
-        assert labels <= {known.path for known in TABLES["ledger"]} | {"other"}
+async def test_each_path_has_its_own_label_and_all_others_share_one(read: Servers, endpoint: Endpoint) -> None:
+    metric = read.ledger.metric
+
+    def counts() -> tuple[float, float, float]:
+        requests = "llmwarden_ledger_requests_total"
+        return (
+            metric(requests, path="other", code="404") or 0,
+            metric(requests, path=endpoint.path, code="405") or 0,
+            metric("llmwarden_ledger_report_duration_seconds_count") or 0,
+        )
+
+    before = counts()
+    other = "PUT" if endpoint.method == "GET" else "GET"
+    wrong = Endpoint(other, endpoint.path, endpoint.handler)
+    answer = await read.ask("ledger", wrong)
+    assert (answer.status, answer.headers["allow"]) == (405, endpoint.method)
+    for path in ("/v2/a", "/v2/b", "/" + "x" * 500):
+        assert (await read.ask("ledger", Endpoint("GET", path, endpoint.handler))).status == 404
+    assert counts() == (before[0] + 3, before[1] + 1, before[2])  # by another method it is no report
+    labels = {
+        sample.labels["path"]
+        for family in read.ledger.registry.collect()
+        for sample in family.samples
+        if sample.name == "llmwarden_ledger_requests_total"
+    }
+    assert labels <= {known.path for known in TABLES["ledger"]} | {"other"}
 
 
-async def test_the_description_has_what_the_table_says(tmp_path: Path) -> None:
-    async with serving(tmp_path) as running_servers:
-        described = await running_servers.ledger.client.get(f"{running_servers.ledger.url}/openapi.json")
-        expected = {
-            endpoint.path: {endpoint.method.lower(): endpoint.operation}
-            for endpoint in TABLES["ledger"]
-            if endpoint.operation is not None
-        }
-        assert described.json()["paths"] == expected
+async def test_the_description_has_what_the_table_says(read: Servers) -> None:
+    described = await read.ledger.client.get(f"{read.ledger.url}/openapi.json")
+    expected = {
+        endpoint.path: {endpoint.method.lower(): endpoint.operation}
+        for endpoint in TABLES["ledger"]
+        if endpoint.operation is not None
+    }
+    assert described.json()["paths"] == expected
