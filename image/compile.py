@@ -32,7 +32,7 @@ _KEPT_STRUCTS: Final = "kept_structs"
 
 # What runs for every request or chunk. All in one library: calls between compiled modules are C calls.
 HOT: Final = {
-    "bytes": ("http.http1", "http.server", "http.exchange", "http.upstream", "seam"),
+    "bytes": ("http.http1", "http.endpoint", "http.server", "http.splice", "http.exchange", "http.upstream", "seam"),
     "calls": tuple(
         f"calls.{name}"
         for name in (

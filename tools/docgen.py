@@ -7,6 +7,7 @@
 import argparse
 import re
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ VALUES = ROOT / "charts" / "llmwarden" / "values.yaml"
 RESOURCES = ROOT / "docs" / "resources.md"
 SETTINGS = ROOT / "docs" / "settings.md"
 ORDER = ("LLMService", "LLMBudget", "ClusterLLMBudget", "ModelPrice", "ProviderAccount")
+
+WIDTH = 120
 
 _ENTRY = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z][A-Za-z0-9]*):(?: (?P<value>.*))?$")
 
@@ -67,6 +70,23 @@ def rules(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
         yield from rules(schema["items"], f"{path}[]")
 
 
+def paragraph(text: str) -> list[str]:
+    """Return the lines of a paragraph that is no wider than `WIDTH`."""
+    return textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+def item(text: str) -> list[str]:
+    """Return the lines of one item of a Markdown list, no wider than `WIDTH`."""
+    return textwrap.wrap(f"- {text}", WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
+def field_items(schema: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines of a list of every field below a structural schema; a default is in the description."""
+    for path, kind, _, text in fields(schema):
+        plain = kind.replace("\\|", "|")  # escaped for a cell of a table
+        yield from item(f"`{path}` ({plain}): {text}")
+
+
 def resources() -> str:
     """Return the page about the five kinds."""
     crds = {
@@ -75,14 +95,17 @@ def resources() -> str:
     lines = [
         "# Resources",
         "",
-        "The fields of the five kinds, made from `crds/` by `python -m tools.docgen`; do not edit. Examples: `manifests/samples/`.",
+        *paragraph(
+            "The fields of the five kinds, with type, meaning, default and an example. `python -m tools.docgen` makes this page "
+            "from `crds/`: do not edit it. Whole resources are in `manifests/samples/`. In a path, `[]` stands for an item of a list."
+        ),
     ]
     for kind in ORDER:
         spec = crds[kind]["spec"]
         short = ", ".join(spec["names"].get("shortNames", ()))
         (version,) = spec["versions"]
         schema = version["schema"]["openAPIV3Schema"]
-        lines += ["", f"## {kind}", "", cell(str(schema.get("description", "")))]
+        lines += ["", f"## {kind}", "", *paragraph(str(schema.get("description", "")))]
         lines += [
             "",
             f"{spec['scope']}; `kubectl get {short or spec['names']['plural']}`; `{spec['group']}/{version['name']}`.",
@@ -90,15 +113,13 @@ def resources() -> str:
         for part in ("spec", "status"):
             if part not in schema["properties"]:
                 continue
-            lines += ["", f"### {kind} {part}", "", "| field | type | default | what it says |", "|---|---|---|---|"]
-            lines += [
-                f"| `{path}` | {type_} | {default} | {cell(text)} |"
-                for path, type_, default, text in fields(schema["properties"][part])
-            ]
-        told = dict.fromkeys(rules(schema))
-        if told:
-            lines += ["", f"### What is refused in a {kind}", "", "| where | the API server says |", "|---|---|"]
-            lines += [f"| `{path}` | {cell(message)} |" for path, message in told]
+            lines += ["", f"### {kind} {part}", "", *field_items(schema["properties"][part])]
+        messages = dict.fromkeys(rules(schema))
+        if messages:
+            lines += ["", f"### What is refused in a {kind}", ""]
+            lines += ["The API server refuses a value with these messages, by field.", ""]
+            for path, message in messages:
+                lines += item(f"`{path}`: {message}")
     return "\n".join(lines) + "\n"
 
 

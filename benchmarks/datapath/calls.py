@@ -25,7 +25,8 @@ from llmwarden.proxy.calls.route import Shared
 from llmwarden.proxy.calls.service import MeteredService
 from llmwarden.proxy.dialects import found
 from llmwarden.proxy.http.client import Answer, Client
-from llmwarden.proxy.http.server import ClientConnection, Endpoint
+from llmwarden.proxy.http.endpoint import Endpoint
+from llmwarden.proxy.http.server import ClientConnection
 from llmwarden.proxy.http.upstream import Pool, UpstreamConnection
 from llmwarden.proxy.main import fixed_sinks
 from llmwarden.proxy.money.accounts import Accounts

@@ -261,7 +261,7 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "currency of tokens": (
         budget(limit={"amount": None, "tokens": 5, "currency": "USD"}),
         "spec.budgets[0].limit.currency",
-        "remove it beside tokens",
+        "remove currency from a limit in tokens",
     ),
     "calendar and rolling": (budget(window={"rolling": "24h"}), "spec.budgets[0].window", "exactly one of calendar"),
     "neither": (budget(window={"calendar": None}), "spec.budgets[0].window", "exactly one of calendar"),
@@ -274,7 +274,7 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "zone of a rolling window": (
         budget(window={"calendar": None, "rolling": "24h", "timeZone": "UTC"}),
         "spec.budgets[0].window.timeZone",
-        "remove it beside rolling",
+        "remove timeZone from a rolling window",
     ),
     "zone as an offset": (budget(window={"timeZone": "+09:00"}), "spec.budgets[0].window.timeZone", '"Asia/Seoul"'),
     "zone as a path": (budget(window={"timeZone": "../etc"}), "spec.budgets[0].window.timeZone", '"Asia/Seoul"'),
@@ -324,7 +324,7 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "client certificate without TLS": (
         service(backend={"url": "http://gw.shop.svc", "clientCertificateSecretRef": {"name": "client"}}),
         "spec.backend",
-        "shown over TLS only",
+        "clientCertificateSecretRef needs TLS",
     ),
     "url of another scheme": (service(backend={"url": "ftp://x"}), "spec.backend.url", "must begin with https://"),
     "url without a scheme": (
@@ -335,25 +335,33 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "url with a query": (
         service(backend={"url": "https://x.example?a=b"}),
         "spec.backend.url",
-        "remove what follows '?'",
+        "remove the text from '?'",
     ),
     "url with a fragment": (
         service(backend={"url": "https://x.example/#a"}),
         "spec.backend.url",
-        "remove what follows '?'",
+        "remove the text from '?'",
     ),
     "url with the version": (
         service(backend={"url": "https://api.openai.com/v1"}),
         "spec.backend.url",
-        "must not end in the API version; remove it",
+        "must not end in the API version, which clients add themselves: remove it",
     ),
     "url with the version and a slash": (
         service(backend={"url": "https://x.example/openai/v1beta/"}),
         "spec.backend.url",
         "must not end in the API version",
     ),
-    "url with a blank": (service(backend={"url": "https://a b"}), "spec.backend.url", "must be an origin"),
-    "url without a host": (service(backend={"url": "https://"}), "spec.backend.url", "must be an origin"),
+    "url with a blank": (
+        service(backend={"url": "https://a b"}),
+        "spec.backend.url",
+        "must be scheme, host and an optional path prefix",
+    ),
+    "url without a host": (
+        service(backend={"url": "https://"}),
+        "spec.backend.url",
+        "must be scheme, host and an optional path prefix",
+    ),
     "compatible without a url": (
         service(backend={"type": "OpenAICompatible"}),
         "spec.backend",
@@ -373,7 +381,7 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "expression without values": (
         service(workload={"selector": {"matchExpressions": [{"key": "a", "operator": "In"}]}}),
         "spec.workload.selector.matchExpressions[0]",
-        "values must be given",
+        "values is required with operator In or NotIn",
     ),
     "port interception without a port": (
         service(workload={"interception": {"type": "Port"}}),
@@ -413,7 +421,7 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "target of spending": (
         service(objectives=[{"name": "o", "spend": {"perHour": "1"}, "targetPercent": "9"}]),
         "spec.objectives[0]",
-        "remove them beside spend",
+        "not for spend objectives: remove them",
     ),
     "target of a hundred": (objective(targetPercent="100"), "spec.objectives[0].targetPercent", "below 100"),
     "objective's window": (objective(window="4w"), "spec.objectives[0].window", 'such as "24h" or "28d"'),
@@ -445,17 +453,17 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "an engine's queue, of its client": (
         objective(errors=None, queueTime={"threshold": "500ms"}),
         "spec.objectives",
-        "set them on the LLMService of the engine itself, or say in scrape",
+        "set them on the LLMService of the engine itself, or set scrape to where its metrics are",
     ),
     "an engine's cache, of its client": (
         objective(errors=None, kvCache={"thresholdPercent": 90}),
         "spec.objectives",
-        "are measured by an engine's own metrics",
+        "need the metrics of an engine",
     ),
     "policy beside environment": (
         service(workload={"interception": {"type": "Env", "networkPolicy": {}}}),
         "spec.workload.interception.networkPolicy",
-        "name the container port in port.name, or remove it",
+        "name the container port in port.name, or remove networkPolicy",
     ),
     "no port's number": (
         service(
@@ -475,7 +483,7 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "token in the clear": (
         scrape(targets=["x:1"], bearerTokenSecretRef={"name": "a", "key": "b"}),
         "spec.scrape.scheme",
-        "must not travel in the clear",
+        "must not be sent unencrypted: set scheme: https",
     ),
     "password and token": (
         scrape(
@@ -485,11 +493,15 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
         "spec.scrape",
         "set basicAuth or bearerTokenSecretRef",
     ),
-    "tls over http": (scrape(tls={"serverName": "x"}), "spec.scrape.tls", "tls goes with scheme: https"),
+    "tls over http": (
+        scrape(tls={"serverName": "x"}),
+        "spec.scrape.tls",
+        "tls is only for scheme https: set scheme: https",
+    ),
     "another address by relabeling": (
         scrape(relabelings=[{"targetLabel": "__address__", "replacement": "x:1"}]),
         "spec.scrape.relabelings[0].targetLabel",
-        "where and how the engine is scraped stands in scrape",
+        "set the address, scheme and path in scrape instead",
     ),
     "another address by a group": (
         scrape(relabelings=[{"targetLabel": "${1}", "regex": "(.*)"}]),
@@ -499,17 +511,17 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "another address by a map of labels": (
         scrape(relabelings=[{"action": "labelmap", "regex": "a(.*)"}]),
         "spec.scrape.relabelings[0].action",
-        "name the labels one by one",
+        "name each label",
     ),
     "captured content": (
         service(tracing={"captureContent": True}),
         "spec.tracing.captureContent",
-        "until they can be scrubbed; remove it",
+        "does not store prompts and answers: remove captureContent",
     ),
     "more than all traces": (
         service(tracing={"samplePercent": 101}),
         "spec.tracing.samplePercent",
-        "between 0 and 100",
+        "from 0 to 100",
     ),
     "a page instead of an origin": (
         service(tracing={"browserOrigins": ["https://shop.example.com/cart"]}),
@@ -548,13 +560,13 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
         "spec.onExceeded",
         "ceiling.amount must be above limit.amount",
     ),
-    "models and gpu": (price(gpu={"product": "H100"}), "spec", "exactly one of gpu, and provider with models"),
+    "models and gpu": (price(gpu={"product": "H100"}), "spec", "set either gpu, or provider and models"),
     "neither models nor gpu": (
         price(provider=None, models=None),
         "spec",
-        "exactly one of gpu, and provider with models",
+        "set either gpu, or provider and models",
     ),
-    "provider without models": (price(models=None), "spec", "provider and models go together: set both"),
+    "provider without models": (price(models=None), "spec", "provider and models are only allowed together: set both"),
     "no models": (price(models=[]), "spec.models", "at least 1 items"),
     "model twice": (price(models=["a", "a"]), "spec.models[1]", "Duplicate value"),
     "negative price": (
@@ -570,17 +582,17 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "price that is no picodollars": (
         price(entry(inputPerMillionTokens="0.0000001")),
         "spec.prices[0].inputPerMillionTokens",
-        "at most 6 digits behind the point",
+        "at most 6 digits after the point",
     ),
     "variant of nothing": (
         price(entry(variants=[{"inputPerMillionTokens": "1"}])),
         "spec.prices[0].variants[0]",
-        "needs minInputTokens, or tier",
+        "needs minInputTokens, tier or both: add one",
     ),
     "variant twice": (
         price(entry(variants=[{"tier": "flex"}, {"tier": "flex", "inputPerMillionTokens": "1"}])),
         "spec.prices[0].variants",
-        "merge them",
+        "merge them into one",
     ),
     "two prices of a batch": (
         price(entry(batchDiscountPercent=50, variants=[{"tier": "batch"}])),
@@ -595,7 +607,7 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
             gpu={"product": "H100"},
         ),
         "spec.prices",
-        "and nothing else",
+        "and no other price",
     ),
     "price of output missing": (price(entry(outputPerMillionTokens=None)), "spec.prices", '("0" if it is free)'),
     "gpu-hours of models": (price(entry(perGPUHour="1")), "spec.prices", "and no perGPUHour"),
@@ -615,7 +627,7 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "account with a password in its URL": (
         account(baseUrl="https://a:b@api.openai.com"),
         "spec.baseUrl",
-        "without user",
+        "without user name",
     ),
     "account with a query": (account(baseUrl="https://api.openai.com?x=1"), "spec.baseUrl", "query and fragment"),
     "tolerance of all": (account(tolerance={"percent": "100"}), "spec.tolerance.percent", "below 100"),

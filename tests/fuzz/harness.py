@@ -11,7 +11,8 @@ import h11
 import msgspec
 
 from llmwarden.contracts.sidecar import Limits, Listen, Route
-from llmwarden.proxy.http.server import ClientConnection, Endpoint
+from llmwarden.proxy.http.endpoint import Endpoint
+from llmwarden.proxy.http.server import ClientConnection
 from llmwarden.proxy.http.upstream import Pool, UpstreamConnection
 from llmwarden.proxy.seam import Call, Request
 from llmwarden.proxy.settings import parse_origin

@@ -25,6 +25,7 @@ from llmwarden.ledger.providers import usage as providers
 from llmwarden.ledger.providers.account_metrics import AccountState
 from llmwarden.ledger.providers.reconciliation import Reconciler, SecretKeys
 from llmwarden.ledger.providers.usage import ProviderError
+from llmwarden.ledger.rating.rater import Rater
 from llmwarden.ledger.store import Store
 from llmwarden.ledger.store.accounts import Accounts
 from tests import postgresql
@@ -93,7 +94,7 @@ async def desk_of(path: Path) -> AsyncIterator[Desk]:
             made.append(
                 Reconciler(
                     Accounts(store.database), writer.alone, keys, http, clock=ledger_core.clock,
-                    rates_of=ledger_core.prices.get, late=ledger_core.late_price, namespaces=lambda: {"shop": {}, "web": {"team": "b"}},
+                    rater=ledger_core.rater, namespaces=lambda: {"shop": {}, "web": {"team": "b"}},
                 )
             )  # fmt: skip
             return made[0]
@@ -465,8 +466,8 @@ async def test_replicas_on_postgresql_ask_once_and_all_know(tmp_path: Path) -> N
     async with httpx.AsyncClient() as http:
         replicas = [
             Reconciler(
-                Accounts(store.database), alone, Keys(), http, clock=clock, rates_of=lambda _: None,
-                late=lambda *_: None, namespaces=dict,
+                Accounts(store.database), alone, Keys(), http, clock=clock,
+                rater=Rater(lambda _: None, lambda *_: None), namespaces=dict,
             )
             for store in stores
         ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What the platform says of its trace collector: the chart's `collector` values, as the operator gets them (JSON in `LLMWARDEN_COLLECTOR`)."""
+"""Settings of the trace collector: the chart's `collector` values, which the operator gets as JSON in `LLMWARDEN_COLLECTOR`."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -17,7 +17,7 @@ _Percent = Annotated[float, Field(ge=0, le=100)]
 
 
 class _Strict(Model):
-    # Written by a person, read by nobody else: a misspelt word must not be lost.
+    # People write these values and no API server checks them: a misspelt field must be an error.
     model_config = ConfigDict(
         frozen=True, alias_generator=to_camel, validate_by_name=True, validate_by_alias=True, extra="forbid"
     )
@@ -31,7 +31,7 @@ class SecretKey(_Strict):
 
 
 class Header(_Strict):
-    """A header of an exporter's requests. What a Secret holds reaches the collector as an environment variable, never the ConfigMap."""
+    """A header of an exporter's requests. A Secret's value reaches the collector as an environment variable and is never in the ConfigMap."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
     value: str = ""
@@ -41,7 +41,7 @@ class Header(_Strict):
     @model_validator(mode="after")
     def _one(self) -> Self:
         if bool(self.value) == (self.secret is not None):
-            message = f"header {self.name}: give exactly one of value and secret"
+            message = f"header {self.name}: set exactly one of value and secret"
             raise ValueError(message)
         return self
 
@@ -52,7 +52,7 @@ class Exporter(_Strict):
     name: _Name
     protocol: Literal["GRPC", "HTTP"] = "GRPC"
     endpoint: Annotated[str, Field(min_length=1)]
-    traces_endpoint: str = ""  # HTTP only: the whole URL, where a backend wants another path than /v1/traces
+    traces_endpoint: str = ""  # HTTP only: the whole URL, if the path is not /v1/traces
     encoding: Literal["Protobuf", "JSON"] = "Protobuf"  # HTTP only
     insecure: bool = False  # GRPC without TLS
     ca: SecretKey | None = None  # authorities to trust instead of the system's
@@ -60,31 +60,31 @@ class Exporter(_Strict):
 
 
 class Sampling(_Strict):
-    """Which traces go on. Errors always do."""
+    """Which traces are exported. Traces with errors always are."""
 
-    percent: _Percent = 10.0  # of traces that nothing else keeps
+    percent: _Percent = 10.0  # share of the traces that no other rule keeps
     slower_than_seconds: Annotated[float, Field(gt=0)] = 10.0
     dearer_than: Annotated[str, Field(pattern=AMOUNT_PATTERN)] = "0.10"  # US dollars, of one call
-    decision_seconds: Annotated[int, Field(gt=0)] = 30  # from a trace's first span on
-    traces: Annotated[int, Field(gt=0)] = 50_000  # held while undecided
+    decision_seconds: Annotated[int, Field(gt=0)] = 30  # counted from a trace's first span
+    traces: Annotated[int, Field(gt=0)] = 50_000  # kept in memory until they are decided on
 
 
 class PodSecurity(_Strict):
-    """Ids of the collector's process; None leaves them to the platform."""
+    """User and group ids of the collector's process; None lets the platform choose."""
 
     run_as_user: int | None = 65532
     run_as_group: int | None = 65532
 
 
 class Collector(_Strict):
-    """The collector: one for the cluster."""
+    """The collector, of which a cluster has one."""
 
     enabled: bool = False
     image: str = IMAGE
     image_pull_policy: str = "IfNotPresent"
     content: Literal["Redact", "Keep"] = "Redact"
     sampling: Sampling = Sampling()
-    # Of every span that has none of its own: what backends sort by, such as a project's name. Their text becomes a part of a statement.
+    # Added to spans that lack them, such as the project name that a backend sorts by. `_Plain`: they become part of an OTTL statement.
     resource_attributes: dict[_Key, _Plain] = Field(default_factory=dict)
     exporters: tuple[Exporter, ...] = ()
     resources: dict[str, Any] = Field(

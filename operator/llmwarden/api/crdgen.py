@@ -1,7 +1,8 @@
-"""`python -m llmwarden.api.crdgen [--check] [FOLDER]`: writes the CustomResourceDefinitions in crds/ from the models.
+"""Write the CustomResourceDefinitions in crds/ from the models: `python -m llmwarden.api.crdgen [--check] [FOLDER]`.
 
-pydantic's JSON schema is no structural schema (Kubernetes' subset of OpenAPI v3): `$defs` are inlined, `anyOf` with null becomes an
-optional field, `title` goes, constants become enums, and descriptions come from the docstrings below the fields.
+CRDs need a structural schema (Kubernetes' subset of OpenAPI v3), which pydantic's JSON schema is not. This module translates it: it
+inlines `$defs`, makes `anyOf` with null an optional field, removes `title`, and makes constants enums. Descriptions come from the
+docstrings below the fields.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from llmwarden.api import resources
 
 CRDS: Final = Path(__file__).parents[3] / "crds"
 _HEADER: Final = "# Generated from operator/llmwarden/api by `make generate`; do not edit.\n"
-# What a structural schema may have beside what we translate (KEP: apiextensions v1 JSONSchemaProps).
+# Keys of a structural schema that are copied unchanged (KEP: apiextensions v1 JSONSchemaProps).
 _KEPT: Final = (
     "type",
     "format",
@@ -49,7 +50,7 @@ def definition(resource: resources.Resource) -> dict[str, Any]:
     """Return the CustomResourceDefinition of a kind."""
     schema = structural(resource.model)
     properties = schema["properties"]
-    # The API server knows these itself, and takes no more than their type here.
+    # The API server defines these fields and allows only their type here.
     properties |= {"apiVersion": {"type": "string"}, "kind": {"type": "string"}, "metadata": {"type": "object"}}
     schema["required"] = ["spec"]
     return {
@@ -84,7 +85,7 @@ def definition(resource: resources.Resource) -> dict[str, Any]:
 def structural(model: type[BaseModel]) -> dict[str, Any]:
     """Return a model's structural schema.
 
-    Raises ValueError, naming the path, for what a structural schema cannot say and for a string, list or map without a bound.
+    Raises ValueError with the path where a structural schema cannot express the model, or a string, list or map has no bound.
     """
     raw = model.model_json_schema(by_alias=True, mode="validation")
     definitions = raw.get("$defs", {})
@@ -99,7 +100,7 @@ def render(resource: resources.Resource) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the files; with --check, only compare: 1 and a diff when they differ."""
+    """Write the files. With --check, only compare: return 1 and print a diff if they differ."""
     parser = argparse.ArgumentParser(prog="python -m llmwarden.api.crdgen", description="crds/ from the models")
     parser.add_argument(
         "--check", action="store_true", help="do not write; exit 1 when a file is not what would be written"
@@ -166,8 +167,8 @@ def _node(
     node |= {key: raw[key] for key in _KEPT if key in raw}
     if "default" in node:
         default = _without_none(node.pop("default"))
-        # Absent and empty are the same as nothing. A status says what was observed: the API server must not fill it up.
-        # Lists are compared whole by client-side apply and by Argo CD: what is filled into an item is a difference for ever.
+        # Null and empty defaults say nothing, so they are left out. A status is observed: the API server must not fill it.
+        # Client-side apply and Argo CD compare whole lists: a default filled into an item would show as a lasting difference.
         if default not in (None, [], {}) and ".status" not in path and "[]" not in path:
             node["default"] = default
     if "properties" in raw:
@@ -191,7 +192,7 @@ def _resolved(
     models: Mapping[str, type[BaseModel]],
     model: type[BaseModel] | None,
 ) -> tuple[dict[str, Any], type[BaseModel] | None]:
-    """Follow `$ref`, take the branch of `anyOf` that is not null, and add up what stands beside them."""
+    """Follow `$ref`, take the branch of `anyOf` that is not null, and merge the keys next to them."""
     merged = {key: value for key, value in raw.items() if key not in {"$ref", "anyOf"}}
     branches = [branch for branch in raw.get("anyOf", ()) if branch.get("type") != "null"]
     if "anyOf" in raw and "type" not in merged:
@@ -269,7 +270,7 @@ def _model_arguments(annotation: Any) -> list[type[BaseModel]]:
 
 @cache
 def _docstrings(model: type[BaseModel]) -> dict[str, str]:
-    """Return the docstrings below a model's fields, by alias; what a base class says holds unless said anew."""
+    """Return the docstrings below a model's fields, by alias; a subclass's docstring replaces that of its base."""
     found: dict[str, str] = {}
     for base in reversed(model.__mro__):
         if not (issubclass(base, BaseModel) and base.__module__.startswith("llmwarden.")):
@@ -291,7 +292,7 @@ def _docstrings(model: type[BaseModel]) -> dict[str, str]:
 
 
 class _Dumper(yaml.SafeDumper):
-    """No anchors: a file is for reading."""
+    """Write no YAML anchors: people read these files."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - the base class's signature
         return True

@@ -1,4 +1,4 @@
-"""What a CustomResourceDefinition says besides its schema: names, scope, and the columns of `kubectl get`."""
+"""The kinds and what their CustomResourceDefinitions hold apart from the schema: names, scope, columns of `kubectl get`."""
 
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -11,7 +11,7 @@ Scope = Literal["Namespaced", "Cluster"]
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of `kubectl get`; priority 1 shows with `-o wide` only."""
+    """One column of `kubectl get`; a column of priority 1 is shown only with `-o wide`."""
 
     name: str
     path: str
@@ -22,7 +22,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """One kind."""
+    """One kind of custom resource, with the model that its schema is made from."""
 
     model: type[LLMService | LLMBudget | ClusterLLMBudget | ModelPrice | ProviderAccount]
     plural: str
@@ -32,33 +32,35 @@ class Resource:
 
     @property
     def kind(self) -> str:
-        """Its kind."""
+        """Return the kind, such as LLMService."""
         return self.model.__name__
 
     @property
     def singular(self) -> str:
-        """Its singular name."""
+        """Return the singular name, such as llmservice."""
         return self.kind.lower()
 
     @property
     def name(self) -> str:
-        """The name of its CustomResourceDefinition."""
+        """Return the name of the CustomResourceDefinition: plural, dot, group."""
         return f"{self.plural}.{GROUP}"
 
 
 _READY: Final = '.status.conditions[?(@.type=="Ready")].status'
-_AGE: Final = Column("AGE", ".metadata.creationTimestamp", "How long it has been there.", "date")
+_AGE: Final = Column("AGE", ".metadata.creationTimestamp", "Time since the object was created.", "date")
 _SHARED: Final = (
-    Column("LIMIT", ".status.summary.limit", "How much may be spent in a window."),
-    Column("WINDOW", ".spec.window.calendar", "The calendar period over which it is counted."),
-    Column("ROLLING", ".spec.window.rolling", "The rolling span over which it is counted.", priority=1),
-    Column("SPENT", ".status.summary.spent", "What is spent in the present window."),
-    Column("USED", ".status.summary.used", "Share of the limit that is spent."),
+    Column("LIMIT", ".status.summary.limit", "How much may be used in one window."),
+    Column("WINDOW", ".spec.window.calendar", "Calendar period over which use is counted."),
+    Column("ROLLING", ".spec.window.rolling", "Rolling span over which use is counted.", priority=1),
+    Column("SPENT", ".status.summary.spent", "How much is used in the present window."),
+    Column("USED", ".status.summary.used", "Share of the limit that is used."),
     Column("STATE", ".status.state", "Open, Warned or Exceeded."),
-    Column("ACTION", ".spec.onExceeded.action", "What happens once it is exceeded."),
-    Column("SERVICES", ".status.services", "How many services share it.", "integer"),
+    Column("ACTION", ".spec.onExceeded.action", "What happens to calls once the limit is reached."),
+    Column("SERVICES", ".status.services", "Number of services that share the budget.", "integer"),
     Column("RESETS", ".status.resetsAt", "When the present window ends.", priority=1),
-    Column("EXHAUSTED", ".status.forecastExhaustedAt", "When it will be used up at the present rate.", priority=1),
+    Column(
+        "EXHAUSTED", ".status.forecastExhaustedAt", "When the budget will be used up at the present rate.", priority=1
+    ),
     _AGE,
 )
 
@@ -69,19 +71,26 @@ RESOURCES: Final = (
         short=("llm",),
         scope="Namespaced",
         columns=(
-            Column("READY", _READY, "Whether all that it asks for is in place."),
-            Column("BACKEND", ".spec.backend.type", "What answers the calls."),
+            Column("READY", _READY, "Whether everything that the spec asks for is in place."),
+            Column("BACKEND", ".spec.backend.type", "Provider or engine that answers the calls."),
             Column("PODS", ".status.summary.pods", "Pods with a working proxy, of those selected."),
-            Column("TTFT-P95", ".status.summary.ttftP95", "95 % of streams have their first token within."),
-            Column("P95", ".status.summary.p95", "95 % of calls are answered within."),
-            Column("ERRORS", ".status.summary.errors", "Share of calls that fail."),
-            Column("$/REQ", ".status.summary.costPerRequest", "What a call costs on average over 24 h."),
-            Column("SPENT", ".status.summary.spent", "What calls cost in the last 24 h."),
-            Column("BUDGET", ".status.summary.budget", "Share of the budget nearest its end that is spent."),
+            Column("TTFT-P95", ".status.summary.ttftP95", "Time to first token that 95 % of streams did not exceed."),
+            Column("P95", ".status.summary.p95", "Duration that 95 % of calls did not exceed."),
+            Column("ERRORS", ".status.summary.errors", "Share of calls that failed."),
+            Column("$/REQ", ".status.summary.costPerRequest", "Average cost of a call in the last 24 hours."),
+            Column("SPENT", ".status.summary.spent", "Cost of the calls in the last 24 hours."),
+            Column(
+                "BUDGET", ".status.summary.budget", "Used share and name of the budget with the largest used share."
+            ),
             _AGE,
-            Column("TOKENS", ".status.summary.tokens", "Tokens in the last 24 h.", priority=1),
+            Column("TOKENS", ".status.summary.tokens", "Number of tokens in the last 24 hours.", priority=1),
             Column("THROUGHPUT", ".status.summary.throughput", "Output tokens a second.", priority=1),
-            Column("EXHAUSTED", ".status.summary.exhausted", "When that budget will be used up.", priority=1),
+            Column(
+                "EXHAUSTED",
+                ".status.summary.exhausted",
+                "When the first of the budgets will be used up, in UTC.",
+                priority=1,
+            ),
         ),
     ),
     Resource(model=LLMBudget, plural="llmbudgets", short=("llmb",), scope="Namespaced", columns=_SHARED),
@@ -92,9 +101,9 @@ RESOURCES: Final = (
         short=("mprice",),
         scope="Cluster",
         columns=(
-            Column("PROVIDER", ".spec.provider", "Whose models."),
-            Column("MODELS", ".spec.models", "Their names."),
-            Column("GPU", ".spec.gpu.product", "The GPU whose hours it prices."),
+            Column("PROVIDER", ".spec.provider", "Provider of the models."),
+            Column("MODELS", ".spec.models", "Names of the models."),
+            Column("GPU", ".spec.gpu.product", "GPU whose hours are priced."),
             Column("CURRENT", ".status.summary.current", "The price that applies now."),
             Column("READY", _READY, "Whether a price applies now.", priority=1),
             _AGE,
@@ -106,11 +115,11 @@ RESOURCES: Final = (
         short=("pacct",),
         scope="Cluster",
         columns=(
-            Column("PROVIDER", ".spec.provider", "Who bills it."),
-            Column("DAY", ".status.summary.day", "The newest day that is compared."),
+            Column("PROVIDER", ".spec.provider", "Provider that bills the account."),
+            Column("DAY", ".status.summary.day", "The newest day that was compared."),
             Column("BILLED", ".status.summary.provider", "What the provider charges for that day's tokens."),
-            Column("COUNTED", ".status.summary.ledger", "What the ledger counted."),
-            Column("VERDICT", ".status.summary.verdict", "How they compare."),
+            Column("COUNTED", ".status.summary.ledger", "What the ledger counted for that day."),
+            Column("VERDICT", ".status.summary.verdict", "Result of the comparison for that day."),
             Column("READY", _READY, "Whether the provider answers."),
             _AGE,
         ),

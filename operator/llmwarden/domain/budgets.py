@@ -202,20 +202,20 @@ def _budget(policy: BudgetPolicy, key: str, scope: BudgetScope, namespace: str, 
 def _ceiling(policy: BudgetPolicy, unit: Unit, limit: int) -> int | None:
     exceeded = policy.on_exceeded
     if exceeded.action == "Fallback" and exceeded.model is None:
-        message = "onExceeded.model is required with action Fallback"
+        message = "onExceeded.model is required with action Fallback: name the cheaper model that calls are sent to"
         raise InvalidSpecError(message)
     if exceeded.ceiling is None:
         return None
     ceiling_unit, ceiling = _amount(exceeded.ceiling)
     if ceiling_unit != unit or ceiling <= limit:
-        message = "onExceeded.ceiling must be above limit, in the same unit"
+        message = "onExceeded.ceiling must be above limit and in the same unit: raise the ceiling, or remove it"
         raise InvalidSpecError(message)
     return ceiling
 
 
 def _amount(limit: Limit) -> tuple[Unit, int]:
     if (limit.amount is None) == (limit.tokens is None):
-        message = "limit needs exactly one of amount and tokens"
+        message = "limit needs exactly one of amount (US dollars) and tokens"
         raise InvalidSpecError(message)
     unit: Unit = "USD"
     if limit.amount is not None:
@@ -223,6 +223,6 @@ def _amount(limit: Limit) -> tuple[Unit, int]:
     else:
         unit, value = "tokens", limit.tokens or 0
     if value <= 0:
-        message = "limit must be above zero"
+        message = "limit must be above zero: raise limit.amount or limit.tokens"
         raise InvalidSpecError(message)
     return unit, value

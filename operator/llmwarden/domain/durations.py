@@ -29,7 +29,7 @@ def whole_seconds(text: str) -> int:
     """Return whole seconds. Raises InvalidSpecError when the text is no duration, or has a fraction of a second."""
     value, rest = divmod(milliseconds(text), 1000)
     if rest:
-        message = f"{text!r} is not a whole number of seconds"
+        message = f"{text!r} is not a whole number of seconds: write one such as 30s or 5m"
         raise InvalidSpecError(message)
     return value
 

@@ -31,7 +31,7 @@ def parse_per_million(text: str) -> int:
     """
     per_token, rest = divmod(parse(text), _TOKENS_PER_MILLION)
     if rest:
-        message = f"{text!r} per million tokens has more than 6 decimal places"
+        message = f"{text!r} per million tokens has more than 6 decimal places: round it"
         raise InvalidSpecError(message)
     return per_token
 

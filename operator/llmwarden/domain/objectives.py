@@ -301,13 +301,13 @@ def _objective(objective: llmservice.Objective) -> Objective:
 def _parse(objective: llmservice.Objective) -> Objective:
     kinds = [kind for kind in objective.kinds if kind is not None]
     if len(kinds) != 1:
-        message = f"exactly one of {', '.join(llmservice.KINDS[:-1])} and {llmservice.KINDS[-1]} is needed"
+        message = f"set exactly one of {', '.join(llmservice.KINDS[:-1])} and {llmservice.KINDS[-1]}"
         raise InvalidSpecError(message)
     kind = kinds[0]
     if isinstance(kind, llmservice.SpendObjective):
         return SpendObjective(objective.name, money.parse(kind.per_hour))
     if objective.target_percent is None or objective.window is None:
-        message = "targetPercent and window are required with every kind but spend"
+        message = 'targetPercent and window are required with every kind but spend, such as targetPercent: "99" and window: 28d'
         raise InvalidSpecError(message)
     return _share(kind, objective.name, _percent(objective.target_percent), durations.whole_seconds(objective.window))
 
@@ -333,6 +333,6 @@ def _percent(text: str) -> Decimal:
     money.parse(text)
     value = Decimal(text)
     if not 0 < value < 100:  # noqa: PLR2004 - percent
-        message = f"targetPercent {text!r} must be above 0 and below 100"
+        message = f"targetPercent {text!r} must be above 0 and below 100: write a percentage such as 99.9"
         raise InvalidSpecError(message)
     return value

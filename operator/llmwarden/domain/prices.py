@@ -68,7 +68,9 @@ def picodollars(entry: PriceEntry) -> Picodollars:
     Cached input and cache writes cost what input does unless set. Raises InvalidSpecError where a price is missing or malformed.
     """
     if entry.input_per_million_tokens is None or entry.output_per_million_tokens is None:
-        message = "a price of models needs inputPerMillionTokens and outputPerMillionTokens"
+        message = (
+            'a price of models needs inputPerMillionTokens and outputPerMillionTokens: set both ("0" if it is free)'
+        )
         raise InvalidSpecError(message)
     return _kinds(entry, entry)
 
@@ -80,12 +82,14 @@ def rates(entry: PriceEntry) -> Rates:
     for variant in entry.variants:
         key = (variant.tier or "", variant.min_input_tokens or 0)
         if key == ("", 0) or key in variants:
-            message = "each variant of a price needs a minInputTokens or a tier that no other variant has"
+            message = (
+                "two variants of a price have the same tier and minInputTokens, or one has neither: give each its own"
+            )
             raise InvalidSpecError(message)
         variants[key] = _kinds(variant, entry)
     if entry.batch_discount_percent is not None:
         if any(tier == BATCH for tier, _ in variants):
-            message = "a price may have batchDiscountPercent or a variant for the tier batch, but not both"
+            message = "a price may have batchDiscountPercent or a variant for tier batch, not both: remove one"
             raise InvalidSpecError(message)
         ordinary = {("", 0): plain, **{key: price for key, price in variants.items() if not key[0]}}
         for (_, context), price in ordinary.items():

@@ -90,7 +90,7 @@ def backend_provider(backend: BackendType) -> str:
 
 
 def default_url(backend: BackendType) -> str | None:
-    """Return where calls go unless `backend.url` says; None where the type has no default address."""
+    """Return where calls go if `backend.url` is not set; None where the type has no default address."""
     return BACKENDS[backend].url
 
 
@@ -130,7 +130,7 @@ def check_url(
     match = _URL.fullmatch(url)
     if match is None or not url.isascii():
         return (
-            f"backend.url {url!r} is not a URL; write an origin such as https://api.openai.com "
+            f"backend.url {url!r} is not a URL: write scheme and host, such as https://api.openai.com "
             "(an international host name in its ASCII form, xn--…)"
         )
     scheme, path = match["scheme"].lower(), match["path"] or ""
@@ -138,15 +138,13 @@ def check_url(
     if scheme not in {"http", "https"}:
         problem = f"must begin with https:// (or http:// for a Service of the cluster), not {scheme}://"
     elif "@" in match["authority"]:
-        problem = (
-            "must not carry user information; put the key into a Secret and name it in backend.credentialsSecretRef"
-        )
+        problem = "must not contain a user name or password: put the key into a Secret and name it in backend.credentialsSecretRef"
     elif match["rest"]:
-        problem = "must not have a query or a fragment; remove what follows '?' or '#'"
+        problem = "must not have a query or a fragment: remove the text from '?' or '#' on"
     elif not _PATH.fullmatch(path) or "//" in path or any(part in {".", ".."} for part in path.split("/")):
-        problem = f"has a path that cannot be a prefix, {path!r}; write plain path segments, or none"
+        problem = f"has a path that cannot be a prefix, {path!r}: write plain path segments, or none"
     elif _VERSION.fullmatch(last_segment):
-        problem = "must not end in the API version; remove it (such as /v1): the client's own path is appended"
+        problem = "must not end in the API version, which clients add themselves: remove it (such as /v1)"
     else:
         return _check_authority(match["authority"], scheme, backend, tuple(allowed_hosts), cluster_domain)
     return f"backend.url {problem}"
@@ -201,7 +199,7 @@ def _check_authority(
     if not listed and not own:
         return _refusal(host, backend, is_address=address is not None)
     if scheme != "https":
-        return f"backend.url must begin with https://: {host} is outside the cluster, and keys must not travel in the clear"
+        return f"backend.url must begin with https://: {host} is outside the cluster, and keys must not be sent unencrypted"
     return None
 
 
@@ -215,7 +213,7 @@ def _refusal(host: str, backend: BackendType, *, is_address: bool) -> str:
     places = f"{own} (hosts of {backend})" if own else f"{backend} has no public hosts"
     return (
         f"backend.url names {host}, which is not allowed: {places}; a Service of the cluster is written NAME.NAMESPACE.svc; "
-        "other hosts are the platform team's to allow, in the chart's allowedHosts"
+        "the platform team can add other hosts to the chart's allowedHosts"
     )
 
 

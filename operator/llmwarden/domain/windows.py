@@ -61,10 +61,10 @@ def from_spec(window: common.Window) -> Window:
     if window.rolling is not None and window.calendar is None:
         seconds = durations.whole_seconds(window.rolling)
         if seconds % BUCKET_SECONDS:
-            message = f"window.rolling {window.rolling!r} must be a multiple of 15 minutes"
+            message = f'window.rolling {window.rolling!r} must be a multiple of 15 minutes: write hours or days, such as "24h"'
             raise InvalidSpecError(message)
         return Window(rolling_seconds=seconds)
-    message = "window needs exactly one of calendar and rolling"
+    message = "window needs exactly one of calendar (such as Day) and rolling (such as 24h)"
     raise InvalidSpecError(message)
 
 
@@ -92,7 +92,7 @@ def span(window: Window, now: dt.datetime) -> Span:
             first = today.replace(day=1)
             following = (first + dt.timedelta(days=32)).replace(day=1)
         case None:
-            message = "window needs exactly one of calendar and rolling"
+            message = "window needs exactly one of calendar (such as Day) and rolling (such as 24h)"
             raise InvalidSpecError(message)
     return Span(_day_start(first, zone), _day_start(following, zone))
 

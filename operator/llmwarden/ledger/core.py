@@ -25,6 +25,7 @@ from llmwarden.ledger.budgets import leases as lending
 from llmwarden.ledger.rating.aggregate import DAY, Aggregate, Rerated, Sums
 from llmwarden.ledger.rating.gpu import MOST_AT_ONCE, GpuHours
 from llmwarden.ledger.rating.pricing import Catalogue
+from llmwarden.ledger.rating.rater import Rater
 from llmwarden.ledger.store import Batch, Delta, HeldSum, Issued
 from llmwarden.ledger.view import Service, Shared, View
 
@@ -97,7 +98,8 @@ class Core:
             priced=catalogue.overrides,
             aggregate=lambda: self.aggregate,
         )
-        self.aggregate = Aggregate(self.prices.get, self.late_price, self.gpu.price)
+        self.rater = Rater(self.prices.get, self.late_price, self.gpu.price)
+        self.aggregate = Aggregate(self.rater)
         self.presence = Presence()
         self.elsewhere: Mapping[str, Collection[str]] = {}  # by service, pods that other replicas hear from
         self.view = View()
@@ -121,7 +123,7 @@ class Core:
 
     def rebuild(self, sums: Iterable[Delta], last_reports: Mapping[str, int]) -> None:
         """Take everything from the store: at start, or when other replicas cannot be followed any more."""
-        self.aggregate = Aggregate(self.prices.get, self.late_price, self.gpu.price)
+        self.aggregate = Aggregate(self.rater)
         self.aggregate.apply(sums, self.clock().timestamp())
         self.last_reports = dict(last_reports)
         self.gpu.recheck()

@@ -106,8 +106,7 @@ async def _serve(
         SecretKeys(client, settings.namespace),
         http,
         clock=core.clock,
-        rates_of=core.prices.get,
-        late=core.late_price,
+        rater=core.rater,
         namespaces=lambda: watch.namespaces,
     )
     certificate = servers.ServingCertificate(client, settings.namespace, names.SECRET_LEDGER_TLS)

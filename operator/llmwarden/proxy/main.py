@@ -29,7 +29,8 @@ from llmwarden.proxy.calls.service import MeteredService
 from llmwarden.proxy.dialects import found
 from llmwarden.proxy.http import egress
 from llmwarden.proxy.http.client import Client, ClientError
-from llmwarden.proxy.http.server import Endpoint
+from llmwarden.proxy.http.endpoint import Endpoint
+from llmwarden.proxy.http.server import ClientConnection
 from llmwarden.proxy.http.upstream import Pool
 from llmwarden.proxy.money.accounts import Accounts
 from llmwarden.proxy.money.gate import Gate
@@ -130,7 +131,7 @@ class Proxy:
     async def start(self) -> None:
         """Listen, then start the background tasks. Raises OSError when a port is taken."""
         for endpoint in self.endpoints:
-            await endpoint.listen()
+            await endpoint.listen(ClientConnection)
         await self.admin.listen(self.settings.admin_port)
         loop = asyncio.get_running_loop()
         work = [self._sweep()]

@@ -10,7 +10,7 @@ import pytest
 from llmwarden.api.v1alpha1 import LLMService, parse
 from llmwarden.control.observe.prometheus import QUESTIONS
 from llmwarden.domain import engines
-from llmwarden.manifests import vocabulary
+from llmwarden.manifests.alerts import vocabulary
 from llmwarden.manifests.params import Params
 from llmwarden.settings import Settings
 from llmwarden.snapshot import Capabilities

@@ -13,6 +13,7 @@ from llmwarden import kube
 from llmwarden.clients.ledger import ApiServerClient, DirectClient
 from llmwarden.contracts.reconciliation import Account, Day, Fault, Reconciliation, Side
 from llmwarden.ledger.providers.reconciliation import Reconciler
+from llmwarden.ledger.rating.rater import Rater
 from llmwarden.ledger.store import Store
 from llmwarden.ledger.store.accounts import Accounts, DayRow
 from llmwarden.serving import answers
@@ -51,8 +52,8 @@ async def written(directory: Path) -> Reconciliation:
     store = Store(str(directory / "ledger.sqlite3"))
     accounts = Accounts(store.database)
     reconciler = Reconciler(
-        accounts, alone, cast("Any", None), cast("Any", None), clock=lambda: NOW, rates_of=lambda _: None,
-        late=lambda *_: None, namespaces=lambda: {"shop": {}},
+        accounts, alone, cast("Any", None), cast("Any", None), clock=lambda: NOW,
+        rater=Rater(lambda _: None, lambda *_: None), namespaces=lambda: {"shop": {}},
     )  # fmt: skip
     reconciler.take("main", account("main"))
     reconciler.take("wrong", account("wrong", provider="Nobody"))

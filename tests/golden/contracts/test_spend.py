@@ -14,6 +14,7 @@ from llmwarden.clients.ledger import ApiServerClient
 from llmwarden.contracts import ledger as wire
 from llmwarden.contracts.spend import DIMENSIONS, Spend, SpendRow, as_csv
 from llmwarden.domain.cost import Rates
+from llmwarden.ledger.rating.rater import Rater
 from llmwarden.ledger.rating.spend import gpu_spend, summarise
 from llmwarden.ledger.store.counts import Counts
 from llmwarden.ledger.store.model import Key
@@ -61,7 +62,7 @@ async def test_kubectl_llm_reads_what_the_ledger_writes() -> None:
         )
     ]
     written = await summarise(
-        sums, ("service", "hour"), span=(BUCKET, BUCKET + 900), rates_of=lambda _: price, late=lambda *_: None
+        sums, ("service", "hour"), span=(BUCKET, BUCKET + 900), rater=Rater(lambda _: price, lambda *_: None)
     )
     written = msgspec.structs.replace(written, gpu=(GPU,))
     server = cast("kube.Client", ApiServer(bytes(answers.as_json(written).body)))

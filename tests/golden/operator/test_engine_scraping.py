@@ -10,8 +10,8 @@ import yaml
 
 from llmwarden.api.v1alpha1 import LLMService, parse
 from llmwarden.domain import objectives
-from llmwarden.manifests import engine_scraping, vocabulary
-from llmwarden.manifests.alerts import rules
+from llmwarden.manifests import engine_scraping
+from llmwarden.manifests.alerts import rules, vocabulary
 from llmwarden.manifests.manifest import Manifest
 from llmwarden.manifests.params import Params
 from llmwarden.settings import Settings

@@ -1,5 +1,7 @@
 """The reference pages' maker."""
 
+import re
+
 import yaml
 
 from tools import docgen
@@ -58,6 +60,19 @@ def test_fields_show_lists_defaults_and_enums() -> None:
         ("c", "integer", "`5`", "How many."),
         ("d", "map of string", "", ""),
     ]
+
+
+def test_the_page_of_resources_is_narrow_and_no_text_in_it_becomes_markup() -> None:
+    lines = docgen.resources().splitlines()
+    assert max(map(len, lines)) <= 120
+    for line in lines:
+        # Of an item's second line and those after it: none may begin a list, a heading or a quotation by chance.
+        assert not re.match(r"  +([-+*#>]|[0-9]+[.)]) ", line), line
+    # Every field of every kind is there, once for each place in which it stands.
+    for crd in map(yaml.safe_load, (path.read_text() for path in docgen.CRDS.glob("*.yaml"))):
+        properties = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
+        for path, *_ in (*docgen.fields(properties["spec"]), *docgen.fields(properties["status"])):
+            assert any(line.startswith(f"- `{path}` (") for line in lines), path
 
 
 def test_pages_are_up_to_date() -> None:

@@ -27,7 +27,7 @@ def service(name: str, **tracing: Any) -> LLMService:
     [
         ({"exporter": []}, "exporter"),  # a misspelt word is not lost
         ({"exporters": [TEMPO, TEMPO]}, "two exporters have the same name"),
-        ({"exporters": [{**TEMPO, "headers": [{"name": "a"}]}]}, "exactly one of value and secret"),
+        ({"exporters": [{**TEMPO, "headers": [{"name": "a"}]}]}, "set exactly one of value and secret"),
         ({"exporters": [{**TEMPO, "name": "Not A Name"}]}, "exporters.0.name"),
         ({"sampling": {"percent": 101}}, "sampling.percent"),
         ({"resourceAttributes": {"a": '") where true'}}, "resourceAttributes"),

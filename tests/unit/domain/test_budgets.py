@@ -54,8 +54,8 @@ def test_fallback_has_its_model_and_ceiling() -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"limit": {}}, "limit needs exactly one of amount and tokens"),
-        ({"limit": {"amount": "1", "tokens": 1}}, "limit needs exactly one of amount and tokens"),
+        ({"limit": {}}, r"limit needs exactly one of amount \(US dollars\) and tokens"),
+        ({"limit": {"amount": "1", "tokens": 1}}, r"limit needs exactly one of amount \(US dollars\) and tokens"),
         ({"limit": {"amount": "0.00"}}, "limit must be above zero"),
         ({"limit": {"tokens": 0}}, "limit must be above zero"),
         ({"limit": {"amount": "-1"}}, "is not an amount in US dollars"),
@@ -63,7 +63,7 @@ def test_fallback_has_its_model_and_ceiling() -> None:
         ({"onExceeded": {"action": "Fallback"}}, "model is required"),
         (
             {"onExceeded": {"action": "Fallback", "model": "m", "ceiling": {"amount": "25"}}},
-            "ceiling must be above limit",
+            "ceiling must be above limit and in the same unit: raise the ceiling, or remove it",
         ),
         ({"onExceeded": {"action": "Fallback", "model": "m", "ceiling": {"tokens": 10**14}}}, "in the same unit"),
     ],

@@ -139,8 +139,8 @@ def test_unknown_is_neither_met_nor_missed() -> None:
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        ({"name": "x"}, "exactly one of latency, errors, .* and spend is needed"),
-        ({**ERRORS, "spend": {"perHour": "1"}}, "exactly one of latency, errors, .* and spend is needed"),
+        ({"name": "x"}, "set exactly one of latency, errors, .* and spend$"),
+        ({**ERRORS, "spend": {"perHour": "1"}}, "set exactly one of latency, errors, .* and spend$"),
         ({"name": "x", "errors": {}}, "targetPercent and window are required"),
         ({**ERRORS, "targetPercent": "100"}, "must be above 0 and below 100"),
         ({**ERRORS, "targetPercent": "NaN"}, "is not an amount"),

@@ -127,7 +127,9 @@ def test_the_spec_says_exactly_one_kind_of_window() -> None:
     assert windows.from_spec(common.Window(calendar="Day")) == windows.Window(calendar="Day", zone="UTC")
     assert windows.from_spec(common.Window(rolling="24h")) == windows.Window(rolling_seconds=86400)
     for wrong in (common.Window(), common.Window(calendar="Day", rolling="24h")):
-        with pytest.raises(InvalidSpecError, match="exactly one of calendar and rolling"):
+        with pytest.raises(
+            InvalidSpecError, match=r"exactly one of calendar \(such as Day\) and rolling \(such as 24h\)"
+        ):
             windows.from_spec(wrong)
     assert str(windows.Window(calendar="Day", zone="Asia/Seoul")) == "Day (Asia/Seoul)"
     assert str(windows.Window(rolling_seconds=86400)) == "1d"

@@ -11,6 +11,7 @@ from llmwarden.domain import prices
 from llmwarden.domain.cost import Rates
 from llmwarden.ledger.rating import aggregate
 from llmwarden.ledger.rating.aggregate import HORIZON_SECONDS, Aggregate, Rerated
+from llmwarden.ledger.rating.rater import Rater, rate
 from llmwarden.ledger.store import Delta, Issued
 from llmwarden.ledger.store.counts import Counts
 from tests.unit.ledger.objects import BUCKET
@@ -35,7 +36,7 @@ class Prices:
 
 
 def make(table: Prices | None = None) -> Aggregate:
-    return Aggregate({Issued("openai", "m", "p"): Rates(PRICE)}.get, (table or Prices()).late_price)
+    return Aggregate(Rater({Issued("openai", "m", "p"): Rates(PRICE)}.get, (table or Prices()).late_price))
 
 
 @given(st.lists(st.tuples(growth(), st.integers(0, 20)), max_size=30), st.integers(0, 20))
@@ -110,7 +111,7 @@ def test_running_sums_are_bounded_and_still_right() -> None:
 
 @given(growth())
 def test_rating_is_the_formula_of_the_domain(count: Counts) -> None:
-    assert aggregate.rate(count, PRICE) == prices.cost(count.tokens, PRICE, requests=count.requests)
+    assert rate(count, PRICE) == prices.cost(count.tokens, PRICE, requests=count.requests)
 
 
 def test_a_tier_without_a_price_is_uncosted_by_its_name_until_one_is_known() -> None:
@@ -129,7 +130,7 @@ def test_a_budget_holds_a_tier_without_a_price_for_the_dearest_that_has_one() ->
     flex = wire.PriceVariant(0, "flex", msgspec.structs.replace(PRICE, output=900_000, reasoning=950_000))
     long = wire.PriceVariant(200_000, "", msgspec.structs.replace(PRICE, input=300_000))
     table = Prices()
-    sums = Aggregate({Issued("openai", "m", "p"): Rates(PRICE, (flex, long))}.get, table.late_price)
+    sums = Aggregate(Rater({Issued("openai", "m", "p"): Rates(PRICE, (flex, long))}.get, table.late_price))
     served = replace(delta(Counts(requests=1, input=10, output=5, reasoning=2)), tier="priority")
     for _ in range(3):
         sums.apply([served], BUCKET)
@@ -140,7 +141,7 @@ def test_a_budget_holds_a_tier_without_a_price_for_the_dearest_that_has_one() ->
     table.late = Rates(PRICE, (wire.PriceVariant(0, "priority", PRICE),))
     sums.reprice()
     found = sums.since("shop/bot", BUCKET)
-    assert found.spent("USD") == found.picodollars == 3 * aggregate.rate(served.counts, PRICE)
+    assert found.spent("USD") == found.picodollars == 3 * rate(served.counts, PRICE)
     assert (found.assumed, found.uncosted) == (0, 0)
     table.late = None
     sums.reprice()
@@ -155,6 +156,6 @@ def test_a_model_without_any_price_is_held_for_nothing() -> None:
 
 def test_long_inputs_cost_their_own_price() -> None:
     long = wire.PriceVariant(200_000, "", msgspec.structs.replace(PRICE, input=300_000))
-    sums = Aggregate({Issued("openai", "m", "p"): Rates(PRICE, (long,))}.get, Prices().late_price)
+    sums = Aggregate(Rater({Issued("openai", "m", "p"): Rates(PRICE, (long,))}.get, Prices().late_price))
     sums.apply([delta(Counts(input=10)), replace(delta(Counts(input=10)), context=200_000)], BUCKET)
     assert sums.total("shop/bot").picodollars == 10 * 150_000 + 10 * 300_000

@@ -1,6 +1,6 @@
 """The custom resources of `llmwarden.io/v1alpha1`, as frozen values.
 
-`parse(LLMService, json)` reads an object as the API server has it; `value.dump()` writes one.
+`parse(LLMService, json)` reads an object from the API server's JSON, and `value.dump()` returns that JSON.
 """
 
 from llmwarden.api.v1alpha1.common import BackendType, Condition, LabelSelector, Metadata, Model

@@ -1,8 +1,8 @@
-"""What our kinds share: the base model, scalar types with their CEL rules, and the parts of a budget.
+"""Parts that several kinds share: the base model, scalar types with their CEL rules, and the fields of a budget.
 
-The models are the single source of truth: `llmwarden.api.crdgen` writes `crds/` from them. A rule that spans fields stands beside its
-class as CEL (`rules(...)`), because the API server enforces it there; what CEL cannot know (time zones, allowed hosts) is
-checked by `llmwarden.domain` and becomes a condition. Every string has a maximal length and every list a maximal number of
+The models are the single source of truth: `llmwarden.api.crdgen` writes `crds/` from them. A rule over several fields is CEL in the
+model's config (`rules(...)`), and the API server enforces it. `llmwarden.domain` checks what CEL cannot know, such as time zones and
+allowed hosts, and a failure becomes a condition. Every string has a maximal length and every list a maximal number of
 items: the API server refuses CEL rules whose cost it cannot bound.
 """
 
@@ -54,14 +54,14 @@ ConditionType = Literal[
     "Observed",
 ]
 
-# Exact in picodollars: 12 decimals. Nine digits before the point: a budget of a billion dollars is a typing error.
+# Exact in picodollars: 12 decimals. Nine digits before the point, because a budget of a billion dollars is a mistake.
 AMOUNT_PATTERN = r"^(0|[1-9][0-9]{0,8})(\.[0-9]{1,12})?$"
-# Per million tokens, six decimals are whole picodollars per token; five digits before the point are 100 times today's dearest model.
+# Per million tokens, six decimals are whole picodollars per token; five digits before the point are 100 times the price of today's most expensive model.
 PRICE_PATTERN = r"^(0|[1-9][0-9]{0,4})(\.[0-9]{1,6})?$"
 
 
 def rule(cel: str, message: str, path: str | None = None) -> dict[str, str]:
-    """One `x-kubernetes-validations` entry; `path` is a JSONPath relative to the schema that carries it."""
+    """Return one `x-kubernetes-validations` entry; `path` is a JSONPath relative to the schema that carries it."""
     entry = {"rule": cel, "message": message}
     if path is not None:
         entry["fieldPath"] = path
@@ -69,12 +69,12 @@ def rule(cel: str, message: str, path: str | None = None) -> dict[str, str]:
 
 
 def rules(*entries: dict[str, str], **more: Any) -> dict[str, Any]:
-    """Return a schema extension with CEL rules, and whatever else the schema should say."""
+    """Return a schema extension with CEL rules, and any further keys."""
     return {"x-kubernetes-validations": list(entries), **more}
 
 
 def short_name(why: str = "") -> dict[str, str]:
-    """Build the rule that an object's name is no longer than a label's value may be; `why` as the message gives the reason."""
+    """Return the rule that an object's name is at most as long as a label's value; `why` adds the reason to its message."""
     message = f"metadata.name must have at most 63 characters{why}: choose a shorter name"
     return rule("self.metadata.name.size() <= 63", message)
 
@@ -83,12 +83,12 @@ BECOMES_A_LABEL: Final = ", because it becomes a label's value"
 
 
 def list_map(*keys: str) -> dict[str, Any]:
-    """Return a schema extension: a list whose items are told apart by these keys, so that server-side apply merges by item."""
+    """Return a schema extension: a list whose items have these keys, so that server-side apply merges item by item."""
     return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": list(keys)}
 
 
 def named(what: str) -> dict[str, Any]:
-    """Return a schema extension: a list whose items go by `name`, and a sentence for two of one name."""
+    """Return a schema extension: a list whose items have unique names, and the message for two of one name."""
     unique = rule(
         "self.all(item, self.exists_one(other, other.name == item.name))",
         f"two {what} have the same name: give each its own",
@@ -119,7 +119,7 @@ def cut(length: int) -> BeforeValidator:
 
 
 def first(items: int) -> BeforeValidator:
-    """Return a validator that keeps the first items of a list of a status, for the same reason."""
+    """Return a validator that keeps the first items of a status's list: a long list must not make the whole status invalid."""
 
     def keep(value: Any) -> Any:
         return tuple(value)[:items] if isinstance(value, list | tuple) else value
@@ -140,7 +140,7 @@ DnsLabel = Annotated[
         json_schema_extra=rules(
             rule(
                 "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
-                "a name has only lower-case letters, digits and '-', and begins and ends with a letter or digit",
+                "must have only lower-case letters, digits and '-', and begin and end with a letter or digit, such as daily-budget",
             )
         ),
     ),
@@ -153,7 +153,7 @@ PositiveAmount = Annotated[
             rule(
                 f"self.matches(r'{AMOUNT_PATTERN}') && double(self) > 0.0",
                 'must be a decimal number of US dollars above zero and in quotes, such as "25.00" '
-                "(at most 9 digits before the point and 12 behind it)",
+                "(at most 9 digits before the point and 12 after it)",
             )
         ),
     ),
@@ -166,7 +166,7 @@ UnitPrice = Annotated[
             rule(
                 f"self.matches(r'{PRICE_PATTERN}')",
                 'must be a decimal number of US dollars, zero or more, below 100000 and in quotes, such as "0.12" '
-                "(at most 6 digits behind the point)",
+                "(at most 6 digits after the point)",
             )
         ),
     ),
@@ -179,7 +179,7 @@ RequestPrice = Annotated[
             rule(
                 r"self.matches(r'^(0|[1-9][0-9]{0,4})(\.[0-9]{1,12})?$')",
                 'must be a decimal number of US dollars, zero or more, below 100000 and in quotes, such as "0.0001" '
-                "(at most 12 digits behind the point)",
+                "(at most 12 digits after the point)",
             )
         ),
     ),
@@ -263,7 +263,7 @@ class Model(BaseModel):
     )
 
     def dump(self) -> dict[str, Any]:
-        """JSON of this value as Kubernetes has it: camelCase, nothing that is None."""
+        """Return this value as Kubernetes JSON: camelCase, without fields that are None."""
         dumped: dict[str, Any] = self.model_dump(mode="json", by_alias=True, exclude_none=True)
         return dumped
 
@@ -273,16 +273,16 @@ class Model(BaseModel):
 
 
 class Status(Model):
-    """Base of a kind's status. The operator alone writes it, and always whole.
+    """Base of a kind's status. Only the operator writes it, and always as a whole.
 
-    So it is one value to server-side apply: remembering who owns which of its fields would take half of the stored object.
+    So server-side apply treats it as one value: a list of the owners of its fields would take half of the stored object.
     """
 
     model_config = ConfigDict(json_schema_extra=ATOMIC_MAP)
 
 
 class Metadata(Model):
-    """What we read of an object's metadata."""
+    """The fields of an object's metadata that LLM Warden reads."""
 
     name: str
     namespace: str = ""
@@ -296,39 +296,45 @@ class Metadata(Model):
 
 
 class LabelSelectorRequirement(Model):
-    """One requirement on a label."""
+    """One condition on the value of a label."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule(
                 "self.operator in ['In', 'NotIn'] ? has(self.values) && self.values.size() > 0 : "
                 "!has(self.values) || self.values.size() == 0",
-                "values must be given for the operators In and NotIn, and left out for Exists and DoesNotExist",
+                "values is required with operator In or NotIn, and not allowed with Exists or DoesNotExist: add or remove values",
             )
         )
     )
 
     key: Annotated[str, Field(min_length=1, max_length=317)]
-    """The label's key."""
+    """Key of the label that is tested. Required. Example: `app`."""
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
-    """How the label's value relates to `values`."""
+    """How the label is tested: In and NotIn compare its value with `values`; Exists and DoesNotExist test only whether
+    the label is there. Required. Example: `In`.
+    """
     values: Annotated[
         tuple[Annotated[str, Field(max_length=63)], ...], Field(max_length=32, json_schema_extra=ATOMIC)
     ] = ()
-    """For In and NotIn: the values."""
+    """Values that In and NotIn compare with; leave empty for Exists and DoesNotExist. Default: none. Example: `[chat,
+    search]`.
+    """
 
 
 class LabelSelector(Model):
-    """A Kubernetes label selector: everything in it must match."""
+    """A Kubernetes label selector: an object is selected if it meets every condition."""
 
     model_config = ConfigDict(json_schema_extra=ATOMIC_MAP)
 
     match_labels: Annotated[dict[str, Annotated[str, Field(max_length=63)]], Field(max_length=16)] = {}
-    """Labels that must have exactly these values."""
+    """Labels that an object must have, with exactly these values. Default: none. Example: `{app: support-bot}`."""
     match_expressions: Annotated[
         tuple[LabelSelectorRequirement, ...], Field(max_length=16, json_schema_extra=ATOMIC)
     ] = ()
-    """Requirements that must all hold."""
+    """Further conditions on labels, all of which must hold. Set it where equality (matchLabels) is not enough. Default:
+    none.
+    """
 
 
 class SecretKeyRef(Model):
@@ -337,32 +343,35 @@ class SecretKeyRef(Model):
     model_config = ConfigDict(json_schema_extra=ATOMIC_MAP)
 
     name: Annotated[str, Field(min_length=1, max_length=253)]
-    """The Secret's name."""
+    """Name of the Secret. Required. Example: `openai`."""
     key: Annotated[str, Field(min_length=1, max_length=253, pattern="^[-._a-zA-Z0-9]+$")]
-    """The key in it."""
+    """Key in the Secret's data. Required. Example: `api-key`."""
 
 
 class Limit(Model):
-    """How much: exactly one of an amount of money and a number of tokens."""
+    """How much may be used: exactly one of an amount of money and a number of tokens."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule(
                 "has(self.amount) != has(self.tokens)",
-                "set exactly one of amount (US dollars) and tokens",
+                'set exactly one of amount (US dollars) and tokens, such as amount: "25.00"',
             ),
             rule(
                 "!has(self.currency) || has(self.amount)",
-                "currency goes with amount; remove it beside tokens",
+                "currency is only for amount: remove currency from a limit in tokens",
                 ".currency",
             ),
         )
     )
 
     amount: PositiveAmount | None = None
-    """US dollars, as a decimal string."""
+    """Highest spend in US dollars, as a decimal number in quotes. Set either amount or tokens. Default: none. Example:
+    `"25.00"`.
+    """
     currency: Literal["USD"] | None = None
-    """The amount's currency; only USD, in which all prices are."""
+    """Currency of `amount`. Only USD is possible, because all prices are in US dollars. Default: `USD`. Example: `USD`.
+    """
     tokens: (
         Annotated[
             int,
@@ -375,11 +384,13 @@ class Limit(Model):
         ]
         | None
     ) = None
-    """Input tokens (cached included) plus output tokens (reasoning included)."""
+    """Highest number of tokens: input (cached included) plus output (reasoning included). Set either amount or tokens.
+    Default: none. Example: `5000000`.
+    """
 
 
 class Window(Model):
-    """Over what time: exactly one of a calendar period and a rolling span."""
+    """The time over which use is counted: exactly one of a calendar period and a rolling span."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
@@ -389,18 +400,24 @@ class Window(Model):
             ),
             rule(
                 "!has(self.timeZone) || has(self.calendar)",
-                "timeZone goes with calendar; remove it beside rolling",
+                "timeZone is only for calendar: remove timeZone from a rolling window",
                 ".timeZone",
             ),
         )
     )
 
     calendar: Calendar | None = None
-    """A period of the calendar in `timeZone`; a week begins on Monday."""
+    """Calendar period in `timeZone`, at whose end the count returns to zero; a week begins on Monday. Set either
+    calendar or rolling. Default: none. Example: `Day`.
+    """
     time_zone: TimeZone | None = None
-    """IANA time zone of the calendar; UTC unless set."""
+    """IANA time zone in which the calendar period begins and ends. Only with calendar. Default: `UTC`. Example:
+    `Asia/Seoul`.
+    """
     rolling: WholeWindow | None = None
-    """The last so many hours or days, to a quarter of an hour."""
+    """Span that ends now, in hours or days, counted in steps of 15 minutes. Set either calendar or rolling. Default:
+    none. Example: `24h`.
+    """
 
 
 class OnExceeded(Model):
@@ -414,26 +431,32 @@ class OnExceeded(Model):
             ),
             rule(
                 "(has(self.action) && self.action == 'Fallback') || (!has(self.model) && !has(self.ceiling))",
-                "model and ceiling go with action Fallback: remove them, or set action: Fallback",
+                "model and ceiling are only for action Fallback: remove them, or set action: Fallback",
             ),
         )
     )
 
     action: BudgetAction = "Alert"
-    """Alert, the default, only tells; Throttle slows calls down; Block refuses them; Fallback sends them to a cheaper model."""
+    """What is done with calls once the limit is reached: Alert only sends alerts; Throttle slows calls down; Block
+    refuses them; Fallback sends them to a cheaper model. Default: `Alert`. Example: `Block`.
+    """
     model: ModelName | None = None
-    """For Fallback: the model that calls are sent to."""
+    """Model that calls are sent to instead. Required with action Fallback, not allowed with other actions. Default:
+    none. Example: `gpt-4o-mini`.
+    """
     ceiling: Limit | None = None
-    """For Fallback: calls are refused once this is reached; above the limit, in its unit."""
+    """Second limit for action Fallback, at which calls are refused. It must be above the limit and in the same unit.
+    Set it to bound what the fallback model may use. Default: none, so that fallback calls are never refused.
+    """
 
 
 class BudgetPolicy(Model):
-    """A limit over a window and what follows from it: what every budget has."""
+    """What every budget has: a limit, a window, and what happens at the limit."""
 
     limit: Limit
-    """How much may be spent in a window."""
+    """How much may be used in one window, in money or in tokens. Required."""
     window: Window
-    """Over what time it is counted."""
+    """The time over which use is counted. Required."""
     warn_at_percent: Annotated[
         tuple[
             Annotated[
@@ -448,16 +471,22 @@ class BudgetPolicy(Model):
         ],
         Field(max_length=8, json_schema_extra=SET),
     ] = ()
-    """Percentages of the limit at which to warn."""
+    """Shares of the limit, in whole percent, at which a warning is sent. Default: none. Example: `[50, 80]`."""
     on_exceeded: OnExceeded = OnExceeded()
-    """What happens to calls once the limit is reached; only an alert unless set."""
+    """What happens to calls once the limit is reached. Set it to slow down, refuse or redirect calls. Default:
+    `{action: Alert}`.
+    """
     on_unknown_price: Admit | None = None
-    """Whether calls whose price is unknown may pass; Deny under Block, else Allow, unless set."""
+    """Whether calls may pass when the price of their model is unknown. Default: Deny with action Block, otherwise
+    Allow. Example: `Deny`.
+    """
     on_ledger_loss: Admit = "Allow"
-    """Whether calls may pass while the ledger does not answer, once the lease is used up; Allow unless set."""
+    """Whether calls may pass while the ledger does not answer and the share that it lent to the proxy in advance is
+    used up. Default: `Allow`. Example: `Deny`.
+    """
 
 
-# Of a model with BudgetPolicy's fields.
+# CEL rules for every model that has the fields of BudgetPolicy.
 BUDGET_RULES = (
     rule(
         "!has(self.onExceeded) || !has(self.onExceeded.ceiling) || "
@@ -471,14 +500,14 @@ BUDGET_RULES = (
         f"!self.limit.amount.matches(r'{AMOUNT_PATTERN}') || "
         f"!self.onExceeded.ceiling.amount.matches(r'{AMOUNT_PATTERN}') || "
         "double(self.onExceeded.ceiling.amount) > double(self.limit.amount)",
-        "onExceeded.ceiling.amount must be above limit.amount: it bounds what the fallback model may spend on top",
+        "onExceeded.ceiling.amount must be above limit.amount: raise the ceiling, or remove it",
         ".onExceeded",
     ),
     rule(
         "!has(self.onExceeded) || !has(self.onExceeded.ceiling) || "
         "!has(self.onExceeded.ceiling.tokens) || !has(self.limit.tokens) || "
         "self.onExceeded.ceiling.tokens > self.limit.tokens",
-        "onExceeded.ceiling.tokens must be above limit.tokens: it bounds what the fallback model may use on top",
+        "onExceeded.ceiling.tokens must be above limit.tokens: raise the ceiling, or remove it",
         ".onExceeded",
     ),
 )
@@ -488,26 +517,28 @@ class Money(Model):
     """An exact amount of money."""
 
     amount: Annotated[str, Field(max_length=40)]
-    """Decimal."""
+    """The amount, as a decimal number. Example: `12.30`."""
     currency: Literal["USD"] = "USD"
-    """Always USD."""
+    """Currency of the amount, always USD."""
 
 
 class Condition(Model):
     """A Kubernetes condition."""
 
     type: Annotated[str, Field(min_length=1, max_length=316)]
-    """What it is about."""
+    """What the condition is about. Example: `Ready`."""
     status: ConditionStatus
-    """Whether it holds."""
+    """Whether the condition holds: True, False or Unknown."""
     reason: Annotated[str, Field(min_length=1, max_length=256, pattern="^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$")]
-    """Why, in one CamelCase word."""
+    """Why the condition has this status, as one CamelCase word. Example: `PriceUnknown`."""
     message: Annotated[str, Field(max_length=4096), cut(4096)] = ""
-    """Why, in a sentence, and what helps."""
+    """Why the condition has this status and what to do about it, in a sentence. Empty where the reason says all."""
     last_transition_time: Time
     """When `status` last changed."""
     observed_generation: Count = 0
-    """The generation of the spec that this was said of."""
+    """The metadata.generation of the spec that the condition describes. A lower number than metadata.generation means
+    that a newer spec was not looked at yet.
+    """
 
 
 Conditions = Annotated[tuple[Condition, ...], Field(max_length=24, json_schema_extra=list_map("type"))]

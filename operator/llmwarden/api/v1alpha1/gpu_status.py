@@ -1,4 +1,4 @@
-"""What an LLMService's status says of the GPUs that its own pods hold."""
+"""The part of an LLMService's status about the GPUs that its own pods hold."""
 
 from typing import Annotated
 
@@ -8,25 +8,34 @@ from llmwarden.api.v1alpha1.common import ATOMIC, Count, Model, Money, Short, fi
 
 
 class GpuStatus(Model):
-    """GPUs that the service's pods held in the last 24 closed hours, and what that makes of its tokens."""
+    """GPUs that the service's pods held in the last 24 full hours, and the resulting cost of tokens."""
 
     hours: Short
-    """GPU-hours, decimal."""
+    """GPU-hours, as a decimal number. Example: `47.5`."""
     cost: Money | None = None
-    """What they cost, used or idle; absent where no rate is known."""
+    """Cost of the GPUs in US dollars, in use or idle. Absent where no price is known."""
     idle_cost: Money | None = None
-    """The part of the cost in which no call was in flight: no call pays it, and it is in no budget."""
+    """Part of `cost` in which no call was in progress. It is charged to no call and to no budget. Absent where no price
+    is known.
+    """
     idle_percent: Count | None = None
-    """Its share of the cost, whole percent rounded down."""
+    """Share of `idleCost` in `cost`, in whole percent rounded down. Absent where no price is known. Example: `35`."""
     input_per_million_tokens: Money | None = None
-    """What a million input tokens cost now, by the last hour in which there were any."""
+    """Present cost of a million input tokens in US dollars, from the last hour with calls. Absent where there was none.
+    """
     output_per_million_tokens: Money | None = None
-    """What a million output tokens cost now, likewise."""
+    """Present cost of a million output tokens in US dollars, from the last hour with calls. Absent where there was
+    none.
+    """
     effective_per_million_tokens: Money | None = None
-    """All that the GPUs cost, idle time included, by a million tokens of those hours."""
+    """Whole cost of the GPUs, idle time included, divided by the tokens of these hours, in US dollars a million. Absent
+    where there were no tokens or no price.
+    """
     unpriced_hours: Short | None = None
-    """GPU-hours whose rate is not known: nothing of their hours is in a cost."""
+    """GPU-hours without a known price, as a decimal number; no cost includes them. Absent where there are none."""
     unpriced_products: Annotated[tuple[Short, ...], Field(max_length=16, json_schema_extra=ATOMIC), first(16)] = ()
-    """GPUs held now that need a ModelPrice."""
+    """Products of the GPUs that are held now and need a ModelPrice. Example: `[NVIDIA-H100-80GB-HBM3]`."""
     vanished_pods: Count | None = None
-    """Pods whose end nobody saw, in the last 24 hours: they count until they were last seen."""
+    """Number of pods in the last 24 hours whose end was not seen; they count until they were last seen. Absent where
+    there are none.
+    """

@@ -1,4 +1,4 @@
-"""LLMBudget, shared by services of a namespace; ClusterLLMBudget, the platform's, over whole namespaces."""
+"""LLMBudget, which services of a namespace share, and ClusterLLMBudget, which whole namespaces share."""
 
 from typing import Annotated, Literal
 
@@ -28,84 +28,95 @@ _NAME = short_name(BECOMES_A_LABEL)
 
 
 class LLMBudgetSpec(BudgetPolicy):
-    """What is wanted."""
+    """The desired state: which services share the budget, its limit and what happens at the limit."""
 
     model_config = ConfigDict(json_schema_extra=rules(*BUDGET_RULES))
 
     selector: LabelSelector
-    """LLMServices of this namespace by their labels; an empty selector is all of them."""
+    """Labels of the LLMServices in this namespace that share the budget; an empty selector selects all of them.
+    Required.
+    """
 
 
 class ClusterLLMBudgetSpec(BudgetPolicy):
-    """What is wanted."""
+    """The desired state: which namespaces share the budget, its limit and what happens at the limit."""
 
     model_config = ConfigDict(json_schema_extra=rules(*BUDGET_RULES))
 
     namespace_selector: LabelSelector
-    """Namespaces by their labels; an empty selector is all of them. Every LLMService in them counts."""
+    """Labels of the namespaces whose LLMServices all share the budget; an empty selector selects all namespaces.
+    Required.
+    """
 
 
 class SpentBy(Model):
     """What one service used of a shared budget."""
 
     service: Short
-    """namespace/name."""
+    """Namespace and name of the service. Example: `shop/support-bot`."""
     spent: Short
-    """Decimal, in the budget's unit."""
+    """What the service used in the present window, as a decimal number in the budget's unit. Example: `8.10`."""
 
 
 class SharedBudgetSummary(Model):
-    """Figures as `kubectl get` shows them."""
+    """Figures in the form that `kubectl get` shows."""
 
     limit: Annotated[str, Field(max_length=32), cut(32)] | None = None
-    """How much may be spent in a window."""
+    """How much may be used in one window. Example: `$1,000.00`."""
     spent: Annotated[str, Field(max_length=32), cut(32)] | None = None
-    """What is spent in the present window."""
+    """How much is used in the present window. Absent before the first figures. Example: `$830.00`."""
     used: Annotated[str, Field(max_length=32), cut(32)] | None = None
-    """Share of the limit that is spent."""
+    """Share of the limit that is used. Absent before the first figures. Example: `83%`."""
     resets: Annotated[str, Field(max_length=32), cut(32)] | None = None
-    """When the present window ends."""
+    """When the present window ends. Absent before the first figures. Example: `2026-12-01T00:00Z`."""
 
 
 class SharedBudgetStatus(Status):
-    """What is."""
+    """The observed state. Only the operator writes it."""
 
     observed_generation: Count = 0
-    """The generation of the spec that this status is of."""
+    """The metadata.generation of the spec that this status describes."""
     as_of: Time | None = None
-    """When the figures were taken."""
+    """When the figures were taken. Absent before the first figures."""
     summary: SharedBudgetSummary | None = None
-    """Figures as `kubectl get` shows them."""
+    """Figures in the form that `kubectl get` shows."""
     unit: Unit | None = None
-    """USD or tokens."""
+    """Unit of the figures: USD or tokens. Absent before the first figures."""
     limit: Short | None = None
-    """Decimal, in `unit`."""
+    """How much may be used in one window, as a decimal number in `unit`. Example: `1000.00`."""
     spent: Short | None = None
-    """Decimal, in `unit`."""
+    """How much all services together used in the present window, as a decimal number in `unit`. Absent before the first
+    figures. Example: `830.00`.
+    """
     remaining: Short | None = None
-    """Decimal, in `unit`; never below zero."""
+    """What is left of the limit, as a decimal number in `unit`; never below zero. Absent before the first figures.
+    Example: `170.00`.
+    """
     used_percent: Count | None = None
-    """Whole percent of the limit that is spent, rounded down."""
+    """Share of the limit that is used, in whole percent rounded down. Absent before the first figures. Example: `83`.
+    """
     state: BudgetState | None = None
-    """Open, Warned or Exceeded."""
+    """Open (nothing reached), Warned (a percentage in warnAtPercent is reached) or Exceeded (the limit is reached).
+    Absent before the first figures.
+    """
     window_start: Time | None = None
-    """When the present window began."""
+    """When the present window began. Absent where it is unknown."""
     resets_at: Time | None = None
-    """When the present window ends."""
+    """When the present window ends; a rolling window moves on by 15 minutes then. Absent before the first figures."""
     forecast_exhausted_at: Time | None = None
-    """When it will be used up at the present rate; absent where that is not in the present window."""
+    """When the budget will be used up at the present rate. Absent where that is not within the present window."""
     services: Count | None = None
-    """How many services share it."""
+    """Number of services that share the budget. Absent before the first figures."""
     top_services: Annotated[
         tuple[SpentBy, ...], Field(max_length=10, json_schema_extra=list_map("service")), first(10)
     ] = ()
-    """Those that used most."""
+    """The services that used most, at most ten."""
     conditions: Conditions = ()
-    """What holds and what does not."""
+    """Kubernetes conditions, such as Ready, with a reason and a remedy where one does not hold."""
 
 
 class LLMBudget(Model):
-    """A budget shared by services of a namespace; the strictest budget wins."""
+    """A budget that LLMServices of one namespace share. If several budgets apply to a call, the strictest wins."""
 
     model_config = ConfigDict(json_schema_extra=rules(_NAME))
 
@@ -117,7 +128,7 @@ class LLMBudget(Model):
 
 
 class ClusterLLMBudget(Model):
-    """The platform's budget over whole namespaces, which no LLMService can loosen."""
+    """A budget of the platform that whole namespaces share. No LLMService can loosen it."""
 
     model_config = ConfigDict(json_schema_extra=rules(_NAME))
 

@@ -1,4 +1,4 @@
-"""ModelPrice: what a provider's models, or a GPU, cost from a point in time on. The platform's to say."""
+"""ModelPrice: what a provider's models, or a GPU, cost from a point in time. The platform team writes it."""
 
 from typing import Annotated, Literal
 
@@ -24,62 +24,91 @@ from llmwarden.api.v1alpha1.common import (
 
 
 class GpuPrice(Model):
-    """A kind of GPU."""
+    """A product of GPU."""
 
     product: Annotated[str, Field(min_length=1, max_length=128)]
-    """Its product name, as NVIDIA's node label `nvidia.com/gpu.product` has it, such as NVIDIA-H100-80GB-HBM3."""
+    """Product name of the GPU, as in the node label `nvidia.com/gpu.product`. Required. Example:
+    `NVIDIA-H100-80GB-HBM3`.
+    """
 
 
 class KindPrices(Model):
-    """Prices of token kinds, in US dollars. A kind without one costs what the kind does that it is a part of."""
+    """Prices by kind of token, in US dollars. A kind without a price costs as much as the kind that it is a part of."""
 
     input_per_million_tokens: UnitPrice | None = None
-    """A million input tokens."""
+    """US dollars for a million input tokens, in quotes. Required in a price of models. Default: none. Example:
+    `"0.12"`.
+    """
     cached_input_per_million_tokens: UnitPrice | None = None
-    """A million input tokens read from a cache; as input unless set."""
+    """US dollars for a million input tokens read from a cache, in quotes. Default: as inputPerMillionTokens. Example:
+    `"0.06"`.
+    """
     cache_write_per_million_tokens: UnitPrice | None = None
-    """A million input tokens written to a cache; as input unless set."""
+    """US dollars for a million input tokens written to a cache, in quotes. Default: as inputPerMillionTokens. Example:
+    `"0.15"`.
+    """
     cache_write_1h_per_million_tokens: Annotated[UnitPrice | None, Field(alias="cacheWrite1hPerMillionTokens")] = None
-    """A million input tokens written to a cache for an hour; as other cache writes unless set."""
+    """US dollars for a million input tokens written to a cache for one hour, in quotes. Default: as
+    cacheWritePerMillionTokens. Example: `"0.24"`.
+    """
     output_per_million_tokens: UnitPrice | None = None
-    """A million output tokens, reasoning included unless it has a price of its own."""
+    """US dollars for a million output tokens, in quotes. Required in a price of models. Default: none. Example:
+    `"0.48"`.
+    """
     reasoning_per_million_tokens: UnitPrice | None = None
-    """A million output tokens that are reasoning; as output unless set."""
+    """US dollars for a million output tokens that are reasoning, in quotes. Default: as outputPerMillionTokens.
+    Example: `"0.48"`.
+    """
     input_audio_per_million_tokens: UnitPrice | None = None
-    """A million input tokens that are audio and not read from a cache; as input unless set."""
+    """US dollars for a million input tokens that are audio and not read from a cache, in quotes. Default: as
+    inputPerMillionTokens. Example: `"10.00"`.
+    """
     output_audio_per_million_tokens: UnitPrice | None = None
-    """A million output tokens that are audio; as output unless set."""
+    """US dollars for a million output tokens that are audio, in quotes. Default: as outputPerMillionTokens. Example:
+    `"20.00"`.
+    """
     per_request: RequestPrice | None = None
-    """A call, on top of its tokens."""
+    """US dollars for a call, in addition to its tokens, in quotes. Default: none. Example: `"0.0001"`."""
 
 
 class PriceVariant(KindPrices):
-    """What calls cost instead that have a long input, or are served in a tier. What it leaves out costs what the entry says."""
+    """Other prices for calls with a long input, or for a service tier.
+
+    A kind of token without a price here costs what the price entry says.
+    """
 
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule(
                 "has(self.minInputTokens) || has(self.tier)",
-                "a variant needs minInputTokens, or tier, or both: otherwise it would replace the price itself",
+                "a variant needs minInputTokens, tier or both: add one, or set the price in the entry itself",
             ),
         )
     )
 
     min_input_tokens: Annotated[int | None, Field(ge=1, le=100_000_000)] = None
-    """From so many input tokens of one call on, cached ones included; it then holds for all tokens of the call."""
+    """Number of input tokens, cached ones included, from which a call costs these prices, for all of its tokens.
+    Default: none, so that the length does not matter. Example: `200001`.
+    """
     tier: Annotated[str | None, Field(min_length=1, max_length=32)] = None
-    """The service tier that the provider answers with, such as batch, flex or priority. Unset: ordinary calls."""
+    """Service tier that the provider names in its answer, such as batch, flex or priority. Default: none, which is
+    ordinary calls. Example: `priority`.
+    """
 
 
 class PriceEntry(KindPrices):
-    """Prices from a point in time on, in US dollars."""
+    """Prices from a point in time, in US dollars."""
 
     from_: Annotated[AwareDatetime, Field(alias="from")]
-    """From when they apply; the newest that is past does."""
+    """When these prices begin to apply (RFC 3339). Of several entries, the newest that has begun applies. Required.
+    Example: `"2026-01-01T00:00:00Z"`.
+    """
     per_gpu_hour: Annotated[UnitPrice | None, Field(alias="perGPUHour")] = None
-    """An hour of one GPU."""
+    """US dollars for one hour of one GPU, in quotes. Required in a price of a gpu, not allowed in a price of models.
+    Default: none. Example: `"2.50"`.
+    """
     batch_discount_percent: Annotated[int | None, Field(ge=1, le=100)] = None
-    """By how many percent the tokens of batch calls are cheaper, with long inputs too."""
+    """By how many percent the tokens of batch calls are cheaper, also for long inputs. Default: none. Example: `50`."""
     variants: Annotated[
         tuple[PriceVariant, ...],
         Field(
@@ -89,26 +118,28 @@ class PriceEntry(KindPrices):
                 rule(
                     "self.all(v, self.exists_one(o, (has(o.tier) ? o.tier : '') == (has(v.tier) ? v.tier : '') && "
                     "(has(o.minInputTokens) ? o.minInputTokens : 0) == (has(v.minInputTokens) ? v.minInputTokens : 0)))",
-                    "two variants have the same tier and minInputTokens: merge them",
+                    "two variants have the same tier and minInputTokens: merge them into one",
                 )
             ),
         ),
     ] = ()
-    """Prices of long inputs and of service tiers. A tier that is not named has no known price: its tokens are uncosted."""
+    """Prices of long inputs and of service tiers. Set it where the provider charges them differently; calls in a tier
+    that is not listed have no known price. Default: none.
+    """
 
 
 class ModelPriceSpec(Model):
-    """What costs how much."""
+    """The desired state: what the price is for, and what it is from when."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule(
                 "(has(self.provider) || has(self.models)) != has(self.gpu)",
-                "set exactly one of gpu, and provider with models",
+                "set either gpu, or provider and models: remove one, or add the missing one",
             ),
             rule(
                 "has(self.provider) == has(self.models)",
-                "provider and models go together: set both",
+                "provider and models are only allowed together: set both",
             ),
             rule(
                 "!has(self.models) || self.prices.all(p, has(p.inputPerMillionTokens) && has(p.outputPerMillionTokens) && !has(p.perGPUHour))",
@@ -117,7 +148,7 @@ class ModelPriceSpec(Model):
             ),
             rule(
                 "self.prices.all(p, !has(p.batchDiscountPercent) || !has(p.variants) || !p.variants.exists(v, has(v.tier) && v.tier == 'batch'))",
-                "a price may have batchDiscountPercent or a variant for the tier batch, but not both",
+                "a price may have batchDiscountPercent or a variant for tier batch, not both: remove one",
                 ".prices",
             ),
             rule(
@@ -127,18 +158,22 @@ class ModelPriceSpec(Model):
                 "!has(p.inputAudioPerMillionTokens) && !has(p.outputAudioPerMillionTokens) && "
                 "!has(p.outputPerMillionTokens) && !has(p.perRequest) && !has(p.batchDiscountPercent) && "
                 "!has(p.variants))",
-                "every price of a gpu needs perGPUHour, and nothing else",
+                "every price of a gpu needs perGPUHour and no other price: set perGPUHour and remove the others",
                 ".prices",
             ),
         )
     )
 
     provider: BackendType | None = None
-    """Whose models."""
+    """Provider of the models. Set provider with models, or gpu. Default: none. Example: `OpenAI`."""
     models: Annotated[tuple[ModelName, ...], Field(min_length=1, max_length=64, json_schema_extra=SET)] | None = None
-    """Their exact names."""
+    """Exact names of the models that have these prices. Set provider with models, or gpu. Default: none. Example:
+    `[gpt-4o-mini, gpt-4o-mini-2024-07-18]`.
+    """
     gpu: GpuPrice | None = None
-    """Prices the tokens of models that run on this GPU, by GPU-hours."""
+    """GPU whose hours are priced. Set it for models that run on your own GPUs: their tokens cost a share of the
+    GPU-hours. Default: none.
+    """
     prices: Annotated[
         tuple[PriceEntry, ...],
         Field(
@@ -155,29 +190,29 @@ class ModelPriceSpec(Model):
             },
         ),
     ]
-    """The newest `from` that is past applies."""
+    """Prices, each from a point in time. The newest whose `from` has passed applies. Required."""
 
 
 class ModelPriceSummary(Model):
-    """Figures as `kubectl get` shows them."""
+    """Figures in the form that `kubectl get` shows."""
 
     current: Annotated[str, Field(max_length=64)] | None = None
-    """The price that applies now."""
+    """The price that applies now. Absent where none has begun. Example: `in $0.10 out $0.40 per 1M`."""
 
 
 class ModelPriceStatus(Status):
-    """What is."""
+    """The observed state. Only the operator writes it."""
 
     observed_generation: Count = 0
-    """The generation of the spec that this status is of."""
+    """The metadata.generation of the spec that this status describes."""
     summary: ModelPriceSummary | None = None
-    """Figures as `kubectl get` shows them."""
+    """Figures in the form that `kubectl get` shows."""
     conditions: Conditions = ()
-    """What holds and what does not."""
+    """Kubernetes conditions, such as Ready, with a reason and a remedy where one does not hold."""
 
 
 class ModelPrice(Model):
-    """What a provider's models, or a GPU, cost from a point in time on."""
+    """What a provider's models, or a GPU, cost from a point in time."""
 
     model_config = ConfigDict(json_schema_extra=rules(short_name()))
 

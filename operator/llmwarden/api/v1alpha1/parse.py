@@ -1,4 +1,4 @@
-"""From an object's JSON to its model, with a sentence when it cannot be."""
+"""Read an object's JSON into its model, or raise an error whose sentence names the field."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -17,8 +17,8 @@ Resource = TypeVar("Resource", bound=LLMService | LLMBudget | ClusterLLMBudget |
 def parse(model: type[Resource], value: Mapping[str, Any]) -> Resource:
     """Return the object as a value.
 
-    Raises InvalidSpecError with a sentence when metadata or spec do not fit (stored under another version of the schema, say).
-    A status that does not fit is dropped: it is ours, is written again, and must never stop the spec from being read.
+    Raises InvalidSpecError with a sentence if metadata or spec are invalid, for example stored under an older schema.
+    An invalid status is dropped: the operator writes it again, and it must never stop the spec from being read.
     """
     try:
         return _validated(model, value)
@@ -29,7 +29,7 @@ def parse(model: type[Resource], value: Mapping[str, Any]) -> Resource:
 
 
 def _validated(model: type[Resource], value: Mapping[str, Any]) -> Resource:
-    # TypeVar bound to a union: mypy takes the union's method.
+    # mypy gives model_validate the type of the whole union, not of the one model.
     validated = model.model_validate(value)
     assert isinstance(validated, model)  # noqa: S101
     return validated

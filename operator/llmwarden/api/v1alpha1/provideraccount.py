@@ -1,4 +1,4 @@
-"""ProviderAccount: an account with a provider, whose own figures are compared with the ledger's. The platform's to say."""
+"""ProviderAccount: a provider's account whose figures are compared with the ledger's. The platform team writes it."""
 
 from typing import Annotated, Literal
 
@@ -31,21 +31,23 @@ DAYS_SHOWN = 7
 
 
 class Tolerance(Model):
-    """By how much two figures may differ and still agree: both must be passed."""
+    """By how much two figures may differ and still agree. They differ only if both percent and amount are exceeded."""
 
     percent: Percent | None = None
-    """Of the greater figure; 2 unless set."""
+    """Highest difference in percent of the greater figure, in quotes. Default: `2`. Example: `"0.5"`."""
     amount: PositiveAmount | None = None
-    """US dollars; 1.00 unless set."""
+    """Highest difference in US dollars, as a decimal number in quotes. Default: `1.00`. Example: `"0.01"`."""
 
 
 class ProviderAccountSpec(Model):
-    """Whose account, and what it pays for."""
+    """The desired state: which account is compared with the ledger, and for which services."""
 
     provider: Provider
-    """Who bills it."""
+    """Provider that bills the account. Required. Example: `OpenAI`."""
     admin_key: Annotated[str, Field(min_length=1, max_length=253, pattern="^[-._a-zA-Z0-9]+$")]
-    """The key of the Secret llmwarden-provider-keys, in LLM Warden's own namespace, that holds the provider's admin API key."""
+    """Key, in the Secret llmwarden-provider-keys of LLM Warden's own namespace, that holds the provider's admin API
+    key; never the API key itself. Required. Example: `openai`.
+    """
     base_url: (
         Annotated[
             str,
@@ -54,77 +56,92 @@ class ProviderAccountSpec(Model):
                 json_schema_extra=rules(
                     rule(
                         "self.matches('^https://[^/?#@]+(/[^?#]*)?$')",
-                        'must be an https URL without user, query and fragment, such as "https://eu.api.openai.com"',
+                        'must be an https URL without user name, query and fragment, such as "https://eu.api.openai.com"',
                     )
                 ),
             ),
         ]
         | None
     ) = None
-    """Where its API is; the provider's own host unless set. The admin key is sent there."""
+    """Address of the provider's API, to which the admin key is sent. Default: the provider's public address. Example:
+    `https://eu.api.openai.com`.
+    """
     projects: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=128)], ...], Field(max_length=64, json_schema_extra=SET)
     ] = ()
-    """Ids of OpenAI's projects, or of Anthropic's workspaces ("default" is the one without an id), that count; all unless set."""
+    """Ids of the OpenAI projects or Anthropic workspaces that count; "default" is the workspace without an id. Default:
+    none, so that all count. Example: `[proj_abc, default]`.
+    """
     namespace_selector: LabelSelector | None = None
-    """Namespaces, by their labels, whose services use this account; all unless set."""
+    """Labels of the namespaces whose services use this account. Set it where several accounts pay for one cluster.
+    Default: all namespaces.
+    """
     tolerance: Tolerance = Tolerance()
-    """By how much both figures may differ."""
+    """By how much the provider's and the ledger's figures may differ. Set it to be stricter or more lenient. Default: 2
+    percent and 1.00 US dollars.
+    """
 
 
 class AccountDay(Model):
-    """One UTC day, as the provider and as the ledger has it. Money is decimal US dollars."""
+    """Figures of the provider and of the ledger for one UTC day. Money is in US dollars, as decimal numbers."""
 
     day: Annotated[str, Field(max_length=10)]
-    """Such as 2026-11-20."""
+    """The day, in UTC. Example: `2026-11-20`."""
     provider_cost: Short
-    """What the provider charges for tokens."""
+    """What the provider charges for tokens, in US dollars. Example: `12.30`."""
     ledger_cost: Short
-    """What the ledger counted."""
+    """What the ledger counted, in US dollars. Example: `12.28`."""
     other_cost: Short
-    """What the provider charges beside tokens (searches, storage, sessions): compared with nothing."""
+    """What the provider charges for other things than tokens (searches, storage, sessions), in US dollars; it is not
+    compared.
+    """
     provider_tokens: Count
-    """Input and output tokens, by the provider."""
+    """Number of input and output tokens that the provider counted."""
     ledger_tokens: Count
-    """Input and output tokens, by the ledger."""
+    """Number of input and output tokens that the ledger counted."""
     verdict: Verdict
-    """Agrees, ProviderHasMore, LedgerHasMore, ProviderDearer, LedgerDearer; Partial where the ledger did not count the whole day."""
+    """Result of the comparison: Agrees, ProviderHasMore or LedgerHasMore (tokens differ), ProviderDearer or
+    LedgerDearer (costs differ), or Partial where the ledger did not count the whole day.
+    """
 
 
 class ProviderAccountSummary(Model):
-    """Figures as `kubectl get` shows them."""
+    """Figures in the form that `kubectl get` shows."""
 
     day: Annotated[str, Field(max_length=10)] | None = None
-    """The newest day that is compared."""
+    """The newest day that was compared. Absent before the first comparison. Example: `2026-11-20`."""
     provider: Annotated[str, Field(max_length=32), cut(32)] | None = None
-    """What the provider charges for its tokens."""
+    """What the provider charges for that day's tokens. Absent before the first comparison. Example: `$12.30`."""
     ledger: Annotated[str, Field(max_length=32), cut(32)] | None = None
-    """What the ledger counted."""
+    """What the ledger counted for that day. Absent before the first comparison. Example: `$12.28`."""
     verdict: Verdict | None = None
-    """How they compare."""
+    """Result of the comparison for that day. Absent before the first comparison. Example: `Agrees`."""
 
 
 class ProviderAccountStatus(Status):
-    """What is."""
+    """The observed state. Only the operator writes it."""
 
     observed_generation: Count = 0
-    """The generation of the spec that this status is of."""
+    """The metadata.generation of the spec that this status describes."""
     as_of: Time | None = None
-    """When the provider last answered."""
+    """When the provider last answered. Absent before its first answer."""
     summary: ProviderAccountSummary | None = None
-    """Figures as `kubectl get` shows them."""
+    """Figures in the form that `kubectl get` shows."""
     days: Annotated[
         tuple[AccountDay, ...], Field(max_length=DAYS_SHOWN, json_schema_extra=list_map("day")), first(DAYS_SHOWN)
     ] = ()
-    """The last days, the newest first."""
+    """The last seven days that were compared, the newest first."""
     problem: Text | None = None
-    """What the provider, or the way to it, said against the last question."""
+    """Why the last request to the provider failed. Absent where it succeeded."""
     conditions: Conditions = ()
-    """What holds and what does not."""
+    """Kubernetes conditions, such as Ready, with a reason and a remedy where one does not hold."""
 
 
 class ProviderAccount(Model):
-    """An account with a provider: its own usage and cost, day by day, beside the ledger's, to show that no traffic goes around."""
+    """An account with a provider.
+
+    Its own usage and cost are compared with the ledger's day by day, to show whether any calls avoid the proxy.
+    """
 
     model_config = ConfigDict(json_schema_extra=rules(short_name()))
 

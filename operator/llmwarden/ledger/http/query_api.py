@@ -15,7 +15,6 @@ from starlette.responses import Response
 from llmwarden import names
 from llmwarden.contracts.reconciliation import Reconciliation
 from llmwarden.contracts.spend import DIMENSIONS, By, GpuSpend, Spend, as_csv
-from llmwarden.domain.cost import Rates
 from llmwarden.ledger.core import Core
 from llmwarden.ledger.http import intake
 from llmwarden.ledger.providers.reconciliation import MOST_DAYS as MOST_ACCOUNT_DAYS
@@ -114,9 +113,7 @@ class SpendApi:
             )
         except queries.TooLargeError as error:
             raise Refusal(413, "too_large", str(error)) from error
-        found = await spend.summarise(
-            sums, by, span=span, rates_of=self._core.prices.get, late=self._late, gpu=self._core.gpu.price
-        )
+        found = await spend.summarise(sums, by, span=span, rater=self._core.rater)
         if len(found.rows) > MOST_ROWS:
             message = (
                 f"the answer has more than {MOST_ROWS} rows: ask by less, for a shorter time, or for one namespace"
@@ -132,9 +129,6 @@ class SpendApi:
             if (usage := self._core.gpu.usage(name, *span)) is not None and usage.milliseconds
         }
         return tuple(spend.gpu_spend(name, usage) for name, usage in used.items())
-
-    def _late(self, provider: str, model: str, at: int) -> Rates | None:
-        return self._core.late_price(provider, model, at)
 
     async def _authorise(self, caller: Caller, namespace: str) -> None:
         if auth.is_operator(caller, self._namespace) or await self._access.may_list(caller, namespace):

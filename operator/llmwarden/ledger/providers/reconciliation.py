@@ -30,7 +30,7 @@ from llmwarden.kube import Client, Informer
 from llmwarden.ledger.providers import usage as providers
 from llmwarden.ledger.providers.usage import ProviderError
 from llmwarden.ledger.rating import spend
-from llmwarden.ledger.rating.spend import LateRates, RatesOf
+from llmwarden.ledger.rating.rater import Rater
 from llmwarden.ledger.store.accounts import DAY, Accounts, DayRow, Turn
 
 logger = logging.getLogger(__name__)
@@ -102,18 +102,16 @@ class Reconciler:
         http: httpx.AsyncClient,
         *,
         clock: Callable[[], dt.datetime],
-        rates_of: RatesOf,
-        late: LateRates,
+        rater: Rater,
         namespaces: Callable[[], Labels],
     ) -> None:
-        """`rates_of` and `late` rate what was counted; `namespaces` tells the labels show all namespaces."""
+        """`rater` rates what was counted; `namespaces` gives the labels of all namespaces."""
         self._store = store
         self._alone = alone
         self._keys = keys
         self._http = http
         self._clock = clock
-        self._rates_of = rates_of
-        self._late = late
+        self._rater = rater
         self._namespaces = namespaces
         self._accounts: dict[str, Account] = {}
         self._invalid: dict[str, tuple[str, str]] = {}  # by name: the provider as it is written, and what is wrong
@@ -251,7 +249,7 @@ class Reconciler:
             return []
         first = await anyio.to_thread.run_sync(self._store.first, account.provider, where)
         sums = await anyio.to_thread.run_sync(self._store.counted, account.provider, where, start, end)
-        found = await spend.summarise(sums, ("day",), span=(start, end), rates_of=self._rates_of, late=self._late)
+        found = await spend.summarise(sums, ("day",), span=(start, end), rater=self._rater)
         ours = {row.by["day"][:10]: row for row in found.rows}
         began = _began(account, first)
         days: list[Day] = []

@@ -2,9 +2,7 @@
 
 Budgets and usage are read from here and never scan the database. One event loop uses it: no locks.
 
-A row that has a price's id is rated by that price, for good, where the ledger handed it out for that very provider and
-model, and where it says what the row's service tier costs. Any other row ("no price was known when it was counted") is rated
-at its bucket's start by what is known now, and again whenever prices change; while nothing is known its tokens are `uncosted`, never $0. Rating is linear in the counters, so what a report adds can be rated by itself.
+What a row costs is decided in `rater`; here is kept what may be rated again.
 
 Memory: about 0.4 KiB per service and bucket in which it was used (1.4 where GPU-hours price it), for `HORIZON_SECONDS`; older buckets live on in the
 totals only.
@@ -12,27 +10,19 @@ totals only.
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from msgspec.structs import astuple
 
 from llmwarden import names
 from llmwarden.contracts import ledger as wire
-from llmwarden.domain.cost import ORDINARY, Rates, cost, dearest
-from llmwarden.ledger.store import Delta, Issued, counts, issued_of
+from llmwarden.ledger.rating.rater import LateKey, Rater, Rating, rate
+from llmwarden.ledger.store import Delta, counts, issued_of
 from llmwarden.ledger.store.counts import Counts
 
 DAY = 86400
 # The longest window that a budget may have is 99 days (api: WholeWindow); one more for clocks and zones.
 HORIZON_SECONDS = 100 * DAY
 WINDOWS_KEPT = 32  # running sums per service
-
-PriceOf = Callable[[Issued], Rates | None]
-"""The numbers of a price, None where the ledger never handed it out for this provider and model."""
-LatePrice = Callable[[str, str, int], Rates | None]
-"""The price of (provider, model) at a time, in seconds since the epoch, as known now."""
-GpuPrice = Callable[[str, str, str, int], wire.Picodollars | None]
-"""What GPU-hours make of a service's (`namespace/name`) tokens of (provider, model) at a time; None where they do not price them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,26 +67,6 @@ def total(parts: Iterable[Sums]) -> Sums:
     )
 
 
-def rate(count: Counts, price: wire.Picodollars) -> int:
-    """Cost in picodollars (ARCHITECTURE.md, Keys)."""
-    return cost(count, price, requests=count.requests)
-
-
-class LateKey(NamedTuple):
-    """What counters without a usable price are rated by."""
-
-    provider: str
-    model: str
-    bucket: int
-    context: int
-    tier: str
-
-    @property
-    def title(self) -> str:
-        """The model, with the tier where that is what has no price."""
-        return self.model if self.tier in ORDINARY else f"{self.model} ({self.tier})"
-
-
 @dataclass(frozen=True, slots=True)
 class Rerated:
     """By how much rating again changed a service's figures: picodollars, and tokens that have a price now (negative: none any more)."""
@@ -107,21 +77,19 @@ class Rerated:
 
 @dataclass(slots=True)
 class _Late:
-    """Counters of a key that was reported without a usable price, and the price that rates them at present.
-
-    `bound` is the dearest that its model has where the price is None; None where the model has no price at all.
-    """
+    """Counters of a key that was reported without a usable price, and what rates them at present."""
 
     counts: Counts
-    price: wire.Picodollars | None
-    bound: wire.Picodollars | None = None
+    rating: Rating
 
     def sums(self) -> Sums:
         """Money and uncosted tokens of these counters; the counters themselves are not in it."""
-        if self.price is None:
-            assumed = rate(self.counts, self.bound) if self.bound is not None else 0
-            return Sums(uncosted=self.counts.budgeted_tokens, assumed=assumed)
-        return Sums(picodollars=rate(self.counts, self.price))
+        found = self.counts
+        return Sums(
+            picodollars=self.rating.picodollars(found),
+            uncosted=self.rating.uncosted(found),
+            assumed=self.rating.assumed(found),
+        )
 
 
 Lates = dict[int, dict[LateKey, _Late]]
@@ -148,10 +116,8 @@ class _Service:
 class Aggregate:
     """See the module. `now` in its methods is in seconds since the epoch."""
 
-    def __init__(self, price_of: PriceOf, late_price: LatePrice, gpu_price: GpuPrice | None = None) -> None:
-        self._price_of = price_of
-        self._late_price = late_price
-        self._gpu_price = gpu_price
+    def __init__(self, rater: Rater) -> None:
+        self._rater = rater
         self._services: dict[str, _Service] = {}
 
     @property
@@ -185,19 +151,16 @@ class Aggregate:
     def _rate(self, delta: Delta, lates: Lates) -> tuple[Sums, LateKey, _Late | None]:
         """What one report's growth is worth; and, where it has no usable price, all that is known of its key with it."""
         key = LateKey(delta.provider, delta.model, delta.bucket, delta.context, delta.tier)
-        issued = issued_of(delta)
-        rates = self._price_of(issued) if issued is not None else None
+        rates = self._rater.handed_out(issued_of(delta))
         price = rates.at(delta.context, delta.tier) if rates is not None else None
         if price is not None:
             return Sums(delta.counts, rate(delta.counts, price)), key, None
         known = lates.get(key.bucket, {}).get(key)
         if known is None:
             # The service never had this key: whatever price is found rates all of it.
-            known = _Late(counts.ZERO, *self._late(delta.service, key))
-            if known.price is None and known.bound is None and rates is not None:
-                known.bound = dearest(rates)  # the price that was handed out, whose tier has none
-        grown = _Late(delta.counts, known.price, known.bound).sums()
-        late = _Late(counts.add(known.counts, delta.counts), known.price, known.bound)
+            known = _Late(counts.ZERO, self._rater.late(delta.service, key, rates))
+        grown = _Late(delta.counts, known.rating).sums()
+        late = _Late(counts.add(known.counts, delta.counts), known.rating)
         return Sums(delta.counts, grown.picodollars, grown.uncosted, grown.assumed), key, late
 
     def reprice(
@@ -216,11 +179,11 @@ class Aggregate:
             if but is not None:
                 wanted = [bucket for bucket in wanted if not but(name, bucket)]
             for key, late in [item for bucket in wanted for item in service.late.get(bucket, {}).items()]:
-                price, bound = self._late(name, key)
-                if price == late.price:
+                rating = self._rater.late(name, key)
+                if rating.price == late.rating.price:
                     continue
                 before = late.sums()
-                late.price, late.bound = price, bound or late.bound
+                late.rating = Rating(rating.price, rating.bound or late.rating.bound)
                 after = late.sums()
                 difference = Sums(
                     picodollars=after.picodollars - before.picodollars,
@@ -248,18 +211,6 @@ class Aggregate:
             for bucket in buckets:
                 for key, late in known.late.get(bucket, {}).items():
                     yield key, late.counts
-
-    def _late(self, service: str, key: LateKey) -> tuple[wire.Picodollars | None, wire.Picodollars | None]:
-        """The price as known now, and where there is none the dearest that the model has in another tier."""
-        if self._gpu_price is not None:
-            price = self._gpu_price(service, key.provider, key.model, key.bucket)
-            if price is not None:
-                return price, None
-        rates = self._late_price(key.provider, key.model, key.bucket)
-        if rates is None:
-            return None, None
-        price = rates.at(key.context, key.tier)
-        return price, dearest(rates) if price is None else None
 
     def forget(self, now: float) -> None:
         """Drop buckets beyond the horizon; they stay in the totals, rated as they are now."""
@@ -307,6 +258,6 @@ class Aggregate:
                 for bucket, lates in known.late.items()
                 if bucket >= start
                 for key, late in lates.items()
-                if late.price is None and late.counts.budgeted_tokens
+                if late.rating.uncosted(late.counts)
             }
         )

@@ -14,9 +14,8 @@ import msgspec
 from llmwarden.contracts import ledger as wire
 from llmwarden.contracts.spend import By, GpuSpend, Spend, SpendRow
 from llmwarden.domain import money
-from llmwarden.domain.cost import Rates, cost
 from llmwarden.domain.gpuhours import hours
-from llmwarden.ledger.rating.aggregate import GpuPrice
+from llmwarden.ledger.rating.rater import LateKey, Rater, Rating
 from llmwarden.ledger.store import Issued, counts
 from llmwarden.ledger.store.counts import Counts
 from llmwarden.ledger.store.queries import Sum
@@ -24,9 +23,6 @@ from llmwarden.ledger.store.queries import Sum
 OTHER: Final = "other"
 MOST_LABELS: Final = 200  # of one label and service; the smaller ones together are "other"
 YIELD_EVERY: Final = 1000  # sums that are rated before others may run
-
-RatesOf = Callable[[Issued], Rates | None]
-LateRates = Callable[[str, str, int], Rates | None]
 
 
 class Figures(msgspec.Struct):
@@ -42,23 +38,17 @@ async def summarise(
     by: Sequence[By],
     *,
     span: tuple[int, int],
-    rates_of: RatesOf,
-    late: LateRates,
-    gpu: GpuPrice | None = None,
+    rater: Rater,
 ) -> Spend:
-    """Put sums together by these dimensions. `span` is what was asked for, in seconds since the epoch.
-
-    `gpu` says what GPU-hours make of tokens that were reported without a price, `late` what the tables do.
-    """
+    """Put sums together by these dimensions. `span` is what was asked for, in seconds since the epoch."""
     groups: dict[tuple[str, ...], Figures] = defaultdict(Figures)
-    known: dict[tuple[str, str, int], Rates | None] = {}
+    rater = rater.remembering()
     folded = _folded(sums, by)
     total = Figures()
     for number, one in enumerate(sums):
-        price = _price(one, rates_of, late, known, gpu)
+        rating = _rating(one, rater)
         for kind, part in _kinds(one.counts) if "kind" in by else (("", one.counts),):
-            spent = 0 if price is None else cost(part, price, requests=part.requests)
-            uncosted = part.budgeted_tokens if price is None else 0
+            spent, uncosted = rating.picodollars(part), rating.uncosted(part)
             for figures in (groups[_place(one, kind, by, folded)], total):
                 figures.counts = counts.add(figures.counts, part)
                 figures.picodollars += spent
@@ -78,25 +68,11 @@ async def summarise(
     return Spend(start=start, end=end, by=tuple(by), rows=rows, total=_row({}, total))
 
 
-def _price(
-    one: Sum,
-    rates_of: RatesOf,
-    late: LateRates,
-    known: dict[tuple[str, str, int], Rates | None],
-    gpu: GpuPrice | None,
-) -> wire.Picodollars | None:
+def _rating(one: Sum, rater: Rater) -> Rating:
     key = one.key
-    rates = rates_of(Issued(key.provider, key.model, key.price_id)) if key.price_id else None
-    price = rates.at(key.context, key.tier) if rates is not None else None
-    if price is None and gpu is not None:
-        price = gpu(f"{key.namespace}/{key.service}", key.provider, key.model, one.start)
-    if price is None:
-        sought = (key.provider, key.model, one.start)
-        if sought not in known:
-            known[sought] = late(*sought)
-        rates = known[sought]
-        price = rates.at(key.context, key.tier) if rates is not None else None
-    return price
+    issued = Issued(key.provider, key.model, key.price_id) if key.price_id else None
+    late = LateKey(key.provider, key.model, one.start, key.context, key.tier)
+    return rater.rating(f"{key.namespace}/{key.service}", issued, late)
 
 
 def _kinds(whole: Counts) -> Iterable[tuple[str, Counts]]:

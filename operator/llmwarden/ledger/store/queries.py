@@ -32,13 +32,18 @@ def read(
 ) -> list[Sum]:
     """Sums of the buckets from `start` to before `end` (seconds since the epoch), by slots of `step` seconds; 0 is one slot.
 
-    `namespaces` None is all; `service` "" is all. What has no price of its own, or a tier that may have none, comes by bucket:
-    it is rated at its bucket's time. Raises TooLargeError.
+    `namespaces` None is all; `service` "" is all. What has no price of its own (none, or one that was never handed out for its model), or
+    a tier that may have none, comes by bucket: it is rated at its bucket's time. Raises TooLargeError.
     """
     source = t.rows if pods else t.spend
     bucket = source.c.bucket
     slot = bucket - bucket % step if step else sa.literal(start, sa.BigInteger)
-    by_bucket = sa.or_(t.keys.c.price_id == "", t.keys.c.tier != "")
+    handed_out = sa.exists().where(
+        t.issued.c.provider == t.keys.c.provider,
+        t.issued.c.model == t.keys.c.model,
+        t.issued.c.price_id == t.keys.c.price_id,
+    )
+    by_bucket = sa.or_(t.keys.c.price_id == "", t.keys.c.tier != "", sa.not_(handed_out))
     exact = sa.case((by_bucket, bucket), else_=slot).label("slot")
     pod = t.journals.c.pod_name if pods else sa.literal("")
     columns = [t.keys.c[name] for name in Key._fields]

@@ -15,7 +15,8 @@ from llmwarden.domain.objectives import (
     QueueObjective,
     Share,
 )
-from llmwarden.manifests import promql, vocabulary
+from llmwarden.manifests import promql
+from llmwarden.manifests.alerts import vocabulary
 from llmwarden.manifests.params import Params
 
 FAILING: Final = "5m"  # calls come, and so long not one of them is answered

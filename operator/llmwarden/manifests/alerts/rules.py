@@ -7,8 +7,7 @@ compared with a bucket's bound, never interpolated.
 from typing import Any, Final
 
 from llmwarden import names
-from llmwarden.manifests import vocabulary
-from llmwarden.manifests.alerts import defaults, objective_alerts, slo, spending
+from llmwarden.manifests.alerts import defaults, objective_alerts, slo, spending, vocabulary
 from llmwarden.manifests.manifest import Manifest, beside, dashboard_uid
 from llmwarden.manifests.monitors import API_VERSION
 from llmwarden.manifests.params import Params

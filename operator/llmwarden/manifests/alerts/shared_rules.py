@@ -7,8 +7,7 @@ each. What a rule must know of a service (its engine, thresholds, which alerts h
 from typing import Any, Final
 
 from llmwarden import names
-from llmwarden.manifests import vocabulary
-from llmwarden.manifests.alerts import defaults, objective_alerts, spending
+from llmwarden.manifests.alerts import defaults, objective_alerts, spending, vocabulary
 from llmwarden.manifests.manifest import Manifest, ours
 from llmwarden.manifests.monitors import API_VERSION
 from llmwarden.manifests.params import ClusterParams

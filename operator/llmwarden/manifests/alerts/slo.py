@@ -14,8 +14,8 @@ from typing import Any, Final
 from llmwarden import names
 from llmwarden.domain import durations, engine_objectives
 from llmwarden.domain.objectives import AvailabilityObjective, Share
-from llmwarden.manifests import promql, vocabulary
-from llmwarden.manifests.alerts import indicators
+from llmwarden.manifests import promql
+from llmwarden.manifests.alerts import indicators, vocabulary
 from llmwarden.manifests.params import Params
 
 MINUTE: Final = 60

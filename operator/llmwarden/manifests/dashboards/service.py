@@ -13,8 +13,8 @@ from typing import Any, Final
 from llmwarden import names
 from llmwarden.domain import engines, upstream
 from llmwarden.domain.objectives import AvailabilityObjective
-from llmwarden.manifests import promql, vocabulary
-from llmwarden.manifests.alerts import slo
+from llmwarden.manifests import promql
+from llmwarden.manifests.alerts import slo, vocabulary
 from llmwarden.manifests.dashboards.panels import (
     HALF,
     INTERVAL,

@@ -3,16 +3,14 @@
 import asyncio
 import ssl
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from llmwarden.proxy.http import http1
 from llmwarden.proxy.http.egress import TunnelError
+from llmwarden.proxy.http.endpoint import Connection
 from llmwarden.proxy.http.http1 import AnswerHead
 from llmwarden.proxy.http.upstream import UpstreamConnection
 from llmwarden.proxy.seam import Call, Decision, Forward, Refusal, Request
-
-if TYPE_CHECKING:
-    from llmwarden.proxy.http.server import ClientConnection
 
 _HELD_BEFORE_CONNECT: Final = 64 * 1024  # bytes of a streamed body that wait for the upstream's connection
 _BORROWED_FROM: Final = 64 * 1024  # bytes of a held body from which on it counts against the route's allowance
@@ -21,6 +19,20 @@ _DISCARD: Final = 1024 * 1024  # bytes of a body that are read and dropped after
 _SAFE: Final = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 _LENGTH: Final = frozenset({b"content-length"})
 _DECIDED: Final = (Forward, Refusal)
+# The request's body.
+_HOLDING: Final = 0  # kept until it is decided what becomes of the call
+_HELD: Final = 1  # the same, and complete
+_STREAMING: Final = 2  # sent on as it comes
+_COMPLETE: Final = 3  # decided, and all here
+# The answer.
+_QUEUED: Final = 0  # it is not this request's turn yet
+_WAITING: Final = 1  # nothing of it was sent to the client; the request counts among the route's active ones
+_ANSWERING: Final = 2  # its head was sent
+_DONE: Final = 3
+# The upstream's connection.
+_FRESH: Final = 0
+_REUSED: Final = 1  # from the pool: the upstream may just have closed it
+_RETRIED: Final = 2
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -29,50 +41,54 @@ class Exchange:
 
     __slots__ = (
         "_answer_headers",
+        "_answer_state",
+        "_attempt",
         "_body",
+        "_body_state",
         "_borrowed",
         "_call",
         "_chunked",
         "_close",
-        "_complete",
-        "_counted",
         "_discarded",
-        "_done",
-        "_head_sent",
         "_held",
-        "_holding",
         "_out",
         "_replacement",
-        "_retried",
-        "_reused",
         "_task",
         "connection",
         "request",
         "upstream",
     )
 
-    def __init__(self, connection: "ClientConnection", request: Request) -> None:
+    def __init__(self, connection: Connection, request: Request) -> None:
         self.connection = connection
         self.request = request
         self.upstream: UpstreamConnection | None = None
         self._call: Call | None = None
         self._body: list[bytes] = []
         self._held = 0
-        self._holding = True
-        self._complete = False  # the request's body is all here
+        self._body_state = _HOLDING
+        self._answer_state = _QUEUED
+        self._attempt = _FRESH
         self._replacement: bytes | None = None
         self._answer_headers: tuple[tuple[bytes, bytes], ...] = ()
         self._out: list[bytes] = []
-        self._head_sent = False
-        self._chunked = False
-        self._close = False
-        self._done = False
-        self._counted = False  # among the route's active ones
+        self._chunked = False  # the answer goes to the client in chunks
+        self._close = False  # the client's connection ends with the answer
         self._borrowed = 0  # bytes of the route's allowance for held bodies
         self._discarded = 0
-        self._reused = False
-        self._retried = False
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def _whole(self) -> bool:
+        """Whether the request's body is all here."""
+        return self._body_state in (_HELD, _COMPLETE)
+
+    def _release(self) -> None:
+        """The body need not be held any longer."""
+        if self._body_state == _HOLDING:
+            self._body_state = _STREAMING
+        elif self._body_state == _HELD:
+            self._body_state = _COMPLETE
 
     # From the client's side.
 
@@ -84,7 +100,7 @@ class Exchange:
             self._overloaded("concurrency", "too many requests at once")
             return
         endpoint.active += 1
-        self._counted = True
+        self._answer_state = _WAITING
         self._call = endpoint.service.open(request)
         if request.expects:
             self.connection.write(_CONTINUE)
@@ -92,21 +108,21 @@ class Exchange:
             self._dispatch(None)
         elif request.encoded or (request.length or 0) > endpoint.limits.body_bytes:
             self._admit(None)
-        elif self._complete:
+        elif self._body_state == _HELD:
             self._admit(b"".join(self._body))
 
     def body(self, data: bytes) -> None:
         """A piece of the request's body."""
-        if self._done:
+        if self._answer_state == _DONE:
             self._discarded += len(data)
             if self._discarded > _DISCARD:
                 self.connection.close()
-        elif self.upstream is not None and not self._holding:
+        elif self.upstream is not None and self._body_state >= _STREAMING:
             self.upstream.write(http1.chunk(data) if self.request.chunked else data)
         else:
             self._body.append(data)
             self._held += len(data)
-            if self._call is None or not self._holding:
+            if self._call is None or self._body_state >= _STREAMING:
                 if self._held > _HELD_BEFORE_CONNECT:
                     self.connection.pause_reading()
             elif self._held > self.connection.endpoint.limits.body_bytes and self._task is None:
@@ -126,31 +142,33 @@ class Exchange:
 
     def body_end(self) -> None:
         """The request's body is complete."""
-        self._complete = True
-        if self._done:
+        holding = self._body_state == _HOLDING
+        self._body_state = _HELD if holding else _COMPLETE
+        if self._answer_state == _DONE:
             self.connection.done(self, keep=not self._close)
-        elif self.upstream is not None and not self._holding:
+        elif self.upstream is not None and not holding:
             if self.request.chunked:
                 self.upstream.write(http1.LAST_CHUNK)
             self.connection.expect_answer()
-        elif self._call is not None and self._holding and self._task is None:
+        elif self._call is not None and holding and self._task is None:
             self._admit(b"".join(self._body))
 
     def abort(self) -> None:
         """The client is gone: so is the answer's receiver, and the upstream hears of it."""
-        if self._done:
+        if self._answer_state == _DONE:
             return
+        status = None if self._answer_state == _ANSWERING else 499
         self._leave()
         self._stop_task()
         if self.upstream is not None:
             self.upstream.close()
             self.upstream = None
         if self._call is not None:
-            self._call.fail("client_disconnected", None if self._head_sent else 499)
+            self._call.fail("client_disconnected", status)
 
     def time_out(self) -> None:
         """The upstream was silent for too long."""
-        if self._done:
+        if self._answer_state == _DONE:
             return
         self._break("timeout", 504, "the upstream did not answer in time")
 
@@ -171,7 +189,7 @@ class Exchange:
         if call is None:
             return
         if body is None:
-            self._holding = False
+            self._release()
         decision = call.admit(body)
         if isinstance(decision, _DECIDED):
             self._decided(decision)
@@ -181,7 +199,7 @@ class Exchange:
     async def _wait(self, decision: Awaitable[Decision]) -> None:
         decided = await decision
         self._task = None
-        if not self._done:
+        if self._answer_state != _DONE:
             self._decided(decided)
 
     def _decided(self, decision: Decision) -> None:
@@ -196,13 +214,13 @@ class Exchange:
 
     def _dispatch(self, replacement: bytes | None) -> None:
         self._replacement = replacement
-        self._holding = False
+        self._release()
         endpoint = self.connection.endpoint
         upstream = endpoint.pool.take(endpoint.loop.time())
         if upstream is None:
             self._task = endpoint.loop.create_task(self._connect())
             return
-        self._reused = True
+        self._attempt = _REUSED
         self._connected(upstream)
 
     async def _connect(self) -> None:
@@ -225,7 +243,7 @@ class Exchange:
             self._break("upstream_connect", 502, "the upstream refused the connection")
             return
         self._task = None
-        if self._done:
+        if self._answer_state == _DONE:
             upstream.transport.abort()
             return
         self._connected(upstream)
@@ -260,7 +278,7 @@ class Exchange:
         else:
             if request.chunked:
                 out += [http1.chunk(piece) for piece in self._body]
-                if self._complete:
+                if self._whole:
                     out.append(http1.LAST_CHUNK)
             else:
                 out += self._body
@@ -272,10 +290,10 @@ class Exchange:
         if self.connection.slow:
             self.pause()  # an answer before this one is not taken yet
         self._give_back()
-        if self._complete:
+        if self._whole:
             self.connection.expect_answer()  # until then the client's own deadline holds
 
-    # From the upstream's side (upstream.Receiver).
+    # From the upstream's side (upstream.AnswerReceiver).
 
     def response_head(self, head: AnswerHead) -> bool:
         """Send the head on."""
@@ -292,7 +310,7 @@ class Exchange:
         self._out.append(
             http1.response_head(head, drop=drop, extra=self._answer_headers, chunked=self._chunked, close=self._close)
         )
-        self._head_sent = True
+        self._answer_state = _ANSWERING
         return not bodiless
 
     def response_body(self, data: bytes, framed: bytes | None) -> None:
@@ -329,7 +347,7 @@ class Exchange:
         self._out.clear()
         upstream, self.upstream = self.upstream, None
         if upstream is not None and not upstream.lost:
-            if reusable and self._complete:
+            if reusable and self._whole:
                 upstream.transport.resume_reading()  # a slow client may have paused it
                 upstream.release()
             else:
@@ -338,14 +356,14 @@ class Exchange:
 
     def upstream_lost(self, error: str, *, received: bool) -> None:
         """Retry what may be retried; otherwise say so, or let the client see the truncation."""
-        if self._done:
+        if self._answer_state == _DONE:
             return
         self.upstream = None
         request = self.request
         # A body, which such a method seldom has, is not kept: without it the upstream would wait.
-        safe = request.method in _SAFE and self._complete and not received and not (request.length or request.chunked)
-        if self._reused and safe and not self._retried and self._call is None:
-            self._retried = True
+        safe = request.method in _SAFE and self._whole and not received and not (request.length or request.chunked)
+        if self._attempt == _REUSED and safe and self._call is None:
+            self._attempt = _RETRIED
             self._task = self.connection.endpoint.loop.create_task(self._connect())
             return
         self._break(error, 502, "the upstream closed the connection before it answered")
@@ -356,7 +374,7 @@ class Exchange:
             self.upstream.close()
             self.upstream = None
         call, self._call = self._call, None
-        if self._head_sent:
+        if self._answer_state == _ANSWERING:
             self._leave()
             if call is not None:
                 self._add(call.fail("truncated" if error == "upstream_closed" else error))
@@ -384,12 +402,6 @@ class Exchange:
         if upstream is not None:
             self.connection.splice(upstream)
 
-    def raw(self, data: bytes) -> None:
-        """Never: a splice takes over in `switched`."""
-
-    def raw_eof(self) -> None:
-        """Never: the same."""
-
     def pause_sending(self) -> None:
         """The upstream is slow to take the request: so are we."""
         self.connection.pause_reading()
@@ -411,11 +423,9 @@ class Exchange:
 
     def _leave(self) -> None:
         """The exchange is over: give back what the route's limits counted."""
-        self._done = True
-        endpoint = self.connection.endpoint
-        if self._counted:
-            self._counted = False
-            endpoint.active -= 1
+        if self._answer_state in (_WAITING, _ANSWERING):
+            self.connection.endpoint.active -= 1
+        self._answer_state = _DONE
         self._give_back()
 
     def _give_back(self) -> None:
@@ -425,14 +435,14 @@ class Exchange:
 
     def _answer(self, status: int, body: bytes, headers: tuple[tuple[bytes, bytes], ...]) -> None:
         self._leave()
-        self._close = not self.request.keep or self.connection.endpoint.draining or not self._complete
+        self._close = not self.request.keep or self.connection.endpoint.draining or not self._whole
         self.connection.write(
             http1.own_response(status, body, extra=headers, close=self._close, bodiless=self.request.method == b"HEAD")
         )
         self._finish()
 
     def _finish(self) -> None:
-        if self._complete:
+        if self._whole:
             self.connection.done(self, keep=not self._close)
         else:
             self._body = []

@@ -1,20 +1,18 @@
-"""Clients' connections: parsing, limits, time-outs, pipelining, and splicing of what is not HTTP/1. Knows bytes only."""
+"""A client's connection: parsing, limits, time-outs and pipelining. Knows bytes only."""
 
 import asyncio
-import contextlib
 import math
 import time
 from collections import deque
 from typing import Final, cast
 
-from llmwarden.contracts.sidecar import Limits, Route
 from llmwarden.proxy.http import http1
+from llmwarden.proxy.http.endpoint import Connection, Endpoint
 from llmwarden.proxy.http.exchange import Exchange
-from llmwarden.proxy.http.http1 import AnswerHead, Chunks
-from llmwarden.proxy.http.listen import listeners
-from llmwarden.proxy.http.upstream import Pool, UpstreamConnection
-from llmwarden.proxy.seam import Request, Service
-from llmwarden.proxy.settings import parse_origin
+from llmwarden.proxy.http.http1 import Chunks
+from llmwarden.proxy.http.splice import Splice
+from llmwarden.proxy.http.upstream import UpstreamConnection
+from llmwarden.proxy.seam import Request
 
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n"  # RFC 9113, 3.4
 _TLS_HANDSHAKE: Final = 0x16  # RFC 8446, 5.1
@@ -31,86 +29,41 @@ _CODES: Final = {
 _RETRY_AFTER: Final = (b"Retry-After", b"1")  # of a 503: what is full now is free soon
 
 
-class Endpoint:
-    """One route at work: its listener, its clients' connections, its upstream's pool."""
-
-    def __init__(self, route: Route, service: Service, pool: Pool, limits: Limits) -> None:
-        origin = parse_origin(route.upstream)
-        self.route = route
-        self.service = service
-        self.pool = pool
-        self.limits = limits
-        self.prefix = pool.prefix
-        # An application that was sent to us by its environment says our address; one that is called through us says its own.
-        self.host = origin.authority.encode() if route.mode == "Env" else b""
-        self.splices_tls = route.mode == "Port"
-        self.draining = False
-        self.loop = asyncio.get_running_loop()
-        self.connections: set[ClientConnection] = set()
-        self.active = 0  # requests being answered
-        self.held = 0  # bytes of large bodies that are held to be read
-        self.port = route.listen.port  # as bound, once it is
-        self._servers: list[asyncio.Server] = []
-
-    async def listen(self) -> None:
-        """Bind; raises OSError when the port is taken."""
-        for sock in listeners(self.route.listen.host, self.route.listen.port):
-            self.port = int(sock.getsockname()[1])
-            self._servers.append(await self.loop.create_server(lambda: ClientConnection(self), sock=sock))
-
-    def sweep(self) -> None:
-        """Close what is past its deadline."""
-        now = self.loop.time()
-        for connection in [item for item in self.connections if item.deadline < now]:
-            connection.expired()
-        self.pool.sweep(now)
-
-    def drain(self) -> None:
-        """Accept nothing more; idle connections close now, busy ones after their answer."""
-        self.draining = True
-        for server in self._servers:
-            server.close()
-        for connection in list(self.connections):
-            connection.close_if_idle()
-
-    def abort(self) -> None:
-        """Break what is left."""
-        for connection in list(self.connections):
-            connection.abort()
-        self.pool.close()
+# What a client's bytes are at the moment.
+_SNIFFING: Final = 0  # the first ones, until it is known whether they are HTTP/1
+_BETWEEN: Final = 1  # none yet of the next request
+_HEAD: Final = 2  # of a head that is not complete
+_BODY: Final = 3  # of a request's body
+_UPGRADING: Final = 4  # for another protocol, if the upstream agrees to it; from here on no request is read
+_STOPPED: Final = 5  # dropped
+_SPLICED: Final = 6  # passed on as they are
 
 
-class ClientConnection(asyncio.Protocol):
+class ClientConnection(Connection):
     """One client. Requests are answered in their order; while one is answered, at most one read's worth of further ones waits."""
 
     __slots__ = (
         "_bad",
-        "_begun",
-        "_body_paused",
         "_chunks",
         "_current",
         "_early",
+        "_first",
         "_left",
         "_queue",
         "_read_paused",
         "_reading",
         "_repeated",
         "_rest",
-        "_sniffed",
         "_splice",
         "_started",
-        "_stopped",
+        "_state",
         "_writing_paused",
-        "deadline",
-        "endpoint",
-        "transport",
     )
 
     def __init__(self, endpoint: Endpoint) -> None:
-        self.endpoint = endpoint
-        self.transport: asyncio.Transport = cast("asyncio.Transport", None)  # until connection_made
-        self.deadline = math.inf
-        self._sniffed: bytes | None = b""  # the first bytes, until it is known what they are
+        super().__init__(endpoint)
+        self._state = _SNIFFING
+        self._first = b""  # the first bytes, until it is known what they are
         self._early = b""  # what a client sent before its upgrade was answered
         self._bad: http1.BadMessageError | None = None
         self._current: Exchange | None = None
@@ -119,13 +72,11 @@ class ClientConnection(asyncio.Protocol):
         self._splice: Splice | None = None
         self._rest = b""  # of a head that is not complete
         self._repeated: http1.Repeated | None = None
-        self._begun = False  # there is such a head
         self._left = 0  # bytes of a body that are still to come
         self._chunks: Chunks | None = None
         self._started = 0.0
-        self._stopped = False  # nothing more is read from this client
+        # Backpressure, in both directions.
         self._read_paused = False
-        self._body_paused = False
         self._writing_paused = False
 
     # What the event loop calls.
@@ -143,7 +94,7 @@ class ClientConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """Tell whoever is on the other side."""
         self.endpoint.connections.discard(self)
-        self._stopped = True
+        self._state = _STOPPED
         self._queue.clear()
         current, self._current = self._current, None
         if current is not None:
@@ -163,19 +114,19 @@ class ClientConnection(asyncio.Protocol):
         if self._splice is not None:
             self._splice.client_data(data)
             return
-        if self._stopped:
-            if self._current is not None and self._current.request.upgrade:
+        if self._state >= _UPGRADING:
+            if self._state == _UPGRADING:
                 self._early += data
                 if len(self._early) > _EARLY:
                     self.pause_reading()
             return
-        if self._sniffed is not None:
-            data = self._sniff(self._sniffed + data)
+        if self._state == _SNIFFING:
+            data = self._sniff(self._first + data)
             if not data:
                 return
         try:
-            while data and not self._stopped:
-                data = self._take_head(data) if self._reading is None else self._take_body(data)
+            while data and self._state < _UPGRADING:
+                data = self._take_body(data) if self._state == _BODY else self._take_head(data)
         except http1.BadMessageError as error:
             self._refuse(error)
 
@@ -186,7 +137,7 @@ class ClientConnection(asyncio.Protocol):
             self._splice.pause_upstream()
         elif self._current is not None:
             self._current.pause()
-        elif not self._stopped:
+        elif self._state < _UPGRADING:
             self._wait_for_client()
 
     def resume_writing(self) -> None:
@@ -196,7 +147,7 @@ class ClientConnection(asyncio.Protocol):
             self._splice.resume_upstream()
         elif self._current is not None:
             self._current.resume()
-        elif not self._stopped:
+        elif self._state < _UPGRADING:
             self._rest_idle()
 
     # The first bytes: HTTP/1, or something that passes as it is.
@@ -204,19 +155,21 @@ class ClientConnection(asyncio.Protocol):
     def _sniff(self, data: bytes) -> bytes:
         """The data, once it is known to be HTTP/1; nothing while that is open or when it is something else."""
         if _PREFACE.startswith(data[: len(_PREFACE)]):
-            self._sniffed = data
+            self._first = data
             if len(data) >= len(_PREFACE):
                 self._begin_splice("http2", data)
             return b""
         if data[0] == _TLS_HANDSHAKE and self.endpoint.splices_tls:
             self._begin_splice("tls", data)
             return b""
-        self._sniffed = None
+        self._first = b""
+        self._state = _BETWEEN
         return data
 
     def _begin_splice(self, reason: str, data: bytes) -> None:
         self.endpoint.service.spliced(reason)
         self.deadline = math.inf
+        self._state = _SPLICED
         self._splice = Splice(self, None)
         self._splice.client_data(data)
         self._splice.connect()
@@ -225,6 +178,7 @@ class ClientConnection(asyncio.Protocol):
         """From now on, bytes between this client and that upstream."""
         self.deadline = math.inf
         self._current = None
+        self._state = _SPLICED
         self._splice = Splice(self, upstream)
         self.resume_reading()
         self._splice.client_data(self._early)
@@ -233,7 +187,7 @@ class ClientConnection(asyncio.Protocol):
     # Heads and bodies. Each returns what it has not read.
 
     def _take_head(self, data: bytes) -> bytes:
-        if not self._begun:
+        if self._state != _HEAD:
             data = data.lstrip(b"\r\n")  # RFC 9112, 2.2
             if not data:
                 return b""
@@ -250,7 +204,7 @@ class ClientConnection(asyncio.Protocol):
             self._rest = data
             return b""
         self._rest = b""
-        self._begun = False
+        self._state = _BETWEEN
         head, rest = data[:end], data[end + 4 :]
         request = self._repeated.read(head, self._started) if self._repeated is not None else None
         if request is None:
@@ -260,7 +214,7 @@ class ClientConnection(asyncio.Protocol):
         return rest
 
     def _begin_head(self) -> None:
-        self._begun = True
+        self._state = _HEAD
         self._started = time.perf_counter()
         if self._current is None:
             self.deadline = self.endpoint.loop.time() + self.endpoint.limits.head_seconds
@@ -276,6 +230,7 @@ class ClientConnection(asyncio.Protocol):
                 return
             request.upgrade = b""  # Java asks for h2c with every request; ignoring that is what RFC 9110, 7.8 allows
         self._reading = exchange
+        self._state = _BODY
         self._left = request.length or 0
         self._chunks = Chunks() if request.chunked else None
         self._begin(exchange)
@@ -309,14 +264,16 @@ class ClientConnection(asyncio.Protocol):
         if self._reading is not reading:
             return  # the connection was closed over it
         self._reading = None
+        if self._state == _BODY:
+            self._state = _BETWEEN
         if not reading.request.keep:
-            self._stopped = True  # what follows "Connection: close" is not a request
+            self._state = _STOPPED  # what follows "Connection: close" is not a request
         reading.body_end()
 
     def _await_upgrade(self, exchange: Exchange, rest: bytes) -> None:
         """What follows such a request is for the other protocol, if the upstream agrees to it."""
         self._early = rest  # kept for the splice
-        self._stopped = True
+        self._state = _UPGRADING
         exchange.request.keep = False  # whatever the answer: what follows is not for us to read
         self.pause_reading()
         self._begin(exchange)
@@ -350,24 +307,24 @@ class ClientConnection(asyncio.Protocol):
         self.resume_reading()
         self.deadline = self.endpoint.loop.time() + self.endpoint.limits.head_seconds
 
-    def done(self, exchange: Exchange, *, keep: bool) -> None:
+    def done(self, exchange: object, *, keep: bool) -> None:
         """The exchange is over; go on with the next request, or close."""
         if exchange is not self._current:
             return
         self._current = None
         if not keep or (self._bad is not None and not self._queue):
-            self._stopped = True
+            self._state = _STOPPED
             if self._bad is not None and keep:
                 self._say(self._bad)
             self.transport.close()
             return
         if self._queue:
-            exchange = self._queue.popleft()
-            self._current = exchange
+            following = self._queue.popleft()
+            self._current = following
             self._expect_body()
             self.resume_reading()  # its body may not be all here
             # Not from in here: of many that are answered at once each would begin the next.
-            self.endpoint.loop.call_soon(self._start, exchange)
+            self.endpoint.loop.call_soon(self._start, following)
             return
         if self.endpoint.draining:
             self.transport.close()
@@ -384,7 +341,9 @@ class ClientConnection(asyncio.Protocol):
     def _rest_idle(self) -> None:
         self.resume_reading()
         limits = self.endpoint.limits
-        self.deadline = self.endpoint.loop.time() + (limits.head_seconds if self._begun else limits.idle_seconds)
+        self.deadline = self.endpoint.loop.time() + (
+            limits.head_seconds if self._state == _HEAD else limits.idle_seconds
+        )
 
     def _start(self, exchange: Exchange) -> None:
         if exchange is self._current:
@@ -408,7 +367,7 @@ class ClientConnection(asyncio.Protocol):
 
     def close(self) -> None:
         """Close after what was written is sent."""
-        self._stopped = True
+        self._state = _STOPPED
         self._current = None
         self.transport.close()
 
@@ -453,10 +412,10 @@ class ClientConnection(asyncio.Protocol):
     # Refusals of what is not a request.
 
     def _refuse(self, error: http1.BadMessageError) -> None:
-        if self._stopped and self._bad is not None:
+        if self._state == _STOPPED and self._bad is not None:
             return
         self._bad = error
-        self._stopped = True
+        self._state = _STOPPED
         if self._current is not None:
             if self._reading is self._current:  # its own body is malformed: there is nothing to answer
                 self.transport.abort()
@@ -470,101 +429,3 @@ class ClientConnection(asyncio.Protocol):
         body = self.endpoint.service.error_body(error.status, _CODES.get(error.status, "bad_request"), error.message)
         extra = (_RETRY_AFTER,) if error.status == 503 else ()  # noqa: PLR2004 - HTTP's number
         self.write(http1.own_response(error.status, body, extra=extra, close=True))
-
-
-class Splice:
-    """Bytes both ways, with backpressure and half-closes, between a client and an upstream (upstream.Receiver)."""
-
-    def __init__(self, client: ClientConnection, upstream: UpstreamConnection | None) -> None:
-        self._client = client
-        self._upstream = upstream
-        self._waiting: list[bytes] = []
-        self._task: asyncio.Task[None] | None = None
-        if upstream is not None:
-            upstream.receiver = self
-            upstream.splicing = True
-
-    def connect(self) -> None:
-        """Connect to the upstream; the client waits meanwhile."""
-        self._client.pause_reading()
-        self._task = self._client.endpoint.loop.create_task(self._connect())
-
-    async def _connect(self) -> None:
-        try:
-            upstream = await self._client.endpoint.pool.connect(self)
-        except OSError:  # TimeoutError is one
-            self._client.abort()
-            return
-        self._upstream = upstream
-        upstream.write(b"".join(self._waiting))
-        self._waiting.clear()
-        self._client.resume_reading()
-
-    def client_data(self, data: bytes) -> None:
-        """Send on what the client sent."""
-        if self._upstream is None:
-            self._waiting.append(data)
-        elif data and not self._upstream.lost:
-            self._upstream.write(data)
-
-    def client_eof(self) -> None:
-        """The client ended its half."""
-        if self._upstream is not None and not self._upstream.lost and self._upstream.transport.can_write_eof():
-            self._upstream.transport.write_eof()
-        elif self._upstream is not None:
-            self._upstream.close()
-
-    def client_lost(self) -> None:
-        """The client is gone."""
-        if self._task is not None:
-            self._task.cancel()
-        if self._upstream is not None:
-            self._upstream.close()
-
-    def pause_upstream(self) -> None:
-        """The client is slow."""
-        if self._upstream is not None and not self._upstream.lost:
-            self._upstream.transport.pause_reading()
-
-    def resume_upstream(self) -> None:
-        """The client has caught up."""
-        if self._upstream is not None and not self._upstream.lost:
-            self._upstream.transport.resume_reading()
-
-    def raw(self, data: bytes) -> None:
-        """Send on what the upstream sent."""
-        self._client.write(data)
-
-    def raw_eof(self) -> None:
-        """The upstream ended its half."""
-        if not self._client.transport.is_closing():
-            with contextlib.suppress(NotImplementedError):
-                self._client.transport.write_eof()
-
-    def upstream_lost(self, error: str, *, received: bool) -> None:  # noqa: ARG002 - Receiver's signature
-        """The upstream is gone: after what it sent, so is the client."""
-        self._client.transport.close()
-
-    def pause_sending(self) -> None:
-        """The upstream is slow."""
-        self._client.pause_reading()
-
-    def resume_sending(self) -> None:
-        """The upstream has caught up."""
-        self._client.resume_reading()
-
-    def response_head(self, head: AnswerHead) -> bool:  # noqa: ARG002 - Receiver's signature
-        """Never: a splice's bytes are not parsed."""
-        return True
-
-    def response_body(self, data: bytes, framed: bytes | None) -> None:
-        """Never: the same."""
-
-    def response_end(self, *, reusable: bool) -> None:
-        """Never: the same."""
-
-    def switched(self, head: AnswerHead, rest: bytes) -> None:
-        """Never: the same."""
-
-    def flush(self) -> None:
-        """Never: the same."""

@@ -17,8 +17,16 @@ _SWITCHING: Final = 101
 _MAX_HEAD: Final = 256 * 1024  # bytes of an answer's head; providers send long policy headers
 
 
-class Receiver(Protocol):
-    """Who gets an answer: an exchange, or one end of a splice."""
+# What has come of the answer.
+_SILENT: Final = 0
+_HEAD: Final = 1  # bytes of a head that is not complete, or of an interim answer
+_BODY: Final = 2
+_ENDED: Final = 3
+_SWITCHED: Final = 4  # the upstream agreed to another protocol: what comes now is no answer
+
+
+class AnswerReceiver(Protocol):
+    """Who gets one answer: an exchange."""
 
     def response_head(self, head: AnswerHead) -> bool:
         """Note the head; False when no body follows whatever it says (an answer to HEAD)."""
@@ -38,11 +46,24 @@ class Receiver(Protocol):
     def upstream_lost(self, error: str, *, received: bool) -> None:
         """The connection broke before the answer's end; `received` when any byte of an answer had come."""
 
-    def raw(self, data: bytes) -> None:
-        """Bytes of a splice."""
+    def pause_sending(self) -> None:
+        """The upstream takes no more for now."""
 
-    def raw_eof(self) -> None:
-        """The upstream's half of a splice ended."""
+    def resume_sending(self) -> None:
+        """The upstream takes more again."""
+
+
+class ByteReceiver(Protocol):
+    """Who gets whatever an upstream sends: one end of a splice."""
+
+    def upstream_data(self, data: bytes) -> None:
+        """Bytes have come."""
+
+    def upstream_eof(self) -> None:
+        """The upstream ended its half."""
+
+    def upstream_lost(self) -> None:
+        """The connection is gone."""
 
     def pause_sending(self) -> None:
         """The upstream takes no more for now."""
@@ -52,46 +73,48 @@ class Receiver(Protocol):
 
 
 class UpstreamConnection(asyncio.Protocol):
-    """One connection: idle in its pool, or owned by one receiver."""
+    """One connection: idle in its pool, owned by one exchange for one answer, or spliced for as long as it lasts."""
 
     __slots__ = (
+        "_answer",
         "_chunks",
-        "_ended",
         "_head",
         "_left",
         "_pool",
         "_rest",
+        "_splice",
+        "_state",
         "idle_since",
         "lost",
-        "received",
-        "receiver",
-        "splicing",
         "transport",
     )
 
     def __init__(self, pool: "Pool") -> None:
         self._pool = pool
-        self.receiver: Receiver | None = None
         self.transport: asyncio.Transport = cast("asyncio.Transport", None)  # until connection_made
-        self.splicing = False
         self.lost = False
-        self.received = False
         self.idle_since = 0.0
+        self._answer: AnswerReceiver | None = None
+        self._splice: ByteReceiver | None = None
+        self._state = _SILENT
         self._head: AnswerHead | None = None  # of the answer that is coming
         self._rest = b""  # of a head that is not complete
         self._left = 0  # bytes of a body with a length that are still to come
         self._chunks: Chunks | None = None
-        self._ended = False
 
-    # What an exchange calls.
+    # What an exchange or a splice calls.
 
-    def own(self, receiver: Receiver) -> None:
+    def own(self, receiver: AnswerReceiver) -> None:
         """Give the connection to a receiver for one answer."""
-        self.receiver = receiver
-        self.received = False
+        self._answer = receiver
         self._head = None
         self._rest = b""
-        self._ended = False
+        self._state = _SILENT
+
+    def splice(self, receiver: ByteReceiver) -> None:
+        """Give the connection, and all that comes from now on, to one end of a splice."""
+        self._answer = None
+        self._splice = receiver
 
     def write(self, data: bytes) -> None:
         """Send; buffered by the transport, which calls `pause_sending` when that is much."""
@@ -99,13 +122,14 @@ class UpstreamConnection(asyncio.Protocol):
 
     def close(self) -> None:
         """Give up the answer: the upstream sees its client go away."""
-        self.receiver = None
+        self._answer = None
+        self._splice = None
         self.lost = True
         self.transport.abort()
 
     def release(self) -> None:
         """Back into the pool."""
-        self.receiver = None
+        self._answer = None
         self._pool.put(self)
 
     # What the event loop calls.
@@ -116,27 +140,28 @@ class UpstreamConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse, then let the receiver write once what came of it."""
-        receiver = self.receiver
+        if self._splice is not None:
+            self._splice.upstream_data(data)
+            return
+        receiver = self._answer
         if receiver is None:  # an idle connection must be silent: what comes now belongs to nobody
             self._pool.forget(self)
             self.transport.abort()
             return
-        self.received = True
-        if self.splicing:
-            receiver.raw(data)
-            return
+        if self._state == _SILENT:
+            self._state = _HEAD
         try:
-            excess = self._take(data)
+            excess = self._take(receiver, data)
         except BadMessageError:
             self._fail("upstream_protocol")
             return
-        if self._ended:
+        if self._state == _ENDED:
             head = self._head
             receiver.response_end(reusable=head is not None and head.keep and not excess)
-        elif not self.splicing:
+        elif self._state != _SWITCHED:
             receiver.flush()
 
-    def _take(self, data: bytes) -> bytes:
+    def _take(self, receiver: AnswerReceiver, data: bytes) -> bytes:
         """Read what has come; returns what is left over when the answer has ended. Raises BadMessageError."""
         while self._head is None:
             data = self._rest + data
@@ -149,18 +174,15 @@ class UpstreamConnection(asyncio.Protocol):
             head = http1.read_answer(data[:end])
             data = data[end + 4 :]
             self._rest = b""
-            receiver = self.receiver
-            if receiver is None:
-                return b""
             if head.status == _SWITCHING:
-                self.splicing = True
+                self._state = _SWITCHED
                 receiver.switched(head, data)
                 return b""
             if head.status >= 200:  # noqa: PLR2004 - RFC 9110, 15.2: those below are interim answers
                 self._begin(receiver, head)
-        return self._body(data) if data and not self._ended else data
+        return self._body(receiver, data) if data and self._state != _ENDED else data
 
-    def _begin(self, receiver: Receiver, head: AnswerHead) -> None:
+    def _begin(self, receiver: AnswerReceiver, head: AnswerHead) -> None:
         self._head = head
         if head.framing == "close":
             head.keep = False
@@ -169,24 +191,24 @@ class UpstreamConnection(asyncio.Protocol):
         elif head.framing == "length":
             self._left = head.length
         body = receiver.response_head(head)
-        self._ended = not body or (head.framing == "length" and not head.length)
+        self._state = _ENDED if not body or (head.framing == "length" and not head.length) else _BODY
 
-    def _body(self, data: bytes) -> bytes:
-        receiver = self.receiver
+    def _body(self, receiver: AnswerReceiver, data: bytes) -> bytes:
         head = self._head
-        if receiver is None or head is None:
-            return b""
+        if self._answer is None or head is None:
+            return b""  # the receiver gave the answer up over its head
         framing = head.framing
         if framing == "chunked" and self._chunks is not None:
             chunks = self._chunks
             content, end = chunks.feed(data)
             if content:
                 receiver.response_body(content, data if chunks.plain else None)
-            self._ended = chunks.ended
+            if chunks.ended:
+                self._state = _ENDED
             return data[end:] if end < len(data) else b""
         if framing == "length":
             if len(data) >= self._left:
-                self._ended = True
+                self._state = _ENDED
                 data, rest = data[: self._left], data[self._left :]
                 receiver.response_body(data, None)
                 return rest
@@ -195,40 +217,45 @@ class UpstreamConnection(asyncio.Protocol):
         return b""
 
     def _fail(self, error: str) -> None:
-        receiver = self.receiver
+        receiver = self._answer
         self.close()
         if receiver is not None:
             receiver.upstream_lost(error, received=True)
 
     def eof_received(self) -> bool:
         """End a splice's half; otherwise the transport closes and `connection_lost` decides."""
-        if self.splicing and self.receiver is not None:
-            self.receiver.raw_eof()
+        if self._splice is not None:
+            self._splice.upstream_eof()
             return True
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Complete an answer that ends with its connection; otherwise it is broken."""
         self.lost = True
-        receiver, self.receiver = self.receiver, None
-        if receiver is None:
+        splice, self._splice = self._splice, None
+        receiver, self._answer = self._answer, None
+        if splice is not None:
+            splice.upstream_lost()
+        elif receiver is None:
             self._pool.forget(self)
-        elif self.splicing:
-            receiver.upstream_lost("upstream_closed", received=True)
         elif exc is None and self._head is not None and self._head.framing == "close":
             receiver.response_end(reusable=False)
         else:
-            receiver.upstream_lost("upstream_closed", received=self.received)
+            receiver.upstream_lost("upstream_closed", received=self._state != _SILENT)
 
     def pause_writing(self) -> None:
         """Backpressure towards the client."""
-        if self.receiver is not None:
-            self.receiver.pause_sending()
+        if self._answer is not None:
+            self._answer.pause_sending()
+        elif self._splice is not None:
+            self._splice.pause_sending()
 
     def resume_writing(self) -> None:
         """The pressure is gone."""
-        if self.receiver is not None:
-            self.receiver.resume_sending()
+        if self._answer is not None:
+            self._answer.resume_sending()
+        elif self._splice is not None:
+            self._splice.resume_sending()
 
 
 class Pool:
@@ -282,7 +309,7 @@ class Pool:
         while self._idle and now - self._idle[0].idle_since > self._idle_seconds:
             self._idle.popleft().transport.close()
 
-    async def connect(self, splice: Receiver | None = None) -> UpstreamConnection:
+    async def connect(self, splice: ByteReceiver | None = None) -> UpstreamConnection:
         """A new connection. Raises TimeoutError, OSError (ssl.SSLError and TunnelError among them).
 
         One for a splice is its own from the first byte: in HTTP/2 a server need not wait for the client.
@@ -292,8 +319,7 @@ class Pool:
         def made() -> UpstreamConnection:
             connection = UpstreamConnection(self)
             if splice is not None:
-                connection.own(splice)
-                connection.splicing = True
+                connection.splice(splice)
             return connection
 
         async with asyncio.timeout(self._connect_seconds):
