@@ -26,26 +26,26 @@ LISTED: Final = 10  # names in a message
 
 
 def default_namespace(kubeconfig: str | None, context: str | None) -> str:
-    """Namespace of the context in use, as kubectl takes it; "default" where none is said."""
+    """Return the namespace of the context in use, by kubectl's own rules; "default" where the context has none."""
     given = kubeconfig or os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
     contexts: dict[str, str] = {}
     current = context or ""
     for path in given.split(os.pathsep):
         try:
-            found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError):
-            continue  # the connection says what is wrong with it
-        if isinstance(found, dict):
-            current = current or str(found.get("current-context") or "")
-            for item in found.get("contexts") or ():
+            continue  # to connect with it will fail with a sentence that says why
+        if isinstance(config, dict):
+            current = current or str(config.get("current-context") or "")
+            for item in config.get("contexts") or ():
                 contexts.setdefault(item.get("name", ""), (item.get("context") or {}).get("namespace") or "default")
     return contexts.get(current, "default")
 
 
 def accounts(given: str, namespace: str, system: str) -> list[tuple[str, str]]:
-    """Service accounts (namespace, name) whose token may be tried, in this order.
+    """List the service accounts (namespace, name) to ask with, the preferred one first.
 
-    Raises InvalidSpecError where what was given is not NAMESPACE/NAME or NAME.
+    Raises InvalidSpecError if `given` is neither NAMESPACE/NAME nor NAME.
     """
     if given:
         owner, _, name = given.rpartition("/")
@@ -93,11 +93,11 @@ async def service(client: kube.Client, namespace: str, name: str) -> dict[str, A
 
 
 async def _others(client: kube.Client, namespace: str) -> str:
-    """Name what there is instead, as far as one may see it."""
+    """Name the LLMServices of the namespace, if the user may list them."""
     try:
-        found = [item["metadata"]["name"] for item in await client.list(names.API_VERSION, "llmservices", namespace)]
+        others = [item["metadata"]["name"] for item in await client.list(names.API_VERSION, "llmservices", namespace)]
     except WardenError:
         return "; name another with -n"
-    if not found:
+    if not others:
         return ", nor any other; name another namespace with -n"
-    return f"; there are {', '.join(sorted(found)[:LISTED])}{', and more' if len(found) > LISTED else ''}"
+    return f"; there are {', '.join(sorted(others)[:LISTED])}{', and more' if len(others) > LISTED else ''}"

@@ -245,12 +245,12 @@ class Api:
         )
 
     def _may_report(self, namespace: str) -> Callable[[str], bool]:
-        """Which services' rows are taken: until the cluster is read all, since we cannot know."""
+        """Return what says whether to take a service's rows. Before the cluster is read, all are taken: any may exist."""
         core = self._core
         return lambda name: not core.synced or core.knows(f"{namespace}/{name}")
 
     def _proxy(self, visit: Visit) -> tuple[Caller, str]:
-        """Return the caller and the namespace it may ask about: its own; the operator says which."""
+        """Return the caller and the namespace that it asks about: a pod's own, or the one that the operator names."""
         caller = visit.who()
         _contract(visit)
         if auth.is_operator(caller, self._namespace):
@@ -308,7 +308,7 @@ def _check_version(version: int) -> None:
 
 
 def _check(report: wire.Report) -> None:
-    """Raise a Refusal unless a report's frame can be meant; its rows are `intake`'s."""
+    """Raise a Refusal if a report's fields are out of range. `intake` checks its rows."""
     named = 0 < len(report.journal) <= LONGEST and "\0" not in report.journal
     if not named or report.sequence < 0 or report.sequence >= 2**63:
         raise Refusal(400, "malformed", "journal or sequence is out of range")
