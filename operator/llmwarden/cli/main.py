@@ -12,9 +12,9 @@ import msgspec
 from rich.console import Console
 
 from llmwarden import __version__, kube, names
-from llmwarden.cli import ask, cost, explain, reconcile
+from llmwarden.cli import cluster, cost, explain, reconcile
 from llmwarden.contracts.spend import DIMENSIONS, By, as_csv
-from llmwarden.errors import WardenError
+from llmwarden.errors import NotFoundError, WardenError
 
 _SINCE: Final = re.compile(r"([1-9][0-9]{0,4})(m|h|d|w)", re.ASCII)
 _UNITS: Final = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -119,8 +119,11 @@ def _ledger_arguments(found: argparse.ArgumentParser, may: str) -> None:
 async def _reconcile(options: argparse.Namespace) -> int:
     system = options.ledger_namespace
     async with await kube.connect(options.kubeconfig, options.context) as client:
-        credential = await ask.token(client, ask.accounts(options.service_account, "", system))
-        found = await ask.reconciliation(client, system, credential, options.days)
+        ledger = await cluster.ledger_client(client, system, cluster.accounts(options.service_account, "", system))
+        try:
+            found = await ledger.reconciliation(options.days)
+        except NotFoundError as error:
+            raise cluster.no_ledger(error) from error
     if options.output == "json":
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(found), indent=2).decode() + "\n")
     elif options.output == "csv":
@@ -139,9 +142,9 @@ async def _reconcile(options: argparse.Namespace) -> int:
 
 
 async def _explain(options: argparse.Namespace) -> int:
-    namespace = options.namespace or ask.default_namespace(options.kubeconfig, options.context)
+    namespace = options.namespace or cluster.default_namespace(options.kubeconfig, options.context)
     async with await kube.connect(options.kubeconfig, options.context) as client:
-        item = await ask.service(client, namespace, options.service)
+        item = await cluster.service(client, namespace, options.service)
     chain = explain.links(item)
     if options.output == "json":
         found = explain.to_json(f"{namespace}/{options.service}", chain)
@@ -160,7 +163,7 @@ def _console() -> Console:
 
 async def _cost(options: argparse.Namespace) -> int:
     by = cast("tuple[By, ...]", options.by)
-    namespace = options.namespace or ask.default_namespace(options.kubeconfig, options.context)
+    namespace = options.namespace or cluster.default_namespace(options.kubeconfig, options.context)
     if options.all_namespaces:
         namespace = ""
     asked = by if options.output != "table" else cost.with_time(by, _span(options.since))
@@ -171,8 +174,13 @@ async def _cost(options: argparse.Namespace) -> int:
         query["service"] = f"{namespace}/{options.service}" if namespace else options.service
     system = options.ledger_namespace
     async with await kube.connect(options.kubeconfig, options.context) as client:
-        credential = await ask.token(client, ask.accounts(options.service_account, namespace, system))
-        spend = await ask.spend(client, system, credential, query)
+        ledger = await cluster.ledger_client(
+            client, system, cluster.accounts(options.service_account, namespace, system)
+        )
+        try:
+            spend = await ledger.spend(query)
+        except NotFoundError as error:
+            raise cluster.no_ledger(error) from error
     if options.output == "json":
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(spend), indent=2).decode() + "\n")
     elif options.output == "csv":

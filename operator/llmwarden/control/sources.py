@@ -11,16 +11,15 @@ from dataclasses import replace
 from typing import Final
 
 from llmwarden import tracing
+from llmwarden.clients.ledger import DirectClient
 from llmwarden.contracts import ledger as wire
 from llmwarden.contracts import reconciliation
-from llmwarden.control.act.gpus import tell
 from llmwarden.control.observe.engines import Engines
 from llmwarden.control.observe.gpus import Gpus
-from llmwarden.control.observe.ledger import Ledger
 from llmwarden.control.observe.prometheus import Prometheus
 from llmwarden.control.observe.resources import CLUSTER, Key, Name
 from llmwarden.control.observe.world import Mark, World
-from llmwarden.errors import UnavailableError
+from llmwarden.errors import UnavailableError, WardenError
 from llmwarden.snapshot import Source
 from llmwarden.status import moved
 
@@ -37,7 +36,7 @@ class Sources:
         self,
         world: World,
         prometheus: Prometheus | None,
-        ledger: Ledger,
+        ledger: DirectClient,
         engines: Engines,
         *,
         gpus: Gpus,
@@ -118,8 +117,8 @@ class Sources:
             return
         try:
             await self._ledger.trust(self._world.ca_bundle)
-            await tell(self._ledger.post, pods)
-        except UnavailableError as error:
+            await self._ledger.report_gpus(pods)
+        except WardenError as error:
             logger.warning("the ledger cannot be told which pods hold GPUs, trying again: %s", error)
         else:
             self._gpus.delivered(pods)
@@ -149,7 +148,7 @@ class Sources:
             return {}
         try:
             return (await self._ledger.reconciliation()).accounts
-        except UnavailableError as error:
+        except WardenError as error:
             logger.warning("%s", error)
             return self._world.accounts
 
@@ -159,7 +158,7 @@ class Sources:
         try:
             await self._ledger.trust(self._world.ca_bundle)
             usage = await self._ledger.usage()
-        except UnavailableError as error:
+        except WardenError as error:
             self._world.ledger = _stale(self._world.ledger, "LedgerUnavailable", error)
         else:
             self._world.usage = usage
@@ -167,7 +166,7 @@ class Sources:
             self._world.ledger = Source(asked=True, fresh=True, as_of=usage.as_of)
 
 
-def _stale(old: Source, reason: str, error: UnavailableError) -> Source:
+def _stale(old: Source, reason: str, error: WardenError) -> Source:
     if old.fresh or not old.asked:
         logger.warning("%s", error)
     return replace(old, asked=True, fresh=False, reason=reason, message=str(error))

@@ -3,17 +3,26 @@
 It starts and stays up without a driver: on such a node it serves `llmwarden_gpu_driver_up 0` and asks again later.
 Which pods use them it asks the kubelet, whose socket may come and go.
 Paths: `/metrics`, `/readyz` (listening), `/livez` (fails when only a new process could load the driver's new library).
+
+The exporter may not import starlette, so `serving.guard` does not guard this server. Its bounds are its own:
+
+- head: at most 100 lines of 64 KiB, which are the standard library's limits;
+- body: never read, because every path is a GET; the connection is closed after the answer (HTTP/1.0);
+- time: 15 s for the whole head, however the client spreads it (`HEAD_SECONDS`), and 15 s for the answer (`ANSWER_SECONDS`).
 """
 
 import argparse
+import io
 import logging
 import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
@@ -23,7 +32,12 @@ from llmwarden.gpu.nvml import Driver
 from llmwarden.gpu.podresources import SOCKET
 from llmwarden.gpu.pods import Pods
 
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
 PORT = 9400  # dcgm-exporter's
+HEAD_SECONDS = 15.0  # a scrape's own time-out is 10 s by default: a client that is slower has given up
+ANSWER_SECONDS = 15.0
 
 log = logging.getLogger(__name__)
 
@@ -50,11 +64,36 @@ class Server(ThreadingHTTPServer):
         super().server_bind()
 
 
+class Head(io.RawIOBase):
+    """What a client sends, for `HEAD_SECONDS` in all. A time-out of the socket itself would begin again with each byte."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        super().__init__()
+        self._connection = connection
+        self._deadline = time.monotonic() + HEAD_SECONDS
+
+    def readable(self) -> bool:
+        """See io.RawIOBase."""
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer", /) -> int:
+        """Receive what there is. Raises TimeoutError at the deadline."""
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._connection.settimeout(left)
+        return self._connection.recv_into(buffer)
+
+
 class Handler(BaseHTTPRequestHandler):
     """Answers GET."""
 
     server: Server
-    timeout = 15.0  # seconds for a client to send its request
+
+    def setup(self) -> None:
+        """Bound the time of the head."""
+        super().setup()
+        self.rfile = io.BufferedReader(Head(self.connection))
 
     def do_GET(self) -> None:
         """Answer one request."""
@@ -79,6 +118,7 @@ class Handler(BaseHTTPRequestHandler):
         self._answer(200, content_type, body)
 
     def _answer(self, status: int, content_type: str, body: bytes) -> None:
+        self.connection.settimeout(ANSWER_SECONDS)
         self.send_response(status)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))

@@ -187,12 +187,7 @@ class Client:
         headers: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
         """Send one request, with `headers` beside our own; returns the JSON object of the answer."""
-        limits = aiohttp.ClientTimeout(total=self._timeout)
-        with tracing.step(f"kubernetes {method}", {"url.path": path}):
-            async with self._send(
-                method, path, query, body=body, content_type=content_type, more_headers=headers, limits=limits
-            ) as response:
-                raw = await response.read()
+        raw = await self.request_bytes(method, path, query, body, content_type, headers=headers)
         try:
             answer = msgspec.json.decode(raw)
         except msgspec.DecodeError as error:
@@ -202,6 +197,38 @@ class Client:
             message = f"{method} {path}: the answer is no JSON object"
             raise UnavailableError(message)
         return answer
+
+    async def request_bytes(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: object = None,
+        content_type: str = JSON,
+        *,
+        headers: Mapping[str, str] | None = None,
+        max_bytes: int | None = None,
+    ) -> bytes:
+        """Send one request as `request` does; returns the body of the answer as it is.
+
+        Raises UnavailableError where it is longer than `max_bytes`.
+        """
+        limits = aiohttp.ClientTimeout(total=self._timeout)
+        with tracing.step(f"kubernetes {method}", {"url.path": path}):
+            async with self._send(
+                method, path, query, body=body, content_type=content_type, more_headers=headers, limits=limits
+            ) as response:
+                if max_bytes is None:
+                    return await response.read()
+                parts: list[bytes] = []
+                size = 0
+                async for part in response.content.iter_any():
+                    size += len(part)
+                    if size > max_bytes:
+                        message = f"{method} {path}: the answer is longer than {max_bytes} bytes"
+                        raise UnavailableError(message)
+                    parts.append(part)
+                return b"".join(parts)
 
     async def stream(
         self, path: str, query: Mapping[str, str], read_timeout: float, opened: Callable[[], None] = lambda: None

@@ -13,6 +13,7 @@ from prometheus_client.metrics_core import Metric
 from llmwarden import names
 from llmwarden.contracts import ledger as wire
 from llmwarden.ledger.core import Core
+from llmwarden.serving import guard
 
 REPORT_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
@@ -62,7 +63,7 @@ class Metrics:
     def answered(self, path: str, status: int, code: str, seconds: float) -> None:
         """Count a request; `path` is one of the table of endpoints, `code` that of its refusal ("" for none)."""
         self.requests.labels(path, str(status)).inc()
-        if path == wire.REPORT_PATH:
+        if path == wire.REPORT_PATH and code != guard.NOT_FOUND:  # by another method it is no report
             self.reports.labels(code or "accepted").inc()
             self.report_seconds.observe(seconds)
 

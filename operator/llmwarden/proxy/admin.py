@@ -1,4 +1,12 @@
-"""The admin port: /metrics for Prometheus and the kubelet's probes. One short request per connection."""
+"""The admin port: /metrics for Prometheus and the kubelet's probes. One short request per connection.
+
+A sidecar may not import starlette, so `serving.guard` does not guard this port. Its bounds are its own:
+
+- head: at most 16 KiB (`_MAX_HEAD`); a longer one is no HTTP client of ours, and the connection is closed without an answer;
+- body: never read, because every path is a GET; the connection is closed after the answer;
+- time: 10 s from the connection to the last byte of the answer (`_TIMEOUT_SECONDS`), then the connection is dropped, whether the client
+  is slow to send its head or to read our answer.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -39,8 +47,10 @@ class Admin:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
                 writer.write(self._answer(head))
                 await writer.drain()
+        except TimeoutError:
+            writer.transport.abort()  # to close would wait until the client has read what we wrote, for as long as it likes
         except (OSError, EOFError, asyncio.LimitOverrunError):
-            pass  # whoever it was went away, or was no HTTP client (TimeoutError is an OSError)
+            pass  # the client went away, or does not speak HTTP
         finally:
             writer.close()
 

@@ -1,4 +1,7 @@
-"""One guard for every HTTP endpoint of ours: who calls, how large a body may be, how long it may take, and how a refusal looks.
+"""One guard for every HTTP endpoint of ours: who calls, whether we can answer yet, how large a body may be and how long it may take.
+
+It checks in this order: the token (401), our copy of the cluster (503), the body (413, 408). Then the handler judges the rest. A refusal looks
+the same everywhere.
 
 An application is a table of `Endpoint`s. From the same table follow its routes, the path labels of its metrics, and its OpenAPI description
 (`serving.openapi`). A handler gets a `Visit`: the request's parameters, the caller and the whole body.
@@ -31,6 +34,7 @@ logger = logging.getLogger(__name__)
 BODY_SECONDS: Final = 20.0
 """How long a body may take. The largest is 8 MiB, the slowest sender a pod on a busy node: a second is ordinary, 20 is a client that
 holds a connection on purpose."""
+REQUEST_TIMEOUT: Final = 408
 SERVER_ERROR: Final = 500
 NOT_FOUND: Final = "not_found"  # the code of a path, or of its method, that is not in the table
 OTHER: Final = "other"  # the path label of what is not in the table: paths come from outside
@@ -59,9 +63,9 @@ Answered = Callable[[str, int, str, float], None]  # path label, status, code of
 class Endpoint:
     """One row of an application's table.
 
-    `token`: a bearer token is needed; `token_header` names another header that may carry it. `body`: the most bytes of a body, 0 for none;
-    `too_large` is the sentence that says what to do about a larger one. `operation`: what OpenAPI says of it, None for what only our own
-    processes call.
+    `token`: a bearer token is needed; `token_header` names another header that may carry it. `synced`: the answer needs the whole of our copy
+    of the cluster; until it is there, the answer is 503 with Retry-After. `body`: the most bytes of a body, 0 for none; `too_large` is the
+    sentence that says what to do about a larger one. `operation`: what OpenAPI says of it, None for what only our own processes call.
     """
 
     method: str
@@ -69,6 +73,7 @@ class Endpoint:
     handler: Handler
     token: bool = True
     token_header: str = ""
+    synced: bool = False
     body: int = 0
     too_large: str = ""
     operation: Mapping[str, Any] | None = field(default=None, hash=False)
@@ -77,7 +82,8 @@ class Endpoint:
 class Guard:
     """Lets requests in, and turns what goes wrong into answers.
 
-    `authenticator` tells whose a token is (None where no endpoint needs one). `refuse` makes the answer of a refusal. `answered` is told of
+    `authenticator` tells whose a token is (None where no endpoint needs one). `unsynced` says what of the cluster has not been read yet, and
+    returns None once all has. `refuse` makes the answer of a refusal. `answered` is told of
     every answer: its path label, its status, the refusal's code ("" for none, `bug` for a fault of ours), and the seconds that it took.
     """
 
@@ -85,14 +91,14 @@ class Guard:
         self,
         authenticator: Authenticator | None = None,
         *,
+        unsynced: Callable[[], str | None] = lambda: None,
         refuse: Callable[[Refusal], Response] = answers.refuse,
         answered: Answered = lambda *_: None,
-        body_seconds: float = BODY_SECONDS,
     ) -> None:
         self._authenticator = authenticator
+        self._unsynced = unsynced
         self._refuse = refuse
         self._answered = answered
-        self._body_seconds = body_seconds
 
     def application(self, endpoints: Sequence[Endpoint]) -> ASGIApp:
         """Make the ASGI app of a table. A dictionary and no router: reports are nearly all that comes, and a router is a tenth of their cost."""
@@ -122,11 +128,14 @@ class Guard:
         begun, code = time.perf_counter(), ""
         try:
             caller = await self._caller(endpoint, request) if endpoint.token else None
+            self._require_sync(endpoint)
             body = await self._body(endpoint, request) if endpoint.body else b""
             response = await endpoint.handler(Visit(request.query_params, request.headers, caller, body))
         except Refusal as refusal:
             code = refusal.code
             response = self._refuse(refusal)
+            if refusal.status == REQUEST_TIMEOUT:
+                response.headers["Connection"] = "close"  # else the rest of the body would hold the connection
         except UnavailableError as error:
             logger.warning("%s cannot be served now: %s", endpoint.path, error)
             code = "unavailable"
@@ -157,6 +166,11 @@ class Guard:
             raise Refusal(401, "unauthenticated", message)
         return caller
 
+    def _require_sync(self, endpoint: Endpoint) -> None:
+        missing = self._unsynced() if endpoint.synced else None
+        if missing is not None:
+            raise Refusal(503, "not_synced", missing, answers.RETRY_SECONDS)
+
     async def _body(self, endpoint: Endpoint, request: Request) -> bytes:
         too_large = Refusal(413, "too_large", endpoint.too_large or f"a body has at most {endpoint.body} bytes")
         declared = request.headers.get("content-length", "")
@@ -165,15 +179,15 @@ class Guard:
         parts: list[bytes] = []
         size = 0
         try:
-            async with asyncio.timeout(self._body_seconds):
+            async with asyncio.timeout(BODY_SECONDS):
                 async for part in request.stream():
                     size += len(part)
                     if size > endpoint.body:
                         raise too_large
                     parts.append(part)
         except TimeoutError:
-            message = f"the body was not complete after {self._body_seconds:.0f} s"
-            raise Refusal(408, "timeout", message) from None
+            message = f"the body was not complete after {BODY_SECONDS:.0f} s"
+            raise Refusal(REQUEST_TIMEOUT, "timeout", message) from None
         return b"".join(parts)
 
 

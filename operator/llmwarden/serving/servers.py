@@ -270,6 +270,13 @@ def metrics_app(
     ready: Check, live: Check = lambda: None, registry: prometheus_client.CollectorRegistry = prometheus_client.REGISTRY
 ) -> App:
     """Make the ASGI app of /metrics, /livez and /readyz; a failed check answers 503 with its sentence."""
+    return Guard(refuse=lambda refusal: PlainTextResponse(f"{refusal.message}\n", refusal.status)).application(
+        metrics_endpoints(ready, live, registry)
+    )
+
+
+def metrics_endpoints(ready: Check, live: Check, registry: prometheus_client.CollectorRegistry) -> tuple[Endpoint, ...]:
+    """List the endpoints of the port for metrics and probes, which every role has. They need no token and read no body."""
 
     async def metrics(visit: Visit) -> Response:
         encode, kind = choose_encoder(visit.headers.get("accept", ""))
@@ -283,10 +290,7 @@ def metrics_app(
         return checked
 
     table = {"/metrics": metrics, "/livez": probe(live), "/readyz": probe(ready)}
-    endpoints = [Endpoint("GET", path, handler, token=False) for path, handler in table.items()]
-    return Guard(refuse=lambda refusal: PlainTextResponse(f"{refusal.message}\n", refusal.status)).application(
-        endpoints
-    )
+    return tuple(Endpoint("GET", path, handler, token=False) for path, handler in table.items())
 
 
 async def serve_metrics(

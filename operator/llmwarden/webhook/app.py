@@ -34,7 +34,12 @@ for _result in ("injected", "skipped", "unselected", "unready", "error"):
 
 
 def app(world: Callable[[], World], settings: Settings) -> ASGIApp:
-    """Make the app; `world` is asked anew for each request."""
+    """Make the app; `world` is asked again for each request."""
+    return Guard(refuse=_refuse, answered=_answered).application(endpoints(world, settings))
+
+
+def endpoints(world: Callable[[], World], settings: Settings) -> tuple[Endpoint, ...]:
+    """List every endpoint of the webhook."""
 
     async def mutate(visit: Visit) -> Response:
         try:
@@ -45,10 +50,9 @@ def app(world: Callable[[], World], settings: Settings) -> ASGIApp:
         return JSONResponse(answer.review)
 
     # No bearer token: the API server has none, and what it asks is no secret.
-    endpoint = Endpoint(
-        "POST", names.WEBHOOK_PATH, mutate, token=False, body=MAX_BODY, too_large="the review is too large"
+    return (
+        Endpoint("POST", names.WEBHOOK_PATH, mutate, token=False, body=MAX_BODY, too_large="the review is too large"),
     )
-    return Guard(refuse=_refuse, answered=_answered).application([endpoint])
 
 
 def _refuse(refusal: Refusal) -> Response:

@@ -9,10 +9,9 @@ import httpx
 import msgspec
 import pytest
 
+from llmwarden.clients.ledger import DirectClient
 from llmwarden.contracts import ledger as wire
 from llmwarden.contracts import sidecar
-from llmwarden.control.act import gpus
-from llmwarden.control.observe.ledger import Ledger
 from llmwarden.ledger.core import Core
 from llmwarden.ledger.http import app, gpu_api
 from llmwarden.ledger.rating.pricing import Catalogue
@@ -211,15 +210,20 @@ def test_another_version_is_told_so_before_its_shape_is_looked_at() -> None:
         app._report(b'{"contract": 2, "another": "shape"}')
 
 
-async def test_the_ledger_reads_the_gpus_that_the_operator_writes() -> None:
+async def test_the_ledger_reads_the_gpus_that_the_operator_writes(tmp_path: Path) -> None:
     report = cast("wire.GpuReport", EXAMPLES["ledger-gpus"])
     read: list[wire.GpuReport] = []
 
-    async def post(path: str, body: bytes) -> None:
-        assert path == "/v1/gpus"
-        read.append(gpu_api._report(body))
+    def answer(request: httpx.Request) -> httpx.Response:
+        assert (request.method, request.url.path) == ("POST", "/v1/gpus")
+        read.append(gpu_api._report(request.content))
+        return httpx.Response(200, content=msgspec.json.encode(wire.GpuAnswer(1, 2)))
 
-    await gpus.tell(post, report.pods)
+    (tmp_path / "token").write_text("token")
+    operator = DirectClient("https://ledger.test", tmp_path / "token")
+    operator._http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    await operator.report_gpus(report.pods)
+    await operator.close()
     assert read == [report]
 
 
@@ -232,7 +236,7 @@ async def test_the_operator_reads_the_usage_that_the_ledger_writes(core: Core, t
         assert request.url.path == "/v1/usage"
         return httpx.Response(200, content=bytes(answers.as_json(usage).body))
 
-    ledger = Ledger("https://ledger.test", tmp_path / "token")
+    ledger = DirectClient("https://ledger.test", tmp_path / "token")
     ledger._http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
     assert await ledger.usage() == usage
     await ledger.close()

@@ -10,9 +10,8 @@ import msgspec
 import pytest
 
 from llmwarden import kube
-from llmwarden.cli import ask
+from llmwarden.clients.ledger import ApiServerClient, DirectClient
 from llmwarden.contracts.reconciliation import Account, Day, Fault, Reconciliation, Side
-from llmwarden.control.observe.ledger import Ledger
 from llmwarden.ledger.providers.reconciliation import Reconciler
 from llmwarden.ledger.rating.rater import Rater
 from llmwarden.ledger.store import Store
@@ -72,16 +71,17 @@ async def test_operator_and_kubectl_llm_read_what_the_ledger_writes(tmp_path: Pa
     told = await written(tmp_path)
     body = bytes(answers.as_json(told).body)
     (tmp_path / "token").write_text("token")
-    operator = Ledger("https://ledger.test", tmp_path / "token")
+    operator = DirectClient("https://ledger.test", tmp_path / "token")
     operator._http = httpx.AsyncClient(transport=httpx.MockTransport(lambda _: httpx.Response(200, content=body)))
     assert await operator.reconciliation() == told
     await operator.close()
 
     class ApiServer:
-        async def request(self, *_: Any, **__: Any) -> Any:
-            return msgspec.json.decode(body)
+        async def request_bytes(self, *_: Any, **__: Any) -> bytes:
+            return body
 
-    assert await ask.reconciliation(cast("kube.Client", ApiServer()), "llmwarden-system", "token", 7) == told
+    people = ApiServerClient(cast("kube.Client", ApiServer()), "llmwarden-system", "token")
+    assert await people.reconciliation(7) == told
     [day] = told.accounts["main"].days
     assert (day.day, day.provider, day.other_picodollars) == ("2026-11-19", Side(1000, 100, 5), 7)
     assert told.accounts["wrong"].fault is not None

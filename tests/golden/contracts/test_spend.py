@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from llmwarden import kube
-from llmwarden.cli import ask, cost
+from llmwarden.cli import cost
+from llmwarden.clients.ledger import ApiServerClient
 from llmwarden.contracts import ledger as wire
 from llmwarden.contracts.spend import DIMENSIONS, Spend, SpendRow, as_csv
 from llmwarden.domain.cost import Rates
@@ -19,6 +20,7 @@ from llmwarden.ledger.store.counts import Counts
 from llmwarden.ledger.store.model import Key
 from llmwarden.ledger.store.queries import Sum
 from llmwarden.serving import answers
+from llmwarden.serving.access import HEADER
 from tests.golden.contracts import promise
 from tests.unit.ledger.objects import BUCKET, NOW
 
@@ -42,10 +44,11 @@ class ApiServer:
     def __init__(self, said: bytes) -> None:
         self.said = said
 
-    async def request(self, method: str, path: str, *_: Any, headers: Mapping[str, str]) -> Any:
-        assert (method, headers) == ("GET", {ask.HEADER: "token"})
+    async def request_bytes(self, method: str, path: str, *_: Any, headers: Mapping[str, str], max_bytes: int) -> bytes:
+        assert (method, headers) == ("GET", {HEADER: "token"})
         assert path.endswith("/services/https:llmwarden-ledger:https/proxy/v1/spend")
-        return msgspec.json.decode(self.said)
+        assert len(self.said) < max_bytes
+        return self.said
 
 
 async def test_kubectl_llm_reads_what_the_ledger_writes() -> None:
@@ -63,7 +66,7 @@ async def test_kubectl_llm_reads_what_the_ledger_writes() -> None:
     )
     written = msgspec.structs.replace(written, gpu=(GPU,))
     server = cast("kube.Client", ApiServer(bytes(answers.as_json(written).body)))
-    read = await ask.spend(server, "llmwarden-system", "token", {})
+    read = await ApiServerClient(server, "llmwarden-system", "token").spend({})
     assert read == written
     assert read.total.picodollars == 10 * 150 + 5 * 600
     assert read.total.tokens == wire.Tokens(10, output=5)

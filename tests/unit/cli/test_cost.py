@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from llmwarden.cli import ask, cost
+from llmwarden.cli import cluster, cost
 from llmwarden.contracts import ledger as wire
 from llmwarden.contracts.spend import By, Spend, SpendRow
 from llmwarden.errors import InvalidSpecError
@@ -89,12 +89,12 @@ def test_time_is_asked_for_unless_it_was() -> None:
 
 
 def test_whose_rights_are_used() -> None:
-    assert ask.accounts("", "shop", "sys") == [("sys", "llmwarden-viewer"), ("shop", "default")]
-    assert ask.accounts("", "", "sys") == [("sys", "llmwarden-viewer")]
-    assert ask.accounts("team/reader", "shop", "sys") == [("team", "reader")]
-    assert ask.accounts("reader", "shop", "sys") == [("shop", "reader")]
+    assert cluster.accounts("", "shop", "sys") == [("sys", "llmwarden-viewer"), ("shop", "default")]
+    assert cluster.accounts("", "", "sys") == [("sys", "llmwarden-viewer")]
+    assert cluster.accounts("team/reader", "shop", "sys") == [("team", "reader")]
+    assert cluster.accounts("reader", "shop", "sys") == [("shop", "reader")]
     with pytest.raises(InvalidSpecError, match="NAMESPACE/NAME"):
-        ask.accounts("a/b/c", "shop", "sys")
+        cluster.accounts("a/b/c", "shop", "sys")
 
 
 def test_idle_gpus_are_shown_apart() -> None:

@@ -84,6 +84,16 @@ async def test_an_answer_that_is_no_json_object_is_unavailable(body: bytes) -> N
             await client.get_raw("/version")
 
 
+async def test_a_bounded_answer_is_read_whole_or_unavailable() -> None:
+    async def handle(_method: str, _target: str, writer: asyncio.StreamWriter) -> None:
+        answer(writer, b"x" * 200_000)
+
+    async with server(handle) as url, Client.for_url(url) as client:
+        assert await client.request_bytes("GET", "/x", max_bytes=200_000) == b"x" * 200_000
+        with pytest.raises(UnavailableError, match="longer than 199999 bytes"):
+            await client.request_bytes("GET", "/x", max_bytes=199_999)
+
+
 async def test_an_eviction_that_a_disruption_budget_refuses() -> None:
     async def handle(_method: str, _target: str, writer: asyncio.StreamWriter) -> None:
         causes = [{"reason": "DisruptionBudget", "message": "needs 1 healthy pod"}]

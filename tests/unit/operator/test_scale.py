@@ -8,10 +8,10 @@ from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
 from llmwarden import names
+from llmwarden.clients.ledger import DirectClient
 from llmwarden.contracts import ledger as wire
 from llmwarden.control.observe.engines import Engines
 from llmwarden.control.observe.gpus import Gpus
-from llmwarden.control.observe.ledger import Ledger
 from llmwarden.control.observe.prometheus import Prometheus
 from llmwarden.control.observe.resources import NAMESPACE, Key
 from llmwarden.control.observe.world import World
@@ -210,7 +210,7 @@ async def test_a_tick_marks_only_what_would_change() -> None:
     sources = Sources(
         world,
         cast("Prometheus", None),
-        cast("Ledger", None),
+        cast("DirectClient", None),
         cast("Engines", None),
         gpus=Gpus(no_client, None),
         mark=cluster.mark,

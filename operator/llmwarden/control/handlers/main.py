@@ -16,12 +16,12 @@ from prometheus_client import Counter
 
 from llmwarden import __version__, kube, names, tracing
 from llmwarden import settings as configuration
+from llmwarden.clients.ledger import DirectClient
 from llmwarden.control import memory
 from llmwarden.control.handlers.queue import WorkQueue
 from llmwarden.control.handlers.watching import Watching
 from llmwarden.control.observe.engines import Engines
 from llmwarden.control.observe.gpus import Gpus
-from llmwarden.control.observe.ledger import Ledger
 from llmwarden.control.observe.prometheus import Prometheus
 from llmwarden.control.observe.resources import CLUSTER, KINDS, NAMESPACE, Key
 from llmwarden.control.observe.world import World
@@ -72,7 +72,7 @@ class Operator:
         self._reconciler = Reconciler(client, settings, self._world, now, time.monotonic)
         url = settings.prometheus_url
         self._prometheus = Prometheus(url, settings.prometheus_timeout) if url else None
-        self._ledger = Ledger(settings.ledger_url, token_file)
+        self._ledger = DirectClient(settings.ledger_url, token_file)
         self._engines = Engines(time.monotonic)
         self._sources = Sources(
             self._world,

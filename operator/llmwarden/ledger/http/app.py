@@ -72,7 +72,11 @@ def create_app(
     """
     api = Api(core, writer, metrics, namespace=namespace, stopping=stopping)
     table = endpoints(api, ready, questions, holdings)
-    app = Guard(authenticator, answered=metrics.answered).application(table)
+
+    def unsynced() -> str | None:
+        return None if core.synced else "the ledger has not yet read the cluster's LLMServices and prices"
+
+    app = Guard(authenticator, unsynced=unsynced, answered=metrics.answered).application(table)
     return traced(app, {endpoint.path for endpoint in table})
 
 
@@ -88,11 +92,12 @@ def endpoints(
         fault = ready()
         return Response(f"{fault or 'ok'}\n", 503 if fault else 200, media_type="text/plain")
 
+    # Reports of usage and of GPUs are taken before we have read the cluster: what was used must not be lost.
     table = [
-        Endpoint("GET", "/v1/config", api.config),
-        Endpoint("GET", "/v1/price", api.price),
+        Endpoint("GET", "/v1/config", api.config, synced=True),
+        Endpoint("GET", "/v1/price", api.price, synced=True),
         Endpoint("POST", wire.REPORT_PATH, api.report, body=MAX_BODY, too_large=_TOO_LARGE),
-        Endpoint("GET", "/v1/usage", api.usage),
+        Endpoint("GET", "/v1/usage", api.usage, synced=True),
         Endpoint("GET", "/livez", livez, token=False),
         Endpoint("GET", "/readyz", readyz, token=False),
     ]
@@ -104,12 +109,13 @@ def endpoints(
             return guard.as_json_document(openapi.description(table))
 
         table += [
-            Endpoint("GET", "/v1/spend", questions.spend, token_header=HEADER, operation=openapi.SPEND),
+            Endpoint("GET", "/v1/spend", questions.spend, token_header=HEADER, synced=True, operation=openapi.SPEND),
             Endpoint(
                 "GET",
                 "/v1/reconciliation",
                 questions.reconciliation,
                 token_header=HEADER,
+                synced=True,
                 operation=openapi.RECONCILIATION,
             ),
             Endpoint("GET", "/openapi.json", described, token=False),
@@ -137,7 +143,6 @@ class Api:
         known = visit.query.get("generation", "")
         deadline = asyncio.get_running_loop().time() + wait
         while True:
-            self._require_sync()
             if caller.pod_uid:
                 asked = [key for name in services if (key := f"{namespace}/{name}") in self._core.view.services]
                 self._core.presence.seen(asked, caller.pod_uid, self._core.clock().timestamp())
@@ -158,7 +163,6 @@ class Api:
             raise Refusal(400, "malformed", "give service=NAME, the name of an LLMService")
         if not model or len(model) > LONGEST:
             raise Refusal(400, "malformed", f"give model=MODEL, of at most {LONGEST} characters")
-        self._require_sync()
         core = self._core
         known = core.view.services.get(f"{namespace}/{service}")
         generation = core.price_generation(f"{namespace}/{service}")
@@ -199,7 +203,6 @@ class Api:
         _contract(visit)
         if not auth.is_operator(visit.who(), self._namespace):
             raise Refusal(403, "forbidden", f"only the service account {names.OPERATOR} may read all usage")
-        self._require_sync()
         return answers.as_json(await self._core.usage())
 
     # Inside -----------------------------------------------------------------------------------------------------------
@@ -242,12 +245,12 @@ class Api:
         )
 
     def _may_report(self, namespace: str) -> Callable[[str], bool]:
-        """Which services' rows are taken: until the cluster is read all, since we cannot know."""
+        """Return what says whether to take a service's rows. Before the cluster is read, all are taken: any may exist."""
         core = self._core
         return lambda name: not core.synced or core.knows(f"{namespace}/{name}")
 
     def _proxy(self, visit: Visit) -> tuple[Caller, str]:
-        """Return the caller and the namespace it may ask about: its own; the operator says which."""
+        """Return the caller and the namespace that it asks about: a pod's own, or the one that the operator names."""
         caller = visit.who()
         _contract(visit)
         if auth.is_operator(caller, self._namespace):
@@ -255,11 +258,6 @@ class Api:
         if not caller.pod_uid:
             raise Refusal(403, "forbidden", "the token is not bound to a pod")
         return caller, caller.namespace
-
-    def _require_sync(self) -> None:
-        if not self._core.synced:
-            message = "the ledger has not yet read the cluster's LLMServices"
-            raise Refusal(503, "not_synced", message, answers.RETRY_SECONDS)
 
 
 def _contract(visit: Visit) -> None:
@@ -310,7 +308,7 @@ def _check_version(version: int) -> None:
 
 
 def _check(report: wire.Report) -> None:
-    """Raise a Refusal unless a report's frame can be meant; its rows are `intake`'s."""
+    """Raise a Refusal if a report's fields are out of range. `intake` checks its rows."""
     named = 0 < len(report.journal) <= LONGEST and "\0" not in report.journal
     if not named or report.sequence < 0 or report.sequence >= 2**63:
         raise Refusal(400, "malformed", "journal or sequence is out of range")

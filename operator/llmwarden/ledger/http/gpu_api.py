@@ -1,4 +1,4 @@
-"""`POST /v1/gpus`, by which the operator tells what pods hold, and the way of it from the database into `core`, on every replica."""
+"""`POST /v1/gpus`: the operator reports which pods have GPUs. Each replica then follows those reports from the database into `core`."""
 
 import asyncio
 import datetime as dt

@@ -77,7 +77,6 @@ class SpendApi:
         await self._authorise(visit.who(), namespace)
         if own and own != namespace:
             raise Refusal(400, "malformed", "service=NAMESPACE/NAME is of another namespace than namespace=NAMESPACE")
-        self._require_sync()
         found = await self._read(start, end, by, namespace, service)
         if form == "csv":
             return Response(as_csv(found), media_type="text/csv; charset=utf-8")
@@ -94,15 +93,9 @@ class SpendApi:
             account = f"{caller.namespace}:{caller.account}"
             message = f"service account {account} may not list provideraccounts, so it may not see what providers bill"
             raise Refusal(403, "forbidden", message)
-        self._require_sync()
         if self._accounts is None:
             return answers.as_json(Reconciliation(names.CONTRACT, self._core.clock(), {}))
         return answers.as_json(await self._accounts.answer(int(given)))
-
-    def _require_sync(self) -> None:
-        if not self._core.synced:
-            message = "the ledger has not yet read the cluster's prices"
-            raise Refusal(503, "not_synced", message, answers.RETRY_SECONDS)
 
     async def _read(self, start: float, end: float, by: Sequence[By], namespace: str, service: str) -> Spend:
         span = queries.bucket_range(start, end)
