@@ -223,7 +223,7 @@ async def test_a_price_is_handed_out_kept_and_charged_for_good(ledger: Ledger, t
     answer = (await ledger.report(row(priceId=price["priceId"]))).json()
     expected = 1_000_000 * 100_000 + 100_000 * 400_000
     assert answer["accepted"] == 1
-    assert answer["generation"] == ledger.core.generation("shop")
+    assert answer["generation"] == ledger.core.configuration.generation("shop")
     assert answer["budgets"] == {DAILY: {"spent": expected, "state": "Open", "resetsAt": "2026-11-21T00:00:00Z"}}
     # Also after a restart.
     ledger.stop.set()
@@ -307,7 +307,7 @@ async def test_before_the_cluster_is_read_nothing_is_released(tmp_path: Path) ->
         assert (ready.status_code, ready.text) == (503, "not yet read: LLMService\n")
         assert (await ledger.client.get(ledger.url + "/livez")).status_code == 200
         ledger.core.configure(view_of(service(budgets=(budget(),))))
-        assert ledger.core.standings[DAILY].spent == 210_000_000_000
+        assert ledger.core.standings.by_key[DAILY].spent == 210_000_000_000
         assert (await ledger.client.get(ledger.url + "/readyz")).status_code == 200
 
 
@@ -317,7 +317,7 @@ async def test_before_the_cluster_is_read_nothing_is_released(tmp_path: Path) ->
 async def test_who_may_report(ledger: Ledger, token: str | None, status: int) -> None:
     response = await ledger.report(row(), token=token)
     assert response.status_code == status
-    assert not ledger.core.aggregate.total("shop/bot").counts.requests
+    assert not ledger.core.history.aggregate.total("shop/bot").counts.requests
 
 
 async def test_a_pod_of_another_namespace_sees_its_own_only(ledger: Ledger) -> None:
@@ -400,9 +400,9 @@ async def test_an_engine_that_claims_nonsense_does_not_stop_its_pods_reports(
 
 async def test_parts_larger_than_their_whole_are_charged_as_parts(ledger: Ledger) -> None:
     await ledger.report(row(tokens={"input": 1, "cached_input": 10, "output": 0, "reasoning": 7}))
-    counts = ledger.core.aggregate.total("shop/bot").counts
+    counts = ledger.core.history.aggregate.total("shop/bot").counts
     assert (counts.input, counts.output) == (10, 7)
-    assert ledger.core.aggregate.total("shop/bot").picodollars == 10 * 75_000 + 7 * 600_000
+    assert ledger.core.history.aggregate.total("shop/bot").picodollars == 10 * 75_000 + 7 * 600_000
 
 
 @pytest.mark.parametrize("query", [{}, {"services": ""}, {"services": "a,B"}, {"services": "a", "wait": "-1"}, {"services": "a", "wait": "nan"}, {"services": "a", "contract": "x"}])  # fmt: skip
@@ -448,7 +448,7 @@ async def test_a_service_that_is_gone_may_report_and_is_counted(ledger: Ledger) 
 async def test_a_price_id_that_was_never_handed_out_is_rated_by_the_ledger(ledger: Ledger) -> None:
     await ledger.report(row(priceId="genai-prices:openai:gpt-4o-mini@free"))
     assert ledger.metric("llmwarden_ledger_unknown_price_rows_total") == 1
-    assert ledger.core.aggregate.total("shop/bot").picodollars == 210_000_000_000
+    assert ledger.core.history.aggregate.total("shop/bot").picodollars == 210_000_000_000
 
 
 async def test_a_service_that_never_was_cannot_be_reported(ledger: Ledger) -> None:
@@ -458,7 +458,7 @@ async def test_a_service_that_never_was_cannot_be_reported(ledger: Ledger) -> No
     assert (await ledger.get("/v1/config", services="ghost")).json()["services"]["ghost"]["state"] == "Released"
     usage = (await ledger.get("/v1/usage", token="operator")).json()
     assert usage["services"].keys() == {"shop/bot"}
-    assert ledger.core.presence.by_service.keys() == {"shop/bot"}
+    assert ledger.core.usage.presence.by_service.keys() == {"shop/bot"}
 
 
 async def test_a_dear_models_row_cannot_name_a_cheap_models_price(ledger: Ledger) -> None:
@@ -468,7 +468,7 @@ async def test_a_dear_models_row_cannot_name_a_cheap_models_price(ledger: Ledger
     assert ledger.metric("llmwarden_ledger_unknown_price_rows_total") == 1
     numbers = dear["picodollars"]
     expected = 1_000_000 * numbers["input"] + 100_000 * numbers["output"]
-    assert ledger.core.aggregate.total("shop/bot").picodollars == expected
+    assert ledger.core.history.aggregate.total("shop/bot").picodollars == expected
 
 
 async def test_budget_metrics_have_the_service_that_an_alert_selects(ledger: Ledger) -> None:
@@ -492,7 +492,7 @@ async def test_a_disk_that_fails_is_503_and_the_same_totals_are_taken_later(
         patch.setattr(ledger.store, "merge", full)
         assert code(await ledger.report(row())) == (503, "unavailable")
     assert (await ledger.report(row())).status_code == 200
-    assert ledger.core.aggregate.total("shop/bot").counts.requests == 1
+    assert ledger.core.history.aggregate.total("shop/bot").counts.requests == 1
 
 
 async def test_answers_decode_as_the_proxys_types(ledger: Ledger) -> None:

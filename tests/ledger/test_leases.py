@@ -68,7 +68,7 @@ async def test_what_is_granted_is_out_until_it_is_spent_or_returned(ledger: Ledg
     # The last report ends it.
     await ledger.report(tokens(800), sequence=3, final=True)
     assert held(ledger) == 0
-    assert ledger.core.standings[DAILY].spent == 800
+    assert ledger.core.standings.by_key[DAILY].spent == 800
 
 
 async def test_a_doubled_or_late_report_changes_no_lease(ledger: Ledger) -> None:

@@ -94,7 +94,7 @@ async def desk_of(path: Path) -> AsyncIterator[Desk]:
             made.append(
                 Reconciler(
                     Accounts(store.database), writer.alone, keys, http, clock=ledger_core.clock,
-                    rater=ledger_core.rater, namespaces=lambda: {"shop": {}, "web": {"team": "b"}},
+                    rater=ledger_core.history.rater, namespaces=lambda: {"shop": {}, "web": {"team": "b"}},
                 )
             )  # fmt: skip
             return made[0]

@@ -39,7 +39,7 @@ class GpuState:
             "GPU-hours of the last closed hour without a known rate.",
             labels=labels,
         )
-        gpu = self._core.gpu
+        gpu = self._core.history.gpu
         for service in gpu.services():
             values = list(service.split("/", 1))
             share = gpu.newest(service)

@@ -98,7 +98,7 @@ async def _serve(
 ) -> None:
     stop = servers.stop_on_signals()
     writer = Writer(store, core, lambda: _rebuild(core, store))
-    departed = Departed(store.labels(), lambda: core.aggregate.services)
+    departed = Departed(store.labels(), lambda: core.history.aggregate.services)
     watch = Watch(client, core.configure, departed)
     accounts = Reconciler(
         Accounts(store.database),
@@ -106,7 +106,7 @@ async def _serve(
         SecretKeys(client, settings.namespace),
         http,
         clock=core.clock,
-        rater=core.rater,
+        rater=core.history.rater,
         namespaces=lambda: watch.namespaces,
     )
     certificate = servers.ServingCertificate(client, settings.namespace, names.SECRET_LEDGER_TLS)
@@ -175,7 +175,7 @@ async def _rebuild(core: Core, store: Store) -> None:
     prices, sums, last = await anyio.to_thread.run_sync(
         lambda: (store.prices(), list(store.sums()), store.last_reports())
     )
-    core.prices.update(prices)
+    core.history.prices.update(prices)
     core.rebuild(sums, last)
 
 
@@ -186,8 +186,8 @@ async def _share(core: Core, store: Store, writer: Writer) -> None:
         now = int(core.clock().timestamp())
         try:
             # A copy: the thread must not read what reports change meanwhile.
-            mine = {service: list(pods) for service, pods in core.presence.by_service.items()}
-            core.elsewhere = await writer.alone(partial(presence.share, store.database, replica, mine, now))
+            mine = {service: list(pods) for service, pods in core.usage.presence.by_service.items()}
+            core.usage.elsewhere = await writer.alone(partial(presence.share, store.database, replica, mine, now))
         except UnavailableError as error:
             logger.warning("what other replicas hear is not known now: %s", error)
         await asyncio.sleep(SHARE_SECONDS)

@@ -90,19 +90,19 @@ class State:
             "Tokens of a service that have no price, in total.",
             labels=["namespace", names.LABEL_M_SERVICE],
         )
-        for name in sorted(core.aggregate.services):
+        for name in sorted(core.history.aggregate.services):
             namespace, _, service = name.partition("/")
-            uncosted.add_metric([namespace, service], core.aggregate.total(name).uncosted)
+            uncosted.add_metric([namespace, service], core.history.aggregate.total(name).uncosted)
         yield uncosted
         yield CounterMetricFamily(
             "llmwarden_ledger_rerated_usd",
             "US dollars by which new prices changed past spending, up or down.",
-            value=core.rerated_picodollars / names.PICODOLLARS,
+            value=core.history.rerated_picodollars / names.PICODOLLARS,
         )
         yield CounterMetricFamily(
             "llmwarden_ledger_trued_up_usd",
             "US dollars by which the cost of closed GPU hours differs from what their tokens were charged before.",
-            value=core.trued_up_picodollars / names.PICODOLLARS,
+            value=core.history.trued_up_picodollars / names.PICODOLLARS,
         )
         synced = GaugeMetricFamily(
             "llmwarden_ledger_informer_synced", "1 if a watched kind has been read.", labels=["kind"]
@@ -118,13 +118,13 @@ class State:
                 "Invalid objects that are ignored, in whole or in part.",
                 len(core.view.invalid),
             ),
-            ("reporting_pods", "Pods that reported or asked recently.", len(core.presence.by_pod)),
-            ("prices_handed_out", "Prices of models that were ever issued.", len(core.prices)),
-            ("contested_models", "Models with more than one ModelPrice.", core.catalogue.contested),
+            ("reporting_pods", "Pods that reported or asked recently.", len(core.usage.presence.by_pod)),
+            ("prices_handed_out", "Prices of models that were ever issued.", len(core.history.prices)),
+            ("contested_models", "Models with more than one ModelPrice.", core.history.catalogue.contested),
             (
                 "rounded_prices",
                 "Published prices that are finer than one picodollar per token.",
-                core.catalogue.rounded,
+                core.history.catalogue.rounded,
             ),
             ("database_bytes", "Size of the database in bytes, its log included.", self._database_bytes()),
         ):
@@ -143,7 +143,7 @@ class State:
             "1 if a budget is used up: its limit is reached, or the rest is too small for the calls that arrive.",
             labels=labels,
         )
-        for standing in self._core.standings.values():
+        for standing in self._core.standings.by_key.values():
             budget = standing.shared.budget
             amount = budget.limit / names.PICODOLLARS if budget.unit == "USD" else float(budget.limit)
             for member in standing.shared.members:
@@ -152,7 +152,7 @@ class State:
                 namespace, _, service = member.partition("/")
                 values = [namespace, service, budget.name, budget.scope]
                 used.add_metric(values, standing.spent / budget.limit)
-                exceeded.add_metric(values, float(self._core.shown_state(standing) == "Exceeded"))
+                exceeded.add_metric(values, float(self._core.standings.shown_state(standing) == "Exceeded"))
                 limit.add_metric([*values, budget.unit], amount)
         yield used
         yield exceeded

@@ -151,7 +151,7 @@ class _Loan:
 
     def __init__(self, core: Core, reports: Sequence[wire.Report]) -> None:
         self._core = core
-        self._desk = desk = core.desk
+        self._desk = desk = core.standings.desk
         self._reports = reports
         self._granted: dict[tuple[str, int], policy.Grant] = {}
         budgets = {use.budget for report in reports for use in report.leases if desk.leased(use.budget)}
@@ -171,7 +171,7 @@ class _Loan:
             for one in self._asked(report, merged)
         ]
         self._desk.notes(asked)
-        pending = self._core.pending(delta for merged in ground.merged for delta in merged.deltas)
+        pending = self._core.standings.pending(delta for merged in ground.merged for delta in merged.deltas)
         self._granted = self._desk.decide(asked, ground.held, pending)
         return {place: grant.granted for place, grant in self._granted.items()}
 

@@ -159,7 +159,7 @@ def core() -> Core:
 
 
 def test_a_proxy_reads_the_configuration_that_the_ledger_writes(core: Core) -> None:
-    config = core.config("shop", ["bot", "gone"])
+    config = core.configuration.config("shop", ["bot", "gone"])
     read = decode_config(bytes(answers.as_json(config).body))
     assert read == config
     assert read.services["gone"].state == "Released"
@@ -177,7 +177,7 @@ class Wire:
         report = app._report(body)
         self.received.append(report)
         spend(self.core, "bot", 5)
-        answer = wire.ReportAnswer(1, report.sequence, "abc", self.core.budget_updates(["shop/bot"]))
+        answer = wire.ReportAnswer(1, report.sequence, "abc", self.core.standings.budget_updates(["shop/bot"]))
         return Answer(200, bytes(answers.as_json(answer).body))
 
 
@@ -185,7 +185,7 @@ async def test_the_ledger_reads_the_report_that_a_proxy_writes_and_the_proxy_its
     core: Core, tmp_path: Path
 ) -> None:
     metered = metered_service(tmp_path)
-    metered.shared.gate.configure(core.config("shop", ["bot"]))
+    metered.shared.gate.configure(core.configuration.config("shop", ["bot"]))
     call, _ = begin(metered, b'{"model":"gpt","messages":[]}')
     call.answered(200, JSON)
     call.feed(b'{"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":2}}')
@@ -229,7 +229,7 @@ async def test_the_ledger_reads_the_gpus_that_the_operator_writes(tmp_path: Path
 
 async def test_the_operator_reads_the_usage_that_the_ledger_writes(core: Core, tmp_path: Path) -> None:
     spend(core, "bot", 5)
-    usage = await core.usage()
+    usage = await core.usage.usage()
     (tmp_path / "token").write_text("token")
 
     def answer(request: httpx.Request) -> httpx.Response:

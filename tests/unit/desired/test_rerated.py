@@ -67,9 +67,9 @@ def test_a_ledger_that_starts_tells_of_no_change() -> None:
     priced = model_price("own", ["weird"], ("2026-01-01T00:00:00Z", "1", "1"))
     core.rebuild([Delta("shop/bot", "openai", "weird", None, BUCKET, Counts(requests=1, input=1_000_000))], {})
     core.configure(view_of(ledger_service(), priced))
-    assert core.aggregate.total("shop/bot").picodollars == 10**12
-    assert core.rerated == {}
-    assert core.rerated_picodollars == 0
+    assert core.history.aggregate.total("shop/bot").picodollars == 10**12
+    assert core.history.rerated == {}
+    assert core.history.rerated_picodollars == 0
     dearer = model_price("own", ["weird"], ("2026-01-01T00:00:00Z", "3", "3"))
     core.configure(view_of(ledger_service(), dearer))
-    assert core.rerated["shop/bot"].picodollars == 2 * 10**12
+    assert core.history.rerated["shop/bot"].picodollars == 2 * 10**12

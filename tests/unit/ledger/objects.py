@@ -115,7 +115,7 @@ def view_of(
 def spend(core: Core, name: str, picodollars: int, *, namespace: str = "shop", bucket: int = BUCKET) -> None:
     """Let a service spend so much, as a committed report would: one token at that price."""
     price = wire.Picodollars(input=1, output=1, cached_input=1, cache_write=1)
-    core.prices[Issued("openai", "m", "one")] = Rates(price)
+    core.history.prices[Issued("openai", "m", "one")] = Rates(price)
     row = wire.Row(
         service=name,
         provider="openai",

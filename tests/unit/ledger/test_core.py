@@ -21,26 +21,26 @@ def test_a_budget_goes_from_open_to_warned_to_exceeded(core: Core) -> None:
     core.configure(view_of(service(budgets=(budget(),))))
     states = []
     for amount in (DOLLAR // 4, DOLLAR // 4, DOLLAR // 2):
-        states.append(core.standings[DAILY].state)
+        states.append(core.standings.by_key[DAILY].state)
         spend(core, "bot", amount)
-    assert [*states, core.standings[DAILY].state] == ["Open", "Open", "Warned", "Exceeded"]
-    assert core.standings[DAILY].spent == DOLLAR
+    assert [*states, core.standings.by_key[DAILY].state] == ["Open", "Open", "Warned", "Exceeded"]
+    assert core.standings.by_key[DAILY].spent == DOLLAR
 
 
 def test_the_generation_changes_with_a_state_not_with_a_dollar(core: Core) -> None:
     core.configure(view_of(service(budgets=(budget(),))))
-    first = core.generation("shop")
+    first = core.configuration.generation("shop")
     spend(core, "bot", DOLLAR // 10)
-    assert core.generation("shop") == first
+    assert core.configuration.generation("shop") == first
     spend(core, "bot", DOLLAR)
-    assert core.generation("shop") != first
+    assert core.configuration.generation("shop") != first
 
 
 def test_another_namespace_is_left_asleep(core: Core) -> None:
     core.configure(view_of(service(budgets=(budget(),)), service(namespace="models"), namespaces={}))
-    first = core.generation("models")
+    first = core.configuration.generation("models")
     spend(core, "bot", 2 * DOLLAR)
-    assert core.generation("models") == first
+    assert core.configuration.generation("models") == first
 
 
 def test_a_shared_budget_exceeded_by_one_service_moves_the_others_namespace(core: Core) -> None:
@@ -52,10 +52,10 @@ def test_a_shared_budget_exceeded_by_one_service_moves_the_others_namespace(core
             namespaces={"shop": {"cost-center": "retail"}, "web": {"cost-center": "retail"}},
         )
     )
-    first = core.generation("web")
+    first = core.configuration.generation("web")
     spend(core, "bot", DOLLAR)
-    assert core.generation("web") != first
-    assert core.config("web", ["bot"]).budgets["ClusterLLMBudget/retail"].state == "Exceeded"
+    assert core.configuration.generation("web") != first
+    assert core.configuration.config("web", ["bot"]).budgets["ClusterLLMBudget/retail"].state == "Exceeded"
 
 
 @pytest.mark.parametrize(
@@ -73,49 +73,49 @@ def test_a_shared_budget_exceeded_by_one_service_moves_the_others_namespace(core
 )
 def test_the_generation_changes_with_what_the_cluster_says(core: Core, changed: object) -> None:
     core.configure(view_of(service(budgets=(budget(),))))
-    first = core.generation("shop")
+    first = core.configuration.generation("shop")
     core.configure(view_of(service(budgets=(budget(),))))
-    assert core.generation("shop") == first
+    assert core.configuration.generation("shop") == first
     core.configure(changed)  # type: ignore[arg-type]  # the parameters are views
-    assert core.generation("shop") != first
+    assert core.configuration.generation("shop") != first
 
 
 def test_a_new_window_opens_the_budget_and_wakes_the_proxies(core: Core, clock: FakeClock) -> None:
     core.configure(view_of(service(budgets=(budget(),))))
     spend(core, "bot", DOLLAR)
-    first = core.generation("shop")
+    first = core.configuration.generation("shop")
     clock.now = dt.datetime(2026, 11, 21, tzinfo=dt.UTC)
     core.tick()
-    assert core.standings[DAILY].state == "Open"
-    assert core.standings[DAILY].spent == 0
-    assert core.generation("shop") != first
-    assert core.config("shop", ["bot"]).budgets[DAILY].window_start == clock.now
+    assert core.standings.by_key[DAILY].state == "Open"
+    assert core.standings.by_key[DAILY].spent == 0
+    assert core.configuration.generation("shop") != first
+    assert core.configuration.config("shop", ["bot"]).budgets[DAILY].window_start == clock.now
 
 
 def test_a_clock_that_jumps_back_takes_the_earlier_window(core: Core, clock: FakeClock) -> None:
     core.configure(view_of(service(budgets=(budget(),))))
     clock.now = NOW - dt.timedelta(days=1)
     core.tick()
-    span = core.standings[DAILY].span
+    span = core.standings.by_key[DAILY].span
     assert span.start <= clock.now < span.end
 
 
 def test_a_rolling_window_lets_old_buckets_go(core: Core, clock: FakeClock) -> None:
     core.configure(view_of(service(budgets=(budget(window={"rolling": "1h"}),))))
     spend(core, "bot", DOLLAR)
-    assert core.standings[DAILY].state == "Exceeded"
+    assert core.standings.by_key[DAILY].state == "Exceeded"
     clock.now = NOW + dt.timedelta(minutes=45)
     core.tick()
-    assert core.standings[DAILY].state == "Exceeded"
+    assert core.standings.by_key[DAILY].state == "Exceeded"
     clock.now = NOW + dt.timedelta(minutes=61)
     core.tick()
-    assert core.standings[DAILY].state == "Open"
+    assert core.standings.by_key[DAILY].state == "Open"
 
 
 def test_a_bucket_ahead_of_the_clock_counts_now(core: Core) -> None:
     core.configure(view_of(service(budgets=(budget(window={"calendar": "Hour"}),))))
     spend(core, "bot", DOLLAR, bucket=BUCKET + 3600)
-    assert core.standings[DAILY].state == "Exceeded"
+    assert core.standings.by_key[DAILY].state == "Exceeded"
 
 
 def test_which_budgets_apply(core: Core) -> None:
@@ -140,8 +140,8 @@ def test_a_service_that_is_gone_still_counts_in_the_shared_budget(core: Core) ->
     core.configure(view_of(service(labels=labels), team))
     spend(core, "bot", DOLLAR)
     core.configure(view_of(service("again", labels=labels), team, departed={"shop/bot": labels}))
-    assert core.standings["LLMBudget/shop/support"].spent == DOLLAR
-    assert core.config("shop", ["bot", "again"]).services["bot"].state == "Released"
+    assert core.standings.by_key["LLMBudget/shop/support"].spent == DOLLAR
+    assert core.configuration.config("shop", ["bot", "again"]).services["bot"].state == "Released"
 
 
 def test_a_bad_zone_leaves_out_one_budget_and_says_so(core: Core, caplog: pytest.LogCaptureFixture) -> None:
@@ -157,7 +157,7 @@ def test_a_service_of_a_newer_schema_is_not_released(core: Core) -> None:
     strange = service()
     strange["spec"]["workload"] = "all of it"
     core.configure(view_of(strange))
-    config = core.config("shop", ["bot"]).services["bot"]
+    config = core.configuration.config("shop", ["bot"]).services["bot"]
     assert (config.state, config.provider) == ("Active", "openai")
 
 
@@ -166,15 +166,15 @@ def test_deleting_and_recreating_a_service_refills_nothing(core: Core) -> None:
     spend(core, "bot", DOLLAR)
     core.configure(view_of())
     core.configure(view_of(service(budgets=(budget(),))))
-    assert core.standings[DAILY].state == "Exceeded"
+    assert core.standings.by_key[DAILY].state == "Exceeded"
 
 
 def test_prices_that_arrive_rate_what_was_uncosted(core: Core) -> None:
     core.configure(view_of(service(kind="VLLM", budgets=(budget(),))))
-    assert core.price("shop/bot", "llama") == (None, None)
+    assert core.history.price("shop/bot", "llama") == (None, None)
     priced = model_price("own", ["llama"], ("2026-01-01T00:00:00Z", "1", "1"), provider="VLLM")
     core.configure(view_of(service(kind="VLLM", budgets=(budget(),)), priced))
-    found, _ = core.price("shop/bot", "llama")
+    found, _ = core.history.price("shop/bot", "llama")
     assert found is not None
     assert found.price.input == 10**6
 
@@ -189,7 +189,7 @@ def test_what_is_not_on_the_disk_yet_is_worth_what_it_will_count(core: Core) -> 
             shared("ClusterLLMBudget", "all", {}),
         )
     )
-    core.prices[Issued("openai", "tiered", "p")] = Rates(
+    core.history.prices[Issued("openai", "tiered", "p")] = Rates(
         wire.Picodollars(input=2, output=3, cached_input=1, cache_write=2),
         (wire.PriceVariant(0, "flex", wire.Picodollars(input=1, output=1, cached_input=1, cache_write=1)),),
     )
@@ -207,11 +207,11 @@ def test_what_is_not_on_the_disk_yet_is_worth_what_it_will_count(core: Core) -> 
         Delta("shop/gone", "openai", "gpt-4o", None, BUCKET, count),
     ]
     for told in (deltas, deltas[::-1], deltas[:3]):  # also where some of it is counted already
-        before = {key: standing.spent for key, standing in core.standings.items()}
-        pending = core.pending(told)
-        assert {key: standing.spent for key, standing in core.standings.items()} == before
+        before = {key: standing.spent for key, standing in core.standings.by_key.items()}
+        pending = core.standings.pending(told)
+        assert {key: standing.spent for key, standing in core.standings.by_key.items()} == before
         core.merged((), Batch((), tuple(told)))
-        after = {key: standing.spent for key, standing in core.standings.items()}
+        after = {key: standing.spent for key, standing in core.standings.by_key.items()}
         assert {key: after[key] - before[key] for key in after} == {key: pending.get(key, 0) for key in after}
         assert len({*pending.values()}) == len(pending) == 4
 
@@ -220,15 +220,15 @@ def test_nothing_is_granted_of_a_budget_of_which_it_is_not_known_what_is_out(cor
     """An edit may make a budget leased while the transaction, which asked about others, is under way."""
     core.configure(view_of(service(budgets=(budget(),))))
     asked = [Asked(1, wire.LeaseUse(DAILY, 0, 100))]
-    assert core.desk.decide(asked, {}, {}) == {}
-    assert core.desk.decide(asked, {DAILY: Held()}, {DAILY: DOLLAR - 60})[DAILY, 1].granted == 30
-    assert core.desk.decide(asked, {DAILY: Held(60, 1)}, {DAILY: DOLLAR - 60})[DAILY, 1].granted == 0
+    assert core.standings.desk.decide(asked, {}, {}) == {}
+    assert core.standings.desk.decide(asked, {DAILY: Held()}, {DAILY: DOLLAR - 60})[DAILY, 1].granted == 30
+    assert core.standings.desk.decide(asked, {DAILY: Held(60, 1)}, {DAILY: DOLLAR - 60})[DAILY, 1].granted == 0
 
 
 async def test_usage_says_who_spent_what_and_when_it_ends(core: Core) -> None:
     core.configure(view_of(service(budgets=(budget(),)), service("idle")))
     spend(core, "bot", DOLLAR // 2)
-    usage = await core.usage()
+    usage = await core.usage.usage()
     bot = usage.services["shop/bot"]
     assert (bot.last24h.picodollars, bot.last_hour.picodollars, bot.total.picodollars) == (DOLLAR // 2,) * 3
     assert bot.reporting_pods == 1
@@ -246,20 +246,20 @@ async def test_a_pod_that_is_silent_no_longer_reports(core: Core, clock: FakeClo
     spend(core, "bot", 1)
     clock.now = NOW + dt.timedelta(minutes=5)
     core.tick()
-    assert (await core.usage()).services["shop/bot"].reporting_pods == 0
-    assert not core.presence.by_pod
+    assert (await core.usage.usage()).services["shop/bot"].reporting_pods == 0
+    assert not core.usage.presence.by_pod
 
 
 async def test_a_change_wakes_all_who_wait_and_nothing_else_does(core: Core) -> None:
     core.configure(view_of(service(budgets=(budget(),))))
-    waiting = [asyncio.create_task(core.changed("shop", 30)) for _ in range(3)]
+    waiting = [asyncio.create_task(core.configuration.changed("shop", 30)) for _ in range(3)]
     await asyncio.sleep(0)
     spend(core, "bot", 1)
     await asyncio.sleep(0)
     assert not any(task.done() for task in waiting)
     spend(core, "bot", DOLLAR)
     assert await asyncio.gather(*waiting) == [True, True, True]
-    assert not await core.changed("shop", 0)
+    assert not await core.configuration.changed("shop", 0)
 
 
 async def turns() -> None:
@@ -271,17 +271,20 @@ async def turns() -> None:
 async def test_an_edit_wakes_its_own_namespace_and_looks_at_its_own_budgets_only(core: Core) -> None:
     others = [service(f"bot-{number}", "web", budgets=(budget(),)) for number in range(3)]
     core.configure(view_of(service(budgets=(budget(),)), *others, namespaces={}))
-    web = asyncio.create_task(core.changed("web", 30))
-    shop = asyncio.create_task(core.changed("shop", 30))
+    web = asyncio.create_task(core.configuration.changed("web", 30))
+    shop = asyncio.create_task(core.configuration.changed("shop", 30))
     await asyncio.sleep(0)
-    generations, standings = (core.generation("shop"), core.generation("web")), dict(core.standings)
+    generations, standings = (
+        (core.configuration.generation("shop"), core.configuration.generation("web")),
+        dict(core.standings.by_key),
+    )
     core.configure(view_of(service(budgets=(budget(amount="2.00"),)), *others, namespaces={}))
     assert await shop
     await turns()
     assert not web.done()
-    assert core.generation("shop") != generations[0]
-    assert core.generation("web") == generations[1]
-    assert {key for key, standing in core.standings.items() if standing is not standings[key]} == {DAILY}
+    assert core.configuration.generation("shop") != generations[0]
+    assert core.configuration.generation("web") == generations[1]
+    assert {key for key, standing in core.standings.by_key.items() if standing is not standings[key]} == {DAILY}
     # A ModelPrice is everybody's.
     core.configure(view_of(*others, model_price("p", ["gpt-4o"], ("2026-01-01T00:00:00Z", "1", "1")), namespaces={}))
     assert await web
@@ -293,7 +296,7 @@ async def test_a_shared_budget_that_is_edited_or_joined_wakes_whoever_it_holds_f
     both = {"cost-center": "retail"}
 
     async def woken(view: object) -> set[str]:
-        waiting = {name: asyncio.create_task(core.changed(name, 30)) for name in ("shop", "web")}
+        waiting = {name: asyncio.create_task(core.configuration.changed(name, 30)) for name in ("shop", "web")}
         await asyncio.sleep(0)
         core.configure(view)  # type: ignore[arg-type]  # a view
         await turns()
@@ -312,5 +315,5 @@ async def test_a_shared_budget_that_is_edited_or_joined_wakes_whoever_it_holds_f
     spend(core, "bot", DOLLAR)
     # It joins again: the budget is used up, for both.
     assert await woken(view_of(*two, lower, namespaces=retail)) == {"shop", "web"}
-    assert core.standings["ClusterLLMBudget/retail"].state == "Exceeded"
+    assert core.standings.by_key["ClusterLLMBudget/retail"].state == "Exceeded"
     assert await woken(view_of(*two, namespaces=retail)) == {"shop", "web"}

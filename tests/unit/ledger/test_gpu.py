@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from llmwarden.contracts import ledger as wire
 from llmwarden.domain import gpuhours
-from llmwarden.ledger import core as core_module
 from llmwarden.ledger.core import Core
+from llmwarden.ledger.rating import history
 from llmwarden.ledger.rating.pricing import Catalogue
 from llmwarden.ledger.store import Batch, Delta, HeldSum, Merged
 from llmwarden.ledger.store.counts import Counts
@@ -70,11 +70,11 @@ def use(core: Core, seconds: int, counts: Counts, *, model: str = "llama", price
 
 
 def usage(core: Core) -> wire.ServiceUsage:
-    return asyncio.run(core.usage()).services["shop/chat"]
+    return asyncio.run(core.usage.usage()).services["shop/chat"]
 
 
 def spent(core: Core) -> int:
-    return core.aggregate.total("shop/chat").picodollars
+    return core.history.aggregate.total("shop/chat").picodollars
 
 
 HALF_BUSY = Counts(input=1_000_000, output=500_000, requests=9, busy_ms=HOUR_MS // 2, prefill_ms=10, decode_ms=30)
@@ -83,11 +83,11 @@ HALF_BUSY = Counts(input=1_000_000, output=500_000, requests=9, busy_ms=HOUR_MS 
 def test_the_first_hour_is_gated_by_the_stated_rate_and_trued_up_at_its_close() -> None:
     clock = FakeClock(at(60))
     core = made(clock, gpu_price((OLD, "3.60")))
-    assert core.provisional_price("shop/chat", "llama") is None  # nobody has said which GPUs it has
-    generation = core.generation("shop")
+    assert core.history.provisional_price("shop/chat", "llama") is None  # nobody has said which GPUs it has
+    generation = core.configuration.generation("shop")
     hold(core, 0)
-    assert core.generation("shop") != generation  # proxies ask again
-    first = core.provisional_price("shop/chat", "llama")
+    assert core.configuration.generation("shop") != generation  # proxies ask again
+    first = core.history.provisional_price("shop/chat", "llama")
     assert first == gpuhours.price(1_000_000, 1_000_000)  # $3.60 by 3.6 million tokens
     use(core, 100, HALF_BUSY)
     assert spent(core) == 1_500_000 * 1_000_000
@@ -97,14 +97,14 @@ def test_the_first_hour_is_gated_by_the_stated_rate_and_trued_up_at_its_close() 
     clock.now = at(HOUR + gpuhours.GRACE_SECONDS)
     core.tick()
     # $3.60, half of it used: a quarter of that for a million tokens of input, the rest for half a million of output.
-    assert core.provisional_price("shop/chat", "llama") == gpuhours.price(450_000, 2_700_000)
+    assert core.history.provisional_price("shop/chat", "llama") == gpuhours.price(450_000, 2_700_000)
     assert spent(core) == 18 * DOLLAR // 10
     gpu = usage(core).gpu
     assert gpu is not None
     assert (gpu.picodollars, gpu.idle, gpu.milliseconds) == (36 * DOLLAR // 10, 18 * DOLLAR // 10, HOUR_MS)
     assert (gpu.input_picodollars, gpu.output_picodollars, gpu.tokens) == (450_000, 2_700_000, 1_500_000)
-    assert core.standings["LLMService/shop/chat/daily"].spent == spent(core)
-    assert core.rerated == {}  # a true-up is no re-rating
+    assert core.standings.by_key["LLMService/shop/chat/daily"].spent == spent(core)
+    assert core.history.rerated == {}  # a true-up is no re-rating
     # The next hour is gated by that, and trued up by its own.
     use(core, HOUR + 200, Counts(input=10, output=10))
     assert spent(core) == 18 * DOLLAR // 10 + 10 * 450_000 + 10 * 2_700_000
@@ -134,10 +134,10 @@ def test_a_rate_that_comes_later_rates_history_and_says_so() -> None:
     assert before.uncosted_models == ("llama",)
     assert before.gpu is not None
     assert (before.gpu.products, before.gpu.unpriced_milliseconds) == ((PRODUCT,), HOUR_MS)
-    assert core.provisional_price("shop/chat", "llama") is None
+    assert core.history.provisional_price("shop/chat", "llama") is None
     core.configure(view_of(CHAT, gpu_price((OLD, "3.60"))))
     assert spent(core) == 18 * DOLLAR // 10
-    assert core.rerated["shop/chat"].tokens == 1_500_000
+    assert core.history.rerated["shop/chat"].tokens == 1_500_000
     after = usage(core)
     assert after.uncosted_models == ()
     assert after.gpu is not None
@@ -152,7 +152,7 @@ def test_a_price_of_the_models_own_tokens_wins() -> None:
     use(core, 100, HALF_BUSY)
     use(core, 100, Counts(input=500_000), model="adapter")
     core.tick()
-    assert core.provisional_price("shop/chat", "llama") is None
+    assert core.history.provisional_price("shop/chat", "llama") is None
     gpu = usage(core).gpu
     assert gpu is not None
     adapter = gpu.picodollars - gpu.idle - gpu.covered
@@ -188,7 +188,7 @@ def test_a_dated_rate_changes_in_the_middle_of_an_hour() -> None:
 def test_of_two_prices_of_one_gpu_the_first_by_name_says() -> None:
     clock = FakeClock(at(HOUR + 200))
     core = made(clock, gpu_price((OLD, "9.00"), name="b"), gpu_price((OLD, "4.00"), name="a"))
-    assert core.catalogue.contested == 1
+    assert core.history.catalogue.contested == 1
     hold(core, 0)
     core.tick()
     gpu = usage(core).gpu
@@ -226,12 +226,12 @@ def test_a_quiet_night_keeps_the_last_rate() -> None:
     hold(core, 0)
     use(core, 100, HALF_BUSY)
     core.tick()
-    rate = core.provisional_price("shop/chat", "llama")
+    rate = core.history.provisional_price("shop/chat", "llama")
     for window in range(1, 12):
         hold(core, window)
     clock.now = at(12 * HOUR + 200)
     core.tick()
-    assert core.provisional_price("shop/chat", "llama") == rate
+    assert core.history.provisional_price("shop/chat", "llama") == rate
     gpu = usage(core).gpu
     assert gpu is not None
     assert gpu.idle == 18 * DOLLAR // 10 + 11 * 36 * DOLLAR // 10
@@ -261,22 +261,22 @@ def test_an_edited_rate_shares_all_its_hours_again_and_no_other(monkeypatch: pyt
 
 
 def test_many_hours_are_shared_again_in_steps_the_newest_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core_module, "MOST_AT_ONCE", 2)
+    monkeypatch.setattr(history, "MOST_AT_ONCE", 2)
     clock = FakeClock(at(5 * HOUR + 200))
     core = made(clock)
     for window in range(5):
         hold(core, window)
         use(core, window * HOUR + 100, HALF_BUSY)
     for _ in range(3):
-        core._true_up(2)
+        core._trued_up(core.history.true_up(2))
     core.configure(view_of(CHAT, gpu_price((OLD, "3.60"))))
     assert usage(core).last24h.uncosted_tokens == 3 * 1_500_000
-    assert core.gpu.share("shop/chat", START + 4 * HOUR) != core.gpu.share("shop/chat", START)
-    core._true_up(2)
-    core._true_up(2)
+    assert core.history.gpu.share("shop/chat", START + 4 * HOUR) != core.history.gpu.share("shop/chat", START)
+    core._trued_up(core.history.true_up(2))
+    core._trued_up(core.history.true_up(2))
     assert spent(core) == 5 * 18 * DOLLAR // 10
-    assert core.rerated["shop/chat"].tokens == 5 * 1_500_000
-    assert core.rerated_picodollars == spent(core)
+    assert core.history.rerated["shop/chat"].tokens == 5 * 1_500_000
+    assert core.history.rerated_picodollars == spent(core)
 
 
 def test_hours_beyond_the_horizon_are_not_called_unknown() -> None:
@@ -291,7 +291,7 @@ def test_hours_beyond_the_horizon_are_not_called_unknown() -> None:
     again.hold([HeldSum("shop/chat", PRODUCT, 0, int(clock.now.timestamp()) // 900 * 900, 1000, 1000)], {})
     again.configure(view_of(CHAT, gpu_price((OLD, "3.60"))))
     again.rebuild([Delta("shop/chat", "vllm", "llama", None, START, HALF_BUSY)], {})
-    assert again.aggregate.total("shop/chat").uncosted == 0
+    assert again.history.aggregate.total("shop/chat").uncosted == 0
 
 
 def test_an_hour_of_one_slow_call_is_charged_but_sets_no_rate() -> None:
@@ -301,7 +301,7 @@ def test_an_hour_of_one_slow_call_is_charged_but_sets_no_rate() -> None:
     use(core, 100, Counts(input=5, output=1, busy_ms=60_000, prefill_ms=1, decode_ms=1))
     core.tick()
     assert 0 < spent(core) <= 6 * DOLLAR // 100
-    assert core.provisional_price("shop/chat", "llama") == gpuhours.price(1_000_000, 1_000_000)
+    assert core.history.provisional_price("shop/chat", "llama") == gpuhours.price(1_000_000, 1_000_000)
 
 
 def test_after_a_day_of_nobody_it_begins_anew() -> None:
@@ -310,11 +310,11 @@ def test_after_a_day_of_nobody_it_begins_anew() -> None:
     hold(core, 0)
     use(core, 100, HALF_BUSY)
     core.tick()
-    assert core.provisional_price("shop/chat", "llama") == gpuhours.price(450_000, 2_700_000)
+    assert core.history.provisional_price("shop/chat", "llama") == gpuhours.price(450_000, 2_700_000)
     hold(core, 25)
     clock.now = at(26 * HOUR + 200)
     core.tick()
-    assert core.provisional_price("shop/chat", "llama") == gpuhours.price(1_000_000, 1_000_000)
+    assert core.history.provisional_price("shop/chat", "llama") == gpuhours.price(1_000_000, 1_000_000)
 
 
 def test_a_restart_comes_to_the_same_sums() -> None:
@@ -401,9 +401,9 @@ def test_all_that_was_charged_and_idle_is_what_the_gpus_cost(
     )
     assert gpu.picodollars == cost
     closed = sum(
-        core.aggregate.since("shop/chat", bound).picodollars
-        - core.aggregate.since("shop/chat", bound + HOUR).picodollars
+        core.history.aggregate.since("shop/chat", bound).picodollars
+        - core.history.aggregate.since("shop/chat", bound + HOUR).picodollars
         for bound in (START, START + HOUR)
-        if core.gpu.share("shop/chat", bound)
+        if core.history.gpu.share("shop/chat", bound)
     )
     assert closed + gpu.idle + gpu.covered == cost

@@ -102,7 +102,7 @@ def asked(store: Store, core: Core, by: tuple[By, ...]) -> Spend:
     step = 3600 if "hour" in by else 86_400 if "day" in by else 0
     span = queries.bucket_range(START, AT + 900)
     sums = queries.read(store.database, *span, step, namespaces=["shop"], service="bot", pods="pod" in by)
-    return asyncio.run(spend.summarise(sums, by, span=span, rater=core.rater))
+    return asyncio.run(spend.summarise(sums, by, span=span, rater=core.history.rater))
 
 
 def held_against(rows: Iterable[Used], store: Store, core: Core, *, repriced: bool) -> None:
@@ -111,14 +111,14 @@ def held_against(rows: Iterable[Used], store: Store, core: Core, *, repriced: bo
     picodollars, uncosted = sum(one[1] for one in every), sum(one[2] for one in every)
     today = sum(one[1] + one[3] for one in every if one[0] >= MIDNIGHT)
 
-    usage = asyncio.run(core.usage())
+    usage = asyncio.run(core.usage.usage())
     status = figures.usage(usage.services[SERVICE])
     if status.cost is not None:
         assert status.cost.amount == money.to_decimal(picodollars)
     assert status.uncosted_tokens == uncosted
     assert usage.services[SERVICE].last24h.picodollars == usage.services[SERVICE].total.picodollars == picodollars
     assert usage.services[SERVICE].total.uncosted_tokens == uncosted
-    assert core.standings[KEY].spent == usage.budgets[KEY].spent == today
+    assert core.standings.by_key[KEY].spent == usage.budgets[KEY].spent == today
 
     bys: tuple[tuple[By, ...], ...] = (
         ("service",), ("hour",), ("day", "model"), ("kind",), ("model", "tier", "hour"), ("pod",),

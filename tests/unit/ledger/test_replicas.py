@@ -208,27 +208,29 @@ async def test_any_replica_knows_how_many_pods_report_whomever_they_speak_with(p
         for _ in range(2):  # the first hears of the second only when that has said something
             for number, (core, replica) in enumerate(zip(cores, pair, strict=True)):
                 now = int(clock.now.timestamp())
-                core.elsewhere = presence.share(replica.store.database, str(number), core.presence.by_service, now)
+                core.usage.elsewhere = presence.share(
+                    replica.store.database, str(number), core.usage.presence.by_service, now
+                )
 
     async def pods(name: str = "shop/bot") -> list[int]:
-        return [(await core.usage()).services[name].reporting_pods for core in cores]
+        return [(await core.usage.usage()).services[name].reporting_pods for core in cores]
 
     now = clock.now.timestamp()
-    cores[0].presence.seen(["shop/bot"], "a", now)
-    cores[0].presence.seen(["shop/bot", "shop/web"], "b", now)
-    cores[1].presence.seen(["shop/bot"], "c", now)
+    cores[0].usage.presence.seen(["shop/bot"], "a", now)
+    cores[0].usage.presence.seen(["shop/bot", "shop/web"], "b", now)
+    cores[1].usage.presence.seen(["shop/bot"], "c", now)
     share()
     assert await pods() == [3, 3]
     assert await pods("shop/web") == [1, 1]
-    cores[1].presence.seen(["shop/bot"], "a", now)  # it moved
+    cores[1].usage.presence.seen(["shop/bot"], "a", now)  # it moved
     share()
     assert await pods() == [3, 3]
     clock.now += dt.timedelta(seconds=presence.STALE_SECONDS + 1)  # the first replica is gone, and its pods with it
     for _ in range(2):
         now_ = int(clock.now.timestamp())
-        cores[1].presence.forget(clock.now.timestamp())
-        cores[1].presence.seen(["shop/bot"], "c", clock.now.timestamp())
-        cores[1].elsewhere = presence.share(pair[1].store.database, "1", cores[1].presence.by_service, now_)
+        cores[1].usage.presence.forget(clock.now.timestamp())
+        cores[1].usage.presence.seen(["shop/bot"], "c", clock.now.timestamp())
+        cores[1].usage.elsewhere = presence.share(pair[1].store.database, "1", cores[1].usage.presence.by_service, now_)
     assert (await pods())[1] == 1
 
 
@@ -238,4 +240,4 @@ def test_when_a_service_was_last_reported_is_known_to_all(pair: tuple[Replica, R
     core.configure(view_of(service()))
     first.report(Counts(requests=1))
     core.merged((), second.store.follow())
-    assert core.last_reports == {"shop/bot": int(FakeClock().now.timestamp())}
+    assert core.usage.last_reports == {"shop/bot": int(FakeClock().now.timestamp())}

@@ -145,15 +145,15 @@ class Api:
         while True:
             if caller.pod_uid:
                 asked = [key for name in services if (key := f"{namespace}/{name}") in self._core.view.services]
-                self._core.presence.seen(asked, caller.pod_uid, self._core.clock().timestamp())
-            current = self._core.generation(namespace)
+                self._core.usage.presence.seen(asked, caller.pod_uid, self._core.clock().timestamp())
+            current = self._core.configuration.generation(namespace)
             if current != known:
-                return answers.as_json(self._core.config(namespace, services))
+                return answers.as_json(self._core.configuration.config(namespace, services))
             left = deadline - asyncio.get_running_loop().time()
             if left <= 0 or self._stopping.is_set():
                 return Response(status_code=304)
             with self._metrics.long_polls.track_inprogress():
-                await self._core.changed(namespace, left)
+                await self._core.configuration.changed(namespace, left)
 
     async def price(self, visit: Visit) -> Response:
         """GET /v1/price."""
@@ -165,20 +165,20 @@ class Api:
             raise Refusal(400, "malformed", f"give model=MODEL, of at most {LONGEST} characters")
         core = self._core
         known = core.view.services.get(f"{namespace}/{service}")
-        generation = core.price_generation(f"{namespace}/{service}")
-        provisional = core.provisional_price(f"{namespace}/{service}", model)
+        generation = core.configuration.price_generation(f"{namespace}/{service}")
+        provisional = core.history.provisional_price(f"{namespace}/{service}", model)
         if provisional is not None:
             return answers.as_json(
                 wire.Price(contract=names.CONTRACT, picodollars=provisional, provisional=True, generation=generation)
             )
-        found, until = core.price(f"{namespace}/{service}", model)
-        window = core.catalogue.window(known.provider, model) if known is not None else 0
+        found, until = core.history.price(f"{namespace}/{service}", model)
+        window = core.history.catalogue.window(known.provider, model) if known is not None else 0
         if known is None or found is None:
             return answers.as_json(
                 wire.Price(contract=names.CONTRACT, window=window, valid_until=until, generation=generation)
             )
         issued = Issued(known.provider, model, found.price_id)
-        if issued not in core.prices and len(core.prices) < MOST_ISSUED:
+        if issued not in core.history.prices and len(core.history.prices) < MOST_ISSUED:
             # First on the disk, then handed out: a row must always find its price again.
             await self._writer.record_price(PriceRecord(issued, found.rates), int(core.clock().timestamp()))
             core.remember(issued, found.rates)
@@ -203,7 +203,7 @@ class Api:
         _contract(visit)
         if not auth.is_operator(visit.who(), self._namespace):
             raise Refusal(403, "forbidden", f"only the service account {names.OPERATOR} may read all usage")
-        return answers.as_json(await self._core.usage())
+        return answers.as_json(await self._core.usage.usage())
 
     # Inside -----------------------------------------------------------------------------------------------------------
 
@@ -215,7 +215,7 @@ class Api:
         if not auth.is_pod(visit.who(), pod.namespace, pod.name, pod.uid):
             raise Refusal(403, "forbidden", "the token is not bound to the pod that the report names")
         report, odd = intake.take(report, now, self._may_report(pod.namespace))
-        report = self._core.desk.take(report, lambda key: self._core.holds_for(key, pod.namespace))
+        report = self._core.standings.desk.take(report, lambda key: self._core.standings.holds_for(key, pod.namespace))
         for reason, count in odd.items():
             logger.warning("report of pod %s/%s: %d rows were odd (%s)", pod.namespace, pod.name, count, reason)
             self._metrics.odd_rows.labels(reason).inc(count)
@@ -231,14 +231,14 @@ class Api:
                 sum(f"{pod.namespace}/{row.service}" not in core.view.services for row in report.rows)
             )
         self._metrics.unknown_price_rows.inc(
-            sum((issued := issued_of(row)) is not None and issued not in core.prices for row in report.rows)
+            sum((issued := issued_of(row)) is not None and issued not in core.history.prices for row in report.rows)
         )
-        services |= core.presence.by_pod.get(pod.uid, set())
+        services |= core.usage.presence.by_pod.get(pod.uid, set())
         return wire.ReportAnswer(
             contract=names.CONTRACT,
             accepted=len(report.rows),
-            generation=core.generation(pod.namespace) if core.synced else "",
-            budgets=core.budget_updates(services),
+            generation=core.configuration.generation(pod.namespace) if core.synced else "",
+            budgets=core.standings.budget_updates(services),
             leases=leases,
             now=core.clock(),
             report_interval_seconds=core.interval(services),

@@ -113,7 +113,7 @@ class SpendApi:
             )
         except queries.TooLargeError as error:
             raise Refusal(413, "too_large", str(error)) from error
-        found = await spend.summarise(sums, by, span=span, rater=self._core.rater)
+        found = await spend.summarise(sums, by, span=span, rater=self._core.history.rater)
         if len(found.rows) > MOST_ROWS:
             message = (
                 f"the answer has more than {MOST_ROWS} rows: ask by less, for a shorter time, or for one namespace"
@@ -124,9 +124,9 @@ class SpendApi:
     def _gpus(self, span: tuple[int, int], namespace: str, service: str) -> tuple[GpuSpend, ...]:
         used = {
             name: usage
-            for name in self._core.gpu.services()
+            for name in self._core.history.gpu.services()
             if namespace in {"", name.partition("/")[0]} and service in {"", name.partition("/")[2]}
-            if (usage := self._core.gpu.usage(name, *span)) is not None and usage.milliseconds
+            if (usage := self._core.history.gpu.usage(name, *span)) is not None and usage.milliseconds
         }
         return tuple(spend.gpu_spend(name, usage) for name, usage in used.items())
 
