@@ -11,7 +11,7 @@ from llmwarden import names
 from llmwarden.contracts import ledger as wire
 from llmwarden.ledger.budgets import leases as lending
 from llmwarden.ledger.budgets.standing import Standings
-from llmwarden.ledger.rating.history import History
+from llmwarden.ledger.history import History
 from llmwarden.ledger.view import Service, View
 
 Clock = Callable[[], dt.datetime]

@@ -14,7 +14,7 @@ from llmwarden.domain import leases
 from llmwarden.domain.cost import Rates
 from llmwarden.ledger.budgets.standing import Standings
 from llmwarden.ledger.configuration import Configuration
-from llmwarden.ledger.rating.history import History
+from llmwarden.ledger.history import History
 from llmwarden.ledger.rating.pricing import Catalogue
 from llmwarden.ledger.store import Batch, Delta, HeldSum, Issued
 from llmwarden.ledger.usage import REPORTING_SECONDS, UsageAnswers

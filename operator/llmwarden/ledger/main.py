@@ -18,14 +18,14 @@ import uvloop
 
 from llmwarden import __version__, kube, names, tracing
 from llmwarden.errors import UnavailableError, WardenError
-from llmwarden.ledger.budgets.departed import Departed
-from llmwarden.ledger.budgets.lost import LostPods
 from llmwarden.ledger.collector import Collector
 from llmwarden.ledger.core import Core
+from llmwarden.ledger.departed import Departed
 from llmwarden.ledger.gpu_metrics import GpuState
 from llmwarden.ledger.http.app import create_app
 from llmwarden.ledger.http.gpu_api import GpuApi
 from llmwarden.ledger.http.query_api import SpendApi
+from llmwarden.ledger.lost import LostPods
 from llmwarden.ledger.metrics import Metrics, State
 from llmwarden.ledger.providers import usage as providers
 from llmwarden.ledger.providers.account_metrics import AccountState

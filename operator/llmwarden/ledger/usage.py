@@ -10,8 +10,8 @@ from llmwarden.contracts import ledger as wire
 from llmwarden.domain import budgets as policy
 from llmwarden.domain import windows
 from llmwarden.ledger.budgets.standing import Standing, Standings
+from llmwarden.ledger.history import History
 from llmwarden.ledger.rating.aggregate import DAY, Sums
-from llmwarden.ledger.rating.history import History
 from llmwarden.ledger.view import View
 
 HOUR = 3600

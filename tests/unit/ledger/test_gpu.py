@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from llmwarden.contracts import ledger as wire
 from llmwarden.domain import gpuhours
+from llmwarden.ledger import history
 from llmwarden.ledger.core import Core
-from llmwarden.ledger.rating import history
 from llmwarden.ledger.rating.pricing import Catalogue
 from llmwarden.ledger.store import Batch, Delta, HeldSum, Merged
 from llmwarden.ledger.store.counts import Counts

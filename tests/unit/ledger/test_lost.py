@@ -7,7 +7,7 @@ import pytest
 
 from llmwarden.contracts import ledger as wire
 from llmwarden.errors import ForbiddenError, NotFoundError, UnavailableError
-from llmwarden.ledger.budgets.lost import LostPods
+from llmwarden.ledger.lost import LostPods
 from llmwarden.ledger.metrics import Metrics
 from llmwarden.ledger.store import Store
 from llmwarden.ledger.store.counts import Counts

@@ -11,7 +11,7 @@ from llmwarden.domain import budgets as policy
 from llmwarden.domain import windows
 from llmwarden.errors import InvalidSpecError
 from llmwarden.ledger.budgets import leases as lending
-from llmwarden.ledger.rating.history import History
+from llmwarden.ledger.history import History
 from llmwarden.ledger.store import Delta
 from llmwarden.ledger.view import Shared, View
 
