@@ -11,7 +11,7 @@ from llmwarden.api.v1alpha1.llmservice import OptionalAlert
 from llmwarden.domain.objectives import SpendObjective
 from llmwarden.manifests import promql
 from llmwarden.manifests.alerts import vocabulary
-from llmwarden.manifests.alerts.alerting import ANY, FEW_CALLS, Rule, alert
+from llmwarden.manifests.alerts.alert import ANY, FEW_CALLS, Rule, alert
 from llmwarden.manifests.params import Params
 from llmwarden.settings import Settings
 

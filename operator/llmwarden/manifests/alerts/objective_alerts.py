@@ -11,7 +11,7 @@ from llmwarden.domain.indicators import LatencyIndicator
 from llmwarden.domain.objectives import LatencyObjective, SpendObjective
 from llmwarden.manifests import promql
 from llmwarden.manifests.alerts import slo
-from llmwarden.manifests.alerts.alerting import ANY, FEW_CALLS, Rule, alert, recorded
+from llmwarden.manifests.alerts.alert import ANY, FEW_CALLS, Rule, alert, recorded
 from llmwarden.manifests.params import Params
 from llmwarden.settings import Settings
 

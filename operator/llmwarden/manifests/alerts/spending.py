@@ -10,7 +10,7 @@ from llmwarden import names
 from llmwarden.domain import budgets
 from llmwarden.domain.windows import CALENDAR_SECONDS
 from llmwarden.manifests import promql
-from llmwarden.manifests.alerts.alerting import ANY, WINDOW, Rule, alert, recorded
+from llmwarden.manifests.alerts.alert import ANY, WINDOW, Rule, alert, recorded
 from llmwarden.manifests.params import Params
 from llmwarden.settings import Settings
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 from llmwarden import names
 from llmwarden.domain import engines, indicators, upstream
 from llmwarden.manifests import promql
-from llmwarden.manifests.alerts.alerting import ANY
+from llmwarden.manifests.alerts.alert import ANY
 from llmwarden.manifests.params import Params
 
 WINDOW: Final = "5m"
