@@ -92,7 +92,7 @@ def _latency(settings: Settings, indicator: LatencyIndicator) -> Rule:
     return alert(
         settings,
         indicator.alert,
-        f"0 * {slow}\n+ on ({promql.BY}) group_left () llmservice:{indicator.record}:p95_5m",
+        f"0 * {slow}\n+ on ({promql.BY}) group_left () {names.RECORD_PREFIX}{indicator.record}:p95_5m",
         wait="5m",
         severity="warning",
         summary=(
