@@ -1,5 +1,12 @@
 """Our errors, by what the person or the loop can do about them. No kopf in here: handlers translate."""
 
+from typing import Final
+
+import msgspec
+
+UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding JSON from outside may raise: it is no JSON or of another shape, no UTF-8, or nested without end."""
+
 
 class WardenError(Exception):
     """Base of every error that we raise on purpose; its text is a sentence a person can act on."""

@@ -6,7 +6,6 @@ Amounts are whole picodollars or tokens, as `unit` says. A budget is keyed by na
 import datetime as dt
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 from llmwarden.api.v1alpha1.common import Admit, BudgetPolicy, BudgetScope, Limit
 from llmwarden.api.v1alpha1.llmbudget import ClusterLLMBudget, LLMBudget
@@ -38,14 +37,6 @@ class Budget:
     on_ledger_loss: Admit
     fallback_model: str | None = None
     ceiling: int | None = None
-
-
-class _Spent(Protocol):
-    # Anything with a limit and what is spent of it: wire.BudgetUsage, wire.BudgetConfig.
-    @property
-    def limit(self) -> int: ...
-    @property
-    def spent(self) -> int: ...
 
 
 def service_key(namespace: str, service: str, budget: str) -> str:
@@ -121,11 +112,6 @@ def state(limit: int, spent: int, warn_at: Iterable[int] = ()) -> BudgetState:
     return "Open"
 
 
-def warning_reached(limit: int, spent: int, warn_at: Iterable[int]) -> int | None:
-    """Return the highest warning percentage that is reached; None where none is."""
-    return max((percent for percent in warn_at if spent * 100 >= percent * limit), default=None)
-
-
 def newly_reached(warn_at: Iterable[int], before: int, now: int) -> tuple[int, ...]:
     """Return the warning percentages, rising, that are reached at `now` percent and were not at `before` percent."""
     return tuple(percent for percent in sorted(set(warn_at)) if before < percent <= now)
@@ -134,16 +120,6 @@ def newly_reached(warn_at: Iterable[int], before: int, now: int) -> tuple[int, .
 def used_percent(limit: int, spent: int) -> int:
     """Return the whole percent of the limit that is spent, rounded down: 100 means that nothing is left. May exceed 100."""
     return max(0, spent) * 100 // limit
-
-
-def nearest_its_end(spent: Mapping[str, _Spent]) -> str | None:
-    """Return the key of the budget of which the largest share is spent; the first by key where two are level; None of none."""
-    best: str | None = None
-    for key in sorted(spent):
-        # Cross-multiplied: picodollars and tokens are compared as exact shares.
-        if best is None or spent[key].spent * spent[best].limit > spent[best].spent * spent[key].limit:
-            best = key
-    return best
 
 
 def forecast_exhausted_at(

@@ -36,7 +36,6 @@ _MAX_BACKOFF: Final = 10.0
 _MIN_POLL_SECONDS: Final = 0.2  # between two polls, whatever the ledger says
 _FIRST_SECONDS: Final = 1.0  # until the first report
 _MIN_RESET_SECONDS: Final = 1.0  # between two looks at a window that has ended
-_AGAIN_SECONDS: Final = 0.25  # until a lease is asked for again, where the ledger does not say
 _ROWS: Final = 500  # of one report
 _OK: Final = 200
 _NOT_MODIFIED: Final = 304

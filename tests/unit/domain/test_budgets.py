@@ -1,5 +1,4 @@
 import datetime as dt
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -116,27 +115,9 @@ def test_state_follows_from_what_is_spent(spent: int, state: str) -> None:
     assert budgets.state(1000, spent, (50, 80)) == state
 
 
-def test_the_highest_warning_that_is_reached() -> None:
-    assert budgets.warning_reached(1000, 800, (50, 80)) == 80
-    assert budgets.warning_reached(1000, 799, (50, 80)) == 50
-    assert budgets.warning_reached(1000, 1, (50, 80)) is None
-
-
 @given(st.integers(min_value=1, max_value=10**21), st.integers(min_value=0, max_value=10**22))
 def test_a_hundred_percent_means_that_nothing_is_left(limit: int, spent: int) -> None:
     assert (budgets.used_percent(limit, spent) >= 100) == (budgets.state(limit, spent) == "Exceeded")
-
-
-@dataclass
-class Spent:
-    limit: int
-    spent: int
-
-
-def test_nearest_its_end_compares_shares_not_units() -> None:
-    found = budgets.nearest_its_end({"a": Spent(10**15, 10**14), "b": Spent(100, 11), "c": Spent(100, 11)})
-    assert found == "b"
-    assert budgets.nearest_its_end({}) is None
 
 
 def forecast(**changes: Any) -> dt.datetime | None:

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 
 from llmwarden import names
 from llmwarden.contracts import ledger as wire
+from llmwarden.errors import UNREADABLE
 from llmwarden.ledger.core import Core
 from llmwarden.ledger.http import intake, openapi
 from llmwarden.ledger.http.gpu_api import MAX_BODY as MAX_GPU_BODY
@@ -49,7 +50,6 @@ class _Versioned(msgspec.Struct):
     contract: int
 
 
-_UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _reports = msgspec.json.Decoder(wire.Report)
 _versions = msgspec.json.Decoder(_Versioned)
 
@@ -293,9 +293,9 @@ def _seconds(visit: Visit, name: str, most: float) -> float:
 def _report(raw: bytes) -> wire.Report:
     try:
         report = _reports.decode(raw)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         # The version before the shape: another version's report need not have ours.
-        with contextlib.suppress(*_UNREADABLE):
+        with contextlib.suppress(*UNREADABLE):
             _check_version(_versions.decode(raw).contract)
         raise Refusal(400, "malformed", f"the report does not match the contract: {error}") from error
     _check_version(report.contract)

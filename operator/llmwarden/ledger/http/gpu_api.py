@@ -12,7 +12,7 @@ from starlette.responses import Response
 from llmwarden import names
 from llmwarden.contracts import ledger as wire
 from llmwarden.domain.spans import Span
-from llmwarden.errors import UnavailableError
+from llmwarden.errors import UNREADABLE, UnavailableError
 from llmwarden.ledger.core import Core
 from llmwarden.ledger.http import intake
 from llmwarden.ledger.rating.aggregate import DAY, HORIZON_SECONDS
@@ -128,7 +128,7 @@ class GpuApi:
 def _report(raw: bytes) -> wire.GpuReport:
     try:
         report = msgspec.json.decode(raw, type=wire.GpuReport)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise Refusal(400, "malformed", f"the report does not match the contract: {error}") from error
     if report.contract != names.CONTRACT:
         message = f"this ledger speaks contract {names.CONTRACT}, not {report.contract}"

@@ -22,7 +22,7 @@ import msgspec
 from llmwarden import __version__, names
 from llmwarden.contracts.reconciliation import Side
 from llmwarden.domain.drift import Account
-from llmwarden.errors import WardenError
+from llmwarden.errors import UNREADABLE, WardenError
 
 TIMEOUT: Final = 60.0
 LARGEST: Final = 16 * 1024 * 1024  # bytes of one answer
@@ -75,7 +75,7 @@ async def read(http: httpx.AsyncClient, account: Account, key: str, start: dt.da
     ask = _Questions(http, account, key)
     try:
         await (_openai if account.api == "OpenAI" else _anthropic)(ask, account, days, start, end)
-    except (_Malformed, msgspec.DecodeError, RecursionError) as error:
+    except (_Malformed, *UNREADABLE) as error:
         message = f"{account.api} gave an implausible answer: {error}"
         raise ProviderError(message, reason="Malformed") from error
     return days
@@ -314,7 +314,7 @@ def _said(body: bytes) -> str:
     """The sentence of an error, in the form that both providers have; "" where there is none."""
     try:
         return str(msgspec.json.decode(body, type=_ErrorBody).error.get("message") or "")
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         return ""
 
 

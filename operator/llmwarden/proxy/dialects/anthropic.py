@@ -11,6 +11,7 @@ import msgspec
 
 from llmwarden import names
 from llmwarden.contracts.ledger import Tokens
+from llmwarden.errors import UNREADABLE
 from llmwarden.proxy.dialects import prompt
 from llmwarden.proxy.dialects.base import MOST_TOKENS, Answer, Asked, Event, Match, Target, count
 from llmwarden.proxy.framing import Framing
@@ -142,10 +143,10 @@ class Messages:
         """Read what matters; None for what is not a JSON object."""
         try:
             request: _Request | _Unshaped = _request.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             try:
                 request = _unshaped.decode(body)  # the upstream will say what is wrong with it
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            except UNREADABLE:
                 return None
         asked = Asked(
             model=match.model or prompt.name(request.model),
@@ -190,7 +191,7 @@ class Messages:
         answer.text = b""
         try:
             event = _event.decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             answer.malformed += 1
             return Event.KEEP
         kind = event.type
@@ -214,7 +215,7 @@ class Messages:
         """Note usage, stop reason, tool calls, an error."""
         try:
             message = _message.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             answer.malformed += 1
             return
         if message.type == "error" or message.error:
@@ -273,7 +274,7 @@ def _reaches_out(request: _Plain) -> str:
         return ""
     try:
         kinds = {tool.type for tool in _blocks.decode(tools)}
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError):
+    except (*UNREADABLE, TypeError):
         return "unreadable"
     plain = all(kind is None or (isinstance(kind, str) and _CLIENT_TOOLS.fullmatch(kind)) for kind in kinds)
     return "" if plain else "server_tools"
@@ -288,7 +289,7 @@ def _media(content: bytes) -> str:
             inner = bytes(block.content)
             if inner[:1] == b"[" and not {item.type for item in _blocks.decode(inner)} <= _TEXT:
                 return "media"
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError):
+    except (*UNREADABLE, TypeError):
         return "unreadable"
     return ""
 

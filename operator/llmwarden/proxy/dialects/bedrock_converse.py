@@ -5,6 +5,7 @@ from typing import Any, Final
 import msgspec
 
 from llmwarden.contracts.ledger import Tokens
+from llmwarden.errors import UNREADABLE
 from llmwarden.proxy.dialects import prompt
 from llmwarden.proxy.dialects.base import MOST_TOKENS, NAME_LENGTH, Answer, Asked, Event, Match, count
 from llmwarden.proxy.dialects.bedrock_shared import Endpoint, is_error, model_name, note_latency, note_tier
@@ -171,7 +172,7 @@ class Converse(Endpoint):
         """Read what matters; None for what is not of this shape: Bedrock will say what is wrong with it."""
         try:
             request = _request.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             return None
         inference = request.inference_config or _Inference()
         limit = prompt.positive(inference.max_tokens)
@@ -201,7 +202,7 @@ class Converse(Endpoint):
         """Note content, usage, stop reasons, exceptions. The metadata comes last."""
         try:
             event = _event.decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             answer.malformed += 1
             return Event.KEEP
         if event.content_block_delta is not None:
@@ -227,7 +228,7 @@ class Converse(Endpoint):
         """Note usage, the stop reason, tool calls."""
         try:
             message = _whole.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             answer.malformed += 1
             return
         _note_metadata(answer, message)
@@ -268,7 +269,7 @@ def tokens(usage: Usage) -> Tokens | None:
 def _parts(content: bytes) -> list[_Block] | None:
     try:
         return _blocks.decode(content)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return None
 
 
@@ -277,7 +278,7 @@ def _read_tools(asked: Asked, config: bytes) -> None:
         return
     try:
         tools = _tools.decode(config).tools or []
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         asked.unbounded = asked.unbounded or "unreadable"
         return
     if any("systemTool" in tool for tool in tools):

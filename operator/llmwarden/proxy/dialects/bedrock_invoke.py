@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from llmwarden.contracts.ledger import Tokens
+from llmwarden.errors import UNREADABLE
 from llmwarden.proxy.dialects import bedrock_converse, prompt
 from llmwarden.proxy.dialects.anthropic import MESSAGES
 from llmwarden.proxy.dialects.base import MOST_TOKENS, NAME_LENGTH, Answer, Asked, Event, Match, count
@@ -130,7 +131,7 @@ class Invoke(Endpoint):
         """Read what the body's family calls things; None for what is not a JSON object."""
         try:
             request = _request.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             return None
         asked: Asked | None
         if request.anthropic_version is not None:
@@ -180,7 +181,7 @@ class Invoke(Endpoint):
         """Note usage, reasons, ids."""
         try:
             message = _body.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             answer.malformed += 1
             return
         if isinstance(message.type, str):
@@ -207,7 +208,7 @@ class Invoke(Endpoint):
     def _family(answer: Answer, inner: bytes, now: float) -> None:
         try:
             message = _body.decode(inner)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             answer.malformed += 1
             return
         if isinstance(message.type, str):
@@ -221,7 +222,7 @@ class Invoke(Endpoint):
     def _last(answer: Answer, inner: bytes) -> None:
         try:
             metrics = _last.decode(inner).metrics
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             return
         answer.done = True
         answer.partial = False

@@ -4,6 +4,7 @@ from typing import Any, Final
 
 import msgspec
 
+from llmwarden.errors import UNREADABLE
 from llmwarden.proxy.dialects import gemini_shared, prompt
 from llmwarden.proxy.dialects.base import Answer, Asked, Event, Match
 from llmwarden.proxy.dialects.gemini_shared import AROUND, NEVER_SENT, Usage, note_error, note_usage
@@ -102,10 +103,10 @@ class Content(gemini_shared.Endpoint):
         """Read what matters; None for what is not a JSON object."""
         try:
             request: _Request | _Unshaped = _request.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             try:
                 request = _unshaped.decode(body)  # Google will say what is wrong with it
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            except UNREADABLE:
                 return None
         system = bytes(request.systemInstruction) or bytes(request.system_instruction)
         asked = Asked(
@@ -142,7 +143,7 @@ class Content(gemini_shared.Endpoint):
         if body.lstrip()[:1] == b"[":
             try:
                 items = _list.decode(body)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            except UNREADABLE:
                 items = []
             body = bytes(items[-1]) if items else body
         message = _decode(answer, body)
@@ -153,7 +154,7 @@ class Content(gemini_shared.Endpoint):
 def _decode(answer: Answer, payload: bytes) -> _Answer | None:
     try:
         return _answer.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         answer.malformed += 1
         return None
 
@@ -189,7 +190,7 @@ def _content(answer: Answer, part: _Part) -> int:
         size += len(call)
         try:
             name = _call.decode(call).id
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             name = None
         if isinstance(name, str) and name:
             answer.tool_call(name)
@@ -229,7 +230,7 @@ def _read_tools(asked: Asked, raw: bytes) -> None:
         return
     try:
         tools = _tools.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         asked.unbounded = "unreadable"
         return
     if not all(tool.keys() <= _CLIENT_TOOLS for tool in ([tools] if isinstance(tools, dict) else tools)):

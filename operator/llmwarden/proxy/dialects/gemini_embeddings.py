@@ -5,6 +5,7 @@ from typing import Any, Final
 import msgspec
 
 from llmwarden.contracts.ledger import Tokens
+from llmwarden.errors import UNREADABLE
 from llmwarden.proxy.dialects import gemini_shared, prompt
 from llmwarden.proxy.dialects.base import MOST_TOKENS, Answer, Asked, Event, Match, count
 from llmwarden.proxy.dialects.gemini_shared import NEVER_SENT, Usage, note_error, note_usage
@@ -49,7 +50,7 @@ class Embeddings(gemini_shared.Endpoint):
         """How much there is to embed; None for what is not a JSON object."""
         try:
             request = _request.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             return None
         parts = [bytes(part) for part in (request.content, request.requests, request.instances)]
         media = any(mark in part for part in parts for mark in _MEDIA)
@@ -78,7 +79,7 @@ class Embeddings(gemini_shared.Endpoint):
         """Note usage, an error."""
         try:
             message = _answer.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             answer.malformed += 1
             return
         note_error(answer, message.error)

@@ -5,6 +5,7 @@ from typing import Any, Final
 import msgspec
 
 from llmwarden.contracts.ledger import Tokens
+from llmwarden.errors import UNREADABLE
 from llmwarden.proxy.dialects import gemini_shared, prompt
 from llmwarden.proxy.dialects.base import MOST_TOKENS, Answer, Asked, Event, Match, count
 from llmwarden.proxy.dialects.gemini_shared import NEVER_SENT, note_tier
@@ -94,10 +95,10 @@ class Interactions(gemini_shared.Endpoint):
         """Read what matters; None for what is not a JSON object."""
         try:
             request: _Plain = _request.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             try:
                 request = _plain.decode(body)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            except UNREADABLE:
                 return None
         config = request.generation_config if isinstance(request, _Request) else None
         parts = [bytes(part) for part in (request.system_instruction, request.input, request.tools)]
@@ -129,7 +130,7 @@ class Interactions(gemini_shared.Endpoint):
             return Event.KEEP
         try:
             event = _event.decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             answer.malformed += 1
             return Event.KEEP
         delta = bytes(event.delta)
@@ -146,7 +147,7 @@ class Interactions(gemini_shared.Endpoint):
         """Note usage, the status, tool calls, an error."""
         try:
             interaction = _interaction.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             answer.malformed += 1
             return
         _note(answer, interaction)
@@ -209,7 +210,7 @@ def _audio(parts: list[_Modality] | None) -> int:
 def _type(raw: bytes) -> str:
     try:
         return prompt.name(_typed.decode(raw).type)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return ""
 
 
@@ -235,5 +236,5 @@ def _own(tools: bytes) -> bool:
             or tools == b"null"
             or {tool.type for tool in _types.decode(tools)} <= {"function", "computer_use"}
         )
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError):
+    except (*UNREADABLE, TypeError):
         return False

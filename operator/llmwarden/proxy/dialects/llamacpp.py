@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from llmwarden.contracts.ledger import Tokens
+from llmwarden.errors import UNREADABLE
 from llmwarden.proxy.dialects import prompt
 from llmwarden.proxy.dialects.base import MOST_TOKENS, Answer, Api, Asked, Event, Match, Target, count
 from llmwarden.proxy.dialects.openai import DIALECT as OPENAI
@@ -69,7 +70,7 @@ class Endpoint:
         """Read what matters; None for what is not a JSON object."""
         try:
             request = _request.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             return None
         embeds = self.operation == "embeddings"
         parts = [
@@ -110,7 +111,7 @@ class Endpoint:
         """Note content, and at the end the counts; an error is an event under 200."""
         try:
             message = _answer.decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             answer.malformed += 1
             return Event.KEEP
         content = bytes(message.content)
@@ -127,7 +128,7 @@ class Endpoint:
         """Note content, counts, an error; several prompts come as a list."""
         try:
             messages = _answers.decode(body) if body.lstrip()[:1] == b"[" else [_answer.decode(body)]
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             answer.malformed += 1
             return
         for message in messages:
@@ -185,7 +186,7 @@ def _prompts(raw: bytes) -> int:
         return 1
     try:
         items = _list.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return 1
     return 1 if any(bytes(item)[:1].isdigit() for item in items) else max(len(items), 1)
 

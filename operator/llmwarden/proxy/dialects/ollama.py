@@ -11,6 +11,7 @@ import msgspec
 
 from llmwarden import names
 from llmwarden.contracts.ledger import Tokens
+from llmwarden.errors import UNREADABLE
 from llmwarden.proxy.dialects import prompt
 from llmwarden.proxy.dialects.base import MOST_TOKENS, Answer, Api, Asked, Event, Match, Target, count
 from llmwarden.proxy.framing import Framing
@@ -99,10 +100,10 @@ class Endpoint:
         """Read what matters; None for what is not a JSON object."""
         try:
             request: _Plain = _request.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             try:
                 request = _plain.decode(body)  # Ollama will say what is wrong with it
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            except UNREADABLE:
                 return None
         embeds = self.operation == "embeddings"
         asked = Asked(
@@ -213,7 +214,7 @@ def _read_messages(asked: Asked, messages: list[_In]) -> None:
 def _decode(answer: Answer, payload: bytes) -> _Answer | None:
     try:
         return _answer.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         answer.malformed += 1
         return None
 
@@ -253,7 +254,7 @@ def _note_tool_calls(answer: Answer, raw: bytes) -> int:
         for call in _tool_calls.decode(raw):
             if isinstance(call.id, str):
                 answer.tool_call(call.id)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         pass  # content all the same
     return len(raw)
 

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import msgspec
 
+from llmwarden.errors import UNREADABLE
 from llmwarden.proxy.dialects import openai_shared, prompt
 from llmwarden.proxy.dialects.base import NAME_LENGTH, Answer, Asked, Event, Match
 from llmwarden.proxy.dialects.openai_shared import Usage, note_error, note_tier, note_usage
@@ -124,10 +125,10 @@ class Chat(openai_shared.Endpoint):
         """Read what matters; None for what is not a JSON object."""
         try:
             request: _Request | _Unshaped = _request.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             try:
                 request = _unshaped.decode(body)  # the upstream will say what is wrong with it
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            except UNREADABLE:
                 return None
         options = request.stream_options
         asked = Asked(
@@ -185,7 +186,7 @@ class Chat(openai_shared.Endpoint):
             return Event.KEEP
         try:
             message = _message.decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             answer.malformed += 1
             return Event.KEEP
         if not answer.model:
@@ -228,7 +229,7 @@ class Chat(openai_shared.Endpoint):
         """Note usage, finish reasons, an error."""
         try:
             message = _message.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             answer.malformed += 1
             return
         _identify(answer, message)
@@ -269,7 +270,7 @@ def _media(content: bytes) -> str:
     """What costs other than by its length: images, sound, files."""
     try:
         kinds = {part.type for part in _typed.decode(content)}
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError):
+    except (*UNREADABLE, TypeError):
         return "unreadable"
     return "" if kinds <= {"text", "refusal"} else "media"
 
@@ -287,7 +288,7 @@ def _reaches_out(request: _Request) -> str:
         return ""
     try:
         kinds = {tool.type for tool in _typed.decode(tools)}
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError):
+    except (*UNREADABLE, TypeError):
         return "unreadable"
     return "" if kinds <= {"function", "custom"} else "server_tools"
 
@@ -298,7 +299,7 @@ def _prompts(raw: bytes) -> int:
         return 1
     try:
         items = _list.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return 1
     first = bytes(items[0])[:1] if items else b""
     return 1 if not first or first.isdigit() else len(items)  # numbers are the tokens of one
@@ -352,7 +353,7 @@ def _note_tool_calls(answer: Answer, delta: _Delta) -> None:
         return
     try:
         calls = _tool_calls.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return
     for call in calls:
         if call.id:

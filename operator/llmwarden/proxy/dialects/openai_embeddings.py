@@ -4,6 +4,7 @@ from typing import Any, Final
 
 import msgspec
 
+from llmwarden.errors import UNREADABLE
 from llmwarden.proxy.dialects import openai_shared, prompt
 from llmwarden.proxy.dialects.base import Answer, Asked, Event, Match
 from llmwarden.proxy.dialects.openai_shared import Usage, note_error, note_usage
@@ -39,7 +40,7 @@ class Embeddings(openai_shared.Endpoint):
         """Model and size."""
         try:
             request = _request.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             return None
         messages = bytes(request.messages)
         return Asked(
@@ -69,7 +70,7 @@ class Embeddings(openai_shared.Endpoint):
         """Note model, usage, an error."""
         try:
             message = _message.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             answer.malformed += 1
             return
         answer.model = prompt.name(message.model)

@@ -4,6 +4,7 @@ from typing import Any, Final
 
 import msgspec
 
+from llmwarden.errors import UNREADABLE
 from llmwarden.proxy.dialects import openai_shared, prompt
 from llmwarden.proxy.dialects.base import Answer, Asked, Event, Match
 from llmwarden.proxy.dialects.openai_shared import Usage, note_error, note_tier, note_usage
@@ -26,10 +27,6 @@ class _Item(msgspec.Struct):
 
 class _Typed(msgspec.Struct):
     type: Any = None
-
-
-class _Id(msgspec.Struct):
-    id: Any = None
 
 
 class _Request(msgspec.Struct):
@@ -100,7 +97,7 @@ class Responses(openai_shared.Endpoint):
         """Read what matters; None for what is not a JSON object."""
         try:
             request = _request.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             return None
         conversation = request.conversation
         if isinstance(conversation, dict):
@@ -141,7 +138,7 @@ class Responses(openai_shared.Endpoint):
             return Event.KEEP
         try:
             event = _event.decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             answer.malformed += 1
             return Event.KEEP
         kind = event.type
@@ -172,7 +169,7 @@ class Responses(openai_shared.Endpoint):
         """Note usage, outcome, tool calls; a response that is still being made is paid for later."""
         try:
             response = _response.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             answer.malformed += 1
             return
         _note_response(answer, response)
@@ -212,7 +209,7 @@ def _server_tools(raw: bytes) -> str:
         return ""
     try:
         kinds = {tool.type for tool in _typed.decode(raw)}
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError):
+    except (*UNREADABLE, TypeError):
         return "unreadable"
     return "" if kinds <= _CLIENT_TOOLS else "server_tools"
 
@@ -230,7 +227,7 @@ def _media(raw: bytes) -> str:
                 kinds = {part.type for part in _typed.decode(content)}
                 if not kinds <= {"input_text", "output_text", "refusal", "text"}:
                     return "media"
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError):
+    except (*UNREADABLE, TypeError):
         return "unreadable"
     return ""
 
@@ -240,5 +237,5 @@ def _split(raw: bytes) -> list[bytes]:
         return [raw] if raw else []
     try:
         return [bytes(item) for item in _raws.decode(raw)]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return [raw]

@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from llmwarden.contracts.ledger import Tokens
+from llmwarden.errors import UNREADABLE
 from llmwarden.proxy.dialects import prompt, tgi
 from llmwarden.proxy.dialects.base import MOST_TOKENS, Answer, Asked, Event, Match, Target, count
 from llmwarden.proxy.dialects.openai import DIALECT as OPENAI
@@ -84,7 +85,7 @@ class Generate:
         """Read what matters; None for what is not a JSON object."""
         try:
             request = _request.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             return None
         each = _samplings(request)
         first = each[0]
@@ -129,7 +130,7 @@ class Generate:
             return Event.KEEP
         try:
             message = _answer.decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             answer.malformed += 1
             return Event.KEEP
         known = answer.usage.output if answer.usage is not None else 0
@@ -147,7 +148,7 @@ class Generate:
         """Note counts, finish reasons, an error; several prompts or choices come as a list, each with its own counts."""
         try:
             messages = _answers.decode(body) if body.lstrip()[:1] == b"[" else [_answer.decode(body)]
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             answer.malformed += 1
             return
         total: Tokens | None = None
@@ -279,7 +280,7 @@ def _prompts(request: _Request) -> int:
         return 1
     try:
         items = _list.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return 1
     return 1 if not items or bytes(items[0])[:1].isdigit() else len(items)
 

@@ -11,6 +11,7 @@ import msgspec
 
 from llmwarden import names
 from llmwarden.contracts.ledger import Tokens
+from llmwarden.errors import UNREADABLE
 from llmwarden.proxy.dialects import prompt
 from llmwarden.proxy.dialects.base import MOST_TOKENS, Answer, Asked, Event, Match, Target, count
 from llmwarden.proxy.framing import Framing
@@ -80,7 +81,7 @@ class Generate:
         """Read what matters; None for what has no `inputs`."""
         try:
             request = _request.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             return None
         parameters = request.parameters if isinstance(request.parameters, _Parameters) else _Parameters()
         stream = request.stream is True if match.stream is None else match.stream
@@ -126,7 +127,7 @@ class Generate:
         """One token each; the last has the whole text, and the details. An error is an event under 200."""
         try:
             message = _answer.decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             answer.malformed += 1
             return Event.KEEP
         token = message.token
@@ -147,7 +148,7 @@ class Generate:
         try:
             # `/` answers with a list, as Hugging Face's Inference API did.
             messages = _answers.decode(body) if body.lstrip()[:1] == b"[" else [_answer.decode(body)]
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             answer.malformed += 1
             return
         for message in messages:
