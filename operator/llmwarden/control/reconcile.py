@@ -21,6 +21,7 @@ from llmwarden.control.act.apply import Applier, Part, part_of
 from llmwarden.control.act.events import Events
 from llmwarden.control.act.move import evict
 from llmwarden.control.act.publish import Publisher
+from llmwarden.control.judge import judge
 from llmwarden.control.observe.resources import Key, Name
 from llmwarden.control.observe.world import World
 from llmwarden.domain import budgets, conditions, engine_objectives, upstream
@@ -93,7 +94,8 @@ class Reconciler:
             service = self._world.parsed(key.kind, name)
             if service is not None and service.metadata.deletion_timestamp is None:
                 failed = await self._children(key, service)
-            snapshot = self._world.snapshot(name)
+            seen = self._world.seen(name)
+            snapshot = None if seen is None else judge(seen, self._settings)
         except InvalidSpecError as error:
             return await self._invalid(key, error)
         if snapshot is None:

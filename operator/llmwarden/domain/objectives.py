@@ -9,15 +9,8 @@ from typing import Literal
 
 from llmwarden.api.v1alpha1 import llmservice
 from llmwarden.api.v1alpha1.common import Indicator
-from llmwarden.domain import durations, money
+from llmwarden.domain import durations, indicators, money
 from llmwarden.errors import InvalidSpecError
-
-# What LLMWARDEN_PROXY's thresholdsSeconds calls the indicators.
-_THRESHOLD_NAMES: dict[Indicator, Literal["duration", "ttft", "tpot"]] = {
-    "RequestDuration": "duration",
-    "TimeToFirstToken": "ttft",
-    "TimePerOutputToken": "tpot",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,12 +213,12 @@ def of_service(service: llmservice.LLMService) -> tuple[Objective, ...]:
     return tuple(_objective(objective) for objective in service.spec.objectives)
 
 
-def thresholds_seconds(objectives: Iterable[Objective]) -> dict[Literal["duration", "ttft", "tpot"], tuple[float, ...]]:
+def thresholds_seconds(objectives: Iterable[Objective]) -> dict[indicators.Short, tuple[float, ...]]:
     """Return the bounds that each histogram needs so that thresholds are exact, rising, without doubles."""
-    found: dict[Literal["duration", "ttft", "tpot"], set[float]] = {"duration": set(), "ttft": set(), "tpot": set()}
+    found: dict[indicators.Short, set[float]] = {item.short: set() for item in indicators.LATENCIES}
     for objective in objectives:
         if isinstance(objective, LatencyObjective):
-            found[_THRESHOLD_NAMES[objective.indicator]].add(objective.threshold_seconds)
+            found[indicators.BY_NAME[objective.indicator].short].add(objective.threshold_seconds)
     return {name: tuple(sorted(values)) for name, values in found.items()}
 
 

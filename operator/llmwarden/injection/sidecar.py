@@ -14,7 +14,7 @@ import msgspec
 from llmwarden import names
 from llmwarden.api.v1alpha1 import LLMService
 from llmwarden.contracts import sidecar
-from llmwarden.domain import durations, upstream
+from llmwarden.domain import durations, indicators, upstream
 from llmwarden.errors import InvalidSpecError
 from llmwarden.injection import aws
 from llmwarden.injection.egress import Egress, copies, egress
@@ -40,7 +40,6 @@ JOURNAL_SIZE: Final = "64Mi"
 _CERTIFICATE, _CERTIFICATE_KEY = "tls.crt", "tls.key"  # in a Secret of type kubernetes.io/tls
 _STORAGE: Final = "ephemeral-storage"
 _STORAGE_LIMIT: Final = "256Mi"  # the journal, and the logs that the kubelet keeps: 50 MiB by default
-_INDICATORS: Final = {"RequestDuration": "duration", "TimeToFirstToken": "ttft", "TimePerOutputToken": "tpot"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,11 +283,12 @@ def _has_certificate(route: Route) -> bool:
 
 def _thresholds(service: LLMService) -> sidecar.Thresholds:
     """Give the objectives' thresholds, which become bounds of the proxy's histograms."""
-    found: dict[str, set[float]] = {kind: set() for kind in _INDICATORS.values()}
+    found: dict[str, set[float]] = {item.short: set() for item in indicators.LATENCIES}
     for objective in service.spec.objectives:
         if objective.latency is not None:
             try:
-                found[_INDICATORS[objective.latency.indicator]].add(durations.seconds(objective.latency.threshold))
+                short = indicators.BY_NAME[objective.latency.indicator].short
+                found[short].add(durations.seconds(objective.latency.threshold))
             except InvalidSpecError:
                 continue  # the operator makes it a condition; the proxy measures all the same
     return sidecar.Thresholds(**{kind: tuple(sorted(values)) for kind, values in found.items()})

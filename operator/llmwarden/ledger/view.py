@@ -16,7 +16,7 @@ from llmwarden.domain.budgets import Budget
 from llmwarden.errors import InvalidSpecError
 from llmwarden.ledger.rating import pricing
 
-Key = tuple[str, str]
+ObjectName = tuple[str, str]  # namespace ("" for what has none) and name
 Labels = Mapping[str, str]
 Alike = TypeVar("Alike")
 
@@ -183,11 +183,11 @@ def read_price(item: Mapping[str, Any]) -> ReadPrice:
 
 
 def build(
-    services: Mapping[Key, ReadService],
+    services: Mapping[ObjectName, ReadService],
     *,
-    namespace_budgets: Mapping[Key, ReadBudget],
-    cluster_budgets: Mapping[Key, ReadBudget],
-    model_prices: Mapping[Key, ReadPrice],
+    namespace_budgets: Mapping[ObjectName, ReadBudget],
+    cluster_budgets: Mapping[ObjectName, ReadBudget],
+    model_prices: Mapping[ObjectName, ReadPrice],
     namespace_labels: Mapping[str, Labels],
     departed: Mapping[str, Labels] | None = None,
 ) -> View:

@@ -20,7 +20,8 @@ def build(
 ) -> api.LLMServiceStatus:
     """Build the whole status. `injection` is decided elsewhere (`desired.injection`): it has effects."""
     old = snapshot.service.status or api.LLMServiceStatus()
-    used = figures.usage(snapshot.usage) if snapshot.usage is not None and snapshot.ledger.fresh else old.usage
+    reported = snapshot.usage if snapshot.ledger.fresh else None
+    used = figures.usage(reported) if reported is not None else old.usage
     if used is not None and used.rerated is None and old.usage is not None:
         # The ledger tells of its present life, and each of its replicas of its own.
         used = used.replace(rerated=old.usage.rerated)
@@ -42,7 +43,7 @@ def build(
         injection=injection,
     )
     new = new.replace(conditions=verdicts.build(snapshot, outcome, new, now))
-    return new.replace(summary=summary.build(new))
+    return new.replace(summary=summary.build(new, reported.last24h if reported is not None else None, old.summary))
 
 
 def _as_of(snapshot: Snapshot, old: api.LLMServiceStatus) -> dt.datetime | None:

@@ -1,7 +1,7 @@
 """What is measured, as status shows it: rounded, so that noise is no write."""
 
 from decimal import ROUND_HALF_UP, Decimal
-from typing import Final
+from typing import Final, NamedTuple
 
 from llmwarden.api.v1alpha1 import llmservice as api
 from llmwarden.api.v1alpha1.common import Money
@@ -13,11 +13,29 @@ from llmwarden.status.gpus import gpus
 MINUTE: Final = 60
 
 
+class Cost(NamedTuple):
+    """What a service cost, in picodollars, ready to be printed. None where it is unknown."""
+
+    total: int | None
+    per_request: int | None  # rounded to three significant digits
+
+
+def cost(day: wire.UsageTotals) -> Cost:
+    """Return what a day's usage cost in all and per call."""
+    # Unknown is not zero: where nothing has a price, there is no cost to show.
+    if day.picodollars <= 0 and day.uncosted_tokens:
+        return Cost(None, None)
+    return Cost(day.picodollars, _three_digits(day.picodollars, day.requests) if day.requests else None)
+
+
+def _money(picodollars: int | None) -> Money | None:
+    return None if picodollars is None else Money(amount=money.to_decimal(picodollars))
+
+
 def usage(found: wire.ServiceUsage) -> api.UsageStatus:
-    """Show what the ledger holds of the last day."""
+    """Show what the ledger reports of the last day."""
     day = found.last24h
-    costed = day.picodollars > 0 or day.uncosted_tokens == 0
-    per_request = Money(amount=_significant_money(day.picodollars, day.requests)) if costed and day.requests else None
+    spent = cost(day)
     return api.UsageStatus(
         requests=day.requests,
         errors=day.errors,
@@ -28,9 +46,8 @@ def usage(found: wire.ServiceUsage) -> api.UsageStatus:
             output=day.tokens.output,
             reasoning=day.tokens.reasoning,
         ),
-        # Unknown is not zero: where nothing has a price, there is no cost to show.
-        cost=Money(amount=money.to_decimal(day.picodollars)) if costed else None,
-        cost_per_request=per_request,
+        cost=_money(spent.total),
+        cost_per_request=_money(spent.per_request),
         uncosted_tokens=day.uncosted_tokens,
         uncosted_models=found.uncosted_models,
         rerated=rerated(found.rerated),
@@ -126,11 +143,11 @@ def _load(engine: Engine) -> api.EngineStatus:
     )
 
 
-def _significant_money(picodollars: int, calls: int) -> str:
-    """Round a cost per call to three significant digits, exactly."""
+def _three_digits(picodollars: int, calls: int) -> int:
+    """Return the cost per call in picodollars, rounded to three significant digits."""
     each = picodollars // calls
     digits = len(str(each)) - 3
-    return money.to_decimal(each if digits <= 0 else (each + 10**digits // 2) // 10**digits * 10**digits)
+    return each if digits <= 0 else (each + 10**digits // 2) // 10**digits * 10**digits
 
 
 def workload(snapshot: Snapshot, old: api.LLMServiceStatus) -> api.WorkloadStatus:

@@ -3,12 +3,20 @@
 import datetime as dt
 
 from llmwarden.api.v1alpha1 import llmservice as api
+from llmwarden.contracts import ledger as wire
 from llmwarden.domain import durations, money
 from llmwarden.status import figures, held
 
 
-def build(status: api.LLMServiceStatus) -> api.LLMServiceSummary:
-    """Write the columns of a status."""
+def build(
+    status: api.LLMServiceStatus, day: wire.UsageTotals | None, old: api.LLMServiceSummary | None
+) -> api.LLMServiceSummary:
+    """Write the columns of a status.
+
+    `day` is the ledger's report of the last day. None if it is not fresh: the columns of money then stay as in `old`.
+    """
+    old = old or api.LLMServiceSummary()
+    cost = figures.cost(day) if day is not None else None
     usage, latency, workload = status.usage, status.latency, status.workload
     first = latency.time_to_first_token if latency else None
     whole = latency.request_duration if latency else None
@@ -20,15 +28,17 @@ def build(status: api.LLMServiceStatus) -> api.LLMServiceSummary:
         ttft_p95=_time(first.p95_milliseconds if first else None),
         p95=_time(whole.p95_milliseconds if whole else None),
         errors=f"{status.errors.rate_percent}%" if status.errors and status.errors.rate_percent else None,
-        cost_per_request=money.human(money.parse(usage.cost_per_request.amount))
-        if usage and usage.cost_per_request
-        else None,
-        spent=money.human(money.parse(usage.cost.amount)) if usage and usage.cost else None,
+        cost_per_request=_money(cost.per_request) if cost is not None else old.cost_per_request,
+        spent=_money(cost.total) if cost is not None else old.spent,
         budget=f"{shown.used_percent}% ({shown.name})" if shown else None,
         tokens=figures.human_count(usage.tokens.input + usage.tokens.output) if usage else None,
         throughput=f"{per_second} tok/s" if per_second else None,
         exhausted=_short_time(min(ends)) if ends else None,
     )
+
+
+def _money(picodollars: int | None) -> str | None:
+    return None if picodollars is None else money.human(picodollars)
 
 
 def _time(milliseconds: int | None) -> str | None:

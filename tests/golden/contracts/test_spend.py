@@ -17,7 +17,7 @@ from llmwarden.domain.cost import Rates
 from llmwarden.ledger.rating.rater import Rater
 from llmwarden.ledger.rating.spend import gpu_spend, summarise
 from llmwarden.ledger.store.counts import Counts
-from llmwarden.ledger.store.model import Key
+from llmwarden.ledger.store.model import RowKey
 from llmwarden.ledger.store.queries import Sum
 from llmwarden.serving import answers
 from llmwarden.serving.access import HEADER
@@ -55,7 +55,7 @@ async def test_kubectl_llm_reads_what_the_ledger_writes() -> None:
     price = Rates(wire.Picodollars(150, 600, 75, 190))
     sums = [
         Sum(
-            Key("shop", "bot", "openai", "gpt", "one", 0, "", "", "", ""),
+            RowKey("shop", "bot", "openai", "gpt", "one", 0, "", "", "", ""),
             BUCKET,
             "",
             Counts(requests=2, input=10, output=5),

@@ -95,7 +95,7 @@ def view_of(
     namespaces: Mapping[str, Mapping[str, str]] | None = None,
     departed: Mapping[str, Mapping[str, str]] | None = None,
 ) -> view.View:
-    def keyed(kind: str) -> dict[view.Key, Mapping[str, Any]]:
+    def keyed(kind: str) -> dict[view.ObjectName, Mapping[str, Any]]:
         return {
             (item["metadata"].get("namespace", ""), item["metadata"]["name"]): item
             for item in items

@@ -6,7 +6,7 @@ import pytest
 
 from llmwarden import names
 from llmwarden.api.v1alpha1 import LLMService
-from llmwarden.control.observe import around
+from llmwarden.control import around
 from llmwarden.control.observe.stripping import strip_pod, strip_service
 from llmwarden.domain import objectives
 from llmwarden.snapshot import Figures

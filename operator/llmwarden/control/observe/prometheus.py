@@ -11,7 +11,7 @@ from typing import Any, Final
 import httpx
 
 from llmwarden import names, tracing
-from llmwarden.domain import durations, engines
+from llmwarden.domain import durations, engines, indicators
 from llmwarden.errors import UnavailableError
 from llmwarden.manifests import promql
 from llmwarden.manifests.alerts import spending
@@ -67,7 +67,6 @@ def _rate(key: str) -> str:
 
 
 _QUANTILES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
-_HISTOGRAMS: Final = {"ttft": names.METRIC_TTFT, "duration": names.METRIC_DURATION, "tpot": names.METRIC_TPOT}
 
 # Both recorded in one evaluation, so that their sums over an hour are of the same calls. Scrapes a moment apart make single calls differ.
 _COVERAGE: Final = (
@@ -79,8 +78,8 @@ _COVERAGE: Final = (
 QUESTIONS: Final[tuple[Question, ...]] = (
     Question("scraped", f"count by ({promql.BY}) ({names.METRIC_IN_FLIGHT})"),
     *(
-        Question(f"{figure}.{quantile}", _quantile(q, metric))
-        for figure, metric in _HISTOGRAMS.items()
+        Question(f"{indicator.short}.{quantile}", _quantile(q, indicator.histogram))
+        for indicator in indicators.LATENCIES
         for quantile, q in _QUANTILES.items()
     ),
     Question("requests_per_second", promql.rate(names.METRIC_REQUESTS, "", WINDOWS[0])),
@@ -245,7 +244,7 @@ def _figures(
 ) -> Figures:
     quantiles = {
         figure: Quantiles(**{quantile: value(f"{figure}.{quantile}") for quantile in _QUANTILES})
-        for figure in _HISTOGRAMS
+        for figure in indicators.BY_SHORT
     }
     return replace(
         Figures(),

@@ -12,26 +12,26 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Protocol
 
 from llmwarden import names
-from llmwarden import status as statuses
 from llmwarden.api.v1alpha1 import LLMService
 from llmwarden.contracts import ledger as wire
 from llmwarden.contracts import reconciliation
+from llmwarden.control import around
 from llmwarden.control.child import Child, Identity
-from llmwarden.control.observe import around, stripping
+from llmwarden.control.judge import Seen
+from llmwarden.control.observe import stripping
 from llmwarden.control.observe.choosers import Choosers
 from llmwarden.control.observe.engines import Address
 from llmwarden.control.observe.exporters import Exporters
 from llmwarden.control.observe.owned import OwnedInformer
 from llmwarden.control.observe.resources import CLUSTER, KINDS, NAMESPACE, Essence, Key, Name, Object, Resources
-from llmwarden.domain import gpus, upstream
-from llmwarden.injection import pods
-from llmwarden.injection.sidecar import renamed_port, services_upstream
+from llmwarden.domain import gpus
+from llmwarden.injection.sidecar import renamed_port
 from llmwarden.kube import Client, Informer, ScopedInformer, version_of
 from llmwarden.kube.informer import key_of
-from llmwarden.manifests import engine_scraping, gpu_choice
+from llmwarden.manifests import gpu_choice
 from llmwarden.manifests.dashboards.delivery import GRAFANA
 from llmwarden.settings import Settings
-from llmwarden.snapshot import Capabilities, EngineIdentity, Figures, Problem, Snapshot, Source, queue_bounds
+from llmwarden.snapshot import Capabilities, EngineIdentity, Figures, Source
 from llmwarden.status import selected
 
 logger = logging.getLogger(__name__)
@@ -432,55 +432,39 @@ class World(Resources):
         ready = any(item["ready"] for item in self._endpoints.items.values())
         return ready and bool(self._owned["MutatingWebhookConfiguration"].items)
 
-    def snapshot(self, name: Name) -> Snapshot | None:
+    def seen(self, name: Name) -> Seen | None:
         """Return all that is known of a service; None where it is gone or being deleted. Raises InvalidSpecError."""
         service: LLMService | None = self.parsed("LLMService", name)
         if service is None or service.metadata.deletion_timestamp is not None:
             return None
         namespace = name[0]
-        there, labels, kept = self.selected(namespace), self.namespace_labels(namespace), self._pods.of(namespace)
-        chosen = [
-            pod
-            for pod in (kept[namespace, one] for one in there.pods(name[1]) if (namespace, one) in kept)
-            if (pod.get("status") or {}).get("phase") not in GONE
-        ]
-        rivals = self.services((namespace, other) for other in sorted(there.rivals(name[1])))
+        selection, labels, kept = self.selected(namespace), self.namespace_labels(namespace), self._pods.of(namespace)
         usage = self.usage
-        figures, identity = self.figures.get(name, Figures()), self.engines.get(name)
-        beside = self._beside(service, labels)
-        return Snapshot(
+        return Seen(
             service=service,
             object=self.raw("LLMService", name) or {},
+            namespace_labels=labels,
+            rivals=self.services((namespace, other) for other in sorted(selection.rivals(name[1]))),
             pods=tuple(
-                sorted(
-                    (pods.view(pod, service, rivals, labels, self._settings) for pod in chosen),
-                    key=lambda view: view.name,
-                )
+                pod
+                for pod in (kept[namespace, one] for one in selection.pods(name[1]) if (namespace, one) in kept)
+                if (pod.get("status") or {}).get("phase") not in GONE
             ),
+            kube_services=tuple(self._kube_services.of(namespace).values()),
+            objectives=self.objectives(service),
             capabilities=self.capabilities,
+            beside=self._beside(service, labels),
+            retention=self.retention,
             prometheus=self.prometheus,
-            figures=figures,
-            engine=identity,
-            ledger=self.ledger if usage is None or service.key in usage.services else _unknown_to(self.ledger),
+            figures=self.figures.get(name, Figures()),
+            engine=self.engines.get(name),
+            ledger=self.ledger,
+            all_usage=usage is not None,
             usage=usage.services.get(service.key) if usage else None,
             budgets=usage.budgets if usage else {},
-            problems=(
-                *statuses.problems(service),
-                *around.unmeasurable(self.objectives(service), service, queue_bounds(identity, figures)),
-                *engine_scraping.refusals(service, self._settings),
-                *self._upstream(service),
-            ),
-            warnings=(
-                *around.past_the_proxy(service, figures, chosen, self._kube_services.of(namespace).values()),
-                *around.credentials(service, figures),
-                *engine_scraping.not_installed(service, self.capabilities),
-            ),
-            selected=selected.verdicts(service, self._settings, beside),
-            retention=selected.retention(service, beside) or self.retention,
             unwatched=self.unwatched(),
             pods_known=self._pods.complete(namespace),
-            dashboard_kind=self._settings.grafana_delivery,
-            gpu=gpu_choice.verdict(service, *self._gpu, self._settings),
+            gpu=self._gpu,
         )
 
     @property
@@ -540,16 +524,3 @@ class World(Resources):
                     found.append(Address(name, uid, ip, numbers[0], outline.backend))
                     break
         return found
-
-    def _upstream(self, service: LLMService) -> tuple[Problem, ...]:
-        if upstream.interception(service) != "Env":
-            return ()
-        found = services_upstream(service, self._settings)
-        return () if isinstance(found, str) else (Problem(found.reason, f"{found.message}."),)
-
-
-def _unknown_to(ledger: Source) -> Source:
-    """Say that the ledger answers, but does not know the service yet."""
-    return Source(
-        asked=ledger.asked, fresh=False, reason="NotKnownYet", message="The ledger has not read this service yet."
-    )

@@ -2,7 +2,7 @@
 
 What others use stands here. `Store` has the methods; leases are granted by `Store.merge` and ended by `Store.release`
 (`leases.py` says how that keeps a budget exact). Statements are the same on both databases but for the spelling of upserts and of
-parameters that are tables (`given.py`).
+parameters that are tables (`row_parameter.py`).
 
 Tables
 - `journals`: one row per (journal, pod UID): a pod cannot write into another pod's journal, whatever name it sends.

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from llmwarden.ledger.store import tables as t
 from llmwarden.ledger.store.counts import FIELDS, Counts
 from llmwarden.ledger.store.engine import Database
-from llmwarden.ledger.store.model import Key
+from llmwarden.ledger.store.model import RowKey
 from llmwarden.ledger.store.queries import Sum
 
 DAY: Final = 86_400
@@ -157,11 +157,11 @@ class Accounts:
             .where(bucket >= start, bucket < end, *self._of(provider, namespaces))
             .group_by(*columns, "slot")
         )
-        empty = dict.fromkeys(Key._fields, "")
+        empty = dict.fromkeys(RowKey._fields, "")
         with self._database.guard(), self._database.reading() as connection:
             return [
                 Sum(
-                    Key(**{**empty, **dict(zip(kept, row, strict=False))}),
+                    RowKey(**{**empty, **dict(zip(kept, row, strict=False))}),
                     int(row[len(kept)]),
                     "",
                     Counts(*map(int, row[len(kept) + 1 :])),

@@ -25,8 +25,8 @@ from llmwarden.domain.cost import Rates
 from llmwarden.ledger.store import statements
 from llmwarden.ledger.store import tables as t
 from llmwarden.ledger.store.engine import Database
-from llmwarden.ledger.store.given import text
 from llmwarden.ledger.store.model import Delta, Issued, Merged
+from llmwarden.ledger.store.row_parameter import text
 
 
 @dataclass(frozen=True, slots=True)

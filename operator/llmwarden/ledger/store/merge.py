@@ -13,14 +13,14 @@ from llmwarden.ledger.store import counts, statements
 from llmwarden.ledger.store import tables as t
 from llmwarden.ledger.store.counts import FIELDS, Counts
 from llmwarden.ledger.store.engine import Database
-from llmwarden.ledger.store.given import text
-from llmwarden.ledger.store.model import Key, Merged, key_of
+from llmwarden.ledger.store.model import Merged, RowKey, key_of
+from llmwarden.ledger.store.row_parameter import text
 from llmwarden.ledger.store.statements import LARGEST
 
 IN_CHUNK: Final = 500  # values in one IN (...): SQLite bounds the number of variables
 NO_BUCKET: Final = -1  # of a report without rows, whose journal is asked for all the same
 T = TypeVar("T")
-Address = tuple[int, Key, int]  # journal id, key, bucket
+Address = tuple[int, RowKey, int]  # journal id, key, bucket
 JournalName = tuple[str, str]  # journal, pod UID
 
 
@@ -191,23 +191,23 @@ class KeyIds:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._ids: dict[Key, int] = {}
-        self._keys: dict[int, Key] = {}
-        self._fresh: dict[Key, int] = {}
+        self._ids: dict[RowKey, int] = {}
+        self._keys: dict[int, RowKey] = {}
+        self._fresh: dict[RowKey, int] = {}
 
-    def __getitem__(self, key: Key) -> int:
+    def __getitem__(self, key: RowKey) -> int:
         return self._fresh[key] if key in self._fresh else self._ids[key]
 
-    def key(self, connection: sa.Connection, key_ids: Iterable[int]) -> dict[int, Key]:
+    def key(self, connection: sa.Connection, key_ids: Iterable[int]) -> dict[int, RowKey]:
         """Return keys by their ids."""
         wanted = set(key_ids)
         unknown = [key_id for key_id in wanted if key_id not in self._keys]
         for chunk in chunks(unknown):
             for key_id, *values in connection.execute(sa.select(t.keys).where(t.keys.c.id.in_(chunk))):
-                self._remember(Key(*values), key_id)
+                self._remember(RowKey(*values), key_id)
         return {key_id: self._keys[key_id] for key_id in wanted}
 
-    def find(self, connection: sa.Connection, wanted: set[Key]) -> None:
+    def find(self, connection: sa.Connection, wanted: set[RowKey]) -> None:
         """See to it that these have ids."""
         self._fresh = {}
         unknown = [key for key in wanted if key not in self._ids]
@@ -228,7 +228,7 @@ class KeyIds:
             for key_id, *values in connection.execute(
                 sa.select(t.keys).where(t.keys.c.service.in_(chunk), narrow).order_by(t.keys.c.id)
             ):
-                key = Key(*values)
+                key = RowKey(*values)
                 if key in sought:
                     self._fresh[key] = key_id
 
@@ -238,7 +238,7 @@ class KeyIds:
             self._remember(key, key_id)
         self._fresh = {}
 
-    def _remember(self, key: Key, key_id: int) -> None:
+    def _remember(self, key: RowKey, key_id: int) -> None:
         self._ids[key] = key_id
         self._keys[key_id] = key
 

@@ -21,8 +21,8 @@ class Issued(NamedTuple):
     price_id: str
 
 
-class Key(NamedTuple):
-    """What counters are counted by; `price_id` "" is "none was known"."""
+class RowKey(NamedTuple):
+    """The labels by which the counters are kept apart. `price_id` is "" where no price was known."""
 
     namespace: str
     service: str
@@ -41,10 +41,10 @@ class Key(NamedTuple):
         return Delta(service, self.provider, self.model, self.price_id or None, bucket, counts, self.context, self.tier)
 
 
-def key_of(namespace: str, row: wire.Row) -> Key:
-    """Key of a reported row."""
+def key_of(namespace: str, row: wire.Row) -> RowKey:
+    """Return the key of a reported row."""
     labels = row.labels
-    return Key(
+    return RowKey(
         namespace,
         row.service,
         row.provider,

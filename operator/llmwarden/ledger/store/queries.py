@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from llmwarden.ledger.store import tables as t
 from llmwarden.ledger.store.counts import FIELDS, Counts
 from llmwarden.ledger.store.engine import Database
-from llmwarden.ledger.store.model import Key
+from llmwarden.ledger.store.model import RowKey
 from llmwarden.names import BUCKET_SECONDS
 
 MOST: Final = 200_000  # sums of one answer: beyond that a question is too large
@@ -17,7 +17,7 @@ MOST: Final = 200_000  # sums of one answer: beyond that a question is too large
 class Sum(NamedTuple):
     """Counters of one key in one slot of time; `pod` is "" unless asked for."""
 
-    key: Key
+    key: RowKey
     start: int  # seconds since the epoch
     pod: str
     counts: Counts
@@ -46,7 +46,7 @@ def read(
     by_bucket = sa.or_(t.keys.c.price_id == "", t.keys.c.tier != "", sa.not_(handed_out))
     exact = sa.case((by_bucket, bucket), else_=slot).label("slot")
     pod = t.journals.c.pod_name if pods else sa.literal("")
-    columns = [t.keys.c[name] for name in Key._fields]
+    columns = [t.keys.c[name] for name in RowKey._fields]
     query = (
         sa.select(*columns, exact, pod.label("pod"), *(sa.func.sum(source.c[name]) for name in FIELDS))
         .select_from(source.join(t.keys, t.keys.c.id == source.c.key_id))
@@ -60,10 +60,10 @@ def read(
         query = query.where(t.keys.c.namespace.in_(sorted(namespaces)))
     if service:
         query = query.where(t.keys.c.service == service)
-    width = len(Key._fields)
+    width = len(RowKey._fields)
     with database.reading() as connection:
         found = [
-            Sum(Key(*row[:width]), int(row[width]), row[width + 1], Counts(*map(int, row[width + 2 :])))
+            Sum(RowKey(*row[:width]), int(row[width]), row[width + 1], Counts(*map(int, row[width + 2 :])))
             for row in connection.execute(query)
         ]
     if len(found) > MOST:

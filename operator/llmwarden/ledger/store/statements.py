@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from llmwarden.ledger.store import tables as t
 from llmwarden.ledger.store.counts import FIELDS
 from llmwarden.ledger.store.engine import Database, Insert
-from llmwarden.ledger.store.given import table
+from llmwarden.ledger.store.row_parameter import table
 
 _WHOLE: Final = (
     "enable_seqscan",

@@ -5,7 +5,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from llmwarden.ledger.store.counts import FIELDS
-from llmwarden.ledger.store.model import Key
+from llmwarden.ledger.store.model import RowKey
 
 METADATA = sa.MetaData()
 
@@ -40,9 +40,9 @@ keys = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True),
     *(
         sa.Column(name, sa.BigInteger if kind is int else sa.Text, nullable=False)
-        for name, kind in Key.__annotations__.items()
+        for name, kind in RowKey.__annotations__.items()
     ),
-    sa.UniqueConstraint(*Key._fields),
+    sa.UniqueConstraint(*RowKey._fields),
 )
 
 

@@ -6,7 +6,8 @@ They are written once for all services. `about` records beside each service the 
 from typing import Any, Final
 
 from llmwarden import names
-from llmwarden.domain import durations, money
+from llmwarden.domain import durations, indicators, money
+from llmwarden.domain.indicators import LatencyIndicator
 from llmwarden.domain.objectives import LatencyObjective, SpendObjective
 from llmwarden.manifests import promql
 from llmwarden.manifests.alerts import slo
@@ -17,12 +18,6 @@ from llmwarden.settings import Settings
 SPEND_WINDOW: Final = "15m"
 SLOW_LIMIT: Final = 0.05  # more than so many slower than the threshold: the 95th percentile is above it
 _KEY: Final = f"{promql.BY}, objective"
-
-_ALERTS: Final = {
-    "RequestDuration": ("LLMLatencyHigh", "latency", "request_duration_seconds"),
-    "TimeToFirstToken": ("LLMTimeToFirstTokenHigh", "the time to first token", "ttft_seconds"),
-    "TimePerOutputToken": ("LLMTimePerOutputTokenHigh", "the time per output token", "time_per_output_token_seconds"),
-}
 
 
 def about(params: Params) -> list[dict[str, Any]]:
@@ -60,7 +55,7 @@ def about(params: Params) -> list[dict[str, Any]]:
 
 def alerts(settings: Settings) -> list[Rule]:
     """Build the alerts for all services."""
-    latencies = [_latency(settings, indicator) for indicator in _ALERTS]
+    latencies = [_latency(settings, indicator) for indicator in indicators.LATENCIES]
     return [*latencies, _spend(settings), *(_burn(settings, severity) for severity in ("critical", "warning"))]
 
 
@@ -87,22 +82,21 @@ def _burn(settings: Settings, severity: str) -> Rule:
     )
 
 
-def _latency(settings: Settings, indicator: str) -> Rule:
-    name, what, quantile = _ALERTS[indicator]
+def _latency(settings: Settings, indicator: LatencyIndicator) -> Rule:
     # The share of calls within the bucket decides, because it is exact; the quantile is what a person reads, so it is the value.
     slow = (
         f"(1 - {names.RECORD_GOOD} / {names.RECORD_TOTAL} > {SLOW_LIMIT}\n"
         f"  and {names.RECORD_TOTAL} * 300 >= {FEW_CALLS}\n"
-        f'  and on ({_KEY}) {names.RECORD_ERROR_BUDGET}{{indicator="{indicator}"}})'
+        f'  and on ({_KEY}) {names.RECORD_ERROR_BUDGET}{{indicator="{indicator.name}"}})'
     )
     return alert(
         settings,
-        name,
-        f"0 * {slow}\n+ on ({promql.BY}) group_left () llmservice:{quantile}:p95_5m",
+        indicator.alert,
+        f"0 * {slow}\n+ on ({promql.BY}) group_left () llmservice:{indicator.record}:p95_5m",
         wait="5m",
         severity="warning",
         summary=(
-            f"the 95th percentile of {what} is {{{{ $value | humanizeDuration }}}}, "
+            f"the 95th percentile of {indicator.words} is {{{{ $value | humanizeDuration }}}}, "
             f"above {recorded(names.RECORD_ERROR_BUDGET, 'threshold', 'objective')}"
         ),
         description=(

@@ -15,7 +15,7 @@ from llmwarden import names
 from llmwarden.domain import durations, engine_objectives
 from llmwarden.domain.objectives import AvailabilityObjective, Share
 from llmwarden.manifests import promql
-from llmwarden.manifests.alerts import indicators, vocabulary
+from llmwarden.manifests.alerts import shares, vocabulary
 from llmwarden.manifests.params import Params
 
 MINUTE: Final = 60
@@ -88,8 +88,8 @@ def rates(params: Params) -> list[dict[str, Any]]:
         labels = {"objective": objective.name}
         whose = {**labels, **_whose(params)} if isinstance(objective, AvailabilityObjective) else labels
         found += [
-            {"record": names.RECORD_GOOD, "expr": indicators.good(params, objective, RATE), "labels": whose},
-            {"record": names.RECORD_TOTAL, "expr": indicators.total(params, objective, RATE), "labels": whose},
+            {"record": names.RECORD_GOOD, "expr": shares.good(params, objective, RATE), "labels": whose},
+            {"record": names.RECORD_TOTAL, "expr": shares.total(params, objective, RATE), "labels": whose},
         ]
     return found
 

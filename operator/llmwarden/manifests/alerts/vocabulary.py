@@ -7,7 +7,7 @@ over a thousand services reads one series of each, not all their buckets. Names 
 from typing import Any, Final
 
 from llmwarden import names
-from llmwarden.domain import engines, upstream
+from llmwarden.domain import engines, indicators, upstream
 from llmwarden.manifests import promql
 from llmwarden.manifests.alerts.alerting import ANY
 from llmwarden.manifests.params import Params
@@ -18,9 +18,7 @@ QUANTILES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 ENGINE_QUANTILES: Final = {"p50": 0.5, "p95": 0.95}
 
 _HISTOGRAMS: Final = {
-    "ttft_seconds": names.METRIC_TTFT,
-    "request_duration_seconds": names.METRIC_DURATION,
-    "time_per_output_token_seconds": names.METRIC_TPOT,
+    **{indicator.record: indicator.histogram for indicator in indicators.LATENCIES},
     "context_used_ratio": names.METRIC_CONTEXT,
 }
 _GAUGES: Final = {"running": "sum", "waiting": "sum", "cache_used": "max"}

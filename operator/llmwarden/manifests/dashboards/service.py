@@ -11,7 +11,7 @@ are joined to `$zero`, a zero that is there as long as the service has a proxy.
 from typing import Any, Final
 
 from llmwarden import names
-from llmwarden.domain import engines, upstream
+from llmwarden.domain import engines, indicators, upstream
 from llmwarden.domain.objectives import AvailabilityObjective
 from llmwarden.manifests import promql
 from llmwarden.manifests.alerts import slo, vocabulary
@@ -177,14 +177,7 @@ def _burn(seconds: int) -> str:
     return f"{names.RECORD_BAD}{{{OF},window=`{window}`}} / on (objective) {budget} or {ZERO}"
 
 
-LATENCIES: Final = choices(
-    "latency",
-    {
-        "Time to first token": "ttft_seconds",
-        "Time per output token": "time_per_output_token_seconds",
-        "Answer": "request_duration_seconds",
-    },
-)
+LATENCIES: Final = choices("latency", {indicator.title: indicator.record for indicator in indicators.LATENCIES})
 
 
 HISTOGRAMS: Final = choices("histogram", {"First tokens": names.METRIC_TTFT, "Answers": names.METRIC_DURATION})

@@ -7,6 +7,7 @@ the whole is 1, so that the same sums over the same records give a share of time
 from typing import Final
 
 from llmwarden import names
+from llmwarden.domain import indicators
 from llmwarden.domain.objectives import (
     AvailabilityObjective,
     CacheObjective,
@@ -22,19 +23,13 @@ from llmwarden.manifests.params import Params
 FAILING: Final = "5m"  # calls come, and so long not one of them is answered
 REMEMBERED: Final = "1d"  # for how long Prometheus may be away without an outage being forgotten
 
-METRICS: Final = {
-    "RequestDuration": names.METRIC_DURATION,
-    "TimeToFirstToken": names.METRIC_TTFT,
-    "TimePerOutputToken": names.METRIC_TPOT,
-}
-
 
 def good(params: Params, objective: Share, window: str) -> str:
     """Return the rate of good calls over a window; for a share of time, whether it is good now (1 or 0)."""
     of = _of(params)
     match objective:
         case LatencyObjective():
-            metric = METRICS[objective.indicator]
+            metric = indicators.BY_NAME[objective.indicator].histogram
             return promql.rate(f"{metric}_bucket", f"{of},{promql.bound(objective.threshold_seconds)}", window)
         case ContextObjective():
             metric = f"{names.METRIC_CONTEXT}_bucket"
@@ -56,7 +51,7 @@ def total(params: Params, objective: Share, window: str) -> str:
     of = _of(params)
     match objective:
         case LatencyObjective():
-            return promql.rate(f"{METRICS[objective.indicator]}_count", of, window)
+            return promql.rate(f"{indicators.BY_NAME[objective.indicator].histogram}_count", of, window)
         case ContextObjective():
             return promql.rate(f"{names.METRIC_CONTEXT}_count", of, window)
         case QueueObjective():

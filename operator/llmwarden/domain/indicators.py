@@ -1,0 +1,60 @@
+"""What latency objectives are about: one row for each indicator. Specs, rules, alerts, panels, status and the sidecar's contract read it here."""
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from llmwarden import names
+from llmwarden.api.v1alpha1.common import Indicator
+
+Short = Literal["ttft", "duration", "tpot"]
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyIndicator:
+    """One row.
+
+    `name` is what a spec calls it (`latency.indicator`), `short` what our code and the sidecar's contract (`thresholdsSeconds`) do. `histogram`
+    is the proxies' metric, in seconds; `record` is what its recorded quantiles are called (`llmservice:RECORD:p95_5m`). `words` go into a
+    sentence, `title` over a panel; `alert` fires where its 95th percentile is above an objective's threshold.
+    """
+
+    name: Indicator
+    short: Short
+    histogram: str
+    record: str
+    words: str
+    title: str
+    alert: str
+
+
+LATENCIES: Final = (
+    LatencyIndicator(
+        name="TimeToFirstToken",
+        short="ttft",
+        histogram=names.METRIC_TTFT,
+        record="ttft_seconds",
+        words="the time to first token",
+        title="Time to first token",
+        alert="LLMTimeToFirstTokenHigh",
+    ),
+    LatencyIndicator(
+        name="TimePerOutputToken",
+        short="tpot",
+        histogram=names.METRIC_TPOT,
+        record="time_per_output_token_seconds",
+        words="the time per output token",
+        title="Time per output token",
+        alert="LLMTimePerOutputTokenHigh",
+    ),
+    LatencyIndicator(
+        name="RequestDuration",
+        short="duration",
+        histogram=names.METRIC_DURATION,
+        record="request_duration_seconds",
+        words="latency",
+        title="Answer",
+        alert="LLMLatencyHigh",
+    ),
+)
+BY_NAME: Final = {item.name: item for item in LATENCIES}
+BY_SHORT: Final = {item.short: item for item in LATENCIES}
