@@ -8,7 +8,7 @@ from llmwarden import names
 from llmwarden import status as statuses
 from llmwarden.api.v1alpha1.llmservice import InjectionStatus
 from llmwarden.snapshot import Outcome
-from tests.unit.desired.helpers import NOW, snapshot
+from tests.unit.status.helpers import NOW, snapshot
 
 USER, OPERATOR = "kubectl", "llmwarden"  # who writes the spec, and who the status
 

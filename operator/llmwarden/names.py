@@ -218,3 +218,34 @@ UNBOUNDED_INPUT_TOKENS: Final = (
 )
 UNBOUNDED_OUTPUT_TOKENS: Final = 32_768  # the same of its output
 PICODOLLARS: Final = 10**12  # picodollars in one US dollar
+
+# What is recorded of every service (`manifests.alerts`), beside the records above; alerts, panels and status read it.
+RECORD_PREFIX: Final = "llmservice:"
+RECORD_ENGINE: Final = "llmservice:engine_"  # of what an engine says of itself
+RECORD_REQUESTS: Final = "llmservice:requests:rate5m"
+RECORD_ERROR_RATIO: Final = "llmservice:errors:ratio5m"
+RECORD_TOKENS: Final = "llmservice:tokens:rate5m"
+RECORD_COST: Final = "llmservice:cost_usd:rate5m"
+RECORD_TTFT_MEAN: Final = "llmservice:ttft_seconds:mean_5m"
+RECORD_WRITING_MEAN: Final = "llmservice:writing_seconds:mean_5m"
+RECORD_TTFT_P95: Final = "llmservice:ttft_seconds:p95_5m"
+RECORD_DURATION_P95: Final = "llmservice:request_duration_seconds:p95_5m"
+RECORD_CONTEXT_P95: Final = "llmservice:context_used_ratio:p95_5m"
+RECORD_ENGINE_RUNNING: Final = "llmservice:engine_requests_running"
+RECORD_ENGINE_WAITING: Final = "llmservice:engine_requests_waiting"
+RECORD_ENGINE_CACHE: Final = "llmservice:engine_kv_cache_used:ratio"
+RECORD_ENGINE_PREFIX_HITS: Final = "llmservice:engine_prefix_cache_hit:ratio5m"
+RECORD_SPEND: Final = "llmservice:cost_usd_per_hour:rate1h"
+RECORD_SPEND_SAME_HOUR: Final = "llmservice:cost_usd_per_hour:same_hour"
+RECORD_COST_PER_REQUEST: Final = "llmservice:cost_usd_per_request:rate1h"
+RECORD_MODEL_SHARE: Final = "llmservice:model_tokens:share1h"
+RECORD_MODEL_COST_PER_TOKEN: Final = "llmservice:model_cost_usd_per_token:rate1h"  # noqa: S105 - a series
+
+# Our own HTTP headers.
+HEADER_FEATURE: Final = b"x-llmwarden-feature"
+HEADER_TEAM: Final = b"x-llmwarden-team"
+HEADER_COHORT: Final = b"x-llmwarden-cohort"
+HEADER_FALLBACK: Final = b"x-llmwarden-fallback"
+HEADER_BUDGET: Final = b"x-llmwarden-budget"
+HEADER_CODE: Final = b"x-llmwarden-code"
+HEADER_TOKEN: Final = "x-llmwarden-token"  # noqa: S105 - a header

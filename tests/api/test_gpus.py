@@ -16,7 +16,7 @@ from llmwarden.control.observe.world import World
 from llmwarden.settings import Settings
 from tests.api.operating import make, sample
 from tests.api.support import ControlPlane
-from tests.unit.operator.test_world import ignore
+from tests.unit.control.test_world import ignore
 
 pytestmark = pytest.mark.usefixtures("alone")
 BOUND = "2026-11-20T15:00:07Z"

@@ -8,9 +8,9 @@ import pytest
 from demo import steps
 from demo.kube import Kube
 from llmwarden import names
-from llmwarden.manifests.alerts.spending import RECORD_SAME_HOUR
 from llmwarden.manifests.manifest import dashboard_uid
 from llmwarden.manifests.routes import SILENCED_BY_BUDGET
+from llmwarden.names import RECORD_SPEND_SAME_HOUR
 from tests.e2e import everything, paging
 from tests.e2e.queries import Prometheus, of_anyone, panels, prometheus, rules, selectors, without_offset
 from tests.e2e.support import GRAFANA, RUNBOOKS
@@ -28,7 +28,7 @@ BOARDS = (
 # Evaluated once a minute, of an hour's rate, after twenty calls.
 SLOWEST = f'llmservice:cost_usd_per_request:rate1h{{namespace="{paging.NAMESPACE}"}} or llmservice:model_tokens:share1h{{namespace="{everything.NAMESPACE}"}}'
 # What takes longer than this cluster lives: days before today; an hour of GPUs that is over.
-YESTERDAY = f"{RECORD_SAME_HOUR}{{"
+YESTERDAY = f"{RECORD_SPEND_SAME_HOUR}{{"
 # Recorded where something is wrong, which the alert of the same name says.
 WRONG = (
     names.RECORD_BURN,

@@ -22,7 +22,7 @@ from llmwarden.control.act.events import Events
 from llmwarden.control.act.move import evict
 from llmwarden.control.act.publish import Publisher
 from llmwarden.control.judge import judge
-from llmwarden.control.observe.resources import Key, Name
+from llmwarden.control.observe.resources import Name, WorkKey
 from llmwarden.control.observe.world import World
 from llmwarden.domain import budgets, conditions, engine_objectives, upstream
 from llmwarden.errors import InvalidSpecError, NotFoundError
@@ -61,11 +61,11 @@ class Reconciler:
         self._applier = Applier(client, world)
         self.publisher = Publisher(client, world.take, settings.status_writes_per_second, clock)
         self._events = Events(client, now)
-        self._built: dict[Key, _Built] = {}
+        self._built: dict[WorkKey, _Built] = {}
         self._tried: dict[str, dt.datetime] = {}
         world.on_gone = self._applier.forget
 
-    async def reconcile_once(self, key: Key) -> float | None:
+    async def reconcile_once(self, key: WorkKey) -> float | None:
         """Bring one key to what it should be; returns after how many seconds to look again, None where an event or the next tick will do.
 
         Raises UnavailableError and ConflictError: try again with backoff.
@@ -85,7 +85,7 @@ class Reconciler:
 
     # LLMService -----------------------------------------------------------------------------------------------------
 
-    async def _service(self, key: Key) -> float | None:
+    async def _service(self, key: WorkKey) -> float | None:
         name = (key.namespace, key.name)
         if not self._world.settled(key.namespace) and self._world.raw(key.kind, name) is not None:
             return SETTLED_SECONDS  # its pods are being read: none would be news
@@ -111,7 +111,7 @@ class Reconciler:
         looks = rollout.next_look(snapshot.pods, state, self._settings, now)
         return _sooner(again, looks, await self._move(snapshot, state, now))
 
-    async def _children(self, key: Key, service: LLMService) -> dict[str, str]:
+    async def _children(self, key: WorkKey, service: LLMService) -> dict[str, str]:
         """Bring the objects beside a service to what they should be; returns what went wrong for good, as a sentence by kind.
 
         They are built only where what they are made of has changed, or one of them is not as it was left.
@@ -141,7 +141,7 @@ class Reconciler:
         """Tell whether the objects beside a service are those that were built, and no others."""
         return all(map(self._applier.stands, built.parts)) and len(built.parts) == len(self._world.owned_of(name))
 
-    async def _invalid(self, key: Key, error: InvalidSpecError) -> float | None:
+    async def _invalid(self, key: WorkKey, error: InvalidSpecError) -> float | None:
         """Say of an object that cannot be read (stored under another schema) that it cannot; others go on."""
         item = self._world.raw(key.kind, (key.namespace, key.name))
         if item is None:
@@ -208,7 +208,7 @@ class Reconciler:
 
     # Shared budgets and prices --------------------------------------------------------------------------------------
 
-    async def _shared(self, key: Key, status_of: Callable[[Any, Name], Model]) -> float | None:
+    async def _shared(self, key: WorkKey, status_of: Callable[[Any, Name], Model]) -> float | None:
         """Publish what `status_of` says of a parsed object and its name."""
         name = (key.namespace, key.name)
         item = self._world.raw(key.kind, name)
@@ -229,7 +229,7 @@ class Reconciler:
     def _price_status(self, price: ModelPrice, name: Name) -> Model:
         return shared.price(price, self._world.price_rivals(name), self._now())
 
-    async def _account(self, key: Key) -> float | None:
+    async def _account(self, key: WorkKey) -> float | None:
         """Publish how a ProviderAccount stands, and say it once a day where the provider and the ledger part."""
         again = await self._shared(key, self._account_status)
         item = self._world.raw(key.kind, (key.namespace, key.name))

@@ -17,7 +17,7 @@ from llmwarden.contracts import reconciliation
 from llmwarden.control.observe.engines import Engines
 from llmwarden.control.observe.gpus import Gpus
 from llmwarden.control.observe.prometheus import Prometheus
-from llmwarden.control.observe.resources import CLUSTER, Key, Name
+from llmwarden.control.observe.resources import CLUSTER, Name, WorkKey
 from llmwarden.control.observe.world import Mark, World
 from llmwarden.errors import UnavailableError, WardenError
 from llmwarden.snapshot import Source
@@ -70,7 +70,7 @@ class Sources:
         self._world.engines = await self._engines.ask(self._world.engine_addresses())
         for name in before.keys() | self._world.engines.keys():
             if before.get(name) != self._world.engines.get(name):
-                self._mark(Key("LLMService", *name), urgent=False)
+                self._mark(WorkKey("LLMService", *name), urgent=False)
 
     async def _mark_moved(self) -> None:
         """Mark services and budgets of which a status would change: at once where a state may, in their turn where only figures do."""
@@ -78,7 +78,7 @@ class Sources:
         self._mark(CLUSTER, urgent=False)
         for kind in ("ModelPrice", "ProviderAccount"):  # few; a price begins to apply at a time, without an event
             for name in world.names(kind):
-                self._mark(Key(kind, *name), urgent=False)
+                self._mark(WorkKey(kind, *name), urgent=False)
         said = [(source.asked, source.fresh, source.reason) for source in (world.prometheus, world.ledger)]
         if (said, world.retention) != self._said:
             self._said = (said, world.retention)
@@ -94,7 +94,7 @@ class Sources:
             services[name] = new = moved.mark(reading, outline.spend_limits, outline.targets)
             old = self._services.get(name)
             if old is None or old.state != new.state:
-                self._mark(Key("LLMService", *name), urgent=False)
+                self._mark(WorkKey("LLMService", *name), urgent=False)
             elif old.figures != new.figures:
                 self._postpone("LLMService", *name)
         self._services = services
@@ -106,7 +106,7 @@ class Sources:
             for name in self._world.names(kind):
                 key = "/".join(part for part in (kind, *name) if part)
                 if old.get(key) != new.get(key):
-                    self._mark(Key(kind, *name), urgent=False)
+                    self._mark(WorkKey(kind, *name), urgent=False)
 
     async def _tell_gpus(self) -> None:
         """Tell the ledger which pods hold GPUs; what it was not told now it is told the next time, with the time between."""

@@ -2,14 +2,14 @@
 
 from llmwarden.kube.client import Client, Review, connect
 from llmwarden.kube.errors import ExpiredError, RefusedByBudgetError, ThrottledError
-from llmwarden.kube.informer import Informer, Key, version_of
+from llmwarden.kube.informer import Informer, ObjectName, version_of
 from llmwarden.kube.scoped import ScopedInformer
 
 __all__ = [
     "Client",
     "ExpiredError",
     "Informer",
-    "Key",
+    "ObjectName",
     "RefusedByBudgetError",
     "Review",
     "ScopedInformer",

@@ -22,10 +22,10 @@ from llmwarden.errors import ForbiddenError, NotFoundError, NotInstalledError, R
 from llmwarden.kube.client import Client, Page, path_of
 from llmwarden.kube.errors import ExpiredError, ThrottledError
 
-Key = tuple[str, str]
+ObjectName = tuple[str, str]
 Object = dict[str, Any]
 Kept = Any  # what a transform leaves of an object, which only its user knows
-OnChange = Callable[[Key, Kept | None, Kept | None], None]
+OnChange = Callable[[ObjectName, Kept | None, Kept | None], None]
 Transform = Callable[[Object], Kept | None]
 
 logger = logging.getLogger(__name__)
@@ -73,12 +73,12 @@ class Informer:
         self._read_seconds = read_seconds
         self._backoff = backoff_seconds
         self._absent_seconds = absent_seconds
-        self._items: dict[Key, Kept] = {}
+        self._items: dict[ObjectName, Kept] = {}
         self._version = ""
         self._watched = False  # whether the present watch has brought anything
         ERRORS.labels(self.name)  # so that rules read 0 instead of nothing
         self._failing: tuple[float, str] | None = None  # since when (monotonic seconds) it fails, and with what
-        self.items: Mapping[Key, Kept] = MappingProxyType(self._items)
+        self.items: Mapping[ObjectName, Kept] = MappingProxyType(self._items)
         self.synced = asyncio.Event()  # set after the first complete list, and never cleared
         self.absent = False  # whether the API itself is not installed at present
 
@@ -137,7 +137,7 @@ class Informer:
 
     async def _list(self) -> None:
         """Read everything, then report the difference to what we had."""
-        found: dict[Key, Kept] = {}
+        found: dict[ObjectName, Kept] = {}
         version = ""
         async with contextlib.aclosing(self._pages(self._namespace)) as pages:
             async for page in pages:
@@ -164,7 +164,7 @@ class Informer:
             field_selector=self._field_selector,
         )
 
-    def _missed(self, key: Key) -> None:
+    def _missed(self, key: ObjectName) -> None:
         """Take in that an object is in no list any more."""
         self._set(key, None)
 
@@ -201,7 +201,7 @@ class Informer:
         elif kind == "DELETED":
             self._set(key_of(item), None)
 
-    def _set(self, key: Key, item: Kept | None) -> None:
+    def _set(self, key: ObjectName, item: Kept | None) -> None:
         old = self._items.get(key)
         if item is None:
             if old is None:
@@ -225,7 +225,7 @@ class Informer:
             self._set(key, None)
 
 
-def key_of(item: Mapping[str, Any]) -> Key:
+def key_of(item: Mapping[str, Any]) -> ObjectName:
     """Return (namespace, name) of an object; the namespace is "" for cluster-scoped ones."""
     metadata = item["metadata"]
     return metadata.get("namespace", ""), metadata["name"]

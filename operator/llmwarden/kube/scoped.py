@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmwarden.errors import WardenError
-from llmwarden.kube.informer import BACKOFF_SECONDS, Informer, Kept, Key, Object, key_of, version_of
+from llmwarden.kube.informer import BACKOFF_SECONDS, Informer, Kept, Object, ObjectName, key_of, version_of
 
 logger = logging.getLogger(__name__)
 
@@ -22,14 +22,14 @@ class ScopedInformer(Informer):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._started = False
-        self._by_namespace: dict[str, dict[Key, Kept]] = {}
+        self._by_namespace: dict[str, dict[ObjectName, Kept]] = {}
         self._fills: dict[str, asyncio.Task[None]] = {}
         self._seen: dict[
-            str, dict[Key, int]
+            str, dict[ObjectName, int]
         ] = {}  # by namespace that is being listed: the versions that the watch brought meanwhile
         self._lists = 0
 
-    def of(self, namespace: str) -> Mapping[Key, Kept]:
+    def of(self, namespace: str) -> Mapping[ObjectName, Kept]:
         """Return the objects of a namespace; empty where it is not included."""
         return self._by_namespace.get(namespace, {})
 
@@ -109,7 +109,7 @@ class ScopedInformer(Informer):
     def _kept(self, item: Object) -> Kept | None:
         return super()._kept(item) if key_of(item)[0] in self._by_namespace else None
 
-    def _set(self, key: Key, item: Kept | None) -> None:
+    def _set(self, key: ObjectName, item: Kept | None) -> None:
         held = self._by_namespace.get(key[0])
         if held is None:
             return

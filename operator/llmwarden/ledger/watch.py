@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from llmwarden import names
-from llmwarden.kube import Client, Informer, Key
+from llmwarden.kube import Client, Informer, ObjectName
 from llmwarden.ledger import view
 from llmwarden.ledger.view import Labels, View
 
@@ -37,20 +37,20 @@ class Watch:
         self._on_view = on_view
         self._departed = departed
         self._dirty = asyncio.Event()
-        self._services: dict[Key, view.ReadService] = {}
-        self._namespace_budgets: dict[Key, view.ReadBudget] = {}
-        self._cluster_budgets: dict[Key, view.ReadBudget] = {}
-        self._prices: dict[Key, view.ReadPrice] = {}
-        self._labels: dict[Key, Labels] = {}  # of Namespaces
+        self._services: dict[ObjectName, view.ReadService] = {}
+        self._namespace_budgets: dict[ObjectName, view.ReadBudget] = {}
+        self._cluster_budgets: dict[ObjectName, view.ReadBudget] = {}
+        self._prices: dict[ObjectName, view.ReadPrice] = {}
+        self._labels: dict[ObjectName, Labels] = {}  # of Namespaces
         ours = names.API_VERSION
 
         def informer(
-            api_version: str, plural: str, into: dict[Key, Read], read: Callable[[Mapping[str, Any]], Read]
+            api_version: str, plural: str, into: dict[ObjectName, Read], read: Callable[[Mapping[str, Any]], Read]
         ) -> Informer:
             def transform(item: Object) -> Object:
                 return _kept(item, made.items, read)
 
-            def on_change(key: Key, _old: Object | None, new: Object | None) -> None:
+            def on_change(key: ObjectName, _old: Object | None, new: Object | None) -> None:
                 if new is None:
                     into.pop(key, None)
                 else:
@@ -123,7 +123,7 @@ class Watch:
         )
 
 
-def _kept(item: Object, known: Mapping[Key, Object], read: Callable[[Mapping[str, Any]], object]) -> Object:
+def _kept(item: Object, known: Mapping[ObjectName, Object], read: Callable[[Mapping[str, Any]], object]) -> Object:
     """What is kept of an object: what was read from it. The very same as before where nothing that is read has changed.
 
     So a write to status is no change, and costs a hash.

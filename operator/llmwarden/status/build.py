@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmwarden.api.v1alpha1 import llmservice as api
-from llmwarden.domain import budgets, money
+from llmwarden.domain import budgets as policy
+from llmwarden.domain import money
 from llmwarden.domain import objectives as wanted
 from llmwarden.errors import InvalidSpecError
 from llmwarden.snapshot import Outcome, Problem, Snapshot
-from llmwarden.status import figures, held, objectives, summary, verdicts
+from llmwarden.status import budgets, conditions, figures, objectives, summary
 
 
 def build(
@@ -25,7 +26,7 @@ def build(
     if used is not None and used.rerated is None and old.usage is not None:
         # The ledger tells of its present life, and each of its replicas of its own.
         used = used.replace(rerated=old.usage.rerated)
-    spent = held.budget_statuses(snapshot) if snapshot.ledger.fresh else old.budgets
+    spent = budgets.budget_statuses(snapshot) if snapshot.ledger.fresh else old.budgets
     fresh = snapshot.prometheus.fresh and snapshot.figures.scraped
     measured = snapshot.figures
     new = old.replace(
@@ -39,10 +40,10 @@ def build(
         objectives=objectives.statuses(snapshot, old),
         engine=figures.engine(snapshot, old),
         workload=figures.workload(snapshot, old),
-        enforcement=held.enforcement(snapshot, spent),
+        enforcement=budgets.enforcement(snapshot, spent),
         injection=injection,
     )
-    new = new.replace(conditions=verdicts.build(snapshot, outcome, new, now))
+    new = new.replace(conditions=conditions.build(snapshot, outcome, new, now))
     return new.replace(summary=summary.build(new, reported.last24h if reported is not None else None, old.summary))
 
 
@@ -59,7 +60,7 @@ def _as_of(snapshot: Snapshot, old: api.LLMServiceStatus) -> dt.datetime | None:
 def problems(snapshot_service: api.LLMService) -> tuple[Problem, ...]:
     """Find what CEL cannot know: budgets and objectives that can never work."""
     found = []
-    for check, reason in ((budgets.of_service, "InvalidBudget"), (wanted.of_service, "InvalidObjective")):
+    for check, reason in ((policy.of_service, "InvalidBudget"), (wanted.of_service, "InvalidObjective")):
         try:
             check(snapshot_service)
         except InvalidSpecError as error:

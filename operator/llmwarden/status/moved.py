@@ -9,8 +9,8 @@ from typing import Final, NamedTuple
 
 from llmwarden.contracts import ledger as wire
 from llmwarden.snapshot import COVERED, Figures, Quantiles
+from llmwarden.status import budgets
 from llmwarden.status import figures as shown
-from llmwarden.status import held
 
 MILLION: Final = (
     10**6
@@ -50,7 +50,7 @@ def budget(found: wire.BudgetUsage | None) -> int:
     if found is None:
         return 0
     top = tuple((share.service, share.spent) for share in found.top_services)
-    return hash((*_budget_state(found), found.spent, held.forecast(found), top))
+    return hash((*_budget_state(found), found.spent, budgets.forecast(found), top))
 
 
 def _state(found: Reading, spend_limits: Iterable[int], targets: Iterable[tuple[str, Decimal]]) -> tuple[object, ...]:
@@ -107,7 +107,7 @@ def _shown(found: Reading) -> tuple[object, ...]:
         ),
         tuple((name, int(good * MILLION)) for name, good in sorted(figures.good.items())),
         usage and (usage.last24h, usage.last_hour.picodollars, usage.gpu),
-        tuple((key, one and (one.spent, held.forecast(one))) for key, one in found.budgets),
+        tuple((key, one and (one.spent, budgets.forecast(one))) for key, one in found.budgets),
     )
 
 

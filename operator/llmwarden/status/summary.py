@@ -5,7 +5,7 @@ import datetime as dt
 from llmwarden.api.v1alpha1 import llmservice as api
 from llmwarden.contracts import ledger as wire
 from llmwarden.domain import durations, money
-from llmwarden.status import figures, held
+from llmwarden.status import budgets, figures
 
 
 def build(
@@ -20,7 +20,7 @@ def build(
     usage, latency, workload = status.usage, status.latency, status.workload
     first = latency.time_to_first_token if latency else None
     whole = latency.request_duration if latency else None
-    shown = held.nearest(status.budgets)
+    shown = budgets.nearest(status.budgets)
     ends = [item.forecast_exhausted_at for item in status.budgets if item.forecast_exhausted_at]
     per_second = status.throughput.output_tokens_per_second if status.throughput else None
     return api.LLMServiceSummary(

@@ -11,7 +11,7 @@ from typing import Any
 
 from llmwarden.api.v1alpha1 import LLMService, parse
 from llmwarden.errors import InvalidSpecError
-from llmwarden.kube import Key
+from llmwarden.kube import ObjectName
 from llmwarden.kube.packed import Packed, pack, unpack
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class Services:
     def __init__(self) -> None:
         self._namespaces: dict[str, _Namespace] = {}
 
-    def take(self, key: Key, old: Packed | None, new: Packed | None) -> None:
+    def take(self, key: ObjectName, old: Packed | None, new: Packed | None) -> None:
         """Take a changed LLMService (an Informer's callback, with `brief` as its transform)."""
         namespace, name = key
         found = self._namespaces.setdefault(namespace, _Namespace())

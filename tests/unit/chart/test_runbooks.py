@@ -12,7 +12,8 @@ KINDS = {"LLMService", "LLMBudget"}
 def alerts() -> set[str]:
     """Names in the code that builds; tests/golden/alerts/test_all.py holds what is built against them."""
     words = set()
-    for file in (ROOT / "operator" / "llmwarden" / "manifests" / "alerts").rglob("*.py"):
+    ours = ROOT / "operator" / "llmwarden"
+    for file in (*(ours / "manifests" / "alerts").rglob("*.py"), ours / "domain" / "indicators.py"):
         tree = ast.parse(file.read_text())
         words |= {
             node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)

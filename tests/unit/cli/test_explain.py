@@ -17,7 +17,7 @@ from llmwarden.api.v1alpha1.llmservice import InjectionStatus
 from llmwarden.cli import explain, main
 from llmwarden.injection.pods import PodView
 from llmwarden.snapshot import Engine, EngineIdentity, Figures, Outcome, Snapshot
-from tests.unit.desired.helpers import FIGURES, NOW, pod, service_json, snapshot
+from tests.unit.status.helpers import FIGURES, NOW, pod, service_json, snapshot
 
 PORT = {
     "backend": {"type": "VLLM"},

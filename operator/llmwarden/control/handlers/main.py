@@ -23,7 +23,7 @@ from llmwarden.control.handlers.watching import Watching
 from llmwarden.control.observe.engines import Engines
 from llmwarden.control.observe.gpus import Gpus
 from llmwarden.control.observe.prometheus import Prometheus
-from llmwarden.control.observe.resources import CLUSTER, KINDS, NAMESPACE, Key
+from llmwarden.control.observe.resources import CLUSTER, KINDS, NAMESPACE, WorkKey
 from llmwarden.control.observe.world import World
 from llmwarden.control.reconcile import Reconciler
 from llmwarden.control.sources import Sources
@@ -91,7 +91,7 @@ class Operator:
         self._asked = asyncio.Event()  # Prometheus and ledger, once: they have answered, or will not for now
         self._resynced = time.monotonic()
 
-    async def _work(self, key: Key) -> float | None:
+    async def _work(self, key: WorkKey) -> float | None:
         with tracing.span(f"reconcile {key.kind}", {"llmwarden.namespace": key.namespace, "llmwarden.name": key.name}):
             return await self._reconciler.reconcile_once(key)
 
@@ -200,7 +200,7 @@ class Operator:
         while True:
             await asyncio.sleep(TURN_SECONDS)
             for turn in self._reconciler.publisher.turns():
-                self._queue.mark(Key(*turn), urgent=False)
+                self._queue.mark(WorkKey(*turn), urgent=False)
 
 
 async def run(settings: Settings, token_file: Path, port: int, stop: asyncio.Event | None = None) -> None:

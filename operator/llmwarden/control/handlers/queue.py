@@ -17,7 +17,7 @@ from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from llmwarden.control.observe.resources import Key
+from llmwarden.control.observe.resources import WorkKey
 from llmwarden.errors import UnavailableError, WardenError
 from llmwarden.kube import ThrottledError
 
@@ -46,34 +46,34 @@ class WorkQueue:
 
     def __init__(
         self,
-        work: Callable[[Key], Awaitable[float | None]],
+        work: Callable[[WorkKey], Awaitable[float | None]],
         clock: Callable[[], float],
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._work = work
         self._clock = clock
         self._jitter = jitter
-        self._urgent: OrderedDict[Key, None] = OrderedDict()
-        self._others: OrderedDict[Key, None] = OrderedDict()
+        self._urgent: OrderedDict[WorkKey, None] = OrderedDict()
+        self._others: OrderedDict[WorkKey, None] = OrderedDict()
         self._some = asyncio.Semaphore(0)  # how many wait in both
-        self._working: set[Key] = set()
-        self._again: dict[Key, bool] = {}  # marked while being worked on, and whether urgently
-        self._failures: dict[Key, int] = {}
-        self._heap: list[tuple[float, int, Key]] = []
-        self._due: dict[Key, float] = {}
+        self._working: set[WorkKey] = set()
+        self._again: dict[WorkKey, bool] = {}  # marked while being worked on, and whether urgently
+        self._failures: dict[WorkKey, int] = {}
+        self._heap: list[tuple[float, int, WorkKey]] = []
+        self._due: dict[WorkKey, float] = {}
         self._order = itertools.count()
         self._earlier = asyncio.Event()
         DEPTH.labels("urgent").set_function(lambda: len(self._urgent))
         DEPTH.labels("other").set_function(lambda: len(self._others))
         LATER.set_function(lambda: len(self._due))
 
-    def mark(self, key: Key, *, urgent: bool = True) -> None:
+    def mark(self, key: WorkKey, *, urgent: bool = True) -> None:
         """Mark a key dirty: it is worked on soon. A key in backoff stays there: an event is no reason to hurry a server that fails."""
         if key in self._failures:
             return
         self._enqueue(key, urgent=urgent)
 
-    def mark_later(self, key: Key, seconds: float) -> None:
+    def mark_later(self, key: WorkKey, seconds: float) -> None:
         """Mark a key dirty for a time to come; the earliest of several counts."""
         due = self._clock() + seconds
         if key in self._due and self._due[key] <= due:
@@ -82,7 +82,7 @@ class WorkQueue:
         heapq.heappush(self._heap, (due, next(self._order), key))
         self._earlier.set()
 
-    def _enqueue(self, key: Key, *, urgent: bool) -> None:
+    def _enqueue(self, key: WorkKey, *, urgent: bool) -> None:
         if key in self._working:
             self._again[key] = urgent or self._again.get(key, False)
         elif urgent and key in self._others:
@@ -92,7 +92,7 @@ class WorkQueue:
             (self._urgent if urgent else self._others)[key] = None
             self._some.release()
 
-    def _next(self) -> Key:
+    def _next(self) -> WorkKey:
         key, _ = (self._urgent or self._others).popitem(last=False)
         return key
 
@@ -130,7 +130,7 @@ class WorkQueue:
                 if again is not None:
                     self.mark(key, urgent=again)
 
-    async def _once(self, key: Key) -> None:
+    async def _once(self, key: WorkKey) -> None:
         """Work on a key in a task of its own: an error that nobody foresaw, over one object, must not end the work on all others."""
         started = self._clock()
         task = asyncio.ensure_future(self._work(key))
@@ -155,7 +155,7 @@ class WorkQueue:
             logger.error("%s %s/%s: this is a bug", key.kind, key.namespace, key.name, exc_info=error)
             self._back_off(key, error)
 
-    def _back_off(self, key: Key, error: BaseException) -> None:
+    def _back_off(self, key: WorkKey, error: BaseException) -> None:
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
         delay = min(FIRST_SECONDS * 2**failures, LONGEST_SECONDS)

@@ -7,7 +7,7 @@ from typing import Any, Final
 from llmwarden.control import child
 from llmwarden.control.child import Child
 from llmwarden.kube import Informer, version_of
-from llmwarden.kube.informer import Kept, Key, Object, key_of
+from llmwarden.kube.informer import Kept, Object, ObjectName, key_of
 
 ASSUMED_SECONDS: Final = 60.0  # after this the watch is believed whatever it says
 
@@ -22,7 +22,9 @@ class OwnedInformer(Informer):
         self, *arguments: Any, transform: Callable[[Object], Kept | None] | None = None, **options: Any
     ) -> None:
         super().__init__(*arguments, transform=transform or _child, **options)
-        self._assumed: dict[Key, tuple[int, float]] = {}  # version, and until when (monotonic seconds) it is believed
+        self._assumed: dict[
+            ObjectName, tuple[int, float]
+        ] = {}  # version, and until when (monotonic seconds) it is believed
 
     def written(self, item: Object) -> Kept:
         """Take in what the API server answered to a write of ours; returns what is kept of it."""
@@ -31,12 +33,12 @@ class OwnedInformer(Informer):
         self._items[key] = kept
         return kept
 
-    def deleted(self, key: Key) -> None:
+    def deleted(self, key: ObjectName) -> None:
         """Take in that we have deleted an object. The watch tells of what comes after it."""
         self._assumed.pop(key, None)
         self._items.pop(key, None)
 
-    def _newer(self, key: Key) -> int | None:
+    def _newer(self, key: ObjectName) -> int | None:
         """Return the version of our own write that the watch has not reached yet."""
         version, until = self._assumed.get(key, (0, 0.0))
         if time.monotonic() >= until:
@@ -56,7 +58,7 @@ class OwnedInformer(Informer):
             self._assumed.pop(key, None)
         super()._take(event)
 
-    def _missed(self, key: Key) -> None:
+    def _missed(self, key: ObjectName) -> None:
         if self._newer(key) is None:  # else the list is older than our write
             super()._missed(key)
 

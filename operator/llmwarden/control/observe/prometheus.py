@@ -21,8 +21,8 @@ WINDOWS: Final = ("5m", "1h")  # the second where the first has no traffic
 COVERAGE_CALLS: Final = 100  # of an engine in an hour; below, single calls at the edges of scrapes would make the share
 LONGEST_SHOWN: Final = 2000  # characters of a query in a span
 AT_ONCE: Final = 4  # questions in flight: Prometheus has others to answer, too
-Key = tuple[str, str]  # namespace, service
-Values = dict[Key, float]
+ServiceName = tuple[str, str]  # namespace, service
+Values = dict[ServiceName, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ class Prometheus:
         """Close connections."""
         await self._http.aclose()
 
-    async def figures(self) -> dict[Key, Figures]:
+    async def figures(self) -> dict[ServiceName, Figures]:
         """Ask everything, for all services.
 
         Raises UnavailableError where Prometheus does not answer in time, answers an error, or answers with warnings, which
@@ -162,8 +162,8 @@ class Prometheus:
                 found[_key(labels)] = value
         return found
 
-    async def _bounds(self) -> dict[Key, tuple[float, ...]]:
-        found: dict[Key, set[float]] = defaultdict(set)
+    async def _bounds(self) -> dict[ServiceName, tuple[float, ...]]:
+        found: dict[ServiceName, set[float]] = defaultdict(set)
         for labels, _ in await self.query(BOUNDS.query):
             try:
                 value = float(labels.get("le", ""))
@@ -173,8 +173,8 @@ class Prometheus:
                 found[_key(labels)].add(value)
         return {key: tuple(sorted(values)) for key, values in found.items()}
 
-    async def _objectives(self) -> dict[Key, dict[str, Decimal]]:
-        found: dict[Key, dict[str, Decimal]] = defaultdict(dict)
+    async def _objectives(self) -> dict[ServiceName, dict[str, Decimal]]:
+        found: dict[ServiceName, dict[str, Decimal]] = defaultdict(dict)
         for labels, text in await self.query(OBJECTIVES.query):
             try:
                 value = Decimal(text)
@@ -235,7 +235,7 @@ def _series(body: Any, status: int) -> list[tuple[Mapping[str, str], str]]:
         raise UnavailableError(message) from error
 
 
-def _key(labels: Mapping[str, str]) -> Key:
+def _key(labels: Mapping[str, str]) -> ServiceName:
     return labels.get("namespace", ""), labels.get(names.LABEL_M_SERVICE, "")
 
 

@@ -20,7 +20,7 @@ Object = dict[str, Any]
 Name = tuple[str, str]  # namespace (empty for what has none) and name
 
 
-class Key(NamedTuple):
+class WorkKey(NamedTuple):
     """What is reconciled. `kind` is one of ours, or `Cluster` for what exists once."""
 
     kind: str
@@ -28,7 +28,7 @@ class Key(NamedTuple):
     name: str = ""
 
 
-CLUSTER: Final = Key("Cluster")
+CLUSTER: Final = WorkKey("Cluster")
 KINDS: Final[Mapping[str, str]] = {
     "LLMService": "llmservices",
     "LLMBudget": "llmbudgets",

@@ -23,7 +23,7 @@ from llmwarden.control.observe.choosers import Choosers
 from llmwarden.control.observe.engines import Address
 from llmwarden.control.observe.exporters import Exporters
 from llmwarden.control.observe.owned import OwnedInformer
-from llmwarden.control.observe.resources import CLUSTER, KINDS, NAMESPACE, Essence, Key, Name, Object, Resources
+from llmwarden.control.observe.resources import CLUSTER, KINDS, NAMESPACE, Essence, Name, Object, Resources, WorkKey
 from llmwarden.domain import gpus
 from llmwarden.injection.sidecar import renamed_port
 from llmwarden.kube import Client, Informer, ScopedInformer, version_of
@@ -49,7 +49,7 @@ MOST_GONE: Final = 10_000  # deleted pods that nobody asked for yet
 class Mark(Protocol):
     """Marks what must be reconciliation. Urgent is what somebody waits for: an edit, a pod. What is looked at in its turn is not."""
 
-    def __call__(self, key: Key, *, urgent: bool = True) -> None:
+    def __call__(self, key: WorkKey, *, urgent: bool = True) -> None:
         """Mark a key."""
 
 
@@ -283,7 +283,7 @@ class World(Resources):
         if before == after:
             return  # our own status patch must not wake us
         for other in rivals:  # what one says of pods that several select, the others must hear
-            self._mark(Key(kind, name[0], other))
+            self._mark(WorkKey(kind, name[0], other))
         self._changed(kind, name, before, after)
 
     def listing(self, kind: str) -> "Listing":
@@ -295,12 +295,12 @@ class World(Resources):
         """Mark what an object's change makes dirty: itself, and whoever reads it. `before`, `after`: None where it is not there."""
         namespace = name[0]
         if kind != NAMESPACE:
-            self._mark(Key(kind, *name))
+            self._mark(WorkKey(kind, *name))
         match kind:
             case "LLMService":
                 self._follow(namespace)
                 for other in self.selected(namespace).rivals(name[1]):
-                    self._mark(Key(kind, namespace, other))
+                    self._mark(WorkKey(kind, namespace, other))
                 self._cluster_changed()
                 if before is None or after is None or before.labels != after.labels:
                     self._mark_kind("LLMBudget", namespace)  # how many share it
@@ -329,10 +329,10 @@ class World(Resources):
     def _mark_kind(self, kind: str, namespace: str | None = None, *, urgent: bool = True) -> None:
         if namespace is None:
             for name in self._objects[kind]:
-                self._mark(Key(kind, *name), urgent=urgent)
+                self._mark(WorkKey(kind, *name), urgent=urgent)
         else:
             for name in self.names(kind, namespace):
-                self._mark(Key(kind, *name), urgent=urgent)
+                self._mark(WorkKey(kind, *name), urgent=urgent)
 
     def _follow(self, namespace: str) -> None:
         """Keep pods and Services of a namespace while it holds an LLMService, and no longer."""
@@ -358,7 +358,7 @@ class World(Resources):
             every = (*new["spec"]["containers"], *new["spec"]["initContainers"])
             (self._gpu_pods.add if any(map(gpus.limits, every)) else self._gpu_pods.discard)(key)
         for service in touched.union(there.services(key[1])):
-            self._mark(Key("LLMService", key[0], service))
+            self._mark(WorkKey("LLMService", key[0], service))
 
     def _owned_changed(self, old: Child | None, new: Child | None) -> None:
         item = new or old
@@ -370,7 +370,7 @@ class World(Resources):
             self._forget_child(item.identity, place)
         elif item.service:
             self._children.setdefault(place, set()).add(item.identity)
-        self._mark(Key("LLMService", *place) if item.service else CLUSTER)
+        self._mark(WorkKey("LLMService", *place) if item.service else CLUSTER)
         if item.identity in self._shared_places:
             self._mark_kind("LLMService", urgent=False)  # whether it is selected is said of each
 
@@ -423,7 +423,7 @@ class World(Resources):
         if found != self._gpu:
             self._gpu = found
             for name in self._gpu_services:
-                self._mark(Key("LLMService", *name), urgent=False)
+                self._mark(WorkKey("LLMService", *name), urgent=False)
         return self._gpu[0]
 
     @property

@@ -11,7 +11,7 @@ from llmwarden.api.v1alpha1.llmservice import OptionalAlert
 from llmwarden.domain.objectives import SpendObjective
 from llmwarden.manifests import promql
 from llmwarden.manifests.alerts import vocabulary
-from llmwarden.manifests.alerts.alerting import ANY, FEW_CALLS, Rule, alert
+from llmwarden.manifests.alerts.alert import ANY, FEW_CALLS, Rule, alert
 from llmwarden.manifests.params import Params
 from llmwarden.settings import Settings
 
@@ -87,14 +87,14 @@ def _has_gpus(params: Params) -> bool:
 
 
 def _enough() -> str:
-    return f"(llmservice:requests:rate5m * 300 >= {FEW_CALLS})"
+    return f"({names.RECORD_REQUESTS} * 300 >= {FEW_CALLS})"
 
 
 def _slow(settings: Settings, name: str, percent: int, limit: int) -> Rule:
     return alert(
         settings,
         name,
-        f"(llmservice:request_duration_seconds:p{percent}_5m > {limit})\nand {_enough()}",
+        f"({names.RECORD_PREFIX}request_duration_seconds:p{percent}_5m > {limit})\nand {_enough()}",
         wait="2m",
         optional=True,
         severity="warning",
@@ -110,7 +110,7 @@ def _errors(settings: Settings) -> Rule:
     return alert(
         settings,
         "LLMErrorRateHigh",
-        f"(llmservice:errors:ratio5m > {ERROR_LIMIT})\nand {_enough()}",
+        f"({names.RECORD_ERROR_RATIO} > {ERROR_LIMIT})\nand {_enough()}",
         wait="5m",
         optional=True,
         severity="warning",
@@ -205,7 +205,7 @@ def _cache(settings: Settings) -> Rule:
     return alert(
         settings,
         "LLMKVCacheFull",
-        f"llmservice:engine_kv_cache_used:ratio > {CACHE_LIMIT}",
+        f"{names.RECORD_ENGINE_CACHE} > {CACHE_LIMIT}",
         wait="5m",
         optional=True,
         severity="warning",
@@ -218,7 +218,7 @@ def _cache(settings: Settings) -> Rule:
 
 
 def _queue(settings: Settings) -> Rule:
-    waiting = "llmservice:engine_requests_waiting"
+    waiting = names.RECORD_ENGINE_WAITING
     return alert(
         settings,
         "LLMEngineQueueGrowing",

@@ -11,7 +11,7 @@ from llmwarden.domain.indicators import LatencyIndicator
 from llmwarden.domain.objectives import LatencyObjective, SpendObjective
 from llmwarden.manifests import promql
 from llmwarden.manifests.alerts import slo
-from llmwarden.manifests.alerts.alerting import ANY, FEW_CALLS, Rule, alert, recorded
+from llmwarden.manifests.alerts.alert import ANY, FEW_CALLS, Rule, alert, recorded
 from llmwarden.manifests.params import Params
 from llmwarden.settings import Settings
 
@@ -92,7 +92,7 @@ def _latency(settings: Settings, indicator: LatencyIndicator) -> Rule:
     return alert(
         settings,
         indicator.alert,
-        f"0 * {slow}\n+ on ({promql.BY}) group_left () llmservice:{indicator.record}:p95_5m",
+        f"0 * {slow}\n+ on ({promql.BY}) group_left () {names.RECORD_PREFIX}{indicator.record}:p95_5m",
         wait="5m",
         severity="warning",
         summary=(

@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from llmwarden import names
-from llmwarden.manifests.alerts.alerting import RUNBOOKS
+from llmwarden.manifests.alerts.alert import RUNBOOKS
 from llmwarden.manifests.manifest import DASHBOARD_OVERVIEW_UID, Manifest, ours
 from llmwarden.manifests.monitors import API_VERSION
 from llmwarden.manifests.params import ClusterParams

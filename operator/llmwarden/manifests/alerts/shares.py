@@ -39,7 +39,7 @@ def good(params: Params, objective: Share, window: str) -> str:
         case AvailabilityObjective():
             return _available(of, objective)
         case CacheObjective():
-            return f"llmservice:engine_kv_cache_used:ratio{{{of}}} <= bool {objective.threshold_ratio!r}"
+            return f"{names.RECORD_ENGINE_CACHE}{{{of}}} <= bool {objective.threshold_ratio!r}"
         case _:
             answered = promql.rate(names.METRIC_REQUESTS, f'{of},{names.LABEL_M_ERROR}=""', window)
             # Where every call fails there is no series of good ones: that is none, not unknown.
@@ -59,7 +59,7 @@ def total(params: Params, objective: Share, window: str) -> str:
         case AvailabilityObjective():
             return _judged(of, objective)
         case CacheObjective():
-            return f"llmservice:engine_kv_cache_used:ratio{{{of}}} >= bool 0"
+            return f"{names.RECORD_ENGINE_CACHE}{{{of}}} >= bool 0"
         case _:
             return promql.rate(names.METRIC_REQUESTS, of, window)
 

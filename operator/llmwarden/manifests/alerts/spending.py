@@ -10,7 +10,7 @@ from llmwarden import names
 from llmwarden.domain import budgets
 from llmwarden.domain.windows import CALENDAR_SECONDS
 from llmwarden.manifests import promql
-from llmwarden.manifests.alerts.alerting import ANY, WINDOW, Rule, alert, recorded
+from llmwarden.manifests.alerts.alert import ANY, WINDOW, Rule, alert, recorded
 from llmwarden.manifests.params import Params
 from llmwarden.settings import Settings
 
@@ -28,11 +28,6 @@ FEW_CALLS: Final = 20  # an hour: below that one long call changes the average
 RISE: Final = 0.2  # of a service's tokens
 COSTLIER: Final = 1.5  # times what a token of the service cost the day before
 
-RECORD_SPEND: Final = "llmservice:cost_usd_per_hour:rate1h"
-RECORD_SAME_HOUR: Final = "llmservice:cost_usd_per_hour:same_hour"
-RECORD_PER_REQUEST: Final = "llmservice:cost_usd_per_request:rate1h"
-RECORD_SHARE: Final = "llmservice:model_tokens:share1h"
-RECORD_PER_TOKEN: Final = "llmservice:model_cost_usd_per_token:rate1h"  # noqa: S105 - a series
 UNUSUAL: Final = {
     "LLMSpendUnusual": "spending is three times as high as at this hour on earlier days",
     "LLMCostPerRequestDoubled": "a call costs twice as much as the day before",
@@ -91,17 +86,20 @@ def records() -> list[dict[str, Any]]:
     tokens = promql.rate(names.METRIC_TOKENS, counted, "1h", by_model)
     # Each day under a label of its own: they are averaged, and a day that is not there counts for nothing.
     days = "\nor ".join(
-        f'label_replace({RECORD_SPEND} offset {day}d, "day", "{day}", "", "")' for day in range(1, DAYS + 1)
+        f'label_replace({names.RECORD_SPEND} offset {day}d, "day", "{day}", "", "")' for day in range(1, DAYS + 1)
     )
     return [
-        {"record": RECORD_SPEND, "expr": f"{cost} * 3600"},
-        {"record": RECORD_SAME_HOUR, "expr": f"avg by ({promql.BY}) ({days})"},
-        {"record": RECORD_PER_REQUEST, "expr": f"{RECORD_SPEND} / ({calls} * 3600 >= {FEW_CALLS})"},
+        {"record": names.RECORD_SPEND, "expr": f"{cost} * 3600"},
+        {"record": names.RECORD_SPEND_SAME_HOUR, "expr": f"avg by ({promql.BY}) ({days})"},
+        {"record": names.RECORD_COST_PER_REQUEST, "expr": f"{names.RECORD_SPEND} / ({calls} * 3600 >= {FEW_CALLS})"},
         {
-            "record": RECORD_SHARE,
+            "record": names.RECORD_MODEL_SHARE,
             "expr": f"{tokens} / on ({promql.BY}) group_left () ({promql.rate(names.METRIC_TOKENS, counted, '1h')} > 0)",
         },
-        {"record": RECORD_PER_TOKEN, "expr": f"{promql.rate(names.METRIC_COST, ANY, '1h', by_model)} / ({tokens} > 0)"},
+        {
+            "record": names.RECORD_MODEL_COST_PER_TOKEN,
+            "expr": f"{promql.rate(names.METRIC_COST, ANY, '1h', by_model)} / ({tokens} > 0)",
+        },
     ]
 
 
@@ -163,7 +161,7 @@ def _unlike_earlier(settings: Settings) -> Rule:
     return alert(
         settings,
         "LLMSpendUnusual",
-        f"({RECORD_SPEND} > {TIMES} * {RECORD_SAME_HOUR})\nand ({RECORD_SPEND} - {RECORD_SAME_HOUR} > {LEAST_PER_HOUR})",
+        f"({names.RECORD_SPEND} > {TIMES} * {names.RECORD_SPEND_SAME_HOUR})\nand ({names.RECORD_SPEND} - {names.RECORD_SPEND_SAME_HOUR} > {LEAST_PER_HOUR})",
         wait="15m",
         severity="warning",
         summary='spends ${{ printf "%.2f" $value }} an hour, three times as much as at this hour on earlier days',
@@ -175,11 +173,11 @@ def _unlike_earlier(settings: Settings) -> Rule:
 
 
 def _per_request(settings: Settings) -> Rule:
-    before = f"avg_over_time({RECORD_PER_REQUEST}[1d] offset 1h)"
+    before = f"avg_over_time({names.RECORD_COST_PER_REQUEST}[1d] offset 1h)"
     return alert(
         settings,
         "LLMCostPerRequestDoubled",
-        f"{RECORD_PER_REQUEST} > {DOUBLE} * {before}",
+        f"{names.RECORD_COST_PER_REQUEST} > {DOUBLE} * {before}",
         wait="15m",
         severity="warning",
         summary='a call costs ${{ printf "%.4f" $value }}, twice as much as the day before',
@@ -191,7 +189,7 @@ def _per_request(settings: Settings) -> Rule:
 
 
 def _costlier(settings: Settings) -> Rule:
-    share, each = RECORD_SHARE, RECORD_PER_TOKEN
+    share, each = names.RECORD_MODEL_SHARE, names.RECORD_MODEL_COST_PER_TOKEN
     before = f"sum by ({promql.BY}) ({share} offset 1d * on ({promql.BY}, {_MODEL}) ({each} offset 1d))"
     return alert(
         settings,

@@ -9,7 +9,7 @@ from typing import Any, Final
 from llmwarden import names
 from llmwarden.domain import engines, indicators, upstream
 from llmwarden.manifests import promql
-from llmwarden.manifests.alerts.alerting import ANY
+from llmwarden.manifests.alerts.alert import ANY
 from llmwarden.manifests.params import Params
 
 WINDOW: Final = "5m"
@@ -23,9 +23,9 @@ _HISTOGRAMS: Final = {
 }
 _GAUGES: Final = {"running": "sum", "waiting": "sum", "cache_used": "max"}
 GAUGE_NAMES: Final = {
-    "running": "llmservice:engine_requests_running",
-    "waiting": "llmservice:engine_requests_waiting",
-    "cache_used": "llmservice:engine_kv_cache_used:ratio",
+    "running": names.RECORD_ENGINE_RUNNING,
+    "waiting": names.RECORD_ENGINE_WAITING,
+    "cache_used": names.RECORD_ENGINE_CACHE,
 }
 _COUNTERS: Final = ("requests", "prompt_tokens", "generation_tokens", "preemptions")
 _ENGINE_HISTOGRAMS: Final = ("ttft", "tpot", "duration", "queue", "prefill", "decode")
@@ -67,11 +67,11 @@ def calls() -> list[dict[str, Any]]:
     by_kind = f"{promql.BY}, {names.LABEL_M_TOKEN_TYPE}"
     answered = f'{ANY},{names.LABEL_M_STATUS}=~"2.."'
     return [
-        _record("llmservice:requests:rate5m", promql.rate(names.METRIC_REQUESTS, ANY, WINDOW)),
+        _record(names.RECORD_REQUESTS, promql.rate(names.METRIC_REQUESTS, ANY, WINDOW)),
         _record(names.RECORD_ANSWERED, promql.rate(names.METRIC_REQUESTS, answered, WINDOW)),
-        _record("llmservice:errors:ratio5m", promql.error_ratio(ANY, WINDOW)),
-        _record("llmservice:tokens:rate5m", promql.rate(names.METRIC_TOKENS, ANY, WINDOW, by_kind)),
-        _record("llmservice:cost_usd:rate5m", promql.rate(names.METRIC_COST, ANY, WINDOW)),
+        _record(names.RECORD_ERROR_RATIO, promql.error_ratio(ANY, WINDOW)),
+        _record(names.RECORD_TOKENS, promql.rate(names.METRIC_TOKENS, ANY, WINDOW, by_kind)),
+        _record(names.RECORD_COST, promql.rate(names.METRIC_COST, ANY, WINDOW)),
     ]
 
 
@@ -93,17 +93,17 @@ def lost() -> list[dict[str, Any]]:
 def latency() -> list[dict[str, Any]]:
     """Record quantiles and means of what proxies measure, of all services."""
     quantiles = [
-        _record(f"llmservice:{name}:{quantile}_5m", promql.quantile(q, metric, ANY, WINDOW))
+        _record(f"{names.RECORD_PREFIX}{name}:{quantile}_5m", promql.quantile(q, metric, ANY, WINDOW))
         for name, metric in _HISTOGRAMS.items()
         for quantile, q in QUANTILES.items()
     ]
-    tokens = f'sum by ({promql.BY}) (llmservice:tokens:rate5m{{{names.LABEL_M_TOKEN_TYPE}="output"}})'
+    tokens = f'sum by ({promql.BY}) ({names.RECORD_TOKENS}{{{names.LABEL_M_TOKEN_TYPE}="output"}})'
     return [
         *quantiles,
         # What an average call's time is made of: until the first token, and writing all of them.
-        _record("llmservice:ttft_seconds:mean_5m", _mean(names.METRIC_TTFT)),
+        _record(names.RECORD_TTFT_MEAN, _mean(names.METRIC_TTFT)),
         _record(
-            "llmservice:writing_seconds:mean_5m",
+            names.RECORD_WRITING_MEAN,
             f"{_mean(names.METRIC_TPOT)}\n* {tokens}\n/ ({names.RECORD_ANSWERED} > 0)",
         ),
     ]
@@ -146,20 +146,20 @@ def _engine(engine: engines.Engine) -> list[tuple[str, str]]:
         if key in engine.metrics:
             found.append((GAUGE_NAMES[key], _of_all(engine.metrics[key], f"{how} by ({promql.BY}) ({{}})")))
     found += [
-        (f"llmservice:engine_{key}:rate5m", _of_all(engine.metrics[key], rate))
+        (f"{names.RECORD_ENGINE}{key}:rate5m", _of_all(engine.metrics[key], rate))
         for key in _COUNTERS
         if key in engine.metrics
     ]
     if "prefix_hits" in engine.metrics:
         hits, queries = (_of_all(engine.metrics[key], rate) for key in ("prefix_hits", "prefix_queries"))
-        found.append(("llmservice:engine_prefix_cache_hit:ratio5m", f"({hits})\n/ (({queries}) > 0)"))
+        found.append((names.RECORD_ENGINE_PREFIX_HITS, f"({hits})\n/ (({queries}) > 0)"))
     for key in _ENGINE_HISTOGRAMS:
         metric = engine.metrics.get(key)
         if metric is None or metric.divisor != 1.0:
             continue  # a counter of microseconds has no quantile
         for quantile, q in ENGINE_QUANTILES.items():
             form = f"histogram_quantile({q}, sum by ({promql.BY}, le) (rate({{}}[{WINDOW}])))"
-            found.append((f"llmservice:engine_{key}_seconds:{quantile}_5m", _of_all(metric, form, suffix="_bucket")))
+            found.append((f"{names.RECORD_ENGINE}{key}_seconds:{quantile}_5m", _of_all(metric, form, suffix="_bucket")))
     return found
 
 

@@ -24,7 +24,7 @@ BY: Final = promql.BY
 
 def build() -> dict[str, Any]:
     """Build the dashboard."""
-    requests, cost = f"llmservice:requests:rate5m{{{CHOSEN}}}", f"llmservice:cost_usd:rate5m{{{CHOSEN}}}"
+    requests, cost = f"{names.RECORD_REQUESTS}{{{CHOSEN}}}", f"{names.RECORD_COST}{{{CHOSEN}}}"
     service = f"{{{{namespace}}}}/{{{{{names.LABEL_M_SERVICE}}}}}"
     budget = f"max by ({BY}) ({names.METRIC_BUDGET_USED}{{{CHOSEN}}})"
     panels = [
@@ -53,7 +53,7 @@ def build() -> dict[str, Any]:
             "Services that fail",
             "With more than 5 % of failed calls.",
             "short",
-            f"count(llmservice:errors:ratio5m{{{CHOSEN}}} > 0.05) or vector(0)",
+            f"count({names.RECORD_ERROR_RATIO}{{{CHOSEN}}} > 0.05) or vector(0)",
             limits=(1, 2),
         ),
         figure(
@@ -68,9 +68,9 @@ def build() -> dict[str, Any]:
             "All services",
             "One line per service. Its own dashboard shows the reason.",
             (f"60 * sum by ({BY}) ({requests})", "requests per minute"),
-            (f"max by ({BY}) (llmservice:errors:ratio5m{{{CHOSEN}}})", "errors"),
-            (f"max by ({BY}) (llmservice:ttft_seconds:p95_5m{{{CHOSEN}}})", "first token p95, s"),
-            (f"max by ({BY}) (llmservice:request_duration_seconds:p95_5m{{{CHOSEN}}})", "answer p95, s"),
+            (f"max by ({BY}) ({names.RECORD_ERROR_RATIO}{{{CHOSEN}}})", "errors"),
+            (f"max by ({BY}) ({names.RECORD_TTFT_P95}{{{CHOSEN}}})", "first token p95, s"),
+            (f"max by ({BY}) ({names.RECORD_DURATION_P95}{{{CHOSEN}}})", "answer p95, s"),
             (f"3600 * sum by ({BY}) ({cost})", "$ per hour"),
             (budget, "budget used"),
         ),
@@ -86,7 +86,7 @@ def build() -> dict[str, Any]:
             "Slowest time to first token, p95",
             "Streams only.",
             "s",
-            (f"topk({TOP}, max by ({BY}) (llmservice:ttft_seconds:p95_5m{{{CHOSEN}}}))", service),
+            (f"topk({TOP}, max by ({BY}) ({names.RECORD_TTFT_P95}{{{CHOSEN}}}))", service),
             coarse=True,
         ),
         bars(
@@ -102,7 +102,7 @@ def build() -> dict[str, Any]:
         "name": "namespace",
         "label": "Namespace",
         "datasource": SOURCE,
-        "query": "label_values(llmservice:requests:rate5m, namespace)",
+        "query": f"label_values({names.RECORD_REQUESTS}, namespace)",
         "refresh": 2,  # when the time range changes
         "multi": True,
         "includeAll": True,

@@ -43,7 +43,7 @@ TAGS: Final = ("llmwarden", "llm")
 OF: Final = "$of"
 ZERO: Final = "$zero"
 MINE: Final = "$mine"  # and only of pods that have a proxy of this service
-CALLS: Final = f"(sum(llmservice:requests:rate5m{{{OF}}}) > 0)"
+CALLS: Final = f"(sum({names.RECORD_REQUESTS}{{{OF}}}) > 0)"
 
 
 def build(params: Params) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def _rate(metric: str, by: str, more: str = "") -> str:
 
 
 def _quantiles(recorded: str) -> tuple[Query, ...]:
-    return tuple((f"llmservice:{recorded}:{name}_5m{{{OF}}}", name) for name in vocabulary.QUANTILES)
+    return tuple((f"{names.RECORD_PREFIX}{recorded}:{name}_5m{{{OF}}}", name) for name in vocabulary.QUANTILES)
 
 
 def _health(params: Params) -> list[Panel]:
@@ -117,13 +117,13 @@ def _health(params: Params) -> list[Panel]:
         figures(
             "Now",
             "Of five minutes. Cost is by the proxies' prices; status has the exact sum.",
-            ("Calls per minute", f"60 * llmservice:requests:rate5m{{{OF}}}", None),
-            ("Failed calls, %", f"100 * llmservice:errors:ratio5m{{{OF}}} or {ZERO}", (1, 5)),
-            ("First token p95, s", f"llmservice:ttft_seconds:p95_5m{{{OF}}}", None),
-            ("Answer p95, s", f"llmservice:request_duration_seconds:p95_5m{{{OF}}}", None),
+            ("Calls per minute", f"60 * {names.RECORD_REQUESTS}{{{OF}}}", None),
+            ("Failed calls, %", f"100 * {names.RECORD_ERROR_RATIO}{{{OF}}} or {ZERO}", (1, 5)),
+            ("First token p95, s", f"{names.RECORD_TTFT_P95}{{{OF}}}", None),
+            ("Answer p95, s", f"{names.RECORD_DURATION_P95}{{{OF}}}", None),
             ("Cost of 24 hours, $", f"sum(increase({names.METRIC_COST}{{{OF}}}[24h])) or {ZERO}", None),
             ("Calls in flight", f"sum({names.METRIC_IN_FLIGHT}{{{OF}}})", None),
-            ("Context window p95, %", f"100 * llmservice:context_used_ratio:p95_5m{{{OF}}} or {ZERO}", None),
+            ("Context window p95, %", f"100 * {names.RECORD_CONTEXT_P95}{{{OF}}} or {ZERO}", None),
             ("Firing alerts", f"count(ALERTS{{{OF},alertstate=`firing`}}) or {ZERO}", None),
         )
     ]
@@ -192,15 +192,15 @@ def _latency() -> list[Panel]:
             "Where a call's time goes",
             "First token: a queue or longer prompts. Answer: a busy engine or longer answers.",
             "s",
-            (f"llmservice:ttft_seconds:mean_5m{{{OF}}} or {ZERO}", "to the first token"),
-            (f"llmservice:writing_seconds:mean_5m{{{OF}}} or {ZERO}", "writing the answer"),
+            (f"{names.RECORD_TTFT_MEAN}{{{OF}}} or {ZERO}", "to the first token"),
+            (f"{names.RECORD_WRITING_MEAN}{{{OF}}} or {ZERO}", "writing the answer"),
             stacked=True,
         ),
         graph(
             "Tokens per call",
             "Average of answered calls.",
             "short",
-            (f"llmservice:tokens:rate5m{{{OF}}} / on () group_left () {answered} or {ZERO}", _by(KIND)),
+            (f"{names.RECORD_TOKENS}{{{OF}}} / on () group_left () {answered} or {ZERO}", _by(KIND)),
         ),
         graph(
             "Answer by model, p95",
@@ -214,8 +214,8 @@ def _latency() -> list[Panel]:
 
 
 def _money(*, own_model: bool) -> list[Panel]:
-    cost = f"(sum(llmservice:cost_usd:rate5m{{{OF}}}) or {ZERO})"
-    tokens = f"(sum(llmservice:tokens:rate5m{{{OF},{KIND}=~`input|output`}}) > 0)"
+    cost = f"(sum({names.RECORD_COST}{{{OF}}}) or {ZERO})"
+    tokens = f"(sum({names.RECORD_TOKENS}{{{OF},{KIND}=~`input|output`}}) > 0)"
     of_gpus = (
         (f"GPUs: $ a million, {_by(KIND)}", f"max by ({KIND}) ({names.METRIC_GPU_TOKENS}{{{OF}}}) or {ZERO}", None),
         ("GPU-hours without a rate", f"max({names.METRIC_GPU_UNPRICED}{{{OF}}}) or {ZERO}", None),
@@ -312,7 +312,7 @@ def _of_engine(engine: engines.Engine) -> list[Panel]:
         repeated(
             _engine(engine),
             "Counted by the engine, calls that bypass the proxy included.",
-            (f"llmservice:engine_$engine{{{OF}}} or {ZERO}", "$engine"),
+            (f"{names.RECORD_ENGINE}$engine{{{OF}}} or {ZERO}", "$engine"),
             across=4,
         )
     ]

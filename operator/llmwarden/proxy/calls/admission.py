@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Final
 
+from llmwarden import names
 from llmwarden.contracts.ledger import Labels
 from llmwarden.proxy.calls import estimate
 from llmwarden.proxy.calls.route import Opened
@@ -127,7 +128,7 @@ class Admitted:
         body = api.write_request(body, inquiry.asked, model=fallback, usage=self.adds_usage)
         if fallback is None:
             return Forward(body)
-        headers = ((b"x-llmwarden-fallback", fallback.encode()),)
+        headers = ((names.HEADER_FALLBACK, fallback.encode()),)
         return Forward(body, headers, api.write_target(inquiry.target, fallback))
 
 

@@ -9,13 +9,14 @@ from typing import Final
 
 import msgspec
 
+from llmwarden import names
 from llmwarden.contracts.ledger import Labels
 from llmwarden.proxy.seam import Header
 
 # Request headers that are read. Those of the labels are for us and are not sent upstream.
-_FEATURE: Final = b"x-llmwarden-feature"
-_TEAM: Final = b"x-llmwarden-team"
-_COHORT: Final = b"x-llmwarden-cohort"
+_FEATURE: Final = names.HEADER_FEATURE
+_TEAM: Final = names.HEADER_TEAM
+_COHORT: Final = names.HEADER_COHORT
 LABEL_HEADERS: Final = frozenset({_FEATURE, _TEAM, _COHORT})
 _READ: Final = LABEL_HEADERS | {
     b"traceparent",

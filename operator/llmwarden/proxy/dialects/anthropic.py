@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from llmwarden import names
 from llmwarden.contracts.ledger import Tokens
 from llmwarden.proxy.dialects import prompt
 from llmwarden.proxy.dialects.base import MOST_TOKENS, Answer, Asked, Event, Match, Target, count
@@ -249,7 +250,7 @@ class Anthropic:
 
     def refusal(self, code: str, message: str, *, budget: str, retry_after: int | None) -> Refusal:
         """402 `billing_error` where money is used up: the SDK raises at once. 429 where waiting helps, and for all else."""
-        headers = [(b"x-llmwarden-budget", budget.encode())]
+        headers = [(names.HEADER_BUDGET, budget.encode())]
         if retry_after is None:
             headers.append((b"x-should-retry", b"false"))
         else:

@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from llmwarden import names
 from llmwarden.proxy.dialects.base import Api, Match, Target
 from llmwarden.proxy.dialects.bedrock_converse import Converse
 from llmwarden.proxy.dialects.bedrock_invoke import Invoke
@@ -53,7 +54,7 @@ class Bedrock:
     def refusal(self, code: str, message: str, *, budget: str, retry_after: int | None) -> Refusal:
         """400, which AWS' SDKs do not send again; 429 only where that is what is meant."""
         status, kind = 400, "ServiceQuotaExceededException"
-        headers = [(b"x-llmwarden-budget", budget.encode()), (b"x-llmwarden-code", code.encode())]
+        headers = [(names.HEADER_BUDGET, budget.encode()), (names.HEADER_CODE, code.encode())]
         if retry_after is not None:
             status, kind = 429, "ThrottlingException"
             headers.append((b"Retry-After", b"%d" % retry_after))

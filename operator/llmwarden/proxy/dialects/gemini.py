@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from llmwarden import names
 from llmwarden.proxy.dialects.base import Match, Target
 from llmwarden.proxy.dialects.gemini_content import Content
 from llmwarden.proxy.dialects.gemini_embeddings import Embeddings, Predict
@@ -62,7 +63,7 @@ class Gemini:
 
     def refusal(self, code: str, message: str, *, budget: str, retry_after: int | None) -> Refusal:
         """429 RESOURCE_EXHAUSTED, as where Google's own quota is used up. The SDK tries again only where it was told to."""
-        headers = [(b"x-llmwarden-budget", budget.encode())]
+        headers = [(names.HEADER_BUDGET, budget.encode())]
         if retry_after is None:
             headers.append(
                 (b"x-should-retry", b"false")

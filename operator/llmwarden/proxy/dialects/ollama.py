@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
+from llmwarden import names
 from llmwarden.contracts.ledger import Tokens
 from llmwarden.proxy.dialects import prompt
 from llmwarden.proxy.dialects.base import MOST_TOKENS, Answer, Api, Asked, Event, Match, Target, count
@@ -190,7 +191,7 @@ class Ollama:
 
     def refusal(self, code: str, message: str, *, budget: str, retry_after: int | None) -> Refusal:
         """429: the SDK raises `ResponseError` with it, and never tries again by itself."""
-        headers = [(b"x-llmwarden-budget", budget.encode())]
+        headers = [(names.HEADER_BUDGET, budget.encode())]
         if retry_after is None:
             headers.append((b"x-should-retry", b"false"))  # other clients of this API might
         else:

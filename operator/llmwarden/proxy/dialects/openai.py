@@ -6,6 +6,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 
+from llmwarden import names
 from llmwarden.proxy.dialects.base import Api, Match, Target
 from llmwarden.proxy.dialects.openai_chat import Chat
 from llmwarden.proxy.dialects.openai_embeddings import Embeddings
@@ -52,7 +53,7 @@ class OpenAI:
 
     def refusal(self, code: str, message: str, *, budget: str, retry_after: int | None) -> Refusal:
         """429, with the type and code by which the SDK names its exception."""
-        headers = [(b"x-llmwarden-budget", budget.encode())]
+        headers = [(names.HEADER_BUDGET, budget.encode())]
         if retry_after is None:
             headers.append((b"x-should-retry", b"false"))
         else:

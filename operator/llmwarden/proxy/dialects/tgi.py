@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
+from llmwarden import names
 from llmwarden.contracts.ledger import Tokens
 from llmwarden.proxy.dialects import prompt
 from llmwarden.proxy.dialects.base import MOST_TOKENS, Answer, Asked, Event, Match, Target, count
@@ -181,7 +182,7 @@ class TGI:
 
     def refusal(self, code: str, message: str, *, budget: str, retry_after: int | None) -> Refusal:
         """429 under the budget's own code: `overloaded`, TGI's type for 429, would ask for another try."""
-        headers = [(b"x-llmwarden-budget", budget.encode())]
+        headers = [(names.HEADER_BUDGET, budget.encode())]
         if retry_after is None:
             headers.append((b"x-should-retry", b"false"))
         else:

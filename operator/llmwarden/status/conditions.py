@@ -11,7 +11,7 @@ from llmwarden.domain import conditions, durations, engine_objectives, objective
 from llmwarden.errors import InvalidSpecError
 from llmwarden.manifests.alerts import spending
 from llmwarden.snapshot import Outcome, Snapshot, Verdict, queue_bounds
-from llmwarden.status import held
+from llmwarden.status import budgets
 from llmwarden.status.objectives import readings
 
 LISTED: Final = 3  # how many of a kind a message names
@@ -222,11 +222,11 @@ def _budgets_verdict(snapshot: Snapshot, new: api.LLMServiceStatus) -> Verdict:
         return "True", "NoBudgets", "No budget applies."
     over = [budget for budget in new.budgets if budget.state == "Exceeded"]
     if over:
-        parts = [f"{held.called(budget)} is used up ({budget.action})" for budget in over]
+        parts = [f"{budgets.called(budget)} is used up ({budget.action})" for budget in over]
         return "False", "Exceeded", f"{'; '.join(parts)}."
     warned = [budget for budget in new.budgets if budget.state == "Warned"]
     if warned:
-        parts = [f"{budget.used_percent} % of {held.called(budget)} is used" for budget in warned]
+        parts = [f"{budget.used_percent} % of {budgets.called(budget)} is used" for budget in warned]
         return "True", "Warned", f"{'; '.join(parts)}."
     return "True", "Open", "No budget is close to its limit."
 

@@ -15,7 +15,7 @@ from llmwarden.manifests import gpu_choice
 from llmwarden.manifests.gpu_choice import Choice, ExporterPod, Facts, Foreign, Node, Unfit
 from llmwarden.settings import Settings
 from llmwarden.snapshot import Outcome, Snapshot
-from tests.unit.desired.helpers import snapshot
+from tests.unit.status.helpers import snapshot
 
 NOW = dt.datetime(2026, 11, 21, 12, 0, tzinfo=dt.UTC)
 SETTINGS = Settings()

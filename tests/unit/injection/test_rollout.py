@@ -7,7 +7,7 @@ from llmwarden.api.v1alpha1.llmservice import InjectionStatus
 from llmwarden.injection.pods import Owner, PodView
 from llmwarden.injection.rollout import decide, to_evict, to_unstick
 from llmwarden.settings import Settings
-from tests.unit.desired.helpers import NOW, pod, service
+from tests.unit.status.helpers import NOW, pod, service
 
 SETTINGS = Settings()
 OWNER = Owner("ReplicaSet", "bot-abc", "rs1", "rs1/")

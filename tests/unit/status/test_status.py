@@ -12,7 +12,7 @@ from llmwarden.domain import budgets, conditions
 from llmwarden.domain.windows import Window
 from llmwarden.injection.selection import Finding
 from llmwarden.snapshot import Capabilities, EngineIdentity, Figures, Outcome, Problem, Snapshot, Source
-from tests.unit.desired.helpers import DAILY, FIGURES, NOW, budget, pod, service, snapshot, usage
+from tests.unit.status.helpers import DAILY, FIGURES, NOW, budget, pod, service, snapshot, usage
 
 ACTIVE = InjectionStatus()
 DOWN = Source(asked=True, fresh=False, reason="PrometheusUnavailable", message="Prometheus did not answer.")

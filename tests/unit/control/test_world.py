@@ -6,13 +6,13 @@ from typing import Any, cast
 import pytest
 
 from llmwarden.control.handlers.main import BUGS, foreseen_or_said
-from llmwarden.control.observe.resources import NAMESPACE, Key
+from llmwarden.control.observe.resources import NAMESPACE, WorkKey
 from llmwarden.control.observe.world import World
 from llmwarden.kube import Client
 from llmwarden.settings import Settings
 
 
-def ignore(key: Key, *, urgent: bool = True) -> None:
+def ignore(key: WorkKey, *, urgent: bool = True) -> None:
     """Take a mark that nobody waits for."""
     del key, urgent
 

@@ -10,7 +10,7 @@ from llmwarden.control import around
 from llmwarden.control.observe.stripping import strip_pod, strip_service
 from llmwarden.domain import objectives
 from llmwarden.snapshot import Figures
-from tests.unit.desired.helpers import service
+from tests.unit.status.helpers import service
 
 PORT: dict[str, Any] = {
     "backend": {"type": "VLLM"},

@@ -14,9 +14,9 @@ from llmwarden.ledger.rating.pricing import Catalogue
 from llmwarden.ledger.store import Delta
 from llmwarden.ledger.store.counts import Counts
 from llmwarden.snapshot import Outcome
-from tests.unit.desired.helpers import NOW, snapshot, usage
 from tests.unit.ledger.objects import BUCKET, FakeClock, model_price, view_of
 from tests.unit.ledger.objects import service as ledger_service
+from tests.unit.status.helpers import NOW, snapshot, usage
 
 CENT = 10**10
 

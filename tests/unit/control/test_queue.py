@@ -2,10 +2,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from llmwarden.control.handlers.queue import FIRST_SECONDS, WorkQueue
-from llmwarden.control.observe.resources import Key
+from llmwarden.control.observe.resources import WorkKey
 from llmwarden.errors import UnavailableError
 
-KEY = Key("LLMService", "shop", "bot")
+KEY = WorkKey("LLMService", "shop", "bot")
 
 
 class Clock:
@@ -25,7 +25,7 @@ async def settle() -> None:
 
 
 async def with_queue(
-    work: Callable[[Key], Awaitable[float | None]], steps: Callable[[WorkQueue, Clock], Awaitable[None]]
+    work: Callable[[WorkKey], Awaitable[float | None]], steps: Callable[[WorkQueue, Clock], Awaitable[None]]
 ) -> None:
     clock = Clock()
     queue = WorkQueue(work, clock, jitter=lambda: 1.0)
@@ -38,9 +38,9 @@ async def with_queue(
 
 
 async def test_a_key_marked_often_is_worked_on_once() -> None:
-    done: list[Key] = []
+    done: list[WorkKey] = []
 
-    async def work(key: Key) -> None:
+    async def work(key: WorkKey) -> None:
         done.append(key)
 
     async def steps(queue: WorkQueue, _clock: Clock) -> None:
@@ -58,7 +58,7 @@ async def test_a_key_marked_often_is_worked_on_once() -> None:
 async def test_a_key_is_never_worked_on_twice_at_a_time_and_what_was_marked_meanwhile_follows() -> None:
     begun, go = [], asyncio.Event()
 
-    async def work(key: Key) -> None:
+    async def work(key: WorkKey) -> None:
         begun.append(key)
         await go.wait()
 
@@ -79,7 +79,7 @@ async def test_a_key_is_never_worked_on_twice_at_a_time_and_what_was_marked_mean
 async def test_a_failing_key_backs_off_whatever_events_say_and_starts_over_after_success() -> None:
     calls, fail = [], True
 
-    async def work(key: Key) -> None:
+    async def work(key: WorkKey) -> None:
         calls.append(key)
         if fail and key == KEY:
             message = "500"
@@ -95,12 +95,12 @@ async def test_a_failing_key_backs_off_whatever_events_say_and_starts_over_after
         assert len(calls) == 1
         for doubled in (1, 2, 4):
             clock.now += FIRST_SECONDS * doubled
-            queue.mark_later(Key("Other"), 0)  # wakes the waiting for time
+            queue.mark_later(WorkKey("Other"), 0)  # wakes the waiting for time
             await settle()
         assert len([key for key in calls if key == KEY]) == 4
         fail = False
         clock.now += 1000
-        queue.mark_later(Key("Other"), 0)
+        queue.mark_later(WorkKey("Other"), 0)
         await settle()
         before = len(calls)
         queue.mark(KEY)
@@ -113,15 +113,15 @@ async def test_a_failing_key_backs_off_whatever_events_say_and_starts_over_after
 async def test_a_bug_over_one_object_does_not_end_the_work_on_others() -> None:
     done: list[str] = []
 
-    async def work(key: Key) -> None:
+    async def work(key: WorkKey) -> None:
         if key.name == "bad":
             raise ZeroDivisionError
         done.append(key.name)
 
     async def steps(queue: WorkQueue, _clock: Clock) -> None:
-        queue.mark(Key("LLMService", "shop", "bad"))
+        queue.mark(WorkKey("LLMService", "shop", "bad"))
         await settle()
-        queue.mark(Key("LLMService", "shop", "good"))
+        queue.mark(WorkKey("LLMService", "shop", "good"))
         await settle()
         assert done == ["good"]
 
@@ -129,9 +129,9 @@ async def test_a_bug_over_one_object_does_not_end_the_work_on_others() -> None:
 
 
 async def test_a_key_comes_back_when_it_asked_to() -> None:
-    calls: list[Key] = []
+    calls: list[WorkKey] = []
 
-    async def work(key: Key) -> float | None:
+    async def work(key: WorkKey) -> float | None:
         calls.append(key)
         return 30.0 if len(calls) == 1 else None
 
@@ -139,7 +139,7 @@ async def test_a_key_comes_back_when_it_asked_to() -> None:
         queue.mark(KEY)
         await settle()
         clock.now = 31.0
-        queue.mark_later(Key("Other"), 0)
+        queue.mark_later(WorkKey("Other"), 0)
         await settle()
         assert calls.count(KEY) == 2
 

@@ -7,7 +7,7 @@ from llmwarden import names
 from llmwarden.control.observe.stripping import strip_pod
 from llmwarden.injection.pods import PodView, view
 from llmwarden.settings import Settings
-from tests.unit.desired.helpers import service
+from tests.unit.status.helpers import service
 
 SETTINGS = Settings()
 

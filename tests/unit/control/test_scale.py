@@ -13,7 +13,7 @@ from llmwarden.contracts import ledger as wire
 from llmwarden.control.observe.engines import Engines
 from llmwarden.control.observe.gpus import Gpus
 from llmwarden.control.observe.prometheus import Prometheus
-from llmwarden.control.observe.resources import NAMESPACE, Key
+from llmwarden.control.observe.resources import NAMESPACE, WorkKey
 from llmwarden.control.observe.world import World
 from llmwarden.control.reconcile import Reconciler
 from llmwarden.control.sources import Sources
@@ -58,7 +58,7 @@ class Cluster:
 
     def __init__(self, count: int) -> None:
         self.server = Server()
-        self.marked: list[tuple[Key, bool]] = []
+        self.marked: list[tuple[WorkKey, bool]] = []
         self.world = World(cast("Client", self.server), Settings(), self.mark, lambda: NOW)
         self.reconciler = Reconciler(
             cast("Client", self.server), Settings(), self.world, lambda: NOW, itertools.count(0, 1000).__next__
@@ -73,7 +73,7 @@ class Cluster:
             self.put_pod(name)
         self.marked.clear()
 
-    def mark(self, key: Key, *, urgent: bool = True) -> None:
+    def mark(self, key: WorkKey, *, urgent: bool = True) -> None:
         self.marked.append((key, urgent))
 
     def put(self, name: tuple[str, str], generation: int = 1, **spec: Any) -> None:
@@ -109,8 +109,8 @@ class Cluster:
 
     async def settle(self) -> None:
         for name in self.names:
-            await self.reconciler.reconcile_once(Key("LLMService", *name))
-            await self.reconciler.reconcile_once(Key("LLMService", *name))
+            await self.reconciler.reconcile_once(WorkKey("LLMService", *name))
+            await self.reconciler.reconcile_once(WorkKey("LLMService", *name))
         self.server.writes.clear()
         self.marked.clear()
 
@@ -137,9 +137,9 @@ async def test_one_services_work_costs_the_same_among_ten_and_among_hundreds() -
         cluster = Cluster(count)
         await cluster.settle()
         one = cluster.names[3]
-        key = Key("LLMService", *one)
+        key = WorkKey("LLMService", *one)
 
-        async def reconcile(cluster: Cluster = cluster, key: Key = key) -> None:
+        async def reconcile(cluster: Cluster = cluster, key: WorkKey = key) -> None:
             await cluster.reconciler.reconcile_once(key)
 
         async def edit(cluster: Cluster = cluster, one: tuple[str, str] = one) -> None:
@@ -168,19 +168,19 @@ async def test_an_edit_and_a_pod_mark_the_services_that_they_concern_and_no_othe
     one = cluster.names[7]
     cluster.put(one, 2)
     cluster.put_pod(one, more="labels")
-    assert {key for key, _ in cluster.marked} == {Key("LLMService", *one)}
+    assert {key for key, _ in cluster.marked} == {WorkKey("LLMService", *one)}
     assert all(urgent for _, urgent in cluster.marked)
     # A pod that two services select concerns both, and so does the end of the one.
     cluster.marked.clear()
     other = (one[0], "also")
     cluster.put(other, 1, workload=CHAT["spec"]["workload"] | {"selector": {"matchLabels": {"app": one[1]}}})
     assert {key for key, _ in cluster.marked if key.kind == "LLMService"} == {
-        Key("LLMService", *one),
-        Key("LLMService", *other),
+        WorkKey("LLMService", *one),
+        WorkKey("LLMService", *other),
     }
     cluster.marked.clear()
     cluster.world.take("LLMService", None, other)
-    assert Key("LLMService", *one) in {key for key, _ in cluster.marked}
+    assert WorkKey("LLMService", *one) in {key for key, _ in cluster.marked}
 
 
 async def test_our_own_status_wakes_nobody() -> None:
@@ -214,7 +214,7 @@ async def test_a_tick_marks_only_what_would_change() -> None:
         cast("Engines", None),
         gpus=Gpus(no_client, None),
         mark=cluster.mark,
-        postpone=lambda *key: postponed.append(Key(*key)),
+        postpone=lambda *key: postponed.append(WorkKey(*key)),
         now=lambda: NOW,
     )
     key = "LLMBudget/team-0/all"
@@ -229,7 +229,7 @@ async def test_a_tick_marks_only_what_would_change() -> None:
         world.usage = wire.Usage(names.CONTRACT, NOW, used, {key: spent})
         await sources._mark_moved()
 
-    def services() -> set[Key]:
+    def services() -> set[WorkKey]:
         return {marked for marked, _ in cluster.marked if marked.kind == "LLMService"}
 
     figures = {name: Figures(scraped=True, ttft=Quantiles(p95=0.5), requests_per_second=1.0) for name in cluster.names}
@@ -248,8 +248,8 @@ async def test_a_tick_marks_only_what_would_change() -> None:
     used[f"{other[0]}/{other[1]}"] = usage(11, key)
     figures[third] = Figures(scraped=False)
     await tick(figures, used, budget)
-    assert services() == {Key("LLMService", *third)}
-    assert postponed == [Key("LLMService", *one), Key("LLMService", *other)]
+    assert services() == {WorkKey("LLMService", *third)}
+    assert postponed == [WorkKey("LLMService", *one), WorkKey("LLMService", *other)]
     # A budget that is used up is a change of state of everybody under it; a little more spent is a figure of theirs.
     await tick(figures, used, spent_of(101))
     await tick(figures, used, spent_of(102))

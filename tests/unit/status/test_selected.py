@@ -10,7 +10,7 @@ from llmwarden.api.v1alpha1 import LLMService
 from llmwarden.settings import Settings
 from llmwarden.status import selected
 from llmwarden.status.selected import Around
-from tests.unit.desired.helpers import service
+from tests.unit.status.helpers import service
 
 OWN = names.DEFAULT_NAMESPACE
 LABELS = {names.LABEL_MANAGED_BY: names.MANAGED_BY, names.LABEL_NAME: names.MANAGED_BY}
