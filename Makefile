@@ -5,7 +5,7 @@ PY := .venv/bin/python
 .PHONY: help venv demo demo-down test lint format generate lock soak bench-ledger bench-datapath bench-dashboards bench-operator bench-webhook fuzz clean
 
 help: ## list the commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
 venv: ## create the Python environment from the lock file
 	@./tools/bootstrap.sh
