@@ -1,4 +1,4 @@
-"""`python -m demo up|down`: the main job of LLM Warden, shown on a real cluster (CLUSTER=local, kind or kubeconfig)."""
+"""`python -m demo up|down`: shows LLM Warden on a real cluster (CLUSTER=local, kind or kubeconfig)."""
 
 import argparse
 import os
@@ -14,35 +14,37 @@ from demo.kube import DemoError, Kube
 
 
 def up(chosen: target.Target, engine: str) -> None:
-    """Run the whole demo; raises ClusterError where it does not show what it should."""
+    """Run the whole demo; raises ClusterError if a step fails or the figures differ too much."""
     progress = steps.Progress()
-    progress.step("cluster and images, side by side (first time about 15 min on two cores, later under a minute)")
+    progress.step(
+        "start the cluster and build the images (about 15 min the first time on two cores, later less than a minute)"
+    )
     kube, made = steps.cluster_with_images(chosen, engine)
-    progress.step("monitoring: Prometheus Operator, Prometheus, Alertmanager")
+    progress.step("install monitoring: Prometheus Operator, Prometheus, Alertmanager")
     steps.install_monitoring(kube, made)
-    progress.step("LLM Warden: operator, webhook, ledger")
+    progress.step("install LLM Warden: operator, webhook, ledger")
     steps.install_warden(kube)
     steps.wait_warden(kube)
-    progress.step("LLM services: support-bot, chat and trial, with budgets and prices")
+    progress.step("apply the LLM services: support-bot, chat and trial, with budgets and prices")
     steps.apply_services(kube)
     steps.wait_injecting(kube)
-    progress.step(f"workloads: applications with the openai client, and an engine ({engine})")
+    progress.step(f"start the workloads: applications with the openai client, and an engine ({engine})")
     steps.apply_workloads(kube, made, engine)
     steps.wait_workloads(kube, 600 if engine == "vllm" else 120)
     steps.wait_monitoring(kube)
-    progress.step("waiting for the small budget of shop/trial to run out, and for its alert (about 30 s)")
+    progress.step("wait until the small budget of shop/trial is used up and its alert fires (about 30 s)")
     refusal = steps.wait_refusal(kube)
-    print(f"\nThe client of shop/trial was told:\n  {refusal}")
+    print(f"\nThe client of shop/trial received:\n  {refusal}")
     alert = steps.wait_alert(kube)
     print(f"\nThe alert that fired:\n  {alert['labels']['alertname']}: {alert['annotations'].get('summary', '')}")
     print(f"  {alert['annotations'].get('description', '')}\n")
-    progress.step("waiting for figures in the status (up to a minute)")
+    progress.step("wait for figures in the status (up to a minute)")
     steps.wait_figures(kube)
-    progress.step("comparing with what the application measured itself")
+    progress.step("compare LLM Warden's figures with the application's own measurements")
     # vLLM takes both cores while it starts, and an application that waits for a core measures that wait: let it leave the window.
     rows = steps.comparison(kube, 400 if engine == "vllm" else 120)
     print(
-        f"\nshop/support-bot, the last minutes, measured by the application itself and by LLM Warden:\n{compare.table(rows)}\n"
+        f"\nshop/support-bot in the last minutes, as measured by the application and by LLM Warden:\n{compare.table(rows)}\n"
     )
     if not all(row.agrees() for row in rows):
         message = (
@@ -57,13 +59,13 @@ def up(chosen: target.Target, engine: str) -> None:
 def _where_next(kube: Kube) -> str:
     return f"""Where to look next:
   export KUBECONFIG={kube.kubeconfig}
-  alias kubectl='{sys.executable} -m cluster kubectl --'        # where there is no kubectl
-  kubectl get llm -A -w                                          # live
+  alias kubectl='{sys.executable} -m cluster kubectl --'        # if kubectl is not installed
+  kubectl get llm -A -w                                          # watch the figures change
   kubectl -n shop describe llm support-bot                       # usage, latency, budgets, conditions
   kubectl -n shop logs deploy/trial -c app --tail=5              # what a refused client sees
   kubectl -n monitoring port-forward svc/prometheus-operated 9090
-  kubectl -n monitoring logs deploy/alert-sink                   # alerts as a pager would get them
-  make demo-down                                                 # remove all of it
+  kubectl -n monitoring logs deploy/alert-sink                   # alerts as a pager would receive them
+  make demo-down                                                 # remove everything
 """
 
 
@@ -84,7 +86,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
     parser.add_argument("command", choices=("up", "down"))
     parser.add_argument("--engine", choices=steps.ENGINES, default=os.environ.get("ENGINE") or "simulator")
-    parser.add_argument("--name", default=os.environ.get("LLMWARDEN_CLUSTER") or DEFAULT_NAME, help="of the cluster")
+    parser.add_argument(
+        "--name", default=os.environ.get("LLMWARDEN_CLUSTER") or DEFAULT_NAME, help="name of the cluster"
+    )
     options = parser.parse_args(arguments)
     for each in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell starts its background jobs with it ignored
         signal.signal(each, _interrupted)
@@ -98,7 +102,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"demo: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("demo: interrupted; make demo goes on from here, make demo-down removes what there is", file=sys.stderr)
+        print(
+            "demo: interrupted. `make demo` continues from here, `make demo-down` removes everything.", file=sys.stderr
+        )
         return 130
     return 0
 

@@ -101,7 +101,7 @@ def monitoring() -> Path:
     key = store.digest("monitoring-3", bottom.name, *(str(path.resolve()) for path in programs.values()))
 
     def write(target: Path) -> None:
-        store.say("putting the monitoring programs into images")
+        store.say("building the images of the monitoring programs")
         files = {f"usr/bin/{name}": path for name, path in programs.items()}
         # Alertmanager refuses to start without its default templates.
         files["usr/share/prometheus"] = binaries.parent / "share/prometheus"
@@ -133,7 +133,7 @@ def _versions() -> dict[str, str]:
     for name, program in (("prometheus", "prometheus"), ("alertmanager", "prometheus-alertmanager")):
         match = re.search(r"version (\d+\.\d+\.\d+)", run([folder / program, "--version"]))
         if not match:
-            message = f"{folder / program} does not say which version it is."
+            message = f"{folder / program} does not print its version."
             raise ClusterError(message)
         found[f"demo/{name}-version"] = f"v{match[1]}"
     return found

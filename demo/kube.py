@@ -24,7 +24,7 @@ class DemoError(ClusterError):
 
 
 class CrashLoopError(DemoError):
-    """A container ends again and again: waiting longer would not help."""
+    """A container crashes repeatedly: waiting longer would not help."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Kube:
                 return
             if time.monotonic() > deadline:
                 more = hint()
-                message = f"{what}: not within {seconds:.0f} s: {missing}" + (f"\n{more}" if more else "")
+                message = f"{what}: timed out after {seconds:.0f} s: {missing}" + (f"\n{more}" if more else "")
                 raise DemoError(message)
             time.sleep(POLL_SECONDS)
 
@@ -113,7 +113,7 @@ class Kube:
                 return f"there is no {kind} {namespace}/{name}"
             status, wanted = found.get("status", {}), found["spec"].get("replicas", 1)
             if status.get("observedGeneration", 0) < found["metadata"]["generation"]:
-                return "its controller has not seen it yet"
+                return "its controller has not processed it yet"
             self._give_up_on_crash_loop(found, namespace)
             ready, updated = status.get("readyReplicas", 0), status.get("updatedReplicas", 0)
             done = ready >= wanted and updated >= wanted and status.get("replicas", 0) == wanted
@@ -128,7 +128,7 @@ class Kube:
             for state in states:
                 crashing = state["state"].get("waiting", {}).get("reason") == "CrashLoopBackOff"
                 if crashing and state.get("restartCount", 0) >= _RESTARTS:
-                    message = f"{state['name']} of {namespace}/{pod['metadata']['name']} ends again and again\n{self.trouble(namespace)}"
+                    message = f"{state['name']} of {namespace}/{pod['metadata']['name']} crashes repeatedly\n{self.trouble(namespace)}"
                     raise CrashLoopError(message)
 
     def trouble(self, *namespaces: str) -> str:

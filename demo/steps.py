@@ -51,13 +51,13 @@ _WARM_UP_SECONDS = 20.0
 
 @dataclass
 class Progress:
-    """Prints one line per step: how long since the beginning, which step, what it does."""
+    """Prints one line per step: the seconds since the start, the step's number, and what it does."""
 
     started: float = field(default_factory=time.monotonic)
     done: int = 0
 
     def step(self, text: str) -> None:
-        """Begin the next step."""
+        """Start the next step and print it."""
         self.done += 1
         self.say(f"[{self.done}/{_STEPS}] {text}")
 
@@ -87,11 +87,11 @@ def load(target: Target, made: images.Images) -> None:
         if not images.loaded():
             again = "DEMO_IMAGES=offline,loaded" if images.offline() else "DEMO_IMAGES=loaded"
             message = (
-                f"This cluster's nodes must have the images of {', '.join(str(path) for path in made.archives)}. Load them, then run this "
-                f"again with {again}."
+                f"The nodes of this cluster need the images in {', '.join(str(path) for path in made.archives)}. Load them, then run "
+                f"this command again with {again}."
             )
             if not images.offline():
-                message += " If the nodes reach no registry, begin with DEMO_IMAGES=offline: the monitoring programs' images are made then."
+                message += " If the nodes reach no registry, start with DEMO_IMAGES=offline: it also builds the images of the monitoring programs."
             raise DemoError(message)
         return
     memory = Cluster(target.name).state.root / "loaded-images" if isinstance(target, Local) else None
@@ -286,9 +286,9 @@ def wait_refusal(kube: Kube, application: str = "trial", namespace: str = "shop"
         nonlocal text
         found = figures(kube, namespace, application)
         text = found["refusal"]
-        return "" if text else f"{application} was not refused yet: {found['requests']}"
+        return "" if text else f"{application} has not been refused yet: {found['requests']}"
 
-    kube.wait("refusal at the budget's end", check, seconds, lambda: figures_hint(kube))
+    kube.wait("a refusal by the used-up budget", check, seconds, lambda: figures_hint(kube))
     return text
 
 
@@ -311,7 +311,7 @@ def wait_alert(kube: Kube, service: str = "trial", namespace: str = "shop", seco
             if about and each["status"] == "firing" and "budget" in labels["alertname"].lower():
                 alert = each
                 return ""
-        return f"the receiver has {sorted({each['labels']['alertname'] for each in came})}, rules: {rule_states(kube)}"
+        return f"the receiver has received {sorted({each['labels']['alertname'] for each in came})}, rules: {rule_states(kube)}"
 
     kube.wait(f"an alert about {namespace}/{service}'s budget", check, seconds, lambda: figures_hint(kube))
     return alert

@@ -7,7 +7,7 @@
 {{- end -}}
 {{- end }}
 
-{{/* Labels that select a component's pods: never change them, a Deployment's selector is immutable. (dict "root" $ "component" NAME) */}}
+{{/* Labels that select a component's pods. Never change them: a Deployment's selector is immutable. (dict "root" $ "component" NAME) */}}
 {{- define "llmwarden.selector" -}}
 app.kubernetes.io/name: llmwarden
 app.kubernetes.io/component: {{ .component }}
@@ -39,14 +39,14 @@ labels:
   {{- toYaml . | nindent 2 }}
   {{- end }}
 annotations:
-  # A changed setting restarts the pods that read it.
+  # A changed setting must restart the pods that read it.
   llmwarden.io/settings: {{ include "llmwarden.settings" .root | sha256sum | trunc 16 }}
   {{- with .root.Values.podAnnotations }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
 {{- end }}
 
-{{/* What the pods of all three components have in common. (dict "root" $ "component" NAME) */}}
+{{/* Fields that the pods of all three components share. (dict "root" $ "component" NAME) */}}
 {{- define "llmwarden.podSpec" -}}
 {{- $own := index .root.Values .component -}}
 serviceAccountName: llmwarden-{{ .component }}
@@ -132,7 +132,7 @@ resources:
   valueFrom: {fieldRef: {fieldPath: metadata.name}}
 {{- end }}
 
-{{/* Every field of llmwarden.settings.Settings but the namespace, which each pod learns by itself. */}}
+{{/* Every field of llmwarden.settings.Settings except the namespace, which each pod reads from the API. */}}
 {{- define "llmwarden.settings" -}}
 {{- $v := .Values -}}
 LLMWARDEN_IMAGE: {{ include "llmwarden.image" . | quote }}
