@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import pytest
 
-from llmwarden.control.handlers.main import BUGS, foreseen_or_said
+from llmwarden.control.handlers.main import BUGS, run_or_report
 from llmwarden.control.observe.resources import NAMESPACE, WorkKey
 from llmwarden.control.observe.world import World
 from llmwarden.kube import Client
@@ -60,6 +60,6 @@ async def test_an_error_that_nobody_foresaw_ends_one_tick_alone(caplog: pytest.L
         raise ZeroDivisionError
 
     before = BUGS._value.get()
-    await foreseen_or_said(bad(), "asking")
+    await run_or_report(bad(), "asking")
     assert BUGS._value.get() == before + 1
     assert "asking: this is a bug" in caplog.text

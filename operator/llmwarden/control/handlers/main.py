@@ -27,6 +27,7 @@ from llmwarden.control.observe.resources import CLUSTER, KINDS, NAMESPACE, WorkK
 from llmwarden.control.observe.world import World
 from llmwarden.control.reconcile import Reconciler
 from llmwarden.control.sources import Sources
+from llmwarden.control.supervised import supervised
 from llmwarden.errors import InvalidSpecError, WardenError
 from llmwarden.kube.client import until_available
 from llmwarden.serving import servers
@@ -46,13 +47,9 @@ def now() -> dt.datetime:
     return dt.datetime.now(dt.UTC)
 
 
-async def foreseen_or_said(work: Coroutine[Any, Any, None], what: str) -> None:
-    """Do `work` in a task of its own: what others answer (engines are anybody's pods) must not end the operator by an error nobody foresaw."""
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.wait({task})
-    finally:
-        task.cancel()  # where we are cancelled ourselves; a finished task does not mind
+async def run_or_report(work: Coroutine[Any, Any, None], what: str) -> None:
+    """Do `work`; report an unforeseen error and go on: what others answer (engines are anybody's pods) must not end the operator."""
+    task = await supervised(work)
     error = None if task.cancelled() else task.exception()
     if error is not None:
         BUGS.inc()
@@ -184,14 +181,14 @@ class Operator:
         """Ask Prometheus and the ledger, which marks what moved."""
         await self._can_ask.wait()
         while True:
-            await foreseen_or_said(self._sources.ask(), "asking for figures")
+            await run_or_report(self._sources.ask(), "asking for figures")
             self._asked.set()
             await asyncio.sleep(self._settings.status_seconds if self._world.ca_bundle else 1.0)
 
     async def _engines_tick(self) -> None:
         await self._synced.wait()
         while True:
-            await foreseen_or_said(self._sources.ask_engines(), "asking engines")
+            await run_or_report(self._sources.ask_engines(), "asking engines")
             await asyncio.sleep(self._settings.status_seconds)
 
     async def _turns(self) -> None:

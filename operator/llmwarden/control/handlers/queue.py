@@ -18,6 +18,7 @@ from typing import Final
 from prometheus_client import Counter, Gauge, Histogram
 
 from llmwarden.control.observe.resources import WorkKey
+from llmwarden.control.supervised import supervised
 from llmwarden.errors import UnavailableError, WardenError
 from llmwarden.kube import ThrottledError
 
@@ -133,11 +134,7 @@ class WorkQueue:
     async def _once(self, key: WorkKey) -> None:
         """Work on a key in a task of its own: an error that nobody foresaw, over one object, must not end the work on all others."""
         started = self._clock()
-        task = asyncio.ensure_future(self._work(key))
-        try:
-            await asyncio.wait({task})
-        finally:
-            task.cancel()  # where we are cancelled ourselves; a finished task does not mind
+        task = await supervised(self._work(key))
         DURATION.labels(key.kind).observe(self._clock() - started)
         error = None if task.cancelled() else task.exception()
         if error is None:
