@@ -145,6 +145,7 @@ TIERS = (
             Step("mypy", _tool("mypy")),
             Step("import contracts", _tool("lint-imports")),
             Step("crds match their models", _module("llmwarden.api.crdgen", "--check")),
+            Step("lines of pages", _module("tools.linelength")),
             Step("docs match their sources", _module("tools.docgen", "--check")),
         ),
     ),

@@ -70,6 +70,9 @@ def rules(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
         yield from rules(schema["items"], f"{path}[]")
 
 
+LONGEST_DEFAULT = 80  # characters; a longer one is read in values.yaml
+
+
 def paragraph(text: str) -> list[str]:
     """Return the lines of a paragraph that is no wider than `WIDTH`."""
     return textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False)
@@ -124,17 +127,24 @@ def resources() -> str:
 
 
 def settings() -> str:
-    """Return the page about the chart's values."""
+    """Return the page about the chart's values: a list for each of its top-level values."""
     lines = [
         "# Settings",
         "",
-        "Every value of the chart `charts/llmwarden`, made from the comments in its `values.yaml` by `python -m tools.docgen`; do not edit.",
-        "A value that the chart does not know, or of the wrong type, is refused by `values.schema.json`.",
-        "",
-        "| value | default | what it does |",
-        "|---|---|---|",
+        *paragraph(
+            "Every value of the chart `charts/llmwarden`, made from the comments in its `values.yaml` by "
+            "`python -m tools.docgen`; do not edit. A value that the chart does not know, or of the wrong type, is refused by "
+            "`values.schema.json`."
+        ),
     ]
-    lines += [f"| `{path}` | `{cell(default)}` | {cell(text)} |" for path, default, text in values(VALUES.read_text())]
+    group = ""
+    for path, default, text in values(VALUES.read_text()):
+        top = path.partition(".")[0]
+        if top != group:
+            group = top
+            lines += ["", f"## {top}", ""]
+        shown = default if len(default) <= LONGEST_DEFAULT else ""
+        lines += item(f"`{path}`" + (f" (`{shown}`)" if shown else "") + f": {text}")
     return "\n".join(lines) + "\n"
 
 
