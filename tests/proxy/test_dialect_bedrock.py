@@ -15,7 +15,7 @@ import openai
 import pytest
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
-from botocore.configuration.config import Config
+from botocore.config import Config
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError, EventStreamError, InvalidEndpointConfigurationError
 
