@@ -78,10 +78,10 @@ def upstream(containers: Iterable[Container]) -> str:
     for container in containers:
         values = {entry["name"]: entry.get("value") or "" for entry in container.get("env") or [] if entry.get("name")}
         region = values.get("AWS_DEFAULT_REGION") or values.get("AWS_REGION") or ""
-        found = _REGION.fullmatch(region)
-        if found is not None:
+        match = _REGION.fullmatch(region)
+        if match is not None:
             fips = "-fips" if values.get("AWS_USE_FIPS_ENDPOINT", "").lower() == "true" else ""
-            end = "amazonaws.com.cn" if found["partition"] == "cn" else "amazonaws.com"
+            end = "amazonaws.com.cn" if match["partition"] == "cn" else "amazonaws.com"
             return f"https://bedrock-runtime{fips}.{region}.{end}"
     return ""
 

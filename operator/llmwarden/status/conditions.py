@@ -44,12 +44,12 @@ def build(snapshot: Snapshot, outcome: Outcome, new: api.LLMServiceStatus, now: 
     }
     verdicts["Ready"] = _ready(snapshot, outcome, verdicts)
     if snapshot.gpu is not None:
-        known = snapshot.gpu[0] != "Unknown"
-        verdicts["GPUMetricsReady"] = snapshot.gpu if known else _kept(snapshot, "GPUMetricsReady", snapshot.gpu)
-    found = tuple(item for item in new.conditions if item.type != "GPUMetricsReady" or snapshot.gpu is not None)
+        is_known = snapshot.gpu[0] != "Unknown"
+        verdicts["GPUMetricsReady"] = snapshot.gpu if is_known else _kept(snapshot, "GPUMetricsReady", snapshot.gpu)
+    built = tuple(item for item in new.conditions if item.type != "GPUMetricsReady" or snapshot.gpu is not None)
     for kind, (status, reason, message) in verdicts.items():
-        found = conditions.set_condition(
-            found,
+        built = conditions.set_condition(
+            built,
             kind,
             status,
             reason,
@@ -57,7 +57,7 @@ def build(snapshot: Snapshot, outcome: Outcome, new: api.LLMServiceStatus, now: 
             generation=snapshot.service.metadata.generation,
             now=now,
         )
-    return found
+    return built
 
 
 def _kept(snapshot: Snapshot, kind: str, fallback: Verdict) -> Verdict:
@@ -170,9 +170,9 @@ def _not_scraped(snapshot: Snapshot, new: api.LLMServiceStatus) -> Verdict:
 
 def _selected(snapshot: Snapshot, kind: ConditionType) -> Verdict:
     """Give what `desired.selected` found; what was said before while it is not known."""
-    found = snapshot.selected.get(kind)
+    verdict = snapshot.selected.get(kind)
     text = "Unknown so far: either the object is not applied yet, or the objects that could select it cannot be read."
-    return found if found is not None else _kept(snapshot, kind, ("Unknown", "NotKnownYet", text))
+    return verdict if verdict is not None else _kept(snapshot, kind, ("Unknown", "NotKnownYet", text))
 
 
 def _scrape_selected(snapshot: Snapshot) -> Verdict:

@@ -58,7 +58,7 @@ def gpu_records(params: Params) -> list[dict[str, Any]]:
     """
     metadata = params.service.metadata
     pods = f"max by (namespace, pod) (last_over_time({names.METRIC_IN_FLIGHT}{{{promql.selector(metadata.namespace, metadata.name)}}}[15m]))"
-    held = wanted(params)
+    names_wanted = wanted(params)
     return [
         {
             "record": record,
@@ -66,7 +66,7 @@ def gpu_records(params: Params) -> list[dict[str, Any]]:
             "labels": {names.LABEL_M_SERVICE: metadata.name},
         }
         for name, (record, series) in _gpu_figures(metadata.namespace).items()
-        if name in held
+        if name in names_wanted
     ]
 
 
