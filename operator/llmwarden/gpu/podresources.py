@@ -15,6 +15,8 @@ from h2.connection import H2Connection
 from h2.events import DataReceived, ResponseReceived, StreamEnded, StreamReset, TrailersReceived
 from h2.exceptions import ProtocolError
 
+from llmwarden import names
+
 METHOD: Final = "/v1.PodResourcesLister/List"
 SOCKET: Final = "/var/lib/kubelet/pod-resources/kubelet.sock"
 LIMIT: Final = 16 * 1024 * 1024  # bytes of an answer: what kubelets' own clients take
@@ -64,7 +66,7 @@ def _request() -> tuple[H2Connection, int]:
             (":authority", "localhost"),
             ("te", "trailers"),
             ("content-type", "application/grpc"),
-            ("user-agent", "llmwarden-gpu-exporter"),
+            ("user-agent", names.GPU_EXPORTER),
         ],
     )
     http.increment_flow_control_window(LIMIT, stream)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from llmwarden import names
 from llmwarden.injection.selection import Finding
 
 Container = Mapping[str, Any]
@@ -60,7 +61,7 @@ _NAMES: Final = frozenset((*_SOURCES, *_DETAILS))
 _HOME: Final = ".aws"  # below a home directory, which is another one in the proxy
 _REGION: Final = re.compile(r"(?P<partition>[a-z]{2})(-[a-z]+)+-[0-9]+")
 # What the proxy's own image and kubelet need there: nothing of the application's may be mounted over it.
-_OURS: Final = ("/opt/llmwarden", "/var/run/llmwarden", "/var/lib/llmwarden", "/usr", "/lib", "/lib64", "/bin", "/sbin")
+_OURS: Final = ("/opt/llmwarden", "/var/run/llmwarden", names.JOURNAL_DIR, "/usr", "/lib", "/lib64", "/bin", "/sbin")
 _OURS_WHOLE: Final = frozenset({"/", "/etc", "/opt", "/proc", "/sys", "/dev", "/run", "/tmp", "/var"})  # noqa: S108 - compared only
 
 

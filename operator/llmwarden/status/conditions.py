@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
+from llmwarden import names
 from llmwarden.api.v1alpha1 import llmservice as api
 from llmwarden.api.v1alpha1.common import Condition, ConditionType
 from llmwarden.domain import conditions, durations, engine_objectives, objectives, upstream
@@ -101,7 +102,7 @@ def _observed(snapshot: Snapshot) -> Verdict:
     """Whether the operator sees what happens in the cluster: a watch that fails must not look like a quiet cluster."""
     if not snapshot.unwatched:
         return "True", "Watching", "The operator can watch everything that it needs for this status."
-    text = f"The operator cannot watch {'; '.join(snapshot.unwatched[:LISTED])}. This status may be out of date, and changes are not acted on. The operator keeps trying. If access is forbidden, compare the ClusterRole llmwarden-operator with the chart's."
+    text = f"The operator cannot watch {'; '.join(snapshot.unwatched[:LISTED])}. This status may be out of date, and changes are not acted on. The operator keeps trying. If access is forbidden, compare the ClusterRole {names.OPERATOR} with the chart's."
     return "False", "WatchFailing", text
 
 
@@ -164,7 +165,7 @@ def _not_scraped(snapshot: Snapshot, new: api.LLMServiceStatus) -> Verdict:
     if not snapshot.capabilities.pod_monitors:
         text = "Prometheus has no series of this service: the Prometheus Operator, which would scrape it, is not installed."
         return "False", "NotScraped", text
-    text = "Prometheus answers, but has no series of this service. New pods take up to a minute. If it stays so, Prometheus does not select the PodMonitor llmwarden-proxies: set the chart's prometheus.monitorLabels to the labels that your Prometheus selects."
+    text = f"Prometheus answers, but has no series of this service. New pods take up to a minute. If it stays so, Prometheus does not select the PodMonitor {names.POD_MONITOR_PROXIES}: set the chart's prometheus.monitorLabels to the labels that your Prometheus selects."
     return "False", "NotScraped", text
 
 
