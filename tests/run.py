@@ -149,7 +149,7 @@ TIERS = (
             Step("docs match their sources", _module("tools.docgen", "--check")),
         ),
     ),
-    Tier("unit", 300, (_tests("tests/unit", "tests/fuzz"),)),
+    Tier("unit", 300, (_tests("tests/unit", "tests/fuzz", "-n", "2", "--dist", "worksteal"),)),
     # Our programs as processes of their own, talking over real sockets.
     Tier("process", 900, (_tests("tests/proxy", "tests/ledger", "tests/money", *SIDE_BY_SIDE),), needs=("compiled",)),
     Tier(

@@ -87,6 +87,6 @@ def test_what_an_engine_cannot_tell_is_refused(
     make(crds, item)
     refused = ("False", "EngineLacksSeries")
     until(lambda: condition(crds, namespace, "chat", "Ready") == refused, "the objective is refused", 60)
-    assert "Objective queue: LlamaCpp does not report the time in its queue; remove the objective." in said(
+    assert "Objective queue: LlamaCpp does not report the time in its queue. Remove the objective." in said(
         crds, namespace, "Ready"
     )
