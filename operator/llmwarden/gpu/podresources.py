@@ -141,14 +141,14 @@ def _uses(response: memoryview) -> Iterator[Use]:
 
 def _of_container(namespace: str, pod: str, container: memoryview) -> Iterator[Use]:
     name = ""
-    held = []
+    device_lists = []
     for field, value in _fields(container):
         match field:
             case 1:
                 name = _text(value)
             case 2:
-                held.append(value)
-    for devices in held:
+                device_lists.append(value)
+    for devices in device_lists:
         resource = ""
         ids = []
         for field, value in _fields(devices):
