@@ -14,7 +14,6 @@ from typing import Any
 from demo import steps
 from demo.kube import Kube
 from llmwarden import names
-from llmwarden.manifests.gpu_exporter import PORT
 from tests.e2e.support import deployment, llm, service
 from tests.unit.gpu import kubelet
 
@@ -126,13 +125,19 @@ def apply_gpus(kube: Kube) -> None:
             {
                 **container,
                 "name": "exporter",
-                "args": ["gpu-exporter", "--port", str(PORT), "--pod-resources", "/socket/kubelet.sock"],
+                "args": [
+                    "gpu-exporter",
+                    "--port",
+                    str(names.GPU_EXPORTER_PORT),
+                    "--pod-resources",
+                    "/socket/kubelet.sock",
+                ],
                 "env": [
                     {"name": "LD_LIBRARY_PATH", "value": FILES},
                     {"name": "NVML_STUB", "value": f"{FILES}/state"},
                     {"name": "LLMWARDEN_NODE_NAME", "value": "pretended"},
                 ],
-                "ports": [{"name": "metrics", "containerPort": PORT}],
+                "ports": [{"name": "metrics", "containerPort": names.GPU_EXPORTER_PORT}],
             },
         ],
         "volumes": [

@@ -271,6 +271,8 @@ async def test_fault_06_sigkill_in_the_middle_of_a_stream_charges_it_once(tmp_pa
             assert journals == {report.journal for report in ledger.reports}
             assert (row.requests, row.errors, row.estimated) == (3, 1, 1)
             assert row.tokens.output > 6 + 20  # two whole answers, and what had come in a second
+            assert await proxy.metric("llmwarden_proxy_journal_orphaned_calls_total") == 1
+            assert await proxy.metric("llmwarden_proxy_journal_skipped_lines_total") == 0
 
 
 async def test_fault_07_sigterm_lets_streams_end_and_reports_them(tmp_path: Path) -> None:

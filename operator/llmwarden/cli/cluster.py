@@ -83,7 +83,7 @@ async def service(client: kube.Client, namespace: str, name: str) -> dict[str, A
         raise NotInstalledError(message) from error
     except ForbiddenError as error:
         message = (
-            f"you may not read LLMService {name} in namespace {namespace}: ask for a binding of the ClusterRole llmwarden-view "
+            f"you may not read LLMService {name} in namespace {namespace}: ask for a binding of the ClusterRole {names.ROLE_VIEW} "
             f"or view there ({error})"
         )
         raise ForbiddenError(message) from error

@@ -53,15 +53,15 @@ def with_time(by: Sequence[By], since: dt.timedelta) -> tuple[By, ...]:
 
 
 def lines(spend: Spend, by: Sequence[By]) -> list[Line]:
-    """Sums by what was asked for; the time that was added for sparklines becomes each line's course."""
-    found: dict[tuple[str, ...], Line] = {}
+    """Return one line for each combination of `by`. A time that was added for sparklines becomes each line's course."""
+    by_place: dict[tuple[str, ...], Line] = {}
     extra = next((dimension for dimension in spend.by if dimension not in by), None)
     for row in spend.rows:
         place = tuple(row.by[dimension] for dimension in by)
-        found.setdefault(place, Line(place)).add(row, row.by[extra] if extra else None)
+        by_place.setdefault(place, Line(place)).add(row, row.by[extra] if extra else None)
     if extra is None:
-        return list(found.values())  # in the order of time, or as the ledger has it
-    return sorted(found.values(), key=lambda line: (-line.picodollars, -line.input - line.output, line.by))
+        return list(by_place.values())  # in the order of time, or as the ledger has it
+    return sorted(by_place.values(), key=lambda line: (-line.picodollars, -line.input - line.output, line.by))
 
 
 def table(spend: Spend, by: Sequence[By]) -> Table:

@@ -116,21 +116,21 @@ def summary(chain: Sequence[Link]) -> str:
 
 
 def _condition(status: LLMServiceStatus, kind: ConditionType, name: str, details: tuple[str, ...] = ()) -> Link:
-    found = conditions.find(status.conditions, kind)
-    if found is None:
+    condition = conditions.find(status.conditions, kind)
+    if condition is None:
         text = f"The operator does not report the condition {kind}. It may be older than this program."
         return Link(name, "unknown", text, details)
-    return Link(name, _STATES[found.status], found.message or found.reason, details)
+    return Link(name, _STATES[condition.status], condition.message or condition.reason, details)
 
 
 def _watches(status: LLMServiceStatus) -> list[Link]:
-    """Whether the operator is blind for something: then all that follows may be out of date."""
-    found = conditions.find(status.conditions, "Observed")
-    return [Link("Watches", "todo", found.message)] if found is not None and found.status == "False" else []
+    """Say what the operator cannot watch: then everything that follows may be out of date."""
+    condition = conditions.find(status.conditions, "Observed")
+    return [Link("Watches", "todo", condition.message)] if condition is not None and condition.status == "False" else []
 
 
 def _spec(status: LLMServiceStatus) -> Link:
-    """What is wrong with the spec itself stands in Ready, under a reason of its own; a missing part is `Not...`."""
+    """Say whether the spec is valid. Ready has a reason of its own for an invalid spec; reasons `Not...` are missing parts."""
     ready = conditions.find(status.conditions, "Ready")
     if ready is not None and ready.status == "False" and not ready.reason.startswith("Not"):
         return Link("Spec", "todo", ready.message)
@@ -141,22 +141,24 @@ def _pods(service: LLMService, status: LLMServiceStatus) -> list[Link]:
     workload = status.workload
     if workload is None:
         return [_condition(status, "Instrumented", "Pods metered")]
-    found = []
+    links_of_pods = []
     if workload.selected:
-        found.append(Link("Pods selected", "ok", f"workload.selector matches {_count(workload.selected, 'pod')}."))
+        links_of_pods.append(
+            Link("Pods selected", "ok", f"workload.selector matches {_count(workload.selected, 'pod')}.")
+        )
         lacking = [f"{pod.pod}: {pod.reason}{f'; {pod.remedy}' if pod.remedy else ''}" for pod in workload.unmetered]
         more = len(lacking) - LISTED
         details = (*lacking[:LISTED], *([f"and {more} more"] if more > 0 else []))
-        found.append(_condition(status, "Instrumented", "Pods metered", details))
+        links_of_pods.append(_condition(status, "Instrumented", "Pods metered", details))
     else:
         text = f"workload.selector matches no pod of this namespace. Compare it with kubectl get pods -n {service.metadata.namespace} --show-labels"
-        found.append(Link("Pods selected", "todo", text))
+        links_of_pods.append(Link("Pods selected", "todo", text))
     if workload.coverage_percent is not None:
         text = f"The proxies saw {workload.coverage_percent} % of the calls that the engine counted."
         around = workload.coverage_percent < 99  # noqa: PLR2004 - world.COVERED
         remedy = " The others bypass the proxies. The condition Ready names the Services that allow it, and the remedy."
-        found.append(Link("Calls measured", "todo" if around else "ok", text + (remedy if around else "")))
-    return found
+        links_of_pods.append(Link("Calls measured", "todo" if around else "ok", text + (remedy if around else "")))
+    return links_of_pods
 
 
 def _engine(service: LLMService, status: LLMServiceStatus) -> list[Link]:
@@ -187,15 +189,17 @@ def _budgets(status: LLMServiceStatus) -> list[Link]:
         details.append(
             f"{budget.scope} {budget.name}: {budget.used_percent} % of {budget.limit} {budget.unit} ({budget.state}, {budget.action}{until})"
         )
-    found = [_condition(status, "WithinBudget", "Budgets", tuple(details))]
+    links_of_budgets = [_condition(status, "WithinBudget", "Budgets", tuple(details))]
     match status.enforcement:
         case "Enforced":
-            found.append(Link("Enforcement", "ok", "Only the proxies have the key, so nobody can bypass the budgets."))
+            links_of_budgets.append(
+                Link("Enforcement", "ok", "Only the proxies have the key, so nobody can bypass the budgets.")
+            )
         case "Advisory":
             text = "A pod could call the backend without the proxy: it is not metered, it has its own key, or backend.credentialsSecretRef is not set. Remove the key from the application, and name its Secret in backend.credentialsSecretRef."
-            found.append(Link("Enforcement", "note", text))
+            links_of_budgets.append(Link("Enforcement", "note", text))
         case "None":
-            found.append(
+            links_of_budgets.append(
                 Link(
                     "Enforcement",
                     "note",
@@ -204,7 +208,7 @@ def _budgets(status: LLMServiceStatus) -> list[Link]:
             )
         case None:
             pass
-    return found
+    return links_of_budgets
 
 
 def _objectives(status: LLMServiceStatus) -> Link:
@@ -220,12 +224,12 @@ def _objectives(status: LLMServiceStatus) -> Link:
 
 
 def _history(status: LLMServiceStatus) -> list[Link]:
-    """Whether Prometheus remembers as long as the objectives ask: of this condition True is what needs doing."""
-    found = conditions.find(status.conditions, "RetentionTooShort")
-    if found is None or found.reason == "NothingLooksBack":
+    """Say whether Prometheus keeps data for as long as the objectives need. True means that it does not."""
+    condition = conditions.find(status.conditions, "RetentionTooShort")
+    if condition is None or condition.reason == "NothingLooksBack":
         return []
     states: Mapping[str, State] = {"True": "todo", "False": "ok", "Unknown": "unknown"}
-    return [Link("History kept", states[found.status], found.message)]
+    return [Link("History kept", states[condition.status], condition.message)]
 
 
 def _count(number: int, noun: str) -> str:

@@ -69,46 +69,48 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _explain_arguments(found: argparse.ArgumentParser) -> None:
-    found.set_defaults(run=_explain)
-    found.add_argument("service", help="the name of the LLMService")
-    found.add_argument("-n", "--namespace", help="the service's namespace (default: the context's)")
-    found.add_argument("-o", "--output", choices=["table", "json"], default="table")
+def _explain_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_explain)
+    parser.add_argument("service", help="the name of the LLMService")
+    parser.add_argument("-n", "--namespace", help="the service's namespace (default: the context's)")
+    parser.add_argument("-o", "--output", choices=["table", "json"], default="table")
 
 
-def _cost_arguments(found: argparse.ArgumentParser) -> None:
-    found.set_defaults(run=_cost)
-    where = found.add_mutually_exclusive_group()
+def _cost_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_cost)
+    where = parser.add_mutually_exclusive_group()
     where.add_argument("-n", "--namespace", help="the services' namespace (default: the context's)")
     where.add_argument("-A", "--all-namespaces", action="store_true", help="show all namespaces")
-    found.add_argument("service", nargs="?", default="", help="the name of one LLMService")
-    found.add_argument(
+    parser.add_argument("service", nargs="?", default="", help="the name of one LLMService")
+    parser.add_argument(
         "--by",
         type=_dimensions,
         default=("service", "model"),
         help=f"what each line is about, such as service,model; up to four of {', '.join(DIMENSIONS)}",
     )
-    found.add_argument(
+    parser.add_argument(
         "--since", type=_since, default="24h", help="how far back to look: 90m, 24h, 7d, 4w (default: %(default)s)"
     )
-    found.add_argument("-o", "--output", choices=["table", "json", "csv"], default="table")
-    _ledger_arguments(found, "list LLMServices")
+    parser.add_argument("-o", "--output", choices=["table", "json", "csv"], default="table")
+    _ledger_arguments(parser, "list LLMServices")
 
 
-def _reconcile_arguments(found: argparse.ArgumentParser) -> None:
-    found.set_defaults(run=_reconcile)
-    found.add_argument("--days", type=_days, default=7, help="how many days to show, 35 at most (default: %(default)s)")
-    found.add_argument("-o", "--output", choices=["table", "json", "csv"], default="table")
-    _ledger_arguments(found, "list ProviderAccounts")
+def _reconcile_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_reconcile)
+    parser.add_argument(
+        "--days", type=_days, default=7, help="how many days to show, 35 at most (default: %(default)s)"
+    )
+    parser.add_argument("-o", "--output", choices=["table", "json", "csv"], default="table")
+    _ledger_arguments(parser, "list ProviderAccounts")
 
 
-def _ledger_arguments(found: argparse.ArgumentParser, may: str) -> None:
-    found.add_argument(
+def _ledger_arguments(parser: argparse.ArgumentParser, may: str) -> None:
+    parser.add_argument(
         "--ledger-namespace",
         default=names.DEFAULT_NAMESPACE,
         help="the namespace where LLM Warden runs (default: %(default)s)",
     )
-    found.add_argument(
+    parser.add_argument(
         "--service-account",
         default="",
         metavar="NAMESPACE/NAME",
@@ -121,24 +123,24 @@ async def _reconcile(options: argparse.Namespace) -> int:
     async with await kube.connect(options.kubeconfig, options.context) as client:
         ledger = await cluster.ledger_client(client, system, cluster.accounts(options.service_account, "", system))
         try:
-            found = await ledger.reconciliation(options.days)
+            answer = await ledger.reconciliation(options.days)
         except NotFoundError as error:
             raise cluster.no_ledger(error) from error
     if options.output == "json":
-        sys.stdout.write(msgspec.json.format(msgspec.json.encode(found), indent=2).decode() + "\n")
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(answer), indent=2).decode() + "\n")
     elif options.output == "csv":
-        sys.stdout.write(reconcile.as_csv(found))
+        sys.stdout.write(reconcile.as_csv(answer))
     else:
         console = _console()
-        if not found.accounts:
+        if not answer.accounts:
             console.print(
                 "There is no ProviderAccount, so nothing is compared. docs/money.md explains how to create one."
             )
             return 0
-        console.print(reconcile.table(found))
-        for sentence in reconcile.sentences(found):
+        console.print(reconcile.table(answer))
+        for sentence in reconcile.sentences(answer):
             console.print(sentence, markup=False)
-    return 1 if reconcile.parts(found) else 0
+    return 1 if reconcile.parts(answer) else 0
 
 
 async def _explain(options: argparse.Namespace) -> int:
@@ -147,8 +149,8 @@ async def _explain(options: argparse.Namespace) -> int:
         item = await cluster.service(client, namespace, options.service)
     chain = explain.links(item)
     if options.output == "json":
-        found = explain.to_json(f"{namespace}/{options.service}", chain)
-        sys.stdout.write(msgspec.json.format(msgspec.json.encode(found), indent=2).decode() + "\n")
+        result = explain.to_json(f"{namespace}/{options.service}", chain)
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(result), indent=2).decode() + "\n")
     else:
         console = _console()
         console.print(explain.table(chain))
@@ -166,8 +168,8 @@ async def _cost(options: argparse.Namespace) -> int:
     namespace = options.namespace or cluster.default_namespace(options.kubeconfig, options.context)
     if options.all_namespaces:
         namespace = ""
-    asked = by if options.output != "table" else cost.with_time(by, _span(options.since))
-    query = {"by": ",".join(asked), "from": options.since}
+    dimensions = by if options.output != "table" else cost.with_time(by, _span(options.since))
+    query = {"by": ",".join(dimensions), "from": options.since}
     if namespace:
         query["namespace"] = namespace
     if options.service:
@@ -188,26 +190,26 @@ async def _cost(options: argparse.Namespace) -> int:
     else:
         console = _console()
         place = f"namespace {namespace}" if namespace else "all namespaces"
-        held = cost.gpus(spend)
+        gpu_table = cost.gpus(spend)
         if not spend.rows:
             console.print(f"Nothing was spent in {place} since {spend.start:%Y-%m-%d %H:%M} UTC.")
-            if held is None:
+            if gpu_table is None:
                 return 0
         else:
             console.print(cost.table(spend, by))
-        if held is not None:
-            console.print(held)
+        if gpu_table is not None:
+            console.print(gpu_table)
         console.print(f"[dim]{place}, {spend.start:%Y-%m-%d %H:%M} to {spend.end:%Y-%m-%d %H:%M} UTC[/dim]")
     return 0
 
 
 def _dimensions(text: str) -> tuple[str, ...]:
-    found = tuple(text.split(","))
-    unknown = [name for name in found if name not in DIMENSIONS]
-    if unknown or len(set(found)) != len(found) or len(found) > 4:  # noqa: PLR2004 - the ledger's five, less the time
+    dimensions = tuple(text.split(","))
+    unknown = [name for name in dimensions if name not in DIMENSIONS]
+    if unknown or len(set(dimensions)) != len(dimensions) or len(dimensions) > 4:  # noqa: PLR2004 - the ledger's five, less the time
         message = f"{text!r} is not a list of one to four of {', '.join(DIMENSIONS)}"
         raise argparse.ArgumentTypeError(message)
-    return found
+    return dimensions
 
 
 def _days(text: str) -> int:
@@ -225,8 +227,8 @@ def _since(text: str) -> str:
 
 
 def _span(text: str) -> dt.timedelta:
-    found = _SINCE.fullmatch(text)
-    return dt.timedelta(**{_UNITS[found[2]]: int(found[1])}) if found else dt.timedelta(days=1)
+    match = _SINCE.fullmatch(text)
+    return dt.timedelta(**{_UNITS[match[2]]: int(match[1])}) if match else dt.timedelta(days=1)
 
 
 if __name__ == "__main__":

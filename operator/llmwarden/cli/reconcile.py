@@ -1,4 +1,4 @@
-"""`kubectl llm reconcile`: what providers bill by day beside what was counted. Pure: an answer in, something to print out."""
+"""`kubectl llm reconcile`: compares, by day, what providers bill with what was counted. Pure: makes text of the ledger's answer."""
 
 import csv
 import io
@@ -14,7 +14,7 @@ from llmwarden.domain import drift, money
 _STYLES: Final = {"Agrees": "green", "Partial": "dim"}
 
 
-def table(found: Reconciliation) -> Table:
+def table(answer: Reconciliation) -> Table:
     """Make the table."""
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for title in ("Account", "Day"):
@@ -22,7 +22,7 @@ def table(found: Reconciliation) -> Table:
     for title in ("Billed", "Counted", "Difference", "Billed tokens", "Counted tokens", "Beside tokens"):
         made.add_column(title, justify="right", no_wrap=True)
     made.add_column("Verdict", no_wrap=True)
-    for name, account in found.accounts.items():
+    for name, account in answer.accounts.items():
         for day in account.days:
             made.add_row(
                 escape(name),
@@ -38,10 +38,10 @@ def table(found: Reconciliation) -> Table:
     return made
 
 
-def sentences(found: Reconciliation) -> list[str]:
-    """What is to be said below: why an account could not be read, and what its newest day that parts means."""
+def sentences(answer: Reconciliation) -> list[str]:
+    """Return the sentences below the table: why an account could not be read, and what its newest day that differs means."""
     said: list[str] = []
-    for name, account in found.accounts.items():
+    for name, account in answer.accounts.items():
         if account.fault is not None:
             said.append(f"{name}: not read ({account.fault.reason}): {account.fault.message}")
         parted = next((day for day in account.days if day.verdict in DRIFTS), None)
@@ -50,22 +50,22 @@ def sentences(found: Reconciliation) -> list[str]:
     return said
 
 
-def parts(found: Reconciliation) -> bool:
-    """Whether the newest compared day of some account parts: then the exit status is 1."""
+def parts(answer: Reconciliation) -> bool:
+    """Whether the newest compared day of some account differs: then the exit status is 1."""
     newest = (
-        next((day for day in account.days if day.verdict != "Partial"), None) for account in found.accounts.values()
+        next((day for day in account.days if day.verdict != "Partial"), None) for account in answer.accounts.values()
     )
     return any(day is not None and day.verdict in DRIFTS for day in newest)
 
 
-def as_csv(found: Reconciliation) -> str:
-    """The days as CSV with a header line."""
+def as_csv(answer: Reconciliation) -> str:
+    """Return the days as CSV with a header line."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
         ["account", "provider", "day", "billed_usd", "counted_usd", "other_usd", "billed_tokens", "counted_tokens", "uncosted_tokens", "verdict"]
     )  # fmt: skip
-    for name, account in found.accounts.items():
+    for name, account in answer.accounts.items():
         for day in account.days:
             costs = (day.provider.picodollars, day.ledger.picodollars, day.other_picodollars)
             tokens = (day.provider.tokens, day.ledger.tokens, day.uncosted_tokens)

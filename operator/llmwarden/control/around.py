@@ -1,4 +1,4 @@
-"""What is seen around a service that keeps it from being whole: traffic past the proxy, a Secret that is missing. Pure."""
+"""Finds problems around a service: traffic that bypasses the proxy, a Secret that is missing. Pure."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -64,18 +64,18 @@ def _headless(name: str, selected: Iterable[Object], kube_services: Iterable[Obj
 def _behind(kube_service: Object, selected: Iterable[Object], wanted: set[str]) -> set[int]:
     """Return the engine's port numbers in the service's pods that a Service selects."""
     selector = kube_service["selector"]
-    found: set[int] = set()
+    numbers: set[int] = set()
     for pod in selected:
         labels = pod["metadata"].get("labels") or {}
         if selector and all(labels.get(key) == value for key, value in selector.items()):
-            found |= port_numbers(pod, wanted)
-    return found
+            numbers |= port_numbers(pod, wanted)
+    return numbers
 
 
 def unmeasurable(wanted: Iterable[Objective], service: LLMService, bounds: tuple[float, ...]) -> tuple[Problem, ...]:
     """Find objectives that the engine's own metrics cannot tell, or not at their threshold. `bounds`: `snapshot.queue_bounds`."""
-    found = engine_objectives.refusals(wanted, upstream.scraped_engine(service), bounds)
-    return tuple(Problem(item.reason, item.message) for item in found)
+    refused = engine_objectives.refusals(wanted, upstream.scraped_engine(service), bounds)
+    return tuple(Problem(item.reason, item.message) for item in refused)
 
 
 def credentials(service: LLMService, figures: Figures) -> tuple[Problem, ...]:

@@ -1,6 +1,6 @@
-"""What follows from what was seen of a service: which pods are measured, what is wrong, and whether its objects are selected. Pure.
+"""Judges what was seen of a service: which pods are measured, what is wrong, and whether its objects are selected. Pure.
 
-`observe.world` sees, here it is judged, and `status` says it.
+`observe.world` collects what is seen (`Seen`). `judge` makes a `Snapshot` of it. `status` puts the snapshot into words.
 """
 
 from collections.abc import Mapping
@@ -25,10 +25,10 @@ Object = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What is known of a service, before anything is said of it.
+    """What is known of a service, before it is judged.
 
-    `pods` are those that it selects and that have not ended, `rivals` other services that select one of them, `beside` our objects and who
-    may select them, `gpu` which exporter was chosen and by what facts. `all_usage`: whether the ledger has told what all services used.
+    `pods`: those that it selects and that have not ended. `rivals`: other services that select one of them. `beside`: our objects and who
+    may select them. `gpu`: which exporter was chosen, and by which facts. `all_usage`: whether the ledger has reported all services' usage.
     """
 
     service: LLMService
@@ -54,7 +54,7 @@ class Seen:
 
 
 def judge(seen: Seen, settings: Settings) -> Snapshot:
-    """Judge what was seen."""
+    """Judge what was seen of one service."""
     service = seen.service
     views = (pods.view(pod, service, seen.rivals, seen.namespace_labels, settings) for pod in seen.pods)
     return Snapshot(
@@ -80,7 +80,7 @@ def judge(seen: Seen, settings: Settings) -> Snapshot:
 
 
 def _problems(seen: Seen, settings: Settings) -> tuple[Problem, ...]:
-    """Say why the spec cannot work as it is written."""
+    """Return why the spec cannot work as it is written."""
     bounds = queue_bounds(seen.engine, seen.figures)
     return (
         *statuses.problems(seen.service),
@@ -91,7 +91,7 @@ def _problems(seen: Seen, settings: Settings) -> tuple[Problem, ...]:
 
 
 def _warnings(seen: Seen) -> tuple[Problem, ...]:
-    """Say what keeps the service from being whole, though its spec is fine."""
+    """Return what keeps the service from working completely, though its spec is valid."""
     return (
         *around.past_the_proxy(seen.service, seen.figures, seen.pods, seen.kube_services),
         *around.credentials(seen.service, seen.figures),
@@ -102,12 +102,12 @@ def _warnings(seen: Seen) -> tuple[Problem, ...]:
 def _upstream(service: LLMService, settings: Settings) -> tuple[Problem, ...]:
     if upstream.interception(service) != "Env":
         return ()
-    found = services_upstream(service, settings)
-    return () if isinstance(found, str) else (Problem(found.reason, f"{found.message}."),)
+    address = services_upstream(service, settings)
+    return () if isinstance(address, str) else (Problem(address.reason, f"{address.message}."),)
 
 
 def _unread_by(ledger: Source) -> Source:
-    """Say that the ledger answers, but has not read the service yet."""
+    """Return the state of a ledger that answers, but has not read the service yet."""
     return Source(
         asked=ledger.asked, fresh=False, reason="NotKnownYet", message="The ledger has not read this service yet."
     )

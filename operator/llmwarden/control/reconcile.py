@@ -28,6 +28,7 @@ from llmwarden.domain import budgets, conditions, engine_objectives, upstream
 from llmwarden.errors import InvalidSpecError, NotFoundError
 from llmwarden.injection import rollout
 from llmwarden.kube import Client
+from llmwarden.manifests import gpu_choice
 from llmwarden.manifests.builder import build, build_cluster
 from llmwarden.manifests.params import ClusterParams, Params
 from llmwarden.serving import pki
@@ -117,16 +118,18 @@ class Reconciler:
         They are built only where what they are made of has changed, or one of them is not as it was left.
         """
         name = (key.namespace, key.name)
-        held = self._world.applying(service)
+        budgets_applying = self._world.applying(service)
         bounds = queue_bounds(self._world.engines.get(name), self._world.figures.get(name, Figures()))
         capabilities, failed = self._world.capabilities, self._world.unread()
-        made_of = hash((service.metadata.uid, service.metadata.generation, capabilities, held, bounds, *failed))
+        made_of = hash(
+            (service.metadata.uid, service.metadata.generation, capabilities, budgets_applying, bounds, *failed)
+        )
         built = self._built.get(key)
         if built is not None and built.made_of == made_of and self._stand(name, built):
             return dict(built.failed)
         wanted = engine_objectives.holdable(self._world.objectives(service), upstream.scraped_engine(service), bounds)
         with tracing.span("build"):
-            every = build(Params(service, self._settings, capabilities, wanted, held))
+            every = build(Params(service, self._settings, capabilities, wanted, budgets_applying))
         manifests = [manifest for manifest in every if manifest["kind"] not in failed]
         self._built.pop(key, None)
         with tracing.span("apply", {"llmwarden.objects": len(manifests)}):
@@ -151,13 +154,13 @@ class Reconciler:
             old = (*old, Condition.model_validate(entry))
         generation = item["metadata"].get("generation", 0)
         text = f"The spec is invalid in this version: {error}. Nothing is done for it until it is edited."
-        found = conditions.set_condition(
+        new = conditions.set_condition(
             old, "Ready", "False", "InvalidSpec", text, generation=generation, now=self._now()
         )
         status = {
             **(item.get("status") or {}),
             "observedGeneration": generation,
-            "conditions": [entry.dump() for entry in found],
+            "conditions": [entry.dump() for entry in new],
         }
         return await self.publisher.publish(item, status)
 
@@ -267,7 +270,7 @@ class Reconciler:
             capabilities=self._world.capabilities,
             ca_bundle=bundle,
             accounts=bool(self._world.count("ProviderAccount")),
-            gpu=self._world.gpu_choice(),
+            gpu=self._choose_exporter(),
         )
         failed = self._world.unread()
         wanted = [manifest for manifest in build_cluster(params) if manifest["kind"] not in failed]
@@ -275,6 +278,13 @@ class Reconciler:
         for kind, why in failed.items():
             logger.error("%s cannot be applied: %s", kind, why)
         await self._applier.prune(self._world.owned_once(), wanted)
+
+    def _choose_exporter(self) -> gpu_choice.Choice:
+        """Choose which GPU exporter the cluster gets."""
+        exporters, facts = self._world.exporter_facts()
+        choice = gpu_choice.choose(exporters, self._settings, facts, self._now())
+        self._world.exporter_chosen(choice, facts)
+        return choice
 
     async def _certificates(self) -> str:
         existing: dict[str, dict[str, Any]] = {}

@@ -89,8 +89,8 @@ class Sources:
         for number, (name, outline) in enumerate(list(world.outlines())):
             if number % AT_ONCE == 0:
                 await asyncio.sleep(0)  # an edit that arrives meanwhile does not wait for all of them
-            found = usage.services.get(f"{name[0]}/{name[1]}") if usage is not None else None
-            reading = moved.reading(world.figures.get(name), found, budgets)
+            used = usage.services.get(f"{name[0]}/{name[1]}") if usage is not None else None
+            reading = moved.reading(world.figures.get(name), used, budgets)
             services[name] = new = moved.mark(reading, outline.spend_limits, outline.targets)
             old = self._services.get(name)
             if old is None or old.state != new.state:
@@ -98,7 +98,7 @@ class Sources:
             elif old.figures != new.figures:
                 self._postpone("LLMService", *name)
         self._services = services
-        self._mark_budgets({key: moved.budget(found) for key, found in budgets.items()})
+        self._mark_budgets({key: moved.budget(used) for key, used in budgets.items()})
 
     def _mark_budgets(self, new: dict[str, int]) -> None:
         old, self._budgets = self._budgets, new

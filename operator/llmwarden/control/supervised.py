@@ -1,4 +1,4 @@
-"""Runs work whose unforeseen errors must not end those who wait for it: over one object, or because an engine answers nonsense."""
+"""Runs work whose unforeseen errors must not end its caller: an error over one object, an engine that answers nonsense."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -16,7 +16,7 @@ async def supervised(work: Awaitable[T]) -> asyncio.Task[T]:
     try:
         await asyncio.wait({task})
     finally:
-        task.cancel()  # a finished task does not mind
+        task.cancel()  # no effect on a finished task
     return task
 
 

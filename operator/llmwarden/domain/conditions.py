@@ -17,10 +17,10 @@ def set_condition(
     now: dt.datetime,
 ) -> tuple[Condition, ...]:
     """Return the conditions with one of them set, sorted by type so that their order is no difference."""
-    known = {condition.type: condition for condition in conditions}
-    old = known.get(kind)
+    by_type = {condition.type: condition for condition in conditions}
+    old = by_type.get(kind)
     since = old.last_transition_time if old is not None and old.status == status else now
-    known[kind] = Condition(
+    by_type[kind] = Condition(
         type=kind,
         status=status,
         reason=reason,
@@ -28,7 +28,7 @@ def set_condition(
         last_transition_time=since,
         observed_generation=generation,
     )
-    return tuple(known[name] for name in sorted(known))
+    return tuple(by_type[name] for name in sorted(by_type))
 
 
 def find(conditions: Iterable[Condition], kind: str) -> Condition | None:

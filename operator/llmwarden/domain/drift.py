@@ -84,21 +84,21 @@ def namespaces(of: Account, labels: Mapping[str, Mapping[str, str]]) -> tuple[st
     """Namespaces whose services use an account, of those with these labels; None is all, those that are gone included."""
     if of.selector is None:
         return None
-    return tuple(sorted(name for name, found in labels.items() if selectors.matches(of.selector, found)))
+    return tuple(sorted(name for name, of_namespace in labels.items() if selectors.matches(of.selector, of_namespace)))
 
 
 def overlapping(accounts: Iterable[Account], labels: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
     """Accounts (by name) that share services with one that comes first by name: the same call would count in both."""
-    found: dict[str, str] = {}
+    first_by_name: dict[str, str] = {}
     seen: list[tuple[Account, tuple[str, ...] | None]] = []
     for one in sorted(accounts, key=lambda item: item.name):
         mine = namespaces(one, labels)
         for other, theirs in seen:
             together = mine is None or theirs is None or not set(mine).isdisjoint(theirs)
             if other.provider == one.provider and together:
-                found.setdefault(one.name, other.name)
+                first_by_name.setdefault(one.name, other.name)
         seen.append((one, mine))
-    return found
+    return first_by_name
 
 
 def last_settled(now: dt.datetime) -> dt.date:

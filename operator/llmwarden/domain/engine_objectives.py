@@ -52,8 +52,8 @@ def refusals(
     objectives: Iterable[Objective], engine: Engine | None, bounds: tuple[float, ...] = ()
 ) -> tuple[Refusal, ...]:
     """Return why some of these cannot be held."""
-    found = (refusal(item, engine, bounds) for item in objectives)
-    return tuple(item for item in found if item is not None)
+    refused = (refusal(item, engine, bounds) for item in objectives)
+    return tuple(item for item in refused if item is not None)
 
 
 def holdable(

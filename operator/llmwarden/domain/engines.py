@@ -192,19 +192,19 @@ class Recognised:
 def recognise(exposition: str) -> Recognised | None:
     """Return which engine a Prometheus exposition is of; None where it is none that is known."""
     for engine, signature in _SIGNATURES:
-        found = signature.search(exposition)
-        if found is not None:
+        match = signature.search(exposition)
+        if match is not None:
             return Recognised(
-                engine.type, found.group(1), _missing(engine, exposition), _bounds(engine, "queue", exposition)
+                engine.type, match.group(1), _missing(engine, exposition), _bounds(engine, "queue", exposition)
             )
     return None
 
 
 def metrics_of(key: str) -> tuple[Metric, ...]:
     """Return what all engines call one thing: of those that are told apart by name alone one metric, of the others one each."""
-    found = [engine.metrics[key] for engine in ENGINES if key in engine.metrics]
-    plain = tuple(name for metric in found if not metric.labels for name in metric.names)
-    return (*((Metric(plain),) if plain else ()), *(metric for metric in found if metric.labels))
+    metrics = [engine.metrics[key] for engine in ENGINES if key in engine.metrics]
+    plain = tuple(name for metric in metrics if not metric.labels for name in metric.names)
+    return (*((Metric(plain),) if plain else ()), *(metric for metric in metrics if metric.labels))
 
 
 def _missing(engine: Engine, exposition: str) -> tuple[str, ...]:
@@ -221,5 +221,5 @@ def _bounds(engine: Engine, key: str, exposition: str) -> tuple[float, ...]:
     if metric is None:
         return ()
     texts = re.findall(rf'^{metric.pattern}_bucket\{{[^}}]*\ble="([^"]+)"', exposition, re.MULTILINE)
-    found = {float(match[-1]) for match in texts if _NUMBER.fullmatch(match[-1])}
-    return tuple(sorted(found))
+    bounds = {float(match[-1]) for match in texts if _NUMBER.fullmatch(match[-1])}
+    return tuple(sorted(bounds))

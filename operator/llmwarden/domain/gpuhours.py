@@ -32,7 +32,7 @@ OUTPUT_WEIGHT: Final = 4
 MILLISECONDS_PER_HOUR: Final = 3_600_000
 
 
-class Held(NamedTuple):
+class GpuTime(NamedTuple):
     """GPUs times milliseconds for which they were held, and the picodollars of an hour of one; None where that is not known."""
 
     gpu_ms: int
@@ -110,14 +110,14 @@ def last_closed(now: float) -> int:
     return window_of(int(now) - GRACE_SECONDS) - WINDOW_SECONDS
 
 
-def cost(held: Iterable[Held]) -> int:
+def cost(times: Iterable[GpuTime]) -> int:
     """Picodollars of GPU time that has rates; a part of one picodollar, of all together, is dropped."""
-    return sum(each.gpu_ms * (each.rate or 0) for each in held) // MILLISECONDS_PER_HOUR
+    return sum(each.gpu_ms * (each.rate or 0) for each in times) // MILLISECONDS_PER_HOUR
 
 
-def share(held: Iterable[Held], pod_ms: int, work: Work) -> Share:
+def share(times: Iterable[GpuTime], pod_ms: int, work: Work) -> Share:
     """Share a window's GPU time over its tokens. `pod_ms`: for how long pods that serve calls held their GPUs, added over pods."""
-    pieces = [piece for piece in held if piece.gpu_ms > 0]
+    pieces = [piece for piece in times if piece.gpu_ms > 0]
     gpu_ms = sum(piece.gpu_ms for piece in pieces)
     unpriced = sum(piece.gpu_ms for piece in pieces if piece.rate is None)
     if unpriced:
@@ -135,10 +135,10 @@ def share(held: Iterable[Held], pod_ms: int, work: Work) -> Share:
 
 def first_price(rates: Iterable[int | None]) -> Picodollars | None:
     """Return what gates calls before any window closed: the dearest GPU held, at `FIRST_TOKENS_PER_GPU_HOUR`; None where a rate is not known."""
-    found = list(rates)
-    if not found or None in found:
+    every_rate = list(rates)
+    if not every_rate or None in every_rate:
         return None
-    each = max(rate for rate in found if rate is not None) // FIRST_TOKENS_PER_GPU_HOUR
+    each = max(rate for rate in every_rate if rate is not None) // FIRST_TOKENS_PER_GPU_HOUR
     return price(each, each)
 
 

@@ -22,18 +22,20 @@ LABELS: Final = tuple(label for labels in _PRODUCTS.values() for label in labels
 
 def limits(container: Mapping[str, Any]) -> dict[str, int]:
     """GPUs by resource that a container holds: of extended resources the limit is the request, and a whole number."""
-    found = (container.get("resources") or {}).get("limits") or {}
-    held = {name: int(text) for name, text in found.items() if name.startswith(_PREFIXES) and str(text).isdigit()}
-    return {name: count for name, count in held.items() if count}
+    all_limits = (container.get("resources") or {}).get("limits") or {}
+    gpu_limits = {
+        name: int(text) for name, text in all_limits.items() if name.startswith(_PREFIXES) and str(text).isdigit()
+    }
+    return {name: count for name, count in gpu_limits.items() if count}
 
 
 def essence(container: Mapping[str, Any]) -> dict[str, Any]:
     """What of a container says which GPUs it holds; nothing where it holds none."""
-    found = limits(container)
+    gpu_limits = limits(container)
     kept: dict[str, Any] = (
-        {"resources": {"limits": {name: str(count) for name, count in found.items()}}} if found else {}
+        {"resources": {"limits": {name: str(count) for name, count in gpu_limits.items()}}} if gpu_limits else {}
     )
-    if found and "restartPolicy" in container:
+    if gpu_limits and "restartPolicy" in container:
         kept["restartPolicy"] = container["restartPolicy"]
     return kept
 

@@ -1,4 +1,4 @@
-"""What latency objectives are about: one row for each indicator. Specs, rules, alerts, panels, status and the sidecar's contract read it here."""
+"""The indicators of latency objectives, one row each. Rules, alerts, panels, status and the sidecar's contract read them here."""
 
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -11,11 +11,11 @@ Short = Literal["ttft", "duration", "tpot"]
 
 @dataclass(frozen=True, slots=True)
 class LatencyIndicator:
-    """One row.
+    """One indicator.
 
-    `name` is what a spec calls it (`latency.indicator`), `short` what our code and the sidecar's contract (`thresholdsSeconds`) do. `histogram`
-    is the proxies' metric, in seconds; `record` is what its recorded quantiles are called (`llmservice:RECORD:p95_5m`). `words` go into a
-    sentence, `title` over a panel; `alert` fires where its 95th percentile is above an objective's threshold.
+    `name`: its name in a spec (`latency.indicator`). `short`: its name in our code and in the sidecar's contract (`thresholdsSeconds`).
+    `histogram`: the proxies' metric, in seconds. `record`: the name of its recorded quantiles (`llmservice:RECORD:p95_5m`).
+    `words`: its name in a sentence. `title`: its name over a panel. `alert`: fires if its 95th percentile is above an objective's threshold.
     """
 
     name: Indicator

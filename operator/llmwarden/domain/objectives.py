@@ -215,11 +215,11 @@ def of_service(service: llmservice.LLMService) -> tuple[Objective, ...]:
 
 def thresholds_seconds(objectives: Iterable[Objective]) -> dict[indicators.Short, tuple[float, ...]]:
     """Return the bounds that each histogram needs so that thresholds are exact, rising, without doubles."""
-    found: dict[indicators.Short, set[float]] = {item.short: set() for item in indicators.LATENCIES}
+    bounds: dict[indicators.Short, set[float]] = {item.short: set() for item in indicators.LATENCIES}
     for objective in objectives:
         if isinstance(objective, LatencyObjective):
-            found[indicators.BY_NAME[objective.indicator].short].add(objective.threshold_seconds)
-    return {name: tuple(sorted(values)) for name, values in found.items()}
+            bounds[indicators.BY_NAME[objective.indicator].short].add(objective.threshold_seconds)
+    return {name: tuple(sorted(values)) for name, values in bounds.items()}
 
 
 def evaluate(objectives: Iterable[Objective], readings: Mapping[str, Reading]) -> tuple[Result, ...]:

@@ -116,9 +116,9 @@ def lookup(model_prices: Iterable[ModelPrice], backend: str, model: str, at: dt.
         entry = entry_at(spec.prices, at)
         if entry is not None:
             start = entry.from_.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-            found = rates(entry)
+            picodollars = rates(entry)
             source = f"ModelPrice:{model_price.metadata.name}:{model}@{start}"
-            return Resolved(price_id(source, found), found, next_change(spec.prices, at))
+            return Resolved(price_id(source, picodollars), picodollars, next_change(spec.prices, at))
     return None
 
 
@@ -136,8 +136,10 @@ def duplicates(model_prices: Iterable[ModelPrice]) -> dict[str, tuple[str, ...]]
 
 def gpu_hour_prices(entries: Iterable[PriceEntry]) -> list[tuple[dt.datetime, int]]:
     """Return since when an hour of a GPU costs how many picodollars, in order. Raises InvalidSpecError where one is malformed."""
-    found = [(entry.from_, money.parse(entry.per_gpu_hour)) for entry in entries if entry.per_gpu_hour is not None]
-    return sorted(found)
+    dated_prices = [
+        (entry.from_, money.parse(entry.per_gpu_hour)) for entry in entries if entry.per_gpu_hour is not None
+    ]
+    return sorted(dated_prices)
 
 
 def _items(variants: dict[tuple[str, int], Picodollars]) -> list[tuple[tuple[str, int], Picodollars]]:

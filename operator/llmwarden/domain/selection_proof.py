@@ -55,7 +55,7 @@ def lacking(selector: Selector, labels: Mapping[str, str]) -> tuple[tuple[str, s
 
     Empty where all holds. The key is "" for a requirement that can never hold.
     """
-    found = [
+    failed = [
         (key, f"the label {key}={value}")
         for key, value in (selector.get("matchLabels") or {}).items()
         if labels.get(key) != value
@@ -66,26 +66,26 @@ def lacking(selector: Selector, labels: Mapping[str, str]) -> tuple[tuple[str, s
         of = ", ".join(values)
         if operator == "In" and values:
             if labels.get(key) not in values:
-                found.append(
+                failed.append(
                     (key, f"the label {key}={of}" if len(values) == 1 else f"the label {key} with one of {of}")
                 )
         elif operator == "NotIn" and values:
             if labels.get(key) in values:
-                found.append((key, f"the label {key} absent, or with another value than {of}"))
+                failed.append((key, f"the label {key} absent, or with another value than {of}"))
         elif operator == "Exists" and not values:
             if key not in labels:
-                found.append((key, f"the label {key}, with any value"))
+                failed.append((key, f"the label {key}, with any value"))
         elif operator == "DoesNotExist" and not values:
             if key in labels:
-                found.append((key, f"the label {key} absent"))
+                failed.append((key, f"the label {key} absent"))
         else:
-            found.append(
+            failed.append(
                 (
                     "",
                     f"a valid selector (its requirement on {key or 'no key'} has operator {operator} and {len(values)} values)",
                 )
             )
-    return tuple(found)
+    return tuple(failed)
 
 
 def matches(selector: Selector | None, labels: Mapping[str, str]) -> bool:
@@ -95,25 +95,27 @@ def matches(selector: Selector | None, labels: Mapping[str, str]) -> bool:
 
 def gaps(chooser: Chooser, candidate: Candidate) -> tuple[str, ...]:
     """Return sentences on what keeps a chooser from taking a candidate, each with its remedy; empty where it takes it."""
-    found: list[str] = []
+    sentences: list[str] = []
     if chooser.selector is None:
-        found.append(
+        sentences.append(
             f"its {chooser.field} is not set, which selects nothing: set it there ({{}} selects every {candidate.kind})"
         )
     else:
-        found += [_label(chooser, candidate, key, want) for key, want in lacking(chooser.selector, candidate.labels)]
+        sentences += [
+            _label(chooser, candidate, key, want) for key, want in lacking(chooser.selector, candidate.labels)
+        ]
     if chooser.namespace_selector is None:
         if chooser.namespace != candidate.namespace:
-            found.append(
+            sentences.append(
                 f"its {chooser.namespace_field} is not set, so it looks in its own namespace {chooser.namespace} only, and this is in "
                 f"{candidate.namespace}: set {chooser.namespace_field} there ({{}} is all namespaces)"
             )
     else:
-        found += [
+        sentences += [
             _namespace(chooser, candidate, key, want)
             for key, want in lacking(chooser.namespace_selector, candidate.namespace_labels)
         ]
-    return tuple(found)
+    return tuple(sentences)
 
 
 def _label(chooser: Chooser, candidate: Candidate, key: str, want: str) -> str:

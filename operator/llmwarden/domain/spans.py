@@ -25,17 +25,17 @@ class Span(NamedTuple):
         return Span(min(max(self.since, earliest), until), until, self.ended)
 
 
-def merge(known: Span, told: Span) -> Span:
+def merge(stored: Span, told: Span) -> Span:
     """Both together. Of two ends the earlier counts, whatever was seen later: a clock may have been ahead."""
-    since = min(known.since, told.since)
-    ends = [span.until for span in (known, told) if span.ended]
-    until = min(ends) if ends else max(known.until, told.until)
+    since = min(stored.since, told.since)
+    ends = [span.until for span in (stored, told) if span.ended]
+    until = min(ends) if ends else max(stored.until, told.until)
     return Span(since, max(since, until), bool(ends))
 
 
 def growth(old: Span | None, new: Span) -> dict[int, int]:
     """Milliseconds by bucket (its start, in seconds) that `new` has more than `old`; negative where an end moved back."""
-    found: dict[int, int] = {}
+    buckets: dict[int, int] = {}
     pieces = [(new.since, new.until, 1)]
     if old is not None:
         pieces = [
@@ -45,8 +45,8 @@ def growth(old: Span | None, new: Span) -> dict[int, int]:
         ]
     for start, end, sign in pieces:
         for bucket, milliseconds in _buckets(start, end):
-            found[bucket] = found.get(bucket, 0) + sign * milliseconds
-    return {bucket: value for bucket, value in found.items() if value}
+            buckets[bucket] = buckets.get(bucket, 0) + sign * milliseconds
+    return {bucket: value for bucket, value in buckets.items() if value}
 
 
 def _buckets(start: int, end: int) -> Iterator[tuple[int, int]]:

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from llmwarden import names
 from llmwarden.gpu.metrics import BusyError, GpuCollector
 from llmwarden.gpu.nvml import Driver
 from llmwarden.gpu.podresources import SOCKET
@@ -35,7 +36,6 @@ from llmwarden.gpu.pods import Pods
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-PORT = 9400  # dcgm-exporter's
 HEAD_SECONDS = 15.0  # a scrape's own time-out is 10 s by default: a client that is slower has given up
 ANSWER_SECONDS = 15.0
 
@@ -133,7 +133,7 @@ class Handler(BaseHTTPRequestHandler):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit status."""
     parser = argparse.ArgumentParser(prog="llmwarden gpu-exporter")
-    parser.add_argument("--port", type=int, default=PORT)
+    parser.add_argument("--port", type=int, default=names.GPU_EXPORTER_PORT)
     parser.add_argument("--pod-resources", default=SOCKET, metavar="SOCKET", help="the kubelet's; empty for none")
     parser.add_argument(
         "--retry-seconds", type=float, default=10.0, help="first pause before a driver that is away is asked again"

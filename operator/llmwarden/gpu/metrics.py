@@ -95,13 +95,16 @@ class GpuCollector(Collector):
         up.add_sample(up.name, host, 0.0 if reading.problem else 1.0)
         yield up
         if self._pods is not None:
-            known = Metric("llmwarden_gpu_pod_resources_up", "1 if the kubelet tells which pods use the GPUs.", "gauge")
-            known.add_sample(known.name, host, float(self._pods.up))
-            yield known
+            resources_up = Metric(
+                "llmwarden_gpu_pod_resources_up", "1 if the kubelet tells which pods use the GPUs.", "gauge"
+            )
+            resources_up.add_sample(resources_up.name, host, float(self._pods.up))
+            yield resources_up
         rows = [(gpu, gpu.identity.labels(self._hostname), self._holders(gpu)) for gpu in reading.gpus]
         yield from _ours(rows)
         labelled = [
-            (gpu.values, [labels | _names(one) for one in held] or [labels | NOBODY]) for gpu, labels, held in rows
+            (gpu.values, [labels | _names(one) for one in holders] or [labels | NOBODY])
+            for gpu, labels, holders in rows
         ]
         for kind, table in (("gauge", _GAUGES), ("unknown", _COUNTERS)):
             for name, text in table.items():
@@ -128,11 +131,11 @@ def _ours(rows: Iterable[Row]) -> Iterator[Metric]:
         "llmwarden_gpu_process_memory_bytes", "Memory of the device that a process holds; pid is the node's.", "gauge"
     )
     events = Metric("llmwarden_gpu_xid_events", "XID errors since the exporter's start, by number.", "counter")
-    for gpu, labels, held in rows:
-        alone = labels | (_names(held[0]) if len(held) == 1 else NOBODY)
+    for gpu, labels, holders in rows:
+        alone = labels | (_names(holders[0]) if len(holders) == 1 else NOBODY)
         if not gpu.identity.instance:
             answers.add_sample(answers.name, labels | NOBODY, 0.0 if gpu.lost else 1.0)
-        for holder in held:
+        for holder in holders:
             share.add_sample(share.name, labels | _names(holder) | {"attribution": holder.attribution}, holder.share)
         for pid, size in dict(gpu.processes).items():  # one that is named twice would spoil the scrape
             memory.add_sample(memory.name, alone | {"pid": str(pid)}, size)

@@ -216,23 +216,23 @@ def _instances(handle: Any, gpu: Identity) -> Iterator[Gpu]:
     mode = readings.ask(pynvml.nvmlDeviceGetMigMode, handle)
     if mode is None or mode[0] != pynvml.NVML_DEVICE_MIG_ENABLE:
         return
-    found: dict[str, Gpu] = {}
+    instances: dict[str, Gpu] = {}
     for index in range(readings.ask(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0):
         device = readings.ask(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, index)
         uuid = device and readings.ask(pynvml.nvmlDeviceGetUUID, device)
         number = device and readings.ask(pynvml.nvmlDeviceGetGpuInstanceId, device)
         if uuid is None or number is None:
             continue  # no device there, or one that was removed between two questions
-        if (instance := str(number)) not in found:
+        if (instance := str(number)) not in instances:
             # What the plugins of GKE and of old drivers would call it comes beside the UUID.
             names = (f"{gpu.device}/{instance}", f"{gpu.uuid}/{instance}")
             identity = replace(gpu, profile=_profile(device), instance=instance, devices=names)
-            found[instance] = Gpu(identity, dict(readings.memory(device)))
-        one = found[instance]
+            instances[instance] = Gpu(identity, dict(readings.memory(device)))
+        one = instances[instance]
         # Several compute instances of one GPU instance share its memory: one row, several devices.
         identity = replace(one.identity, devices=(*one.identity.devices, str(uuid)))
-        found[instance] = replace(one, identity=identity, processes=one.processes + readings.processes(device))
-    yield from found.values()
+        instances[instance] = replace(one, identity=identity, processes=one.processes + readings.processes(device))
+    yield from instances.values()
 
 
 def _profile(device: Any) -> str:

@@ -15,6 +15,8 @@ from h2.connection import H2Connection
 from h2.events import DataReceived, ResponseReceived, StreamEnded, StreamReset, TrailersReceived
 from h2.exceptions import ProtocolError
 
+from llmwarden import names
+
 METHOD: Final = "/v1.PodResourcesLister/List"
 SOCKET: Final = "/var/lib/kubelet/pod-resources/kubelet.sock"
 LIMIT: Final = 16 * 1024 * 1024  # bytes of an answer: what kubelets' own clients take
@@ -64,7 +66,7 @@ def _request() -> tuple[H2Connection, int]:
             (":authority", "localhost"),
             ("te", "trailers"),
             ("content-type", "application/grpc"),
-            ("user-agent", "llmwarden-gpu-exporter"),
+            ("user-agent", names.GPU_EXPORTER),
         ],
     )
     http.increment_flow_control_window(LIMIT, stream)
@@ -139,14 +141,14 @@ def _uses(response: memoryview) -> Iterator[Use]:
 
 def _of_container(namespace: str, pod: str, container: memoryview) -> Iterator[Use]:
     name = ""
-    held = []
+    device_lists = []
     for field, value in _fields(container):
         match field:
             case 1:
                 name = _text(value)
             case 2:
-                held.append(value)
-    for devices in held:
+                device_lists.append(value)
+    for devices in device_lists:
         resource = ""
         ids = []
         for field, value in _fields(devices):

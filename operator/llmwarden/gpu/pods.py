@@ -44,11 +44,11 @@ Holders = Mapping[str, tuple[Holder, ...]]
 
 def holders(uses: Iterable[Use]) -> Holders:
     """Group uses by device."""
-    found: dict[str, dict[tuple[str, str, str], set[str]]] = defaultdict(lambda: defaultdict(set))
+    by_device: dict[str, dict[tuple[str, str, str], set[str]]] = defaultdict(lambda: defaultdict(set))
     for use in uses:
         device, replica = _split(use.device)
-        found[device][use.namespace, use.pod, use.container].add(replica)
-    return {device: merge(containers) for device, containers in found.items()}
+        by_device[device][use.namespace, use.pod, use.container].add(replica)
+    return {device: merge(containers) for device, containers in by_device.items()}
 
 
 def merge(containers: Mapping[tuple[str, str, str], set[str]]) -> tuple[Holder, ...]:
@@ -70,10 +70,12 @@ def together(devices: Sequence[tuple[Holder, ...]]) -> tuple[Holder, ...]:
     if len(devices) <= 1:
         return devices[0] if devices else ()
     shares: dict[tuple[str, str, str], float] = defaultdict(float)
-    for held in devices:
-        for one in held:
+    for holders_of_device in devices:
+        for one in holders_of_device:
             shares[one.namespace, one.pod, one.container] += one.share / len(devices)
-    if len(shares) == 1 and all(one.attribution == "exact" for held in devices for one in held):
+    if len(shares) == 1 and all(
+        one.attribution == "exact" for holders_of_device in devices for one in holders_of_device
+    ):
         return devices[0]
     return tuple(Holder(*key, "estimated", share) for key, share in shares.items())
 

@@ -74,28 +74,28 @@ def whole(handle: Any) -> dict[str, float]:
 
 def memory(handle: Any) -> Iterator[tuple[str, float]]:
     """Read the memory of a GPU or a MIG device."""
-    found = ask(pynvml.nvmlDeviceGetMemoryInfo, handle, pynvml.nvmlMemory_v2)
-    if found is not None:
-        yield "DCGM_FI_DEV_FB_RESERVED", found.reserved // MIB
+    info = ask(pynvml.nvmlDeviceGetMemoryInfo, handle, pynvml.nvmlMemory_v2)
+    if info is not None:
+        yield "DCGM_FI_DEV_FB_RESERVED", info.reserved // MIB
     else:
         # Drivers before 510 count what is reserved as used.
-        found = ask(pynvml.nvmlDeviceGetMemoryInfo, handle)
-    if found is not None:
-        yield "DCGM_FI_DEV_FB_USED", found.used // MIB
-        yield "DCGM_FI_DEV_FB_FREE", found.free // MIB
+        info = ask(pynvml.nvmlDeviceGetMemoryInfo, handle)
+    if info is not None:
+        yield "DCGM_FI_DEV_FB_USED", info.used // MIB
+        yield "DCGM_FI_DEV_FB_FREE", info.free // MIB
 
 
 def processes(handle: Any) -> tuple[tuple[int, int], ...]:
     """Return the compute processes of a GPU or a MIG device: the host's process number, and bytes of its memory."""
-    found = ask(pynvml.nvmlDeviceGetComputeRunningProcesses_v3, handle)
-    if found is None:
-        found = ask(pynvml.nvmlDeviceGetComputeRunningProcesses_v2, handle)  # before 510
-    return tuple((int(one.pid), int(one.usedGpuMemory)) for one in found or () if one.usedGpuMemory is not None)
+    running = ask(pynvml.nvmlDeviceGetComputeRunningProcesses_v3, handle)
+    if running is None:
+        running = ask(pynvml.nvmlDeviceGetComputeRunningProcesses_v2, handle)  # before 510
+    return tuple((int(one.pid), int(one.usedGpuMemory)) for one in running or () if one.usedGpuMemory is not None)
 
 
 def pcie(handle: Any) -> dict[str, float]:
     """Measure PCIe's throughput in KB/s. Each of the two answers takes the driver 20 ms: not for a scrape to wait for."""
-    found = {
+    throughputs = {
         "DCGM_FI_DEV_PCIE_TX_THROUGHPUT": ask(
             pynvml.nvmlDeviceGetPcieThroughput, handle, pynvml.NVML_PCIE_UTIL_TX_BYTES
         ),
@@ -103,7 +103,7 @@ def pcie(handle: Any) -> dict[str, float]:
             pynvml.nvmlDeviceGetPcieThroughput, handle, pynvml.NVML_PCIE_UTIL_RX_BYTES
         ),
     }
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: value for name, value in throughputs.items() if value is not None}
 
 
 def _utilisation(handle: Any) -> Iterator[tuple[str, float | None]]:
@@ -115,9 +115,9 @@ def _utilisation(handle: Any) -> Iterator[tuple[str, float | None]]:
         ("ENC", pynvml.nvmlDeviceGetEncoderUtilization),
         ("DEC", pynvml.nvmlDeviceGetDecoderUtilization),
     ):
-        found = ask(question, handle)
-        if found is not None:
-            yield f"DCGM_FI_DEV_{name}_UTIL", found[0]
+        answer = ask(question, handle)
+        if answer is not None:
+            yield f"DCGM_FI_DEV_{name}_UTIL", answer[0]
 
 
 def _power(handle: Any) -> Iterator[tuple[str, float | None]]:
@@ -140,10 +140,10 @@ def _clocks(handle: Any) -> Iterator[tuple[str, float | None]]:
 
 
 def _fields(handle: Any) -> Iterator[tuple[str, float | None]]:
-    found = ask(pynvml.nvmlDeviceGetFieldValues, handle, _QUESTION)
-    if found is None:
+    fields = ask(pynvml.nvmlDeviceGetFieldValues, handle, _QUESTION)
+    if fields is None:
         return
-    answers = [_value(field) for field in found]
+    answers = [_value(field) for field in fields]
     yield from zip(_FIELDS, answers, strict=False)
     links = [kibibytes for kibibytes in answers[len(_FIELDS) :] if kibibytes is not None]
     if links:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from llmwarden import names
 from llmwarden.injection.selection import Finding
 
 Container = Mapping[str, Any]
@@ -60,7 +61,7 @@ _NAMES: Final = frozenset((*_SOURCES, *_DETAILS))
 _HOME: Final = ".aws"  # below a home directory, which is another one in the proxy
 _REGION: Final = re.compile(r"(?P<partition>[a-z]{2})(-[a-z]+)+-[0-9]+")
 # What the proxy's own image and kubelet need there: nothing of the application's may be mounted over it.
-_OURS: Final = ("/opt/llmwarden", "/var/run/llmwarden", "/var/lib/llmwarden", "/usr", "/lib", "/lib64", "/bin", "/sbin")
+_OURS: Final = ("/opt/llmwarden", "/var/run/llmwarden", names.JOURNAL_DIR, "/usr", "/lib", "/lib64", "/bin", "/sbin")
 _OURS_WHOLE: Final = frozenset({"/", "/etc", "/opt", "/proc", "/sys", "/dev", "/run", "/tmp", "/var"})  # noqa: S108 - compared only
 
 
@@ -78,10 +79,10 @@ def upstream(containers: Iterable[Container]) -> str:
     for container in containers:
         values = {entry["name"]: entry.get("value") or "" for entry in container.get("env") or [] if entry.get("name")}
         region = values.get("AWS_DEFAULT_REGION") or values.get("AWS_REGION") or ""
-        found = _REGION.fullmatch(region)
-        if found is not None:
+        match = _REGION.fullmatch(region)
+        if match is not None:
             fips = "-fips" if values.get("AWS_USE_FIPS_ENDPOINT", "").lower() == "true" else ""
-            end = "amazonaws.com.cn" if found["partition"] == "cn" else "amazonaws.com"
+            end = "amazonaws.com.cn" if match["partition"] == "cn" else "amazonaws.com"
             return f"https://bedrock-runtime{fips}.{region}.{end}"
     return ""
 

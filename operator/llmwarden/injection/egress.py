@@ -28,7 +28,7 @@ class Egress:
 def egress(containers: Iterable[Container]) -> Egress:
     """Copy from the first container that says something, as it is after its own injection."""
     containers = list(containers)
-    mount, ca_file = next((found for item in containers if (found := _authorities(item))), (None, ""))
+    mount, ca_file = next((authorities for item in containers if (authorities := _authorities(item))), (None, ""))
     return Egress(
         env=next((entries for item in containers if (entries := _proxies(item))), ()),
         mounts=(mount,) if mount else (),

@@ -150,19 +150,19 @@ def _own_upstream(
 ) -> tuple[str | None, list[Finding]]:
     """Give where the application itself sends its calls, by the first variable that says so."""
     backend, name = service.spec.backend, service.metadata.name
-    found = previous.upstream if previous and previous.mode == "Env" else None
+    upstream = previous.upstream if previous and previous.mode == "Env" else None
     for container in containers:
         for variable, _ in clients.base_urls:
             entry = _entry(container, variable)
-            if found is None and entry and entry.get("value") and not _is_ours(entry["value"], previous):
+            if upstream is None and entry and entry.get("value") and not _is_ours(entry["value"], previous):
                 split = split_base_url(variable, entry["value"])
-                found = split.upstream if split and "$(" not in entry["value"] else None
-    if found is None or backend.credentials_secret_ref is None:
-        return found, []
+                upstream = split.upstream if split and "$(" not in entry["value"] else None
+    if upstream is None or backend.credentials_secret_ref is None:
+        return upstream, []
     # Where the proxy adds a key of its own, an application must not choose whom it is sent to.
-    problem = upstreams.check_url(found, backend.type, settings.allowed_hosts, settings.cluster_domain)
+    problem = upstreams.check_url(upstream, backend.type, settings.allowed_hosts, settings.cluster_domain)
     if problem is None:
-        return found, []
+        return upstream, []
     message = (
         f"the application's own base URL must not receive the service's key: {problem.replace('backend.url', 'it', 1)}"
     )
@@ -194,16 +194,16 @@ class _EnvEditor:
         """Point a container's clients to the proxy, or leave it wholly as it is and say why."""
         if self._service.spec.backend.type == "Ollama" and _is_ollama_server(container):
             return []
-        found = self._own(container)
-        if isinstance(found, Finding):
-            return [found]
+        own_urls = self._own(container)
+        if isinstance(own_urls, Finding):
+            return [own_urls]
         # Where the application says one variable without the version, it means the other without it as well.
-        sibling = next(iter(found.values()), None)
+        sibling = next(iter(own_urls.values()), None)
         bearer = self._bearer(container)
         for variable, version in self._clients.base_urls:
             if variable == AWS_ENDPOINT and bearer:
                 continue
-            own = found.get(variable, sibling)
+            own = own_urls.get(variable, sibling)
             _set(container, variable, self._base + (own.version if own else version))
         _bypass_proxies(container)
         self.reached = True
@@ -227,14 +227,14 @@ class _EnvEditor:
         """Give the base URLs that a container sets itself, or why they cannot be replaced."""
         wins = self._service.spec.backend.url is not None
         label = f"container {container.get('name')}"
-        found: dict[str, BaseUrl] = {}
+        urls: dict[str, BaseUrl] = {}
         for variable, version in self._clients.base_urls:
             entry = _entry(container, variable)
             if entry is None or (not entry.get("value") and "valueFrom" not in entry):
                 continue
             value = entry.get("value") or ""
             if value.startswith(self._base) and value[len(self._base) :][:1] in {"", "/"}:
-                found[variable] = BaseUrl(self._upstream, value.removeprefix(self._base).rstrip("/"))
+                urls[variable] = BaseUrl(self._upstream, value.removeprefix(self._base).rstrip("/"))
                 continue
             if "valueFrom" in entry or "$(" in value:
                 if not wins:
@@ -245,7 +245,7 @@ class _EnvEditor:
             if wins:
                 # backend.url says where; the application's own version stays, where it has one.
                 if split is not None:
-                    found[variable] = BaseUrl(self._upstream, split.version or version)
+                    urls[variable] = BaseUrl(self._upstream, split.version or version)
             elif split is None or split.upstream != self._upstream:
                 message = f"{label} sets {variable} to another address than this service's upstream, so its calls are not measured"
                 return Finding(
@@ -255,8 +255,8 @@ class _EnvEditor:
                     "set backend.url, or select the pod with a separate LLMService",
                 )
             else:
-                found[variable] = split
-        return found
+                urls[variable] = split
+        return urls
 
     def _hidden(self, container: Container) -> list[Finding]:
         """Warn where a base URL of the application's may have been overridden unseen."""
@@ -314,10 +314,10 @@ def _bypass_proxies(container: Container) -> None:
     the loopback by all custom) would be overridden. Only one spelling present: the other is not made, for clients
     that prefer it would lose the first.
     """
-    found = [variable for variable in ("NO_PROXY", "no_proxy") if _entry(container, variable)]
-    if not found and container.get("envFrom"):
+    variables = [variable for variable in ("NO_PROXY", "no_proxy") if _entry(container, variable)]
+    if not variables and container.get("envFrom"):
         return
-    for variable in found or ("NO_PROXY", "no_proxy"):
+    for variable in variables or ("NO_PROXY", "no_proxy"):
         entry = _entry(container, variable) or {}
         if "valueFrom" in entry:
             # Its value cannot be read, but Kubernetes can expand it: keep it under another name.
@@ -327,9 +327,9 @@ def _bypass_proxies(container: Container) -> None:
             env.append({"name": variable, "value": ",".join((f"$({kept})", *NOT_PROXIED))})
             continue
         items = [item for item in (entry.get("value") or "").split(",") if item.strip()]
-        known = {item.strip() for item in items}
-        if "*" not in known:
-            items += [item for item in NOT_PROXIED if item not in known]
+        hosts = {item.strip() for item in items}
+        if "*" not in hosts:
+            items += [item for item in NOT_PROXIED if item not in hosts]
             _set(container, variable, ",".join(items))
 
 
@@ -365,12 +365,12 @@ def intercept_port(
                 taken[name] = service.metadata.name
                 number = ports.take(names.PORT_PORT_BASE, previous.port)
                 return Route(service, "Port", "", number, previous.upstream), _host_port(service, port, name)
-    found = next(iter(_ports_named(containers, name)), None)
-    problem = _port_problem(containers, found, name, renamed)
-    if found is None or problem:
+    place = next(iter(_ports_named(containers, name)), None)
+    problem = _port_problem(containers, place, name, renamed)
+    if place is None or problem:
         reason, message, remedy = problem or ("PortNotFound", f"no container port is named {name}", "")
         return None, [Finding(service.metadata.name, reason, message, remedy, blocking=True)]
-    container, port = found
+    container, port = place
     port["name"] = renamed
     _renumber_handlers(container, name, port["containerPort"])
     taken[name] = service.metadata.name
@@ -389,10 +389,10 @@ def _ports_named(containers: Iterable[Container], name: str) -> list[tuple[Conta
 
 
 def _port_problem(
-    containers: Iterable[Container], found: tuple[Container, dict[str, Any]] | None, name: str, renamed: str
+    containers: Iterable[Container], place: tuple[Container, dict[str, Any]] | None, name: str, renamed: str
 ) -> tuple[str, str, str] | None:
     """(reason, message, remedy) where a port cannot be taken."""
-    if found is None:
+    if place is None:
         unnamed = sorted(
             port["containerPort"]
             for container in containers
@@ -407,8 +407,8 @@ def _port_problem(
                 f"give that port the name {name} in the pod template, and use the name as targetPort in Services",
             )
         return "PortNotFound", f"no container port is named {name}", "correct workload.interception.port.name"
-    if found[1].get("protocol", "TCP") != "TCP":
-        return "PortNotTCP", f"the port {name} is {found[1]['protocol']}", "choose a TCP port"
+    if place[1].get("protocol", "TCP") != "TCP":
+        return "PortNotTCP", f"the port {name} is {place[1]['protocol']}", "choose a TCP port"
     if _ports_named(containers, renamed):
         return "PortNameTaken", f"the pod has a port named {renamed} already", "give that port another name"
     return None

@@ -137,9 +137,9 @@ def _uninjected(base: PodView, service: LLMService, decision: Injection) -> PodV
     """Say why a pod has no proxy, by what injection would decide today."""
     name = service.metadata.name
     if name not in decision.services:
-        found = next((item for item in decision.findings if item.service == name and item.blocking), None)
-        if found is not None:
-            return _with(base, found.reason, found.message, found.remedy)
+        finding = next((item for item in decision.findings if item.service == name and item.blocking), None)
+        if finding is not None:
+            return _with(base, finding.reason, finding.message, finding.remedy)
     since = service.metadata.creation_timestamp
     if since is not None and base.created < since:
         return _with(
@@ -180,10 +180,10 @@ def _findings(annotations: Mapping[str, str]) -> list[Finding]:
 
 
 def _proxy_status(status: Mapping[str, Any]) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = next(
+    status_of_proxy: Mapping[str, Any] = next(
         (item for item in status.get("initContainerStatuses") or [] if item.get("name") == names.PROXY_CONTAINER), {}
     )
-    return found
+    return status_of_proxy
 
 
 def _image(pod: Mapping[str, Any]) -> str:

@@ -80,7 +80,7 @@ def inject(
     noticed = list(findings)
     if not ordered:
         return Injection(pod, (), tuple(noticed))
-    known = _previous(pod)
+    previous_routes = _previous(pod)
     changed = copy.deepcopy(pod)
     ports = Ports(used_ports(app_containers(changed)))
     variables: dict[str, str] = {}
@@ -88,7 +88,7 @@ def inject(
     routes: list[Route] = []
     admin = ports.take(names.ADMIN_PORT)
     for service in ordered:
-        previous = known.get(service.metadata.name)
+        previous = previous_routes.get(service.metadata.name)
         if upstream.interception(service) == "Env":
             route, new = intercept_env(changed, service, settings, ports=ports, taken=variables, previous=previous)
         else:
@@ -204,18 +204,18 @@ def _sign(container: dict[str, Any], routes: Iterable[Route], apps: Iterable[dic
     signed = [route for route in routes if route.service.spec.backend.type == "Bedrock" and not _has_key(route)]
     if not signed:
         return ()
-    found = aws.credentials(signed[0].service.metadata.name, apps)
-    container["env"] += found.env
+    copied = aws.credentials(signed[0].service.metadata.name, apps)
+    container["env"] += copied.env
     paths = {mount["mountPath"] for mount in container["volumeMounts"]}
-    container["volumeMounts"] += [mount for mount in found.mounts if mount["mountPath"] not in paths]
-    return found.findings
+    container["volumeMounts"] += [mount for mount in copied.mounts if mount["mountPath"] not in paths]
+    return copied.findings
 
 
 def _stability(apps: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """The names of telemetry that the application asks OpenTelemetry for: the proxy's are to be the same. Of the first container that says."""
     entries = (entry for container in apps for entry in container.get("env") or [])
-    found = next((entry for entry in entries if entry.get("name") == names.STABILITY_ENV and copies(entry)), None)
-    return [copy.deepcopy(found)] if found else []
+    setting = next((entry for entry in entries if entry.get("name") == names.STABILITY_ENV and copies(entry)), None)
+    return [copy.deepcopy(setting)] if setting else []
 
 
 def _resources(pod: Mapping[str, Any], settings: Settings) -> dict[str, dict[str, str]]:
@@ -283,15 +283,15 @@ def _has_certificate(route: Route) -> bool:
 
 def _thresholds(service: LLMService) -> sidecar.Thresholds:
     """Give the objectives' thresholds, which become bounds of the proxy's histograms."""
-    found: dict[str, set[float]] = {item.short: set() for item in indicators.LATENCIES}
+    bounds: dict[str, set[float]] = {item.short: set() for item in indicators.LATENCIES}
     for objective in service.spec.objectives:
         if objective.latency is not None:
             try:
                 short = indicators.BY_NAME[objective.latency.indicator].short
-                found[short].add(durations.seconds(objective.latency.threshold))
+                bounds[short].add(durations.seconds(objective.latency.threshold))
             except InvalidSpecError:
                 continue  # the operator makes it a condition; the proxy measures all the same
-    return sidecar.Thresholds(**{kind: tuple(sorted(values)) for kind, values in found.items()})
+    return sidecar.Thresholds(**{kind: tuple(sorted(values)) for kind, values in bounds.items()})
 
 
 def _volumes(routes: Iterable[Route]) -> list[dict[str, Any]]:

@@ -325,9 +325,9 @@ class Client:
 
     async def _resource(self, api_version: str, kind: str) -> tuple[str, bool]:
         """(plural, namespaced) of a kind, by discovery, remembered. Raises NotInstalledError."""
-        known = self._kinds.get((api_version, kind))
-        if known:
-            return known
+        cached = self._kinds.get((api_version, kind))
+        if cached:
+            return cached
         answer = await self.get_raw(path_of(api_version, ""))
         for resource in answer.get("resources") or []:
             if "/" not in resource["name"]:

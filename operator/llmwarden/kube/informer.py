@@ -137,18 +137,18 @@ class Informer:
 
     async def _list(self) -> None:
         """Read everything, then report the difference to what we had."""
-        found: dict[ObjectName, Kept] = {}
+        listed: dict[ObjectName, Kept] = {}
         version = ""
         async with contextlib.aclosing(self._pages(self._namespace)) as pages:
             async for page in pages:
                 for item in page.items:
                     kept = self._kept(item)
                     if kept is not None:
-                        found[key_of(item)] = kept
+                        listed[key_of(item)] = kept
                 version = page.resource_version
-        for key in [key for key in self._items if key not in found]:
+        for key in [key for key in self._items if key not in listed]:
             self._missed(key)
-        for key, item in found.items():
+        for key, item in listed.items():
             self._set(key, item)
         self._version = version
         self.absent = False

@@ -72,7 +72,7 @@ class ScopedInformer(Informer):
         while True:
             lists = self._lists
             try:
-                found = await self._found(namespace)
+                items = await self._found(namespace)
             except WardenError as error:
                 logger.warning("%s of %s: %s; again in %.1f s", self.name, namespace, error, delay)
                 await asyncio.sleep(delay)
@@ -82,17 +82,17 @@ class ScopedInformer(Informer):
                 break  # else a list of the whole cluster, which may be newer, has come between: what it left out is gone
         seen = self._seen.pop(namespace)
         del self._fills[namespace]
-        for item in found:
+        for item in items:
             key = key_of(item)
             if seen.get(key, -1) < version_of(item):  # the watch may be ahead of the list, and may have seen things go
                 self._set(key, self._kept(item))
 
     async def _found(self, namespace: str) -> list[Object]:
-        found: list[Object] = []
+        items: list[Object] = []
         async with contextlib.aclosing(self._pages(namespace)) as pages:
             async for page in pages:
-                found += page.items
-        return found
+                items += page.items
+        return items
 
     async def _list(self) -> None:
         await super()._list()
@@ -110,11 +110,11 @@ class ScopedInformer(Informer):
         return super()._kept(item) if key_of(item)[0] in self._by_namespace else None
 
     def _set(self, key: ObjectName, item: Kept | None) -> None:
-        held = self._by_namespace.get(key[0])
-        if held is None:
+        of_namespace = self._by_namespace.get(key[0])
+        if of_namespace is None:
             return
         if item is None:
-            held.pop(key, None)
+            of_namespace.pop(key, None)
         else:
-            held[key] = item
+            of_namespace[key] = item
         super()._set(key, item)

@@ -53,7 +53,7 @@ class Metrics:
             registry=registry,
         )
         self.unreported = Counter(
-            "llmwarden_ledger_unreported_pods",
+            names.METRIC_LEDGER_UNREPORTED,
             "Pods that were lost without a last report. Their usage since the report before is unknown.",
             ["namespace", names.LABEL_M_SERVICE],
             registry=registry,

@@ -43,8 +43,8 @@ def engine(params: Params) -> Manifest | None:
 def refusals(service: LLMService, settings: Settings) -> tuple[Problem, ...]:
     """Find the targets that may not be scraped: the spec cannot work as written."""
     targets = service.spec.scrape.targets if service.spec.scrape is not None else ()
-    found = (upstream.check_target(target, settings.allowed_hosts, settings.cluster_domain) for target in targets)
-    return tuple(Problem("TargetNotAllowed", f"{why}.") for why in found if why is not None)
+    reasons = (upstream.check_target(target, settings.allowed_hosts, settings.cluster_domain) for target in targets)
+    return tuple(Problem("TargetNotAllowed", f"{why}.") for why in reasons if why is not None)
 
 
 def not_installed(service: LLMService, capabilities: Capabilities) -> tuple[Problem, ...]:
@@ -134,8 +134,8 @@ def _manifest(params: Params, scrape: Scrape, kind: str, spec: dict[str, Any]) -
 
 def _path(service: LLMService, scrape: Scrape) -> str:
     """Where the metrics are; empty where nobody knows."""
-    known = engines.BY_TYPE.get(service.spec.backend.type)
-    elsewhere = known.paths[0] if scrape.elsewhere and known is not None else ""
+    engine = engines.BY_TYPE.get(service.spec.backend.type)
+    elsewhere = engine.paths[0] if scrape.elsewhere and engine is not None else ""
     return scrape.path or PATHS.get(service.spec.backend.type, "") or elsewhere
 
 
@@ -167,37 +167,40 @@ def _common(
     metadata = params.service.metadata
     whose = [_set(names.LABEL_M_SERVICE, metadata.name)]
     space = [_set("namespace", metadata.namespace)]
-    found: dict[str, Any] = {"relabelings": [*first, *whose, *([] if own_namespace else space)]}
+    endpoint: dict[str, Any] = {"relabelings": [*first, *whose, *([] if own_namespace else space)]}
     if scrape.honor_labels:
-        found["honorLabels"] = True
+        endpoint["honorLabels"] = True
     if scrape.honor_labels or scrape.metric_relabelings:
-        found["metricRelabelings"] = [*_steps(scrape.metric_relabelings), *whose, *space]
+        endpoint["metricRelabelings"] = [*_steps(scrape.metric_relabelings), *whose, *space]
     if scrape.tls is not None:
-        found["tlsConfig"] = _tls(scrape)
+        endpoint["tlsConfig"] = _tls(scrape)
     if scrape.basic_auth is not None:
         auth = scrape.basic_auth
-        found["basicAuth"] = {"username": auth.username_secret_ref.dump(), "password": auth.password_secret_ref.dump()}
+        endpoint["basicAuth"] = {
+            "username": auth.username_secret_ref.dump(),
+            "password": auth.password_secret_ref.dump(),
+        }
     if scrape.bearer_token_secret_ref is not None:
-        found["authorization"] = {"type": "Bearer", "credentials": scrape.bearer_token_secret_ref.dump()}
-    return found
+        endpoint["authorization"] = {"type": "Bearer", "credentials": scrape.bearer_token_secret_ref.dump()}
+    return endpoint
 
 
 def _tls(scrape: Scrape) -> dict[str, Any]:
     tls = scrape.tls
-    found: dict[str, Any] = {}
+    config: dict[str, Any] = {}
     if tls is None:
-        return found
+        return config
     if tls.ca_secret_ref is not None:
-        found["ca"] = {"secret": tls.ca_secret_ref.dump()}
+        config["ca"] = {"secret": tls.ca_secret_ref.dump()}
     if tls.cert_secret_ref is not None:
-        found["cert"] = {"secret": tls.cert_secret_ref.dump()}
+        config["cert"] = {"secret": tls.cert_secret_ref.dump()}
     if tls.key_secret_ref is not None:
-        found["keySecret"] = tls.key_secret_ref.dump()
+        config["keySecret"] = tls.key_secret_ref.dump()
     if tls.server_name is not None:
-        found["serverName"] = tls.server_name
+        config["serverName"] = tls.server_name
     if tls.insecure_skip_verify:
-        found["insecureSkipVerify"] = True
-    return found
+        config["insecureSkipVerify"] = True
+    return config
 
 
 def _steps(steps: Iterable[Relabeling]) -> list[dict[str, Any]]:

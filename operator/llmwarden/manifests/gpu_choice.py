@@ -109,9 +109,9 @@ def unfit_of(daemon_set: Mapping[str, Any] | None) -> Unfit | None:
         return None
 
 
-def choose(asked: Collection[str], settings: Settings, facts: Facts, now: dt.datetime) -> Choice:
-    """Choose for the whole cluster: two exporters would say everything twice. `asked`: the exporters that services ask for."""
-    if not asked:
+def choose(exporters: Collection[str], settings: Settings, facts: Facts, now: dt.datetime) -> Choice:
+    """Choose for the whole cluster: two exporters would report everything twice. `exporters`: those that services ask for."""
+    if not exporters:
         return NO_EXPORTER
     if facts.foreign:
         first = facts.foreign[0]
@@ -120,11 +120,11 @@ def choose(asked: Collection[str], settings: Settings, facts: Facts, now: dt.dat
             foreign=first,
         )  # fmt: skip
     runtime = RUNTIME_CLASS if facts.runtime_class else ""
-    if "DCGM" in asked:
+    if "DCGM" in exporters:
         return Choice(
             "DCGM", "Asked", "NVIDIA's dcgm-exporter runs, because spec.gpu.exporter asks for it.", None, runtime
         )
-    if "NVML" in asked:
+    if "NVML" in exporters:
         return Choice("NVML", "Asked", "Our NVML exporter runs, because spec.gpu.exporter asks for it.", None, runtime)
     return _auto(settings, facts, now, runtime)
 
@@ -217,9 +217,9 @@ def pod_of(item: Mapping[str, Any]) -> ExporterPod | None:
 def _why(status: Mapping[str, Any]) -> str:
     for container in status.get("containerStatuses") or ():
         state, last = container.get("state") or {}, (container.get("lastState") or {}).get("terminated") or {}
-        found = state.get("waiting") or state.get("terminated")
-        if found:
+        cause = state.get("waiting") or state.get("terminated")
+        if cause:
             ended = f" (exit code {last['exitCode']})" if "exitCode" in last else ""
-            said = f": {found['message']}" if found.get("message") else ""
-            return f"{found.get('reason', 'not started')}{ended}{said}"[:SHOWN]
+            said = f": {cause['message']}" if cause.get("message") else ""
+            return f"{cause.get('reason', 'not started')}{ended}{said}"[:SHOWN]
     return str(status.get("message") or "")[:SHOWN]

@@ -12,7 +12,6 @@ from llmwarden.manifests.manifest import Manifest, ours
 from llmwarden.manifests.monitors import API_VERSION
 from llmwarden.manifests.params import ClusterParams
 
-PORT: Final = 9400
 POD_RESOURCES: Final = "/var/lib/kubelet/pod-resources"
 _POD_RESOURCES: Final = {"name": "pod-resources", "mountPath": POD_RESOURCES, "readOnly": True}
 
@@ -106,7 +105,7 @@ def _common(image: str, policy: str) -> dict[str, Any]:
         "name": "exporter",
         "image": image,
         "imagePullPolicy": policy,
-        "ports": [{"name": "metrics", "containerPort": PORT, "protocol": "TCP"}],
+        "ports": [{"name": "metrics", "containerPort": names.GPU_EXPORTER_PORT, "protocol": "TCP"}],
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
 
@@ -114,7 +113,13 @@ def _common(image: str, policy: str) -> dict[str, Any]:
 def _nvml(params: ClusterParams) -> dict[str, Any]:
     return {
         **_common(params.settings.image, params.settings.image_pull_policy),
-        "args": ["gpu-exporter", "--port", str(PORT), "--pod-resources", f"{POD_RESOURCES}/kubelet.sock"],
+        "args": [
+            "gpu-exporter",
+            "--port",
+            str(names.GPU_EXPORTER_PORT),
+            "--pod-resources",
+            f"{POD_RESOURCES}/kubelet.sock",
+        ],
         # NVIDIA's container runtime reads these: every GPU of the node to look at, and no more of the driver than NVML.
         "env": [
             {"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"},
@@ -143,7 +148,7 @@ def _dcgm(params: ClusterParams) -> dict[str, Any]:
     return {
         **_common(params.settings.dcgm_image, "IfNotPresent"),
         "env": [
-            {"name": "DCGM_EXPORTER_LISTEN", "value": f":{PORT}"},
+            {"name": "DCGM_EXPORTER_LISTEN", "value": f":{names.GPU_EXPORTER_PORT}"},
             {"name": "DCGM_EXPORTER_KUBERNETES", "value": "true"},
             # A shared GPU has a row for each of its pods, as ours has.
             {"name": "KUBERNETES_VIRTUAL_GPUS", "value": "true"},

@@ -96,7 +96,7 @@ def _silenced_by_budget(mine: list[dict[str, str]], target: list[dict[str, str]]
 
 
 def _receiver(alerts: Alerts) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    receiver: dict[str, Any] = {}
     if alerts.pager_duty is not None:
         config: dict[str, Any] = {
             "sendResolved": True,
@@ -122,9 +122,9 @@ def _receiver(alerts: Alerts) -> dict[str, Any]:
         }
         if alerts.pager_duty.url is not None:
             config["url"] = alerts.pager_duty.url
-        found["pagerdutyConfigs"] = [config]
+        receiver["pagerdutyConfigs"] = [config]
     if alerts.slack is not None:
-        found["slackConfigs"] = [
+        receiver["slackConfigs"] = [
             {
                 "sendResolved": True,
                 "apiURL": alerts.slack.url_secret_ref.dump(),
@@ -134,10 +134,10 @@ def _receiver(alerts: Alerts) -> dict[str, Any]:
             }
         ]
     if alerts.webhook is not None:
-        found["webhookConfigs"] = [{"sendResolved": True, "urlSecret": alerts.webhook.url_secret_ref.dump()}]
+        receiver["webhookConfigs"] = [{"sendResolved": True, "urlSecret": alerts.webhook.url_secret_ref.dump()}]
     if alerts.email is not None:
-        found["emailConfigs"] = [{"sendResolved": True, "to": ", ".join(alerts.email.to)}]
-    return found
+        receiver["emailConfigs"] = [{"sendResolved": True, "to": ", ".join(alerts.email.to)}]
+    return receiver
 
 
 def _equal(name: str, value: str) -> dict[str, str]:

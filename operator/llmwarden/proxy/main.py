@@ -61,6 +61,8 @@ class Proxy:
         self.metrics = Metrics(settings.routes, settings.limits.models, latest=wants_latest(os.environ))
         self.journal = Journal(directory, identity.uid)
         self._journal_errors = 0
+        self.metrics.journal_skipped.inc(self.journal.skipped)
+        self.metrics.journal_orphans.inc(self.journal.orphans)
         self._files: list[
             egress.Authorities | egress.ClientCertificate
         ] = []  # that contexts are made of, and that change

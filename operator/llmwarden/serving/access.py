@@ -39,9 +39,9 @@ class Reviewer:
     async def may_list(self, caller: Caller, namespace: str, resource: str = "llmservices") -> bool:
         """See Access."""
         key = (caller.namespace, caller.account, namespace, resource)
-        known = self._known.get(key)
-        if known is not None and self._monotonic() < known[0]:
-            return known[1]
+        cached = self._known.get(key)
+        if cached is not None and self._monotonic() < cached[0]:
+            return cached[1]
         allowed = await self._ask(caller, namespace, resource)
         self._known[key] = (self._monotonic() + GOOD_SECONDS, allowed)
         self._known.move_to_end(key)

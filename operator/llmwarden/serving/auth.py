@@ -63,16 +63,16 @@ class TokenReviewer:
         if len(token) > LONGEST_TOKEN:
             return None
         digest = hashlib.sha256(token.encode()).digest()
-        found = self._known.get(digest)
-        if found is not None and self._monotonic() < found[0]:
-            return found[1]
-        asked = self._asked.get(digest)
-        if asked is None:
-            asked = asyncio.create_task(self._review(digest, token))
-            self._asked[digest] = asked
-            asked.add_done_callback(lambda _: self._asked.pop(digest, None))
+        cached = self._known.get(digest)
+        if cached is not None and self._monotonic() < cached[0]:
+            return cached[1]
+        review = self._asked.get(digest)
+        if review is None:
+            review = asyncio.create_task(self._review(digest, token))
+            self._asked[digest] = review
+            review.add_done_callback(lambda _: self._asked.pop(digest, None))
         # Shielded: a client that goes away must not take the answer from the others.
-        return await asyncio.shield(asked)
+        return await asyncio.shield(review)
 
     async def _review(self, digest: bytes, token: str) -> Caller | None:
         async with self._gate:

@@ -233,7 +233,7 @@ def _serves(leaf: KeyPair, ca: KeyPair, wanted: Sequence[str]) -> bool:
         certificate, _ = _load(leaf)
         issuer, _ = _load(ca)
         certificate.verify_directly_issued_by(issuer)
-        held = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        names_held = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (InvalidSpecError, ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
         return False
-    return set(wanted) <= set(held.get_values_for_type(x509.DNSName))
+    return set(wanted) <= set(names_held.get_values_for_type(x509.DNSName))

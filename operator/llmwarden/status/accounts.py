@@ -10,11 +10,11 @@ from llmwarden.domain.conditions import set_condition
 from llmwarden.snapshot import Source
 
 
-def build(item: ProviderAccount, found: Account | None, ledger: Source, now: dt.datetime) -> ProviderAccountStatus:
+def build(item: ProviderAccount, account: Account | None, ledger: Source, now: dt.datetime) -> ProviderAccountStatus:
     """Build the status. While the ledger does not answer, its last figures stay: unknown is no agreement."""
     old = item.status or ProviderAccountStatus()
     generation = item.metadata.generation
-    if found is None or not ledger.fresh:
+    if account is None or not ledger.fresh:
         if not ledger.asked and item.status is not None:
             return old.replace(observed_generation=generation)
         message = ledger.message or "The ledger has not read this account yet."
@@ -22,11 +22,11 @@ def build(item: ProviderAccount, found: Account | None, ledger: Source, now: dt.
             old.conditions, "Ready", "Unknown", ledger.reason or "NotKnownYet", message, generation=generation, now=now
         )
         return old.replace(observed_generation=generation, conditions=conditions)
-    newest = next((day for day in found.days if day.verdict != "Partial"), None)
-    if found.fault is not None:
-        again = f" The next try is at {_clock(found.retry_at)}." if found.retry_at else ""
-        ready = ("False", found.fault.reason, f"{found.fault.message}.{again}")
-    elif found.read_at is None:
+    newest = next((day for day in account.days if day.verdict != "Partial"), None)
+    if account.fault is not None:
+        again = f" The next try is at {_clock(account.retry_at)}." if account.retry_at else ""
+        ready = ("False", account.fault.reason, f"{account.fault.message}.{again}")
+    elif account.read_at is None:
         ready = ("Unknown", "NotAskedYet", "The provider has not been asked yet.")
     else:
         ready = ("True", "Read", "The provider answers.")
@@ -38,15 +38,15 @@ def build(item: ProviderAccount, found: Account | None, ledger: Source, now: dt.
         parted = (
             "True" if newest.verdict in DRIFTS else "False",
             newest.verdict,
-            drift.sentence(newest) + _others(found, newest),
+            drift.sentence(newest) + _others(account, newest),
         )
     conditions = set_condition(conditions, "CostDrift", *parted, generation=generation, now=now)  # type: ignore[arg-type]
     return ProviderAccountStatus(
         observed_generation=generation,
-        as_of=found.read_at,
+        as_of=account.read_at,
         summary=_summary(newest),
-        days=tuple(_day(day) for day in found.days[:DAYS_SHOWN]),
-        problem=found.fault.message if found.fault else None,
+        days=tuple(_day(day) for day in account.days[:DAYS_SHOWN]),
+        problem=account.fault.message if account.fault else None,
         conditions=conditions,
     )
 
@@ -74,9 +74,9 @@ def _day(day: Day) -> AccountDay:
     )
 
 
-def _others(found: Account, newest: Day) -> str:
+def _others(account: Account, newest: Day) -> str:
     """How many of the other days that are shown part, too: once is chance, each day is a way around."""
-    others = [day for day in found.days if day is not newest and day.verdict != "Partial"]
+    others = [day for day in account.days if day is not newest and day.verdict != "Partial"]
     parted = sum(day.verdict in DRIFTS for day in others)
     return f" So do {parted} of the {len(others)} days before." if parted and newest.verdict in DRIFTS else ""
 

@@ -15,29 +15,29 @@ FORECAST_SECONDS: Final = 300
 
 def budget_statuses(snapshot: Snapshot) -> tuple[api.BudgetStatus, ...]:
     """Show what the ledger holds of each budget that applies, in order."""
-    found = []
+    statuses = []
     for key in snapshot.usage.budgets if snapshot.usage else ():
-        held = snapshot.budgets.get(key)
-        if held is None:
+        usage = snapshot.budgets.get(key)
+        if usage is None:
             continue
         scope, _, _, name = budgets.split_key(key)
-        found.append(
+        statuses.append(
             api.BudgetStatus(
                 scope=scope,
                 name=name,
-                unit=held.unit,
-                limit=budgets.decimal(held.unit, held.limit),
-                spent=budgets.decimal(held.unit, held.spent),
-                remaining=budgets.decimal(held.unit, max(0, held.limit - held.spent)),
-                used_percent=budgets.used_percent(held.limit, held.spent),
-                state=held.state,
-                action=held.action,
-                window_start=held.window_start,
-                resets_at=held.resets_at,
-                forecast_exhausted_at=forecast(held),
+                unit=usage.unit,
+                limit=budgets.decimal(usage.unit, usage.limit),
+                spent=budgets.decimal(usage.unit, usage.spent),
+                remaining=budgets.decimal(usage.unit, max(0, usage.limit - usage.spent)),
+                used_percent=budgets.used_percent(usage.limit, usage.spent),
+                state=usage.state,
+                action=usage.action,
+                window_start=usage.window_start,
+                resets_at=usage.resets_at,
+                forecast_exhausted_at=forecast(usage),
             )
         )
-    return tuple(sorted(found, key=lambda item: (item.scope, item.name)))
+    return tuple(sorted(statuses, key=lambda item: (item.scope, item.name)))
 
 
 def thresholds(
@@ -45,7 +45,7 @@ def thresholds(
 ) -> list[tuple[api.BudgetStatus, int]]:
     """Find the budgets' warning percentages that were reached since the last status, each with its budget: what is told once a window."""
     before = {(item.scope, item.name): item for item in old}
-    found: list[tuple[api.BudgetStatus, int]] = []
+    reached: list[tuple[api.BudgetStatus, int]] = []
     for budget in applying:
         key = (budget.scope, budget.name)
         item = next((item for item in new if (item.scope, item.name) == key), None)
@@ -56,24 +56,26 @@ def thresholds(
         same = last is not None and (
             last.window_start == item.window_start or budget.window.rolling_seconds is not None
         )
-        known = last.used_percent if last is not None and same else 0
-        found += [(item, percent) for percent in budgets.newly_reached(budget.warn_at, known, item.used_percent)]
-    return found
+        before_percent = last.used_percent if last is not None and same else 0
+        reached += [
+            (item, percent) for percent in budgets.newly_reached(budget.warn_at, before_percent, item.used_percent)
+        ]
+    return reached
 
 
-def forecast(held: wire.BudgetUsage) -> dt.datetime | None:
+def forecast(usage: wire.BudgetUsage) -> dt.datetime | None:
     """Give when a budget will be used up, rounded up to five minutes: it moves with every call, and is no better than that."""
-    if held.forecast_exhausted_at is None or held.state == "Exceeded":
+    if usage.forecast_exhausted_at is None or usage.state == "Exceeded":
         return None
     return dt.datetime.fromtimestamp(
-        -(-held.forecast_exhausted_at.timestamp() // FORECAST_SECONDS) * FORECAST_SECONDS, dt.UTC
+        -(-usage.forecast_exhausted_at.timestamp() // FORECAST_SECONDS) * FORECAST_SECONDS, dt.UTC
     )
 
 
-def enforcement(snapshot: Snapshot, held: tuple[api.BudgetStatus, ...]) -> Literal["Enforced", "Advisory", "None"]:
+def enforcement(snapshot: Snapshot, statuses: tuple[api.BudgetStatus, ...]) -> Literal["Enforced", "Advisory", "None"]:
     """Say whether budgets are enforced, or could be gone around."""
     spec = snapshot.service.spec
-    actions = {budget.on_exceeded.action for budget in spec.budgets} | {budget.action for budget in held}
+    actions = {budget.on_exceeded.action for budget in spec.budgets} | {budget.action for budget in statuses}
     if actions <= {"Alert"}:
         return "None"
     own_key = any(note.reason == "OwnKey" for pod in snapshot.pods for note in pod.notes)
@@ -89,6 +91,6 @@ def called(budget: api.BudgetStatus) -> str:
     return f"{budget.scope} budget {budget.name}" if budget.scope == "LLMService" else f"{budget.scope} {budget.name}"
 
 
-def nearest(held: tuple[api.BudgetStatus, ...]) -> api.BudgetStatus | None:
+def nearest(statuses: tuple[api.BudgetStatus, ...]) -> api.BudgetStatus | None:
     """Give the budget of which the largest share is spent."""
-    return max(held, key=lambda item: Fraction(Decimal(item.spent)) / Fraction(Decimal(item.limit)), default=None)
+    return max(statuses, key=lambda item: Fraction(Decimal(item.spent)) / Fraction(Decimal(item.limit)), default=None)

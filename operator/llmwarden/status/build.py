@@ -59,28 +59,28 @@ def _as_of(snapshot: Snapshot, old: api.LLMServiceStatus) -> dt.datetime | None:
 
 def problems(snapshot_service: api.LLMService) -> tuple[Problem, ...]:
     """Find what CEL cannot know: budgets and objectives that can never work."""
-    found = []
+    invalid = []
     for check, reason in ((policy.of_service, "InvalidBudget"), (wanted.of_service, "InvalidObjective")):
         try:
             check(snapshot_service)
         except InvalidSpecError as error:
-            found.append(Problem(reason, f"{error}."))
-    return tuple(found)
+            invalid.append(Problem(reason, f"{error}."))
+    return tuple(invalid)
 
 
 def rerated(old: api.LLMServiceStatus, new: api.LLMServiceStatus) -> str:
     """Say in a sentence that history was rated again since the old status; "" where it was not."""
-    found = new.usage.rerated if new.usage is not None else None
+    after = new.usage.rerated if new.usage is not None else None
     before = old.usage.rerated if old.usage is not None else None
     # Not by the time: each replica of the ledger has its own of the same change.
-    if found is None or (before is not None and (before.change, before.tokens) == (found.change, found.tokens)):
+    if after is None or (before is not None and (before.change, before.tokens) == (after.change, after.tokens)):
         return ""
-    change = money.parse(found.change.removeprefix("-"))
-    by = f"{money.human(change)} {'less' if found.change.startswith('-') else 'more'}"
+    change = money.parse(after.change.removeprefix("-"))
+    by = f"{money.human(change)} {'less' if after.change.startswith('-') else 'more'}"
     tokens = (
-        f"{found.tokens:,} tokens that had no price"
-        if found.tokens >= 0
-        else f"{-found.tokens:,} tokens lost their price"
+        f"{after.tokens:,} tokens that had no price"
+        if after.tokens >= 0
+        else f"{-after.tokens:,} tokens lost their price"
     )
     return f"A price was added, so past usage was priced again: {by} was spent ({tokens})."
 

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
+from llmwarden import names
 from llmwarden.api.v1alpha1 import llmservice as api
 from llmwarden.api.v1alpha1.common import Condition, ConditionType
 from llmwarden.domain import conditions, durations, engine_objectives, objectives, upstream
@@ -44,12 +45,12 @@ def build(snapshot: Snapshot, outcome: Outcome, new: api.LLMServiceStatus, now: 
     }
     verdicts["Ready"] = _ready(snapshot, outcome, verdicts)
     if snapshot.gpu is not None:
-        known = snapshot.gpu[0] != "Unknown"
-        verdicts["GPUMetricsReady"] = snapshot.gpu if known else _kept(snapshot, "GPUMetricsReady", snapshot.gpu)
-    found = tuple(item for item in new.conditions if item.type != "GPUMetricsReady" or snapshot.gpu is not None)
+        is_known = snapshot.gpu[0] != "Unknown"
+        verdicts["GPUMetricsReady"] = snapshot.gpu if is_known else _kept(snapshot, "GPUMetricsReady", snapshot.gpu)
+    built = tuple(item for item in new.conditions if item.type != "GPUMetricsReady" or snapshot.gpu is not None)
     for kind, (status, reason, message) in verdicts.items():
-        found = conditions.set_condition(
-            found,
+        built = conditions.set_condition(
+            built,
             kind,
             status,
             reason,
@@ -57,7 +58,7 @@ def build(snapshot: Snapshot, outcome: Outcome, new: api.LLMServiceStatus, now: 
             generation=snapshot.service.metadata.generation,
             now=now,
         )
-    return found
+    return built
 
 
 def _kept(snapshot: Snapshot, kind: str, fallback: Verdict) -> Verdict:
@@ -101,7 +102,7 @@ def _observed(snapshot: Snapshot) -> Verdict:
     """Whether the operator sees what happens in the cluster: a watch that fails must not look like a quiet cluster."""
     if not snapshot.unwatched:
         return "True", "Watching", "The operator can watch everything that it needs for this status."
-    text = f"The operator cannot watch {'; '.join(snapshot.unwatched[:LISTED])}. This status may be out of date, and changes are not acted on. The operator keeps trying. If access is forbidden, compare the ClusterRole llmwarden-operator with the chart's."
+    text = f"The operator cannot watch {'; '.join(snapshot.unwatched[:LISTED])}. This status may be out of date, and changes are not acted on. The operator keeps trying. If access is forbidden, compare the ClusterRole {names.OPERATOR} with the chart's."
     return "False", "WatchFailing", text
 
 
@@ -164,15 +165,15 @@ def _not_scraped(snapshot: Snapshot, new: api.LLMServiceStatus) -> Verdict:
     if not snapshot.capabilities.pod_monitors:
         text = "Prometheus has no series of this service: the Prometheus Operator, which would scrape it, is not installed."
         return "False", "NotScraped", text
-    text = "Prometheus answers, but has no series of this service. New pods take up to a minute. If it stays so, Prometheus does not select the PodMonitor llmwarden-proxies: set the chart's prometheus.monitorLabels to the labels that your Prometheus selects."
+    text = f"Prometheus answers, but has no series of this service. New pods take up to a minute. If it stays so, Prometheus does not select the PodMonitor {names.POD_MONITOR_PROXIES}: set the chart's prometheus.monitorLabels to the labels that your Prometheus selects."
     return "False", "NotScraped", text
 
 
 def _selected(snapshot: Snapshot, kind: ConditionType) -> Verdict:
     """Give what `desired.selected` found; what was said before while it is not known."""
-    found = snapshot.selected.get(kind)
+    verdict = snapshot.selected.get(kind)
     text = "Unknown so far: either the object is not applied yet, or the objects that could select it cannot be read."
-    return found if found is not None else _kept(snapshot, kind, ("Unknown", "NotKnownYet", text))
+    return verdict if verdict is not None else _kept(snapshot, kind, ("Unknown", "NotKnownYet", text))
 
 
 def _scrape_selected(snapshot: Snapshot) -> Verdict:

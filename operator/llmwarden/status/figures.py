@@ -32,9 +32,9 @@ def _money(picodollars: int | None) -> Money | None:
     return None if picodollars is None else Money(amount=money.to_decimal(picodollars))
 
 
-def usage(found: wire.ServiceUsage) -> api.UsageStatus:
+def usage(used: wire.ServiceUsage) -> api.UsageStatus:
     """Show what the ledger reports of the last day."""
-    day = found.last24h
+    day = used.last24h
     spent = cost(day)
     return api.UsageStatus(
         requests=day.requests,
@@ -49,36 +49,36 @@ def usage(found: wire.ServiceUsage) -> api.UsageStatus:
         cost=_money(spent.total),
         cost_per_request=_money(spent.per_request),
         uncosted_tokens=day.uncosted_tokens,
-        uncosted_models=found.uncosted_models,
-        rerated=rerated(found.rerated),
-        gpu=gpus(found.gpu),
+        uncosted_models=used.uncosted_models,
+        rerated=rerated(used.rerated),
+        gpu=gpus(used.gpu),
     )
 
 
-def rerated(found: wire.Rerating | None) -> api.ReratedStatus | None:
+def rerated(rerating: wire.Rerating | None) -> api.ReratedStatus | None:
     """Show what a new price changed in history."""
-    if found is None:
+    if rerating is None:
         return None
-    return api.ReratedStatus(at=found.at, change=money.to_decimal(found.picodollars), tokens=found.tokens)
+    return api.ReratedStatus(at=rerating.at, change=money.to_decimal(rerating.picodollars), tokens=rerating.tokens)
 
 
 def latency(figures: Figures) -> api.LatencyStatus | None:
     """Show quantiles; None where none is known."""
-    found = api.LatencyStatus(
+    shown = api.LatencyStatus(
         time_to_first_token=_quantiles(figures.ttft),
         request_duration=_quantiles(figures.duration),
         time_per_output_token=_quantiles(figures.tpot),
     )
-    return found if found.dump() else None
+    return shown if shown.dump() else None
 
 
 def _quantiles(values: Quantiles) -> api.Quantiles | None:
-    found = api.Quantiles(
+    shown = api.Quantiles(
         p50_milliseconds=milliseconds(values.p50),
         p95_milliseconds=milliseconds(values.p95),
         p99_milliseconds=milliseconds(values.p99),
     )
-    return found if found.dump() else None
+    return shown if shown.dump() else None
 
 
 def milliseconds(seconds: float | None) -> int | None:
@@ -109,11 +109,11 @@ def _plain(value: Decimal) -> str:
 
 def throughput(figures: Figures) -> api.ThroughputStatus | None:
     """Show rates to two digits; None where none is known."""
-    found = api.ThroughputStatus(
+    shown = api.ThroughputStatus(
         requests_per_minute=rate(figures.requests_per_second, MINUTE),
         output_tokens_per_second=rate(figures.output_tokens_per_second, 1),
     )
-    return found if found.dump() else None
+    return shown if shown.dump() else None
 
 
 def rate(value: float | None, scale: int) -> str | None:
@@ -123,15 +123,15 @@ def rate(value: float | None, scale: int) -> str | None:
 
 def engine(snapshot: Snapshot, old: api.LLMServiceStatus) -> api.EngineStatus | None:
     """Show which engine it is, and its load."""
-    found = _load(snapshot.figures.engine) if snapshot.prometheus.fresh else old.engine or api.EngineStatus()
+    shown = _load(snapshot.figures.engine) if snapshot.prometheus.fresh else old.engine or api.EngineStatus()
     identity = snapshot.engine
     if identity is not None:
-        found = found.replace(
+        shown = shown.replace(
             type=identity.type or None, version=identity.version or None, message=identity.message or None
         )
     elif old.engine is not None:
-        found = found.replace(type=old.engine.type, version=old.engine.version, message=old.engine.message)
-    return found if found.dump() else None
+        shown = shown.replace(type=old.engine.type, version=old.engine.version, message=old.engine.message)
+    return shown if shown.dump() else None
 
 
 def _load(engine: Engine) -> api.EngineStatus:

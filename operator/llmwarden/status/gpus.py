@@ -9,24 +9,24 @@ from llmwarden.domain.gpuhours import hours
 MILLION = 10**6
 
 
-def gpus(found: wire.GpuUsage | None) -> GpuStatus | None:
+def gpus(usage: wire.GpuUsage | None) -> GpuStatus | None:
     """Show what the ledger holds of the last day; None where the service holds no GPUs. It changes once an hour."""
-    if found is None:
+    if usage is None:
         return None
-    known = found.milliseconds > found.unpriced_milliseconds
+    priced = usage.milliseconds > usage.unpriced_milliseconds
     return GpuStatus(
-        hours=hours(found.milliseconds),
-        cost=_money(found.picodollars) if known else None,
-        idle_cost=_money(found.idle) if known else None,
-        idle_percent=100 * found.idle // found.picodollars if found.picodollars else None,
-        input_per_million_tokens=_per_million(found.input_picodollars),
-        output_per_million_tokens=_per_million(found.output_picodollars),
-        effective_per_million_tokens=_money(found.picodollars * MILLION // found.tokens)
-        if known and found.tokens
+        hours=hours(usage.milliseconds),
+        cost=_money(usage.picodollars) if priced else None,
+        idle_cost=_money(usage.idle) if priced else None,
+        idle_percent=100 * usage.idle // usage.picodollars if usage.picodollars else None,
+        input_per_million_tokens=_per_million(usage.input_picodollars),
+        output_per_million_tokens=_per_million(usage.output_picodollars),
+        effective_per_million_tokens=_money(usage.picodollars * MILLION // usage.tokens)
+        if priced and usage.tokens
         else None,
-        unpriced_hours=hours(found.unpriced_milliseconds) if found.unpriced_milliseconds else None,
-        unpriced_products=found.products,
-        vanished_pods=found.lost_pods or None,
+        unpriced_hours=hours(usage.unpriced_milliseconds) if usage.unpriced_milliseconds else None,
+        unpriced_products=usage.products,
+        vanished_pods=usage.lost_pods or None,
     )
 
 

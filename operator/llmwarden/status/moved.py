@@ -40,24 +40,24 @@ def reading(
     return Reading(figures, usage, tuple((key, budgets.get(key)) for key in keys))
 
 
-def mark(found: Reading, spend_limits: Iterable[int], targets: Iterable[tuple[str, Decimal]]) -> Mark:
+def mark(reading: Reading, spend_limits: Iterable[int], targets: Iterable[tuple[str, Decimal]]) -> Mark:
     """Hash a reading. `spend_limits`: picodollars an hour of the service's objectives; `targets`: percent by objective that is a share."""
-    return Mark(hash(_state(found, spend_limits, targets)), hash(_shown(found)))
+    return Mark(hash(_state(reading, spend_limits, targets)), hash(_shown(reading)))
 
 
-def budget(found: wire.BudgetUsage | None) -> int:
+def budget(usage: wire.BudgetUsage | None) -> int:
     """Hash what the status of a budget shows of its usage."""
-    if found is None:
+    if usage is None:
         return 0
-    top = tuple((share.service, share.spent) for share in found.top_services)
-    return hash((*_budget_state(found), found.spent, budgets.forecast(found), top))
+    top = tuple((share.service, share.spent) for share in usage.top_services)
+    return hash((*_budget_state(usage), usage.spent, budgets.forecast(usage), top))
 
 
-def _state(found: Reading, spend_limits: Iterable[int], targets: Iterable[tuple[str, Decimal]]) -> tuple[object, ...]:
-    figures, usage = found.figures or Figures(), found.usage
+def _state(reading: Reading, spend_limits: Iterable[int], targets: Iterable[tuple[str, Decimal]]) -> tuple[object, ...]:
+    figures, usage = reading.figures or Figures(), reading.usage
     hour = usage.last_hour.picodollars if usage is not None else None
     return (
-        found.figures is None,
+        reading.figures is None,
         usage is None,
         figures.scraped,
         figures.credential_errors,
@@ -78,7 +78,7 @@ def _state(found: Reading, spend_limits: Iterable[int], targets: Iterable[tuple[
             if usage is not None
             else ()
         ),
-        tuple((key, one and _budget_state(one)) for key, one in found.budgets),
+        tuple((key, one and _budget_state(one)) for key, one in reading.budgets),
     )
 
 
@@ -87,8 +87,8 @@ def _budget_state(one: wire.BudgetUsage) -> tuple[object, ...]:
     return one.unit, one.limit, one.state, one.action, one.window_start, one.resets_at, one.spent * 100 // one.limit
 
 
-def _shown(found: Reading) -> tuple[object, ...]:
-    figures, usage = found.figures or Figures(), found.usage
+def _shown(reading: Reading) -> tuple[object, ...]:
+    figures, usage = reading.figures or Figures(), reading.usage
     engine = figures.engine
     return (
         *(_quantiles(one) for one in (figures.ttft, figures.duration, figures.tpot)),
@@ -107,7 +107,7 @@ def _shown(found: Reading) -> tuple[object, ...]:
         ),
         tuple((name, int(good * MILLION)) for name, good in sorted(figures.good.items())),
         usage and (usage.last24h, usage.last_hour.picodollars, usage.gpu),
-        tuple((key, one and (one.spent, budgets.forecast(one))) for key, one in found.budgets),
+        tuple((key, one and (one.spent, budgets.forecast(one))) for key, one in reading.budgets),
     )
 
 

@@ -35,7 +35,7 @@ def statuses(snapshot: Snapshot, old: api.LLMServiceStatus) -> tuple[api.Objecti
 def readings(snapshot: Snapshot, wanted: tuple[objectives.Objective, ...]) -> dict[str, objectives.Reading]:
     """Find what was measured of each objective, by its name."""
     hour = snapshot.usage.last_hour if snapshot.usage is not None and snapshot.ledger.fresh else None
-    found = {}
+    by_name = {}
     for objective in wanted:
         if isinstance(objective, SpendObjective):
             reading = objectives.Reading(picodollars_last_hour=hour.picodollars if hour else None)
@@ -43,5 +43,5 @@ def readings(snapshot: Snapshot, wanted: tuple[objectives.Objective, ...]) -> di
             good = snapshot.figures.good.get(objective.name)
             calls = bool(snapshot.figures.requests_per_second)
             reading = objectives.Reading(good_percent=None if good is None else good * 100, calls=calls)
-        found[objective.name] = reading
-    return found
+        by_name[objective.name] = reading
+    return by_name

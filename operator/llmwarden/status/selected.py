@@ -75,13 +75,13 @@ def strip(item: Object) -> dict[str, Any]:
 
 def verdicts(service: LLMService, settings: Settings, around: Around) -> dict[ConditionType, Verdict]:
     """Judge what can be judged now; a condition that is left out is not known yet."""
-    found: dict[ConditionType, Verdict | None] = {
+    judged: dict[ConditionType, Verdict | None] = {
         "ScrapeSelected": _scraped(service, settings, around),
         "RulesSelected": _ruled(service, settings, around),
         "RouteMatched": _routed(service, around),
         "DashboardSelected": _shown(service, settings, around),
     }
-    return {kind: verdict for kind, verdict in found.items() if verdict is not None}
+    return {kind: verdict for kind, verdict in judged.items() if verdict is not None}
 
 
 # Prometheus ---------------------------------------------------------------------------------------------------------
@@ -102,15 +102,15 @@ def _scraped(service: LLMService, settings: Settings, around: Around) -> Verdict
         candidate = _candidate(around, *place, MONITOR_LABELS)
         if candidate is None:
             return None  # it is not there yet
-        found = choosing(choosers, candidate)
-        if not found:
+        choosing_it = choosing(choosers, candidate)
+        if not choosing_it:
             by_hand = [item for item in around.prometheuses if not any(key in item["spec"] for key in SCRAPING)]
             if by_hand:
                 text = f"Prometheus {_called(by_hand[0])} has no selectors, so its scrape configuration is written by hand and we cannot see what it scrapes."
                 return "Unknown", "ConfiguredByHand", text
             reason = "EngineNotSelected" if place in engine else "NotSelected"
             return "False", reason, refusal(choosers, candidate)
-        takers += [str(chooser) for chooser in found if str(chooser) not in takers]
+        takers += [str(chooser) for chooser in choosing_it if str(chooser) not in takers]
     kinds = sorted({f"{kind}s" for kind, _, _ in wanted})
     return "True", "Selected", f"{_and(takers)} selects the {_and(kinds)}."
 
@@ -131,14 +131,14 @@ def _ruled(service: LLMService, settings: Settings, around: Around) -> Verdict |
         candidate = _candidate(around, "PrometheusRule", namespace, name, RULE_LABELS)
         if candidate is None:
             return None
-        found = choosing(choosers, candidate)
-        if not found:
+        choosing_it = choosing(choosers, candidate)
+        if not choosing_it:
             text = refusal(choosers, candidate)
             shared = (
                 " It has the alerts of all LLMServices: without it, no alert fires." if reason != "NotSelected" else ""
             )
             return "False", reason, text + shared
-        takers.append(found)
+        takers.append(choosing_it)
     return _by_one(takers[0], takers[1], around.prometheuses, settings)
 
 
@@ -189,12 +189,12 @@ def retention(service: LLMService, around: Around) -> int | None:
         return None
     choosers = _prometheuses(around.prometheuses, "ruleSelector", "ruleNamespaceSelector")
     taken = {(chooser.namespace, chooser.name) for chooser in choosing(choosers, candidate)}
-    found = [
+    seconds_kept = [
         durations.prometheus(item["spec"].get("retention", "" if "retentionSize" in item["spec"] else RETENTION))
         for item in around.prometheuses
         if (item["metadata"].get("namespace", ""), item["metadata"]["name"]) in taken
     ]
-    return max((seconds for seconds in found if seconds is not None), default=None)
+    return max((seconds for seconds in seconds_kept if seconds is not None), default=None)
 
 
 def _prometheuses(items: tuple[Object, ...], field: str, namespace_field: str) -> tuple[Chooser, ...]:
@@ -219,10 +219,10 @@ def _routed(service: LLMService, around: Around) -> Verdict | None:
         return None
     field, namespace_field = "alertmanagerConfigSelector", "alertmanagerConfigNamespaceSelector"
     choosers = tuple(_chooser("Alertmanager", item, field, namespace_field) for item in around.alertmanagers)
-    found = choosing(choosers, candidate)
-    if not found:
+    takers = choosing(choosers, candidate)
+    if not takers:
         return "False", "NotSelected", refusal(choosers, candidate)
-    return "True", "Selected", f"{_and([str(chooser) for chooser in found])} selects the AlertmanagerConfig."
+    return "True", "Selected", f"{_and([str(chooser) for chooser in takers])} selects the AlertmanagerConfig."
 
 
 # Grafana ------------------------------------------------------------------------------------------------------------
@@ -247,12 +247,14 @@ def _shown(service: LLMService, settings: Settings, around: Around) -> Verdict |
     if _applied(around, "GrafanaDashboard", *place) is None:
         return None
     wanted = settings.grafana_instance_labels
-    found = [item for item in around.grafanas if matches({"matchLabels": wanted}, item["metadata"].get("labels") or {})]
-    if found:
+    grafanas = [
+        item for item in around.grafanas if matches({"matchLabels": wanted}, item["metadata"].get("labels") or {})
+    ]
+    if grafanas:
         return (
             "True",
             "Selected",
-            f"{_and([f'Grafana {_called(item)}' for item in found])} is selected by the dashboard.",
+            f"{_and([f'Grafana {_called(item)}' for item in grafanas])} is selected by the dashboard.",
         )
     first = min(around.grafanas, key=_called)
     own = _words(first["metadata"].get("labels") or {})

@@ -27,22 +27,22 @@ def budget(
     try:
         budgets.of_namespace(item) if isinstance(item, LLMBudget) else budgets.of_cluster(item)
     except InvalidSpecError as error:
-        found = set_condition(
+        conditions = set_condition(
             old.conditions, "Ready", "False", "InvalidBudget", f"{error}.", generation=generation, now=now
         )
-        return old.replace(observed_generation=generation, services=services, conditions=found)
+        return old.replace(observed_generation=generation, services=services, conditions=conditions)
     base = old.replace(observed_generation=generation, services=services)
     if usage is None or not ledger.fresh:
         if not ledger.asked and item.status is not None:
             return base
         message = ledger.message or "The ledger has not read this budget yet."
-        found = set_condition(
+        conditions = set_condition(
             old.conditions, "Ready", "Unknown", ledger.reason or "NotKnownYet", message, generation=generation, now=now
         )
-        return base.replace(conditions=found)
+        return base.replace(conditions=conditions)
     unit, limit, spent = usage.unit, usage.limit, usage.spent
     percent = budgets.used_percent(limit, spent)
-    found = set_condition(
+    conditions = set_condition(
         old.conditions,
         "Ready",
         "True",
@@ -54,8 +54,8 @@ def budget(
     over = usage.state == "Exceeded"
     text = f"{percent} % of {_human(unit, limit)} is used."
     status: ConditionStatus = "False" if over else "True"
-    found = set_condition(
-        found, "WithinBudget", status, "Exceeded" if over else usage.state, text, generation=generation, now=now
+    conditions = set_condition(
+        conditions, "WithinBudget", status, "Exceeded" if over else usage.state, text, generation=generation, now=now
     )
     return base.replace(
         as_of=ledger.as_of,
@@ -72,7 +72,7 @@ def budget(
             SpentBy(service=share.service, spent=budgets.decimal(unit, share.spent))
             for share in usage.top_services[:10]
         ),
-        conditions=found,
+        conditions=conditions,
         summary=SharedBudgetSummary(
             limit=_human(unit, limit),
             spent=_human(unit, spent),
@@ -102,11 +102,11 @@ def price(item: ModelPrice, rivals: tuple[str, ...], now: dt.datetime) -> ModelP
     elif rivals and status == "True":
         status, reason = "False", "Contested"
         message = f"Some of its models or GPUs are already priced by {', '.join(rivals)}, whose name comes first. Name each model and each GPU in one ModelPrice only."
-    found = set_condition(old.conditions, "Ready", status, reason, message, generation=generation, now=now)
+    conditions = set_condition(old.conditions, "Ready", status, reason, message, generation=generation, now=now)
     return ModelPriceStatus(
         observed_generation=generation,
         summary=ModelPriceSummary(current=_current(entry)) if entry is not None else None,
-        conditions=found,
+        conditions=conditions,
     )
 
 

@@ -82,9 +82,9 @@ class Services:
     def take(self, key: ObjectName, old: Packed | None, new: Packed | None) -> None:
         """Take a changed LLMService (an Informer's callback, with `brief` as its transform)."""
         namespace, name = key
-        found = self._namespaces.setdefault(namespace, _Namespace())
+        of_namespace = self._namespaces.setdefault(namespace, _Namespace())
         if old is not None:
-            found.remove(old, _match_labels(unpack(old)))
+            of_namespace.remove(old, _match_labels(unpack(old)))
         if new is not None:
             item = unpack(new)
             try:
@@ -93,15 +93,15 @@ class Services:
                 # Stored under another version of the schema: its condition says so, the others go on.
                 logger.warning("LLMService %s/%s cannot be read and is left out: %s", namespace, name, error)
             else:
-                found.add(new, _match_labels(item))
-        if not found.by_label and not found.others:
+                of_namespace.add(new, _match_labels(item))
+        if not of_namespace.by_label and not of_namespace.others:
             del self._namespaces[namespace]
 
     def candidates(self, namespace: str, labels: Mapping[str, str]) -> Iterator[LLMService]:
         """Give the LLMServices of a namespace that may select a pod with these labels; all that do are among them."""
-        found = self._namespaces.get(namespace)
-        if found is not None:
-            for packed in found.candidates(labels):
+        of_namespace = self._namespaces.get(namespace)
+        if of_namespace is not None:
+            for packed in of_namespace.candidates(labels):
                 yield parse(LLMService, unpack(packed))
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from llmwarden.contracts.ledger import Picodollars
 from llmwarden.domain import gpuhours, spans
-from llmwarden.domain.gpuhours import Held, Share, Work, share
+from llmwarden.domain.gpuhours import GpuTime, Share, Work, share
 from llmwarden.domain.spans import Span
 
 HOUR_MS = 3_600_000
@@ -15,7 +15,7 @@ DOLLAR = 10**12
 
 amount = st.integers(0, 10**10)
 milliseconds = st.integers(0, 10**9)
-held = st.builds(Held, st.integers(0, 10**9), st.integers(0, 10**17))
+held = st.builds(GpuTime, st.integers(0, 10**9), st.integers(0, 10**17))
 
 
 @st.composite
@@ -28,7 +28,7 @@ def work(draw: st.DrawFn) -> Work:
 
 
 @given(st.lists(held, max_size=5), milliseconds, work())
-def test_tokens_at_their_rates_and_idle_are_the_cost(pieces: list[Held], pod_ms: int, done: Work) -> None:
+def test_tokens_at_their_rates_and_idle_are_the_cost(pieces: list[GpuTime], pod_ms: int, done: Work) -> None:
     found = share(pieces, pod_ms, done)
     assert found.charged + found.covered + found.idle == found.cost == gpuhours.cost(pieces)
     assert min(found.charged, found.covered, found.idle) >= 0
@@ -41,7 +41,7 @@ def test_tokens_at_their_rates_and_idle_are_the_cost(pieces: list[Held], pod_ms:
 def test_what_is_used_is_shared_by_measured_time() -> None:
     # Two GPUs for an hour at $3, busy for half of it; prefill took a quarter of the calls' time.
     done = Work(input=1_000_000, output=500_000, busy_ms=HOUR_MS // 2, prefill_ms=250_000, decode_ms=750_000)
-    found = share([Held(2 * HOUR_MS, 3 * DOLLAR)], HOUR_MS, done)
+    found = share([GpuTime(2 * HOUR_MS, 3 * DOLLAR)], HOUR_MS, done)
     assert found.cost == 6 * DOLLAR
     assert found.idle == 3 * DOLLAR
     assert found.rates == (750_000, 4_500_000)  # $0.75 and $4.50 a million
@@ -49,32 +49,32 @@ def test_what_is_used_is_shared_by_measured_time() -> None:
 
 
 def test_an_hour_without_tokens_is_idle() -> None:
-    assert share([Held(HOUR_MS, DOLLAR)], HOUR_MS, Work(busy_ms=5)) == Share(HOUR_MS, cost=DOLLAR, idle=DOLLAR)
+    assert share([GpuTime(HOUR_MS, DOLLAR)], HOUR_MS, Work(busy_ms=5)) == Share(HOUR_MS, cost=DOLLAR, idle=DOLLAR)
 
 
 def test_one_rate_that_is_not_known_makes_the_hour_unknown() -> None:
-    found = share([Held(HOUR_MS, DOLLAR), Held(100, None)], HOUR_MS, Work(input=5))
+    found = share([GpuTime(HOUR_MS, DOLLAR), GpuTime(100, None)], HOUR_MS, Work(input=5))
     assert found == Share(HOUR_MS + 100, unpriced_gpu_ms=100)
 
 
 def test_gpus_that_cost_nothing_make_tokens_free_and_not_unknown() -> None:
-    assert share([Held(HOUR_MS, 0)], HOUR_MS, Work(input=5, output=5)).rates == (0, 0)
+    assert share([GpuTime(HOUR_MS, 0)], HOUR_MS, Work(input=5, output=5)).rates == (0, 0)
 
 
 def test_without_measured_times_all_is_used_and_output_weighs_more() -> None:
-    found = share([Held(HOUR_MS, DOLLAR)], HOUR_MS, Work(input=600, output=100))
+    found = share([GpuTime(HOUR_MS, DOLLAR)], HOUR_MS, Work(input=600, output=100))
     assert found.rates is not None
     assert found.rates[0] * 600 == found.rates[1] * 100 * 600 // 400
     assert found.idle < 700  # what division left
 
 
 def test_embeddings_have_no_output_to_pay() -> None:
-    assert share([Held(HOUR_MS, DOLLAR)], HOUR_MS, Work(input=1000, prefill_ms=3)).rates == (DOLLAR // 1000, 0)
-    assert share([Held(HOUR_MS, DOLLAR)], HOUR_MS, Work(output=1000, prefill_ms=3)).rates == (0, DOLLAR // 1000)
+    assert share([GpuTime(HOUR_MS, DOLLAR)], HOUR_MS, Work(input=1000, prefill_ms=3)).rates == (DOLLAR // 1000, 0)
+    assert share([GpuTime(HOUR_MS, DOLLAR)], HOUR_MS, Work(output=1000, prefill_ms=3)).rates == (0, DOLLAR // 1000)
 
 
 def test_tokens_with_a_price_of_their_own_take_their_part_of_the_gpu() -> None:
-    found = share([Held(HOUR_MS, DOLLAR)], HOUR_MS, Work(input=1000, own_input=400, busy_ms=HOUR_MS, prefill_ms=1))
+    found = share([GpuTime(HOUR_MS, DOLLAR)], HOUR_MS, Work(input=1000, own_input=400, busy_ms=HOUR_MS, prefill_ms=1))
     assert (found.charged, found.covered, found.idle) == (6 * DOLLAR // 10, 4 * DOLLAR // 10, 0)
 
 

@@ -246,7 +246,7 @@ def test_an_edited_rate_shares_all_its_hours_again_and_no_other(monkeypatch: pyt
     shared: list[gpuhours.Share] = []
     share = gpuhours.share
 
-    def counted(held: list[gpuhours.Held], pod_ms: int, work: gpuhours.Work) -> gpuhours.Share:
+    def counted(held: list[gpuhours.GpuTime], pod_ms: int, work: gpuhours.Work) -> gpuhours.Share:
         shared.append(share(held, pod_ms, work))
         return shared[-1]
 

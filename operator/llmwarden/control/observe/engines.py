@@ -41,10 +41,10 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
+class _Answer:
     address: Address
     asked_at: float
-    found: EngineIdentity | None
+    identity: EngineIdentity | None
 
 
 class Engines:
@@ -52,7 +52,7 @@ class Engines:
 
     def __init__(self, clock: Callable[[], float], http: httpx.AsyncClient | None = None) -> None:
         self._clock = clock
-        self._known: dict[Name, _Known] = {}
+        self._answers: dict[Name, _Answer] = {}
         self._gate = asyncio.Semaphore(AT_ONCE)
         # Never through the environment's proxies: these are pods. Without TLS, so without 4 MiB of authorities.
         self._http = http or httpx.AsyncClient(
@@ -69,24 +69,24 @@ class Engines:
     async def ask(self, addresses: Iterable[Address]) -> Mapping[Name, EngineIdentity]:
         """Ask those that are due; return what is known of all of them."""
         wanted = {address.service: address for address in addresses}
-        self._known = {name: known for name, known in self._known.items() if name in wanted}
+        self._answers = {name: answer for name, answer in self._answers.items() if name in wanted}
         due = [address for name, address in wanted.items() if self._due(name, address)]
         await asyncio.gather(*(self._ask(address) for address in due))
-        return {name: known.found for name, known in self._known.items() if known.found is not None}
+        return {name: answer.identity for name, answer in self._answers.items() if answer.identity is not None}
 
     def _due(self, name: Name, address: Address) -> bool:
-        known = self._known.get(name)
-        if known is None or known.address != address:
+        last = self._answers.get(name)
+        if last is None or last.address != address:
             return True
-        return self._clock() - known.asked_at > (RETRY_SECONDS if known.found is None else AGAIN_SECONDS)
+        return self._clock() - last.asked_at > (RETRY_SECONDS if last.identity is None else AGAIN_SECONDS)
 
     async def _ask(self, address: Address) -> None:
         async with self._gate:
-            found = await self._identify(address)
-        before = self._known.get(address.service)
-        if found is None and before is not None and before.address.type == address.type:
-            found = before.found  # a pod that is starting, or too busy to answer: what was known still holds
-        self._known[address.service] = _Known(address, self._clock(), found)
+            identity = await self._identify(address)
+        before = self._answers.get(address.service)
+        if identity is None and before is not None and before.address.type == address.type:
+            identity = before.identity  # a pod that is starting, or too busy to answer: what was known still holds
+        self._answers[address.service] = _Answer(address, self._clock(), identity)
 
     async def _identify(self, address: Address) -> EngineIdentity | None:
         host = f"[{address.ip}]" if ":" in address.ip else address.ip
@@ -102,11 +102,11 @@ class Engines:
             if exposition is None:
                 continue
             answered = True
-            found = engines.recognise(exposition)
-            if found is not None:
-                engine = engines.BY_TYPE[found.type]
+            recognised = engines.recognise(exposition)
+            if recognised is not None:
+                engine = engines.BY_TYPE[recognised.type]
                 version = await self._version(origin, engine.version_path, engine.version_field)
-                return _identity(address, found, version)
+                return _identity(address, recognised, version)
         if answered:
             text = "Its metrics belong to no supported engine, so its queue and cache are not shown."
             return EngineIdentity("", "", message=text)
@@ -144,13 +144,15 @@ class Engines:
         return data.decode("utf-8", "replace")
 
 
-def _identity(address: Address, found: engines.Recognised, version: str) -> EngineIdentity:
-    identity = EngineIdentity(found.type, version, missing=found.missing, queue_bounds=found.queue_bounds)
-    if address.type not in {found.type, "OpenAICompatible"}:
-        text = f"Its metrics are those of {found.type}, but backend.type is {address.type}. Correct backend.type."
+def _identity(address: Address, recognised: engines.Recognised, version: str) -> EngineIdentity:
+    identity = EngineIdentity(
+        recognised.type, version, missing=recognised.missing, queue_bounds=recognised.queue_bounds
+    )
+    if address.type not in {recognised.type, "OpenAICompatible"}:
+        text = f"Its metrics are those of {recognised.type}, but backend.type is {address.type}. Correct backend.type."
         return replace(identity, message=text)
-    if found.missing:
+    if recognised.missing:
         return replace(
-            identity, message=f"Missing in this version, or disabled by its flags: {', '.join(found.missing)}."
+            identity, message=f"Missing in this version, or disabled by its flags: {', '.join(recognised.missing)}."
         )
     return identity

@@ -45,14 +45,14 @@ class Exporters:
     def facts(self, daemon_sets: Mapping[tuple[str, str], Object], own: tuple[str, str]) -> Facts:
         """Put them together with the DaemonSets that are kept (`stripping.strip_exporter`), of which `own` is ours."""
         ours = daemon_sets.get(own)
-        known = all(informer.synced.is_set() for informer in self.informers)
+        all_read = all(informer.synced.is_set() for informer in self.informers)
         pods = (gpu_choice.pod_of(item) for item in self._pods.items.values())
         foreign = [
             Foreign(*key, item["selector"], item["port"]) for key, item in daemon_sets.items() if "selector" in item
         ]
         return Facts(
-            nodes=tuple(Node(**item["node"]) for item in self._nodes.items.values()) if known else None,
-            pods=tuple(pod for pod in pods if pod is not None) if known else None,
+            nodes=tuple(Node(**item["node"]) for item in self._nodes.items.values()) if all_read else None,
+            pods=tuple(pod for pod in pods if pod is not None) if all_read else None,
             runtime_class=bool(self._classes.items),
             foreign=tuple(sorted(foreign, key=lambda item: (item.namespace, item.name))),
             running=_running(ours),

@@ -77,19 +77,19 @@ def holdings(pod: Object, services: Iterable[LLMService]) -> list[Holding]:
     )
     if not spec.get("nodeName") or since is None or not serving:
         return []
-    found: dict[tuple[str, str], int] = {}
+    counts: dict[tuple[str, str], int] = {}
     ports = {one.key: _ports(one) for one in serving}
     for container in _lasting(spec):
         own = {port.get("name") for port in container.get("ports") or ()}
         owner = next((key for key, wanted in ports.items() if own & wanted), serving[0].key)
         for resource, count in gpus.limits(container).items():
-            found[owner, resource] = found.get((owner, resource), 0) + count
+            counts[owner, resource] = counts.get((owner, resource), 0) + count
     for resource, count in _initial(spec).items():
         # The scheduler sets aside what the pod needs at most, for all its life.
-        more = count - sum(held for (_, name), held in found.items() if name == resource)
+        more = count - sum(number for (_, name), number in counts.items() if name == resource)
         if more > 0:
             place = (serving[0].key, resource)
-            found[place] = found.get(place, 0) + more
+            counts[place] = counts.get(place, 0) + more
     own = {port.get("name") for container in _lasting(spec) for port in container.get("ports") or ()}
     begun = {one.key: one.metadata.creation_timestamp for one in serving}
     return [
@@ -103,7 +103,7 @@ def holdings(pod: Object, services: Iterable[LLMService]) -> list[Holding]:
             max(since, begun[key] or since),
             bool(own & ports[key]),
         )
-        for (key, resource), count in sorted(found.items())
+        for (key, resource), count in sorted(counts.items())
     ]
 
 
@@ -125,22 +125,22 @@ class Gpus:
         now: dt.datetime,
     ) -> tuple[wire.GpuPod, ...]:
         """Return what the ledger is to be told: pods that are there, and those that went since the last `delivered`."""
-        found: list[tuple[Holding, dt.datetime | None]] = []
+        held_until: list[tuple[Holding, dt.datetime | None]] = []
         for pod, services in pods:
-            held = holdings(pod, services)
-            end = ended(pod, None) if held else None
-            found += [(one, end) for one in held]
+            holds = holdings(pod, services)
+            end = ended(pod, None) if holds else None
+            held_until += [(one, end) for one in holds]
         for pod, at, services in gone:
-            held = holdings(pod, services)
-            end = ended(pod, at) if held else None
-            found += [(one, end) for one in held]
-        if found:
+            holds = holdings(pod, services)
+            end = ended(pod, at) if holds else None
+            held_until += [(one, end) for one in holds]
+        if held_until:
             await self._ask_rates()
-        nodes = {one.node for one, _ in found}
+        nodes = {one.node for one, _ in held_until}
         await asyncio.gather(*(self._node(name, now) for name in nodes))
         # Nodes that come and go with the load have a new name each time.
-        self._labels = {name: known for name, known in self._labels.items() if name in nodes}
-        fresh = [await self._pod(one, end, now) for one, end in found]
+        self._labels = {name: cached for name, cached in self._labels.items() if name in nodes}
+        fresh = [await self._pod(one, end, now) for one, end in held_until]
         for one in fresh:
             if one.ended and len(self._gone) < MOST_GONE:
                 self._gone[one.service, one.uid, one.resource] = one
@@ -151,35 +151,35 @@ class Gpus:
         for one in pods:
             self._gone.pop((one.service, one.uid, one.resource), None)
 
-    async def _pod(self, held: Holding, end: dt.datetime | None, now: dt.datetime) -> wire.GpuPod:
-        labels = await self._node(held.node, now)
+    async def _pod(self, holding: Holding, end: dt.datetime | None, now: dt.datetime) -> wire.GpuPod:
+        labels = await self._node(holding.node, now)
         until = end or now
         return wire.GpuPod(
-            service=held.service,
-            uid=held.uid,
-            name=held.name,
-            resource=held.resource,
-            product=gpus.product(held.resource, labels),
-            gpus=held.gpus,
-            since=min(held.since, until),
+            service=holding.service,
+            uid=holding.uid,
+            name=holding.name,
+            resource=holding.resource,
+            product=gpus.product(holding.resource, labels),
+            gpus=holding.gpus,
+            since=min(holding.since, until),
             until=until,
             ended=end is not None,
-            serves=held.serves,
-            rate=self._rates.get(held.node, 0) if gpus.is_whole(held.resource) else 0,
+            serves=holding.serves,
+            rate=self._rates.get(holding.node, 0) if gpus.is_whole(holding.resource) else 0,
         )
 
     async def _node(self, name: str, now: dt.datetime) -> Mapping[str, str]:
-        known = self._labels.get(name)
-        if known is not None and now.timestamp() < known[0]:
-            return known[1]
+        cached = self._labels.get(name)
+        if cached is not None and now.timestamp() < cached[0]:
+            return cached[1]
         try:
             async with self._gate:
                 node = await self._client.get("v1", "nodes", name)
         except NotFoundError:
-            return known[1] if known is not None else {}  # it went, and its pods with it
+            return cached[1] if cached is not None else {}  # it went, and its pods with it
         except WardenError as error:
             logger.warning("the labels of node %s cannot be read: %s", name, error)
-            return known[1] if known is not None else {}
+            return cached[1] if cached is not None else {}
         labels = {
             key: value
             for key, value in (node["metadata"].get("labels") or {}).items()
@@ -225,12 +225,12 @@ def _lasting(spec: Object) -> list[Object]:
 
 def _initial(spec: Object) -> dict[str, int]:
     """The most that an init container holds, by resource."""
-    found: dict[str, int] = {}
+    most: dict[str, int] = {}
     for one in spec.get("initContainers") or ():
         if one.get("restartPolicy") != "Always":
             for resource, count in gpus.limits(one).items():
-                found[resource] = max(count, found.get(resource, 0))
-    return found
+                most[resource] = max(count, most.get(resource, 0))
+    return most
 
 
 def _ready_change(status: Object) -> str | None:

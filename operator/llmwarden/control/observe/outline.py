@@ -154,9 +154,9 @@ class Selected:
         self._pods[name] = labels
         for pair in labels.items():
             self._by_pod_label[pair].add(name)
-        found = tuple(sorted(other for other in self._candidates(labels) if self._outlines[other].selects(labels)))
-        self._of_pod[name] = found
-        for service in found:
+        services = tuple(sorted(other for other in self._candidates(labels) if self._outlines[other].selects(labels)))
+        self._of_pod[name] = services
+        for service in services:
             self._of_service.setdefault(service, set()).add(name)
 
     def drop_pod(self, name: str) -> None:
@@ -173,10 +173,10 @@ class Selected:
 
 
 def _discard(sets: dict[Any, set[str]], key: Any, name: str) -> None:
-    found = sets.get(key)
-    if found is not None:
-        found.discard(name)
-        if not found:
+    members = sets.get(key)
+    if members is not None:
+        members.discard(name)
+        if not members:
             del sets[key]
 
 

@@ -58,12 +58,12 @@ def _gauge(key: str, how: str) -> str:
 
 def _rate(key: str) -> str:
     # One name at a time: `rate` drops names, and a version that has the old one beside the new would answer the same series twice.
-    found = []
+    queries = []
     for metric in engines.metrics_of(key):
         for name in metric.names:
             pattern = engines.Metric((name,)).pattern
-            found.append(f'sum by ({promql.BY}) (rate({{__name__=~"{pattern}",{names.LABEL_M_SERVICE}!=""}}[5m]))')
-    return " or ".join(found)
+            queries.append(f'sum by ({promql.BY}) (rate({{__name__=~"{pattern}",{names.LABEL_M_SERVICE}!=""}}[5m]))')
+    return " or ".join(queries)
 
 
 _QUANTILES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
@@ -155,34 +155,34 @@ class Prometheus:
         }
 
     async def _by_service(self, question: Question) -> Values:
-        found: Values = {}
+        values: Values = {}
         for labels, text in await self.query(question.query):
             value = float(text)
             if math.isfinite(value):  # NaN: a quantile of nothing
-                found[_key(labels)] = value
-        return found
+                values[_key(labels)] = value
+        return values
 
     async def _bounds(self) -> dict[ServiceName, tuple[float, ...]]:
-        found: dict[ServiceName, set[float]] = defaultdict(set)
+        bounds: dict[ServiceName, set[float]] = defaultdict(set)
         for labels, _ in await self.query(BOUNDS.query):
             try:
                 value = float(labels.get("le", ""))
             except ValueError:
                 continue
             if math.isfinite(value):
-                found[_key(labels)].add(value)
-        return {key: tuple(sorted(values)) for key, values in found.items()}
+                bounds[_key(labels)].add(value)
+        return {key: tuple(sorted(values)) for key, values in bounds.items()}
 
     async def _objectives(self) -> dict[ServiceName, dict[str, Decimal]]:
-        found: dict[ServiceName, dict[str, Decimal]] = defaultdict(dict)
+        ratios: dict[ServiceName, dict[str, Decimal]] = defaultdict(dict)
         for labels, text in await self.query(OBJECTIVES.query):
             try:
                 value = Decimal(text)
             except InvalidOperation:
                 continue
             if value.is_finite():
-                found[_key(labels)][labels.get("objective", "")] = value
-        return dict(found)
+                ratios[_key(labels)][labels.get("objective", "")] = value
+        return dict(ratios)
 
     async def retention(self) -> int | None:
         """Return for how many seconds this Prometheus keeps data; None where it does not say, or keeps it by size alone. Raises UnavailableError.
@@ -199,7 +199,9 @@ class Prometheus:
         except (ValueError, KeyError, TypeError):
             return None
         # "15d", "15d or 10GiB", "10GiB": what holds first is what holds.
-        return next((found for part in said.split(" or ") if (found := durations.prometheus(part)) is not None), None)
+        return next(
+            (seconds for part in said.split(" or ") if (seconds := durations.prometheus(part)) is not None), None
+        )
 
     async def query(self, promql_text: str) -> list[tuple[Mapping[str, str], str]]:
         """Ask one instant query; returns labels and value of each series. Raises UnavailableError."""

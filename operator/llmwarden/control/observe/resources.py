@@ -59,8 +59,8 @@ class Essence(NamedTuple):
     going: bool
 
 
-class Held(NamedTuple):
-    """An object: its resourceVersion, the essence of its metadata, and itself."""
+class StoredObject(NamedTuple):
+    """An object as memory keeps it: its resourceVersion, the essence of its metadata, and its compressed JSON."""
 
     version: int
     essence: Essence
@@ -71,7 +71,7 @@ class Resources:
     """Objects of our own kinds by kind and name, and the labels of Namespaces."""
 
     def __init__(self) -> None:
-        self._objects: dict[str, dict[Name, Held]] = {kind: {} for kind in (*KINDS, NAMESPACE)}
+        self._objects: dict[str, dict[Name, StoredObject]] = {kind: {} for kind in (*KINDS, NAMESPACE)}
         self._parsed: dict[bool, OrderedDict[tuple[str, Name], tuple[int, Any]]] = {
             True: OrderedDict(),
             False: OrderedDict(),
@@ -98,7 +98,7 @@ class Resources:
         """Take in an object as it is now, its indexes included."""
         metadata, old = item["metadata"], self._objects[kind].get(name)
         kept = {**item, "metadata": {key: value for key, value in metadata.items() if key != "managedFields"}}
-        self._objects[kind][name] = Held(version_of(item), essence, pack(kept))
+        self._objects[kind][name] = StoredObject(version_of(item), essence, pack(kept))
         if old is not None and old.essence == essence:
             return  # only its status is new
         there = self._in_namespace.setdefault((kind, name[0]), set())
@@ -145,8 +145,8 @@ class Resources:
             (self._ports, new and new.port),
             (self._gpu_services, new and new.gpu),
         )
-        for names, held in holds:
-            (names.add if held else names.discard)(name)
+        for names, belongs in holds:
+            (names.add if belongs else names.discard)(name)
         if new is None:
             selected.drop_service(name[1])
         else:
@@ -159,8 +159,8 @@ class Resources:
 
     def raw(self, kind: str, name: Name) -> Object | None:
         """Return an object of our kinds as its JSON, without managedFields."""
-        held = self._objects[kind].get(name)
-        return unpack(held.packed) if held is not None else None
+        stored = self._objects[kind].get(name)
+        return unpack(stored.packed) if stored is not None else None
 
     def names(self, kind: str, namespace: str | None = None) -> list[Name]:
         """Return the names of all objects of a kind, in one namespace or in all, in order."""
@@ -183,8 +183,8 @@ class Resources:
     def outlines(self) -> Iterator[tuple[Name, Outline]]:
         """Give every service that can be read, with its outline."""
         for namespace, there in self._selected.items():
-            for name, found in there.outlines.items():
-                yield (namespace, name), found
+            for name, one in there.outlines.items():
+                yield (namespace, name), one
 
     def outline(self, name: Name) -> Outline | None:
         """Return the outline of a service; None where it is gone or cannot be read."""
@@ -196,38 +196,38 @@ class Resources:
 
     def parsed(self, kind: str, name: Name) -> Any:
         """Return an object of our kinds as a value; None where it is gone. Raises InvalidSpecError."""
-        held = self._objects[kind].get(name)
-        if held is None:
+        stored = self._objects[kind].get(name)
+        if stored is None:
             return None
         values, most = self._parsed[kind == "LLMService"], PARSED if kind == "LLMService" else SHARED
-        known = values.get((kind, name))
-        if known is None or known[0] != held.version:
+        cached = values.get((kind, name))
+        if cached is None or cached[0] != stored.version:
             try:
-                value = parse(MODELS[kind], unpack(held.packed))
+                value = parse(MODELS[kind], unpack(stored.packed))
             except InvalidSpecError as error:
                 value = error
-            known = (held.version, value)
-            values[kind, name] = known
+            cached = (stored.version, value)
+            values[kind, name] = cached
             if len(values) > most:
                 values.popitem(last=False)
         else:
             values.move_to_end((kind, name))
-        if isinstance(known[1], InvalidSpecError):
-            raise known[1]
-        return known[1]
+        if isinstance(cached[1], InvalidSpecError):
+            raise cached[1]
+        return cached[1]
 
     def service(self, name: Name) -> LLMService | None:
         """Return a service that can be read; None where it is gone, or is no longer valid."""
         try:
-            found: LLMService | None = self.parsed("LLMService", name)
+            service: LLMService | None = self.parsed("LLMService", name)
         except InvalidSpecError:
             return None
-        return found
+        return service
 
     def services(self, names: Iterable[Name]) -> tuple[LLMService, ...]:
         """Return those of these services that can be read and are not being deleted."""
-        found = (self.service(name) for name in names)
-        return tuple(item for item in found if item is not None and item.metadata.deletion_timestamp is None)
+        existing = (self.service(name) for name in names)
+        return tuple(item for item in existing if item is not None and item.metadata.deletion_timestamp is None)
 
     def namespace_labels(self, namespace: str) -> Mapping[str, str]:
         """Return the labels of a namespace."""
@@ -242,21 +242,21 @@ class Resources:
 
     def applying(self, service: LLMService) -> tuple[budgets.Budget, ...]:
         """Return every budget that holds for a service and can work, shared ones included, in order."""
-        found: list[budgets.Budget] = []
+        applying: list[budgets.Budget] = []
         with contextlib.suppress(InvalidSpecError):
-            found += budgets.of_service(service)
+            applying += budgets.of_service(service)
         for name in self.names("LLMBudget", service.metadata.namespace):
             with contextlib.suppress(InvalidSpecError):
                 shared = self.parsed("LLMBudget", name)
                 if budgets.namespace_applies(shared, service):
-                    found.append(budgets.of_namespace(shared))
+                    applying.append(budgets.of_namespace(shared))
         labels = self.namespace_labels(service.metadata.namespace)
         for name in self.names("ClusterLLMBudget"):
             with contextlib.suppress(InvalidSpecError):
                 platform = self.parsed("ClusterLLMBudget", name)
                 if budgets.cluster_applies(platform, labels):
-                    found.append(budgets.of_cluster(platform))
-        return tuple(found)
+                    applying.append(budgets.of_cluster(platform))
+        return tuple(applying)
 
     def sharing(self, budget: LLMBudget | ClusterLLMBudget) -> int:
         """Return how many services share a budget."""
@@ -271,11 +271,11 @@ class Resources:
 
     def price_rivals(self, name: Name) -> tuple[str, ...]:
         """Return the ModelPrices that come before this one by name and price one of its models."""
-        found: list[ModelPrice] = []
+        others: list[ModelPrice] = []
         for other in self.names("ModelPrice"):
             with contextlib.suppress(InvalidSpecError):
-                found.append(self.parsed("ModelPrice", other))
-        rivals = {by[0] for by in prices.duplicates(found).values() if name[1] in by[1:]}
+                others.append(self.parsed("ModelPrice", other))
+        rivals = {by[0] for by in prices.duplicates(others).values() if name[1] in by[1:]}
         return tuple(sorted(rivals))
 
 

@@ -1,8 +1,10 @@
-"""What the operator knows of the cluster: local copies, kept fresh by watches, and the marking of what they make dirty.
+"""Keeps what the operator knows of the cluster: local copies that watches update. Marks the objects that a change concerns.
 
-Our own kinds and Namespaces come from kopf's watches (`handlers.watches` calls `take`), all else from informers: those can select by
-label at the server, leave what we do not need out of memory, live without an API that is not installed, and notice what was deleted
-while a watch was away. Pods and Services are watched once for the whole cluster, and kept of namespaces that hold an LLMService only.
+Our own kinds and Namespaces come from kopf's watches (`handlers.watches` calls `take`). Everything else comes from informers. They
+select by label at the server, drop fields that we do not need, work without an API that is not installed, and notice what was deleted
+while a watch was interrupted. Pods and Services are watched once for the whole cluster, but kept only for namespaces with an LLMService.
+
+Nothing is judged here: `control.judge` does that.
 """
 
 import asyncio
@@ -41,20 +43,20 @@ ROUTING: Final = "monitoring.coreos.com/v1alpha1"
 MONITORING: Final = "monitoring.coreos.com/v1"
 Labels = Mapping[str, str]
 GONE: Final = frozenset({"Succeeded", "Failed"})
-UNREAD_SECONDS: Final = 10.0  # at the start, for a first list that fails
-FAULT_SECONDS: Final = 30.0  # a watch that fails for less is an API server that restarts, and no news
-MOST_GONE: Final = 10_000  # deleted pods that nobody asked for yet
+UNREAD_SECONDS: Final = 10.0  # at the start: how long a first list may fail before the rest goes on
+FAULT_SECONDS: Final = 30.0  # a watch that fails for a shorter time is not reported: the API server restarts
+MOST_GONE: Final = 10_000  # deleted pods that are kept until `take_gone` is called
 
 
 class Mark(Protocol):
-    """Marks what must be reconciliation. Urgent is what somebody waits for: an edit, a pod. What is looked at in its turn is not."""
+    """Marks what must be reconciled. Urgent means that somebody waits for it: an edit, a pod. Other keys wait for their turn."""
 
     def __call__(self, key: WorkKey, *, urgent: bool = True) -> None:
         """Mark a key."""
 
 
 class Listing:
-    """A whole list of one kind, which comes page by page. What comes or goes meanwhile the watch tells: the list may be older."""
+    """A whole list of one kind, which arrives page by page. The watch may already know of newer changes than the list does."""
 
     def __init__(self, world: "World", kind: str, before: Iterable[Name]) -> None:
         self._world = world
@@ -63,7 +65,7 @@ class Listing:
         self._went: set[Name] = set()
 
     def went(self, name: Name) -> None:
-        """Hear that an object went while the list was under way."""
+        """Note that an object was deleted while the list arrived."""
         self._went.add(name)
 
     def take(self, item: Object) -> None:
@@ -74,7 +76,7 @@ class Listing:
             self._world.take(self._kind, item, name)
 
     def end(self) -> None:
-        """Take in that the list is whole: what was known before it was asked for and is not in it is gone."""
+        """Note that the list is complete: objects that were known before and are not in it are gone."""
         for name in self._unseen - self._went:
             self._world.take(self._kind, None, name)
 
@@ -182,7 +184,7 @@ class World(Resources):
 
     @property
     def _needed(self) -> tuple[Informer, ...]:
-        """What every status rests on."""
+        """The informers without which no status can be computed."""
         return (*self._owned.values(), self._daemon_sets, self._endpoints, *self._local)
 
     async def run(self) -> None:
@@ -198,9 +200,9 @@ class World(Resources):
                 group.create_task(local.run())
 
     async def synced(self) -> None:
-        """Wait until every copy is complete, or it is known that it cannot be: then its fault is said, and the rest goes on.
+        """Wait until every copy is complete, or cannot be: then its fault is reported, and the rest goes on.
 
-        To be called once our own kinds have been listed.
+        Call it once our own kinds have been listed.
         """
         self._listed.set()
         for informer in self._needed:
@@ -209,16 +211,16 @@ class World(Resources):
         await self._exporters.synced()
 
     async def _follow_capabilities(self) -> None:
-        """Notice that an optional API has come or gone: an empty list alone would change nothing. Local looks only."""
-        known, listed, failing = self.capabilities, self._choosers.listed, self.unwatched()
+        """Notice that an optional API was installed or removed: an empty list alone would mark nothing. Looks at local state only."""
+        capabilities, listed, failing = self.capabilities, self._choosers.listed, self.unwatched()
         while True:
             await asyncio.sleep(1.0)
             if bool(self.unwatched()) != bool(failing):
                 failing = self.unwatched()
                 self._mark_kind("LLMService", urgent=False)
-            if self.capabilities != known:
-                known = self.capabilities
-                logger.info("optional APIs now: %s", known)
+            if self.capabilities != capabilities:
+                capabilities = self.capabilities
+                logger.info("optional APIs now: %s", capabilities)
                 self.mark_all()
             if self._choosers.listed != listed:
                 listed = self._choosers.listed
@@ -266,12 +268,12 @@ class World(Resources):
 
     def take(self, kind: str, item: Object | None, name: Name) -> None:
         """Take in an object of our kinds, or a Namespace, as it is now; None where it is gone."""
-        held = self._objects[kind].get(name)
-        before = held.essence if held is not None else None
+        stored = self._objects[kind].get(name)
+        before = stored.essence if stored is not None else None
         after = self._essence(item) if item is not None else None
-        if held is not None and item is not None and held.essence.uid == item["metadata"].get("uid", ""):
+        if stored is not None and item is not None and stored.essence.uid == item["metadata"].get("uid", ""):
             version = version_of(item)
-            if version < held.version or version == held.version != 0:
+            if version < stored.version or version == stored.version != 0:
                 return  # a list that was started before what we know, or what our own write has told already
         rivals = self.selected(name[0]).rivals(name[1]) if kind == "LLMService" and before != after else set()
         if item is None or after is None:
@@ -375,18 +377,18 @@ class World(Resources):
             self._mark_kind("LLMService", urgent=False)  # whether it is selected is said of each
 
     def _forget_child(self, identity: Identity, place: Name) -> None:
-        found = self._children.get(place)
-        if found is not None:
-            found.discard(identity)
-            if not found:
+        children = self._children.get(place)
+        if children is not None:
+            children.discard(identity)
+            if not children:
                 del self._children[place]
 
     # Reading --------------------------------------------------------------------------------------------------------
 
     def owned(self, identity: Identity) -> Child | None:
         """Return an object of ours as the cluster has it, our own writes included."""
-        found: Child | None = self._owned[identity[0]].items.get(identity[1:])
-        return found
+        child: Child | None = self._owned[identity[0]].items.get(identity[1:])
+        return child
 
     def written(self, item: Object) -> Child:
         """Take in what the API server answered to a write of ours."""
@@ -404,8 +406,8 @@ class World(Resources):
 
     def owned_of(self, service: Name) -> list[Child]:
         """Return all objects beside a service."""
-        found = (self.owned(identity) for identity in sorted(self._children.get(service, ())))
-        return [item for item in found if item is not None]
+        children = (self.owned(identity) for identity in sorted(self._children.get(service, ())))
+        return [item for item in children if item is not None]
 
     def owned_once(self) -> list[Child]:
         """Return all objects of ours that belong to no service, and that we have written (not Helm)."""
@@ -416,15 +418,17 @@ class World(Resources):
             if not item.service and item.managed
         ]
 
-    def gpu_choice(self) -> gpu_choice.Choice:
-        """Choose which GPU exporter the cluster gets; services' snapshots tell of the last choice."""
+    def exporter_facts(self) -> tuple[set[str], gpu_choice.Facts]:
+        """Return which GPU exporters services ask for, and what the choice of one depends on."""
         facts = self._exporters.facts(self._daemon_sets.items, (self._settings.namespace, names.GPU_EXPORTER))
-        found = (gpu_choice.choose(set(+self._exporters_asked), self._settings, facts, self._now()), facts)
-        if found != self._gpu:
-            self._gpu = found
+        return set(+self._exporters_asked), facts
+
+    def exporter_chosen(self, choice: gpu_choice.Choice, facts: gpu_choice.Facts) -> None:
+        """Remember which GPU exporter was chosen, for services' snapshots; mark the services if it is another one."""
+        if (choice, facts) != self._gpu:
+            self._gpu = (choice, facts)
             for name in self._gpu_services:
                 self._mark(WorkKey("LLMService", *name), urgent=False)
-        return self._gpu[0]
 
     @property
     def webhook_ready(self) -> bool:
@@ -483,9 +487,9 @@ class World(Resources):
             ("AlertmanagerConfig", namespace, names.PREFIX_ROUTE + name),
             ("GrafanaDashboard", namespace, names.PREFIX_DASHBOARD + name),
         )
-        found = {place: self.owned(place) for place in places}
+        children = {place: self.owned(place) for place in places}
         there = {
-            place: {"metadata": {"labels": dict(item.labels)}} for place, item in found.items() if item is not None
+            place: {"metadata": {"labels": dict(item.labels)}} for place, item in children.items() if item is not None
         }
         return self._choosers.around(there, {own: self.namespace_labels(own), namespace: labels})
 
@@ -497,20 +501,20 @@ class World(Resources):
     def take_gone(self) -> list[tuple[Object, dt.datetime, tuple[LLMService, ...]]]:
         """Return pods with GPUs that were deleted since this was last asked, and when that was seen."""
         gone, self._gone = self._gone, []
-        found = []
+        ended = []
         for pod, at in gone:
             namespace, labels = pod["metadata"]["namespace"], pod["metadata"].get("labels") or {}
             outlines = self.selected(namespace).outlines
             chosen = [(namespace, name) for name in sorted(outlines) if outlines[name].selects(labels)]
-            found.append((pod, at, self.services(chosen)))
-        return found
+            ended.append((pod, at, self.services(chosen)))
+        return ended
 
     def _services_of(self, pod: Name) -> tuple[LLMService, ...]:
         return self.services((pod[0], name) for name in self.selected(pod[0]).services(pod[1]))
 
     def engine_addresses(self) -> list[Address]:
         """Return where the engines behind Port services can be asked: of each service one pod that is ready."""
-        found = []
+        addresses = []
         for name in sorted(self._ports):
             there, kept = self.selected(name[0]), self._pods.of(name[0])
             outline = there.outlines[name[1]]
@@ -521,6 +525,6 @@ class World(Resources):
                 )
                 if numbers and pod["status"].get("podIP"):
                     uid, ip = pod["metadata"]["uid"], pod["status"]["podIP"]
-                    found.append(Address(name, uid, ip, numbers[0], outline.backend))
+                    addresses.append(Address(name, uid, ip, numbers[0], outline.backend))
                     break
-        return found
+        return addresses

@@ -136,9 +136,9 @@ class SpendApi:
         account = f"{caller.namespace}:{caller.account}"
         where = f"in namespace {namespace}" if namespace else "in all namespaces"
         binding = (
-            f"kubectl create rolebinding llmwarden-view --clusterrole=llmwarden-view --serviceaccount={account} -n {namespace}"
+            f"kubectl create rolebinding {names.ROLE_VIEW} --clusterrole={names.ROLE_VIEW} --serviceaccount={account} -n {namespace}"
             if namespace
-            else f"kubectl create clusterrolebinding llmwarden-view --clusterrole=llmwarden-view --serviceaccount={account}"
+            else f"kubectl create clusterrolebinding {names.ROLE_VIEW} --clusterrole={names.ROLE_VIEW} --serviceaccount={account}"
         )
         message = f"service account {account} may not list llmservices {where}, so it may not see their spend. To allow it: {binding}"
         raise Refusal(403, "forbidden", message)

@@ -13,7 +13,7 @@ from typing import Final
 
 from llmwarden.contracts import ledger as wire
 from llmwarden.domain import gpuhours
-from llmwarden.domain.gpuhours import WINDOW_SECONDS, Held, Share, Work
+from llmwarden.domain.gpuhours import WINDOW_SECONDS, GpuTime, Share, Work
 from llmwarden.ledger.rating.aggregate import DAY, HORIZON_SECONDS, Aggregate
 from llmwarden.ledger.store import HeldSum
 from llmwarden.names import BUCKET_SECONDS
@@ -211,10 +211,10 @@ class GpuHours:
         known = self._rate_of(product, bucket)
         return known if known is not None else observed or None
 
-    def _pieces(self, service: str, buckets: Iterable[int]) -> list[tuple[Kind, Held, int]]:
+    def _pieces(self, service: str, buckets: Iterable[int]) -> list[tuple[Kind, GpuTime, int]]:
         held = self._held.get(service, {})
         return [
-            (kind, Held(gpu_ms, self._rate(kind, bucket)), pod_ms)
+            (kind, GpuTime(gpu_ms, self._rate(kind, bucket)), pod_ms)
             for bucket in buckets
             for kind, gpu_ms, pod_ms in held.get(bucket, ())
             if gpu_ms > 0
@@ -240,7 +240,7 @@ class GpuHours:
         )
         return gpuhours.share([held for _, held, _ in pieces], sum(pod_ms for _, _, pod_ms in pieces), work)
 
-    def _lately(self, service: str, now: float) -> list[tuple[Kind, Held, int]]:
+    def _lately(self, service: str, now: float) -> list[tuple[Kind, GpuTime, int]]:
         held = self._held.get(service, {})
         newest = max((bucket for bucket in held if bucket <= now), default=None)
         if newest is None or newest < now - RECENT_SECONDS:

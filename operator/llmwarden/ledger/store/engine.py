@@ -15,7 +15,7 @@ from typing import Any, Final, TextIO
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from llmwarden import tracing
+from llmwarden import names, tracing
 from llmwarden.errors import InvalidSpecError, UnavailableError
 
 BUSY_MILLISECONDS: Final = 5000  # how long to wait for a person who reads the file with another program
@@ -49,7 +49,7 @@ class Database:
                 "connect_args": {
                     "connect_timeout": 5,
                     "options": _POSTGRESQL_OPTIONS,
-                    "application_name": "llmwarden-ledger",
+                    "application_name": names.LEDGER,
                     # A server that vanished is noticed within about 15 s also while we wait for it.
                     "keepalives_idle": 5,
                     "keepalives_interval": 3,

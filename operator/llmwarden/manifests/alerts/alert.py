@@ -64,6 +64,6 @@ def recorded(record: str, label: str, *by: str, words: Mapping[str, str] | None 
     values = " ".join(f"$labels.{name}" for name in shared)
     said = f'{{{{ . | first | label "{label}" }}}}'
     if words:
-        asked = f'{{{{ $found := . | first | label "{label}" }}}}'
-        said = asked + "".join(f'{{{{ if eq $found "{value}" }}}}{text}{{{{ end }}}}' for value, text in words.items())
+        query = f'{{{{ $found := . | first | label "{label}" }}}}'
+        said = query + "".join(f'{{{{ if eq $found "{value}" }}}}{text}{{{{ end }}}}' for value, text in words.items())
     return f'{{{{ with query (printf "{record}{{{matchers}}}" {values}) }}}}{said}{{{{ end }}}}'

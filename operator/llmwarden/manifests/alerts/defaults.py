@@ -58,7 +58,7 @@ def gpu_records(params: Params) -> list[dict[str, Any]]:
     """
     metadata = params.service.metadata
     pods = f"max by (namespace, pod) (last_over_time({names.METRIC_IN_FLIGHT}{{{promql.selector(metadata.namespace, metadata.name)}}}[15m]))"
-    held = wanted(params)
+    names_wanted = wanted(params)
     return [
         {
             "record": record,
@@ -66,7 +66,7 @@ def gpu_records(params: Params) -> list[dict[str, Any]]:
             "labels": {names.LABEL_M_SERVICE: metadata.name},
         }
         for name, (record, series) in _gpu_figures(metadata.namespace).items()
-        if name in held
+        if name in names_wanted
     ]
 
 
@@ -116,7 +116,7 @@ def _errors(settings: Settings) -> Rule:
         severity="warning",
         summary="{{ $value | humanizePercentage }} of calls fail",
         description=(
-            "More than 5 % of calls in the last 5 minutes failed. Break llmwarden_requests_total down by error_type and "
+            f"More than 5 % of calls in the last 5 minutes failed. Break {names.METRIC_REQUESTS} down by error_type and "
             "http_status_code: 401 is a wrong key, 429 a rate limit of the provider or an exhausted budget, 5xx a fault of the backend."
         ),
     )
@@ -196,7 +196,7 @@ def _journal(settings: Settings) -> Rule:
         summary="{{ $value }} of its proxies cannot write their journal",
         description=(
             "Calls are still served and reported. But if such a proxy dies now, the usage since its last report is lost. Its disk is full or "
-            "read-only. Check the node's disk and the pods' volume llmwarden-journal."
+            f"read-only. Check the node's disk and the pods' volume {names.VOLUME_JOURNAL}."
         ),
     )
 

@@ -24,7 +24,7 @@ def about(params: Params) -> list[dict[str, Any]]:
     """Record of each objective what its alerts must know."""
     metadata = params.service.metadata
     whose = {"namespace": metadata.namespace, names.LABEL_M_SERVICE: metadata.name}
-    found: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = []
     for objective in slo.measured(params):
         labels = {
             **whose,
@@ -38,10 +38,10 @@ def about(params: Params) -> list[dict[str, Any]]:
                 "indicator": objective.indicator,
                 "threshold": durations.human(objective.threshold_seconds),
             }
-        found.append(
+        records.append(
             {"record": names.RECORD_ERROR_BUDGET, "expr": f"vector({slo.budget(objective):f})", "labels": labels}
         )
-    found += [
+    records += [
         {
             "record": names.RECORD_SPEND_LIMIT,
             "expr": f"vector({money.to_decimal(item.picodollars_per_hour)})",
@@ -50,7 +50,7 @@ def about(params: Params) -> list[dict[str, Any]]:
         for item in params.objectives
         if isinstance(item, SpendObjective)
     ]
-    return found
+    return records
 
 
 def alerts(settings: Settings) -> list[Rule]:

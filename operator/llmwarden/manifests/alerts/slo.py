@@ -83,33 +83,33 @@ def budget(objective: Share) -> Decimal:
 
 def rates(params: Params) -> list[dict[str, Any]]:
     """Record of each objective how much is good and how much there is: what all its shares over longer windows are sums of."""
-    found: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = []
     for objective in measured(params):
         labels = {"objective": objective.name}
         whose = {**labels, **_whose(params)} if isinstance(objective, AvailabilityObjective) else labels
-        found += [
+        records += [
             {"record": names.RECORD_GOOD, "expr": shares.good(params, objective, RATE), "labels": whose},
             {"record": names.RECORD_TOTAL, "expr": shares.total(params, objective, RATE), "labels": whose},
         ]
-    return found
+    return records
 
 
 def quick(params: Params) -> list[dict[str, Any]]:
     """Record the share of bad ones over the windows that a page asks for, and whether one is due."""
-    found: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = []
     for same in _by_window(params):
-        found += [rule for window in same.windows if window <= QUICK for rule in _bad(same, window)]
-        found += _burn(same, "critical")
-    return found
+        records += [rule for window in same.windows if window <= QUICK for rule in _bad(same, window)]
+        records += _burn(same, "critical")
+    return records
 
 
 def slow(params: Params) -> list[dict[str, Any]]:
     """Record the share of bad ones over days, and whether a ticket is due: sums over many samples, so seldom."""
-    found: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = []
     for same in _by_window(params):
-        found += [rule for window in same.windows if window > QUICK for rule in _bad(same, window)]
-        found += _burn(same, "warning")
-    return found
+        records += [rule for window in same.windows if window > QUICK for rule in _bad(same, window)]
+        records += _burn(same, "warning")
+    return records
 
 
 def whole(params: Params) -> list[dict[str, Any]]:
@@ -170,11 +170,11 @@ class _Same:
 
 
 def _by_window(params: Params) -> list[_Same]:
-    found: dict[int, list[Share]] = {}
+    objectives: dict[int, list[Share]] = {}
     for objective in measured(params):
-        found.setdefault(objective.window_seconds, []).append(objective)
+        objectives.setdefault(objective.window_seconds, []).append(objective)
     whose = promql.selector(params.service.metadata.namespace, params.service.metadata.name)
-    return [_Same(seconds, whose, tuple(items)) for seconds, items in found.items()]
+    return [_Same(seconds, whose, tuple(items)) for seconds, items in objectives.items()]
 
 
 def _share(of: str, seconds: int) -> str:

@@ -53,14 +53,14 @@ def budget_alerts(settings: Settings) -> list[Rule]:
 
 def about(params: Params) -> list[dict[str, Any]]:
     """Record of each budget that holds for a service what its alerts must know: the ledger's series have its key only."""
-    found: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = []
     for budget in params.budgets:
         mine = {**_whose(params), "budget": budget.name, "kind": budget.scope}
         more = {"action": budget.action, "consequence": _consequence(budget), "window": str(budget.window)}
         if budget.window.calendar:
             more["calendar"] = budget.window.calendar
-        found.append({"record": names.RECORD_BUDGET, "expr": "vector(1)", "labels": {**mine, **more}})
-        found += [
+        records.append({"record": names.RECORD_BUDGET, "expr": "vector(1)", "labels": {**mine, **more}})
+        records += [
             {
                 "record": names.RECORD_BUDGET_WARN,
                 "expr": f"vector({percent / 100})",
@@ -69,7 +69,7 @@ def about(params: Params) -> list[dict[str, Any]]:
             for percent in budget.warn_at
             if percent < 100  # noqa: PLR2004 - percent; at 100 it is exceeded, which is another alert
         ]
-    return found
+    return records
 
 
 def _whose(params: Params) -> dict[str, str]:

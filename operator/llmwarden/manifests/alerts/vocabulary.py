@@ -128,11 +128,13 @@ def engine_figures() -> list[dict[str, Any]]:
 
 def short() -> list[dict[str, Any]]:
     """Record the names that guides use, as copies: sums over a service's pods keep what its labels tell apart."""
-    found = []
+    records = []
     for name, metric in _SHORT.items():
         suffixes = ("_bucket", "_sum", "_count") if name in _SHORT_HISTOGRAMS else ("",)
-        found += [_record(f"{name}{end}", f"sum without (pod, instance) ({metric}{end}{{{ANY}}})") for end in suffixes]
-    return found
+        records += [
+            _record(f"{name}{end}", f"sum without (pod, instance) ({metric}{end}{{{ANY}}})") for end in suffixes
+        ]
+    return records
 
 
 def _record(name: str, expr: str) -> dict[str, Any]:
@@ -141,26 +143,28 @@ def _record(name: str, expr: str) -> dict[str, Any]:
 
 def _engine(engine: engines.Engine) -> list[tuple[str, str]]:
     rate = f"sum by ({promql.BY}) (rate({{}}[{WINDOW}]))"
-    found = []
+    records = []
     for key, how in _GAUGES.items():
         if key in engine.metrics:
-            found.append((GAUGE_NAMES[key], _of_all(engine.metrics[key], f"{how} by ({promql.BY}) ({{}})")))
-    found += [
+            records.append((GAUGE_NAMES[key], _of_all(engine.metrics[key], f"{how} by ({promql.BY}) ({{}})")))
+    records += [
         (f"{names.RECORD_ENGINE}{key}:rate5m", _of_all(engine.metrics[key], rate))
         for key in _COUNTERS
         if key in engine.metrics
     ]
     if "prefix_hits" in engine.metrics:
         hits, queries = (_of_all(engine.metrics[key], rate) for key in ("prefix_hits", "prefix_queries"))
-        found.append((names.RECORD_ENGINE_PREFIX_HITS, f"({hits})\n/ (({queries}) > 0)"))
+        records.append((names.RECORD_ENGINE_PREFIX_HITS, f"({hits})\n/ (({queries}) > 0)"))
     for key in _ENGINE_HISTOGRAMS:
         metric = engine.metrics.get(key)
         if metric is None or metric.divisor != 1.0:
             continue  # a counter of microseconds has no quantile
         for quantile, q in ENGINE_QUANTILES.items():
             form = f"histogram_quantile({q}, sum by ({promql.BY}, le) (rate({{}}[{WINDOW}])))"
-            found.append((f"{names.RECORD_ENGINE}{key}_seconds:{quantile}_5m", _of_all(metric, form, suffix="_bucket")))
-    return found
+            records.append(
+                (f"{names.RECORD_ENGINE}{key}_seconds:{quantile}_5m", _of_all(metric, form, suffix="_bucket"))
+            )
+    return records
 
 
 def _of_all(metric: engines.Metric, form: str, suffix: str = "") -> str:

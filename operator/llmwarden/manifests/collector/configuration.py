@@ -200,7 +200,7 @@ def _by_service(name: str, default: str, own: Mapping[str, str], condition: Any)
 
 
 def _of(chosen: Mapping[str, KeptTraces], value: Any) -> dict[str, str]:
-    return {name: found for name, keep in chosen.items() if (found := value(keep)) is not None}
+    return {name: text for name, keep in chosen.items() if (text := value(keep)) is not None}
 
 
 def _slow(keep: KeptTraces) -> str | None:

@@ -5,7 +5,7 @@ from typing import Any, Final
 from llmwarden import names
 from llmwarden.manifests.dashboards import overview, service
 from llmwarden.manifests.dashboards.panels import to_json
-from llmwarden.manifests.manifest import Manifest, beside, ours
+from llmwarden.manifests.manifest import DASHBOARD_OVERVIEW_UID, Manifest, beside, ours
 from llmwarden.manifests.params import ClusterParams, Params
 from llmwarden.settings import Settings
 
@@ -28,7 +28,11 @@ def of_cluster(params: ClusterParams) -> Manifest | None:
     """Build the dashboard over all services, in our own namespace."""
     placed = ours(names.DASHBOARD_OVERVIEW, "dashboard", params.settings.namespace, params.settings.dashboard_labels)
     return _deliver(
-        placed, "llmwarden-overview.json", overview.build(), params.settings, params.capabilities.grafana_dashboards
+        placed,
+        f"{DASHBOARD_OVERVIEW_UID}.json",
+        overview.build(),
+        params.settings,
+        params.capabilities.grafana_dashboards,
     )
 
 

@@ -105,16 +105,16 @@ def row(title: str) -> Panel:
 
 def placed(panels: Iterable[Panel]) -> list[Panel]:
     """Return panels in lines from left to right, as wide as they ask to be, with numbers, by which links name them."""
-    found: list[Panel] = []
+    numbered: list[Panel] = []
     x = y = height = 0
     for number, panel in enumerate(panels, start=1):
         size = panel["gridPos"]
         if x + size["w"] > COLUMNS_OF_GRID:
             x, y, height = 0, y + height, 0
-        found.append({"id": number, **panel, "gridPos": {**size, "x": x, "y": y}})
+        numbered.append({"id": number, **panel, "gridPos": {**size, "x": x, "y": y}})
         # What is repeated has its lines for itself: how many they are Grafana knows, and moves what is below.
         x, height = (COLUMNS_OF_GRID if "repeat" in panel else x + size["w"]), max(height, size["h"])
-    return found
+    return numbered
 
 
 def source_variable() -> dict[str, Any]:

@@ -113,7 +113,7 @@ def _quantiles(recorded: str) -> tuple[Query, ...]:
 
 
 def _health(params: Params) -> list[Panel]:
-    found = [
+    panels = [
         figures(
             "Now",
             "Of five minutes. Cost is by the proxies' prices; status has the exact sum.",
@@ -134,7 +134,7 @@ def _health(params: Params) -> list[Panel]:
     if measured:
         used.append((f"1 - clamp_min({names.RECORD_BUDGET_LEFT}{{{OF}}}, 0) or {ZERO}", "errors: {{objective}}"))
     if used:
-        found.append(
+        panels.append(
             bars(
                 "Budgets used",
                 "In the current window. Shared budgets include all their services.",
@@ -146,7 +146,7 @@ def _health(params: Params) -> list[Panel]:
         )
     if measured:
         windows = sorted({item.window_seconds for item in measured})
-        found.append(
+        panels.append(
             graph(
                 "Burn rate of error budgets",
                 "At 1 the error budget lasts exactly its window. Above 14.4 for an hour, the alert pages.",
@@ -158,7 +158,7 @@ def _health(params: Params) -> list[Panel]:
     available = [item.name for item in measured if isinstance(item, AvailabilityObjective)]
     if available:
         good = f"{names.RECORD_GOOD}{{{OF},objective=~`{'|'.join(available)}`}}"
-        found.append(
+        panels.append(
             figure(
                 "Available, 24 hours",
                 "Share of time in which calls were answered, for the strictest availability objective.",
@@ -168,7 +168,7 @@ def _health(params: Params) -> list[Panel]:
                 span=THIRD,
             )
         )
-    return found
+    return panels
 
 
 def _burn(seconds: int) -> str:

@@ -84,7 +84,7 @@ def _interaction(target: Target) -> Match | None:
 
 
 def _error(status: int, name: str, code: str, message: str) -> bytes:
-    details = [{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": code.upper(), "domain": "llmwarden.io"}]
+    details = [{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": code.upper(), "domain": names.GROUP}]
     return msgspec.json.encode({"error": {"code": status, "message": message, "status": name, "details": details}})
 
 

@@ -126,7 +126,11 @@ _COUNTS: Final = ("requests", "errors", "estimated", *_TOKENS, "busy_ms", "prefi
 
 
 class Journal:
-    """Totals by key in memory and on disk. `errors` counts writes that failed: the call is served and counted in memory."""
+    """Totals by key, in memory and on disk.
+
+    `errors` counts writes that failed: their calls are served, and counted in memory. `skipped` counts lines that could not be read at
+    the start, `orphans` calls that the process before this one did not finish. All three are metrics of the proxy.
+    """
 
     def __init__(self, directory: Path, pod_uid: str) -> None:
         self._path = directory / _NAME
@@ -140,7 +144,7 @@ class Journal:
         self._damaged = False  # the disk misses something that memory has
         self.errors = 0
         self.skipped = 0
-        self.orphans = 0  # streams that the process before this one did not finish
+        self.orphans = 0
         self.id = str(uuid.uuid4())
         self.sequence = 0
         self._replay()

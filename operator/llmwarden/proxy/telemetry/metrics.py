@@ -267,6 +267,14 @@ class Metrics:
         self.journal_errors = self._counter(
             names.METRIC_JOURNAL_ERRORS, "Writes to the journal that failed; the calls were served", ()
         ).labels()
+        self.journal_skipped = self._counter(
+            names.METRIC_JOURNAL_SKIPPED, "Lines of the journal that could not be read at the start", ()
+        ).labels()
+        self.journal_orphans = self._counter(
+            names.METRIC_JOURNAL_ORPHANS,
+            "Calls that the process before this one did not finish; they were charged by an estimate",
+            (),
+        ).labels()
         self.sink_errors = self._counter(
             names.METRIC_SINK_ERRORS,
             "Finished calls that one of the proxy's sinks failed on, by the sink's class; the calls were served",

@@ -26,10 +26,6 @@ class Value:
         """Add to it."""
         self.value += amount
 
-    def dec(self, amount: float = 1.0) -> None:
-        """Take from it (a gauge)."""
-        self.value -= amount
-
     def set(self, value: float) -> None:
         """Set it (a gauge)."""
         self.value = value
