@@ -70,7 +70,8 @@ class WorkQueue:
 
     def mark(self, key: WorkKey, *, urgent: bool = True) -> None:
         """Mark a key dirty: it is worked on soon. A key in backoff stays there: an event is no reason to hurry a server that fails."""
-        if key in self._failures:
+        # A retry that has started may have read the object already: what is marked meanwhile must follow it if it succeeds.
+        if key in self._failures and key not in self._working:
             return
         self._enqueue(key, urgent=urgent)
 
