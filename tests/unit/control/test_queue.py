@@ -172,3 +172,30 @@ async def test_what_is_marked_while_a_failed_key_is_retried_is_not_lost() -> Non
         assert len(calls) == 3
 
     await with_queue(work, steps)
+
+
+async def test_a_lane_that_never_empties_does_not_stop_the_other() -> None:
+    done: list[str] = []
+    busy = [WorkKey("LLMService", "shop", f"busy-{number}") for number in range(3)]
+
+    async def steps(queue: WorkQueue, _clock: Clock) -> None:
+        for key in (*busy, KEY):
+            queue.mark(key, urgent=key != KEY)
+        for _ in range(20):
+            await settle()
+        assert KEY.name in done
+        others = done.count(KEY.name)
+        assert others * 4 < len(done), "edits must still come first"
+
+    async def work(key: WorkKey) -> None:
+        done.append(key.name)
+        await asyncio.sleep(0)
+        queues[0].mark(key, urgent=key != KEY)  # its pods change all the time
+
+    queues: list[WorkQueue] = []
+
+    async def with_own(queue: WorkQueue, clock: Clock) -> None:
+        queues.append(queue)
+        await steps(queue, clock)
+
+    await with_queue(work, with_own)
