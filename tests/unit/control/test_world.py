@@ -63,3 +63,19 @@ async def test_an_error_that_nobody_foresaw_ends_one_tick_alone(caplog: pytest.L
     await run_or_report(bad(), "asking")
     assert BUGS._value.get() == before + 1
     assert "asking: this is a bug" in caplog.text
+
+
+def test_a_list_that_is_older_than_a_new_object_of_the_same_name_does_not_bring_the_old_one_back() -> None:
+    made = world()
+    made.take(NAMESPACE, named("shop", 5), ("", "shop"))
+    listing = made.listing(NAMESPACE)
+    old = named("shop", 5)
+    made.take(NAMESPACE, None, ("", "shop"))
+    new = named("shop", 9)
+    new["metadata"]["uid"] = "another"
+    made.take(NAMESPACE, new, ("", "shop"))
+    listing.take(old)
+    listing.end()
+    raw = made.raw(NAMESPACE, ("", "shop"))
+    assert raw is not None
+    assert raw["metadata"]["uid"] == "another"

@@ -271,7 +271,8 @@ class World(Resources):
         stored = self._objects[kind].get(name)
         before = stored.essence if stored is not None else None
         after = self._essence(item) if item is not None else None
-        if stored is not None and item is not None and stored.essence.uid == item["metadata"].get("uid", ""):
+        if stored is not None and item is not None:
+            # Versions of a kind rise, also from an object to the next of the same name: a list may still hold the old one.
             version = version_of(item)
             if version < stored.version or version == stored.version != 0:
                 return  # a list that was started before what we know, or what our own write has told already
