@@ -289,6 +289,12 @@ class World(Resources):
             self._mark(WorkKey(kind, name[0], other))
         self._changed(kind, name, before, after)
 
+    def answered(self, kind: str, item: Object, name: Name) -> None:
+        """Take in what the API server answered to a status write, unless the object was deleted before the answer came."""
+        stored = self._objects[kind].get(name)
+        if stored is not None and stored.essence.uid == item["metadata"].get("uid", ""):
+            self.take(kind, item, name)
+
     def listing(self, kind: str) -> "Listing":
         """Begin to take in a whole list of a kind, before it is asked for."""
         self._listings[kind] = Listing(self, kind, self._objects[kind])
