@@ -60,7 +60,7 @@ class Reconciler:
         self._now = now
         self._clock = clock
         self._applier = Applier(client, world)
-        self.publisher = Publisher(client, world.take, settings.status_writes_per_second, clock)
+        self.publisher = Publisher(client, world.answered, settings.status_writes_per_second, clock)
         self._events = Events(client, now)
         self._built: dict[WorkKey, _Built] = {}
         self._tried: dict[str, dt.datetime] = {}

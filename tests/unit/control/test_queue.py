@@ -144,3 +144,58 @@ async def test_a_key_comes_back_when_it_asked_to() -> None:
         assert calls.count(KEY) == 2
 
     await with_queue(work, steps)
+
+
+async def test_what_is_marked_while_a_failed_key_is_retried_is_not_lost() -> None:
+    calls, go = [], asyncio.Event()
+
+    async def work(key: WorkKey) -> None:
+        if key != KEY:
+            return
+        calls.append(key)
+        if len(calls) == 1:
+            message = "500"
+            raise UnavailableError(message)
+        await go.wait()
+
+    async def steps(queue: WorkQueue, clock: Clock) -> None:
+        queue.mark(KEY)
+        await settle()
+        clock.now += FIRST_SECONDS
+        queue.mark_later(WorkKey("Other"), 0)  # wakes the waiting for time
+        await settle()
+        assert len(calls) == 2
+        queue.mark(KEY)  # an edit, after the retry has read the object
+        await settle()
+        go.set()
+        await settle()
+        assert len(calls) == 3
+
+    await with_queue(work, steps)
+
+
+async def test_a_lane_that_never_empties_does_not_stop_the_other() -> None:
+    done: list[str] = []
+    busy = [WorkKey("LLMService", "shop", f"busy-{number}") for number in range(3)]
+
+    async def steps(queue: WorkQueue, _clock: Clock) -> None:
+        for key in (*busy, KEY):
+            queue.mark(key, urgent=key != KEY)
+        for _ in range(20):
+            await settle()
+        assert KEY.name in done
+        others = done.count(KEY.name)
+        assert others * 4 < len(done), "edits must still come first"
+
+    async def work(key: WorkKey) -> None:
+        done.append(key.name)
+        await asyncio.sleep(0)
+        queues[0].mark(key, urgent=key != KEY)  # its pods change all the time
+
+    queues: list[WorkQueue] = []
+
+    async def with_own(queue: WorkQueue, clock: Clock) -> None:
+        queues.append(queue)
+        await steps(queue, clock)
+
+    await with_queue(work, with_own)

@@ -1,5 +1,6 @@
 """What the operator knows of its own kinds, where a list and the watch tell it of the same objects at the same time."""
 
+import copy
 import datetime as dt
 from typing import Any, cast
 
@@ -10,6 +11,7 @@ from llmwarden.control.observe.resources import NAMESPACE, WorkKey
 from llmwarden.control.observe.world import World
 from llmwarden.kube import Client
 from llmwarden.settings import Settings
+from tests.unit.control.test_scale import Cluster, Server
 
 
 def ignore(key: WorkKey, *, urgent: bool = True) -> None:
@@ -63,3 +65,39 @@ async def test_an_error_that_nobody_foresaw_ends_one_tick_alone(caplog: pytest.L
     await run_or_report(bad(), "asking")
     assert BUGS._value.get() == before + 1
     assert "asking: this is a bug" in caplog.text
+
+
+def test_a_list_that_is_older_than_a_new_object_of_the_same_name_does_not_bring_the_old_one_back() -> None:
+    made = world()
+    made.take(NAMESPACE, named("shop", 5), ("", "shop"))
+    listing = made.listing(NAMESPACE)
+    old = named("shop", 5)
+    made.take(NAMESPACE, None, ("", "shop"))
+    new = named("shop", 9)
+    new["metadata"]["uid"] = "another"
+    made.take(NAMESPACE, new, ("", "shop"))
+    listing.take(old)
+    listing.end()
+    raw = made.raw(NAMESPACE, ("", "shop"))
+    assert raw is not None
+    assert raw["metadata"]["uid"] == "another"
+
+
+@pytest.mark.parametrize("recreated", [False, True])
+async def test_the_answer_to_a_status_write_does_not_bring_back_what_was_deleted_meanwhile(*, recreated: bool) -> None:
+    cluster = Cluster(1)
+    [name] = cluster.names
+    again = copy.deepcopy(cluster.server.objects["LLMService", *name])
+    again["metadata"] |= {"uid": "another", "resourceVersion": "900000"}
+
+    async def apply_status(manifest: dict[str, Any]) -> dict[str, Any]:
+        answer = await Server.apply_status(cluster.server, manifest)
+        cluster.world.take("LLMService", None, name)  # the watch is faster than the answer
+        if recreated:
+            cluster.world.take("LLMService", again, name)
+        return answer
+
+    cluster.server.apply_status = apply_status  # type: ignore[method-assign]
+    await cluster.reconciler.reconcile_once(WorkKey("LLMService", *name))
+    raw = cluster.world.raw("LLMService", name)
+    assert (raw and raw["metadata"]["uid"]) == ("another" if recreated else None)

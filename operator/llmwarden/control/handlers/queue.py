@@ -1,6 +1,7 @@
 """A keyed work queue: a key waits once however often it is marked, and is worked on by one worker at a time.
 
-What is urgent overtakes what is not: an edit does not wait until thousands of services have been looked at in their turn.
+What is urgent overtakes what is not: an edit does not wait until thousands of services have been looked at in their turn. After nine
+urgent keys in a row, one that is not urgent has its turn.
 
 A key that fails comes back after a delay that doubles, with jitter; one that succeeds starts over.
 """
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 FIRST_SECONDS: Final = 0.5
 LONGEST_SECONDS: Final = 120.0
+MOST_IN_A_ROW: Final = 9  # urgent keys, while others wait: pods that change all the time must not stop the others
 
 RECONCILES = Counter("llmwarden_operator_reconcile", "Reconciliations.", ["kind", "result"])
 DURATION = Histogram(
@@ -57,6 +59,7 @@ class WorkQueue:
         self._urgent: OrderedDict[WorkKey, None] = OrderedDict()
         self._others: OrderedDict[WorkKey, None] = OrderedDict()
         self._some = asyncio.Semaphore(0)  # how many wait in both
+        self._in_a_row = 0  # urgent keys that were taken since another one was
         self._working: set[WorkKey] = set()
         self._again: dict[WorkKey, bool] = {}  # marked while being worked on, and whether urgently
         self._failures: dict[WorkKey, int] = {}
@@ -70,7 +73,8 @@ class WorkQueue:
 
     def mark(self, key: WorkKey, *, urgent: bool = True) -> None:
         """Mark a key dirty: it is worked on soon. A key in backoff stays there: an event is no reason to hurry a server that fails."""
-        if key in self._failures:
+        # A retry that has started may have read the object already: what is marked meanwhile must follow it if it succeeds.
+        if key in self._failures and key not in self._working:
             return
         self._enqueue(key, urgent=urgent)
 
@@ -94,7 +98,9 @@ class WorkQueue:
             self._some.release()
 
     def _next(self) -> WorkKey:
-        key, _ = (self._urgent or self._others).popitem(last=False)
+        urgent = bool(self._urgent) and not (self._others and self._in_a_row >= MOST_IN_A_ROW)
+        self._in_a_row = self._in_a_row + 1 if urgent else 0
+        key, _ = (self._urgent if urgent else self._others).popitem(last=False)
         return key
 
     async def run(self, workers: int) -> None:

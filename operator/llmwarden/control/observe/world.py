@@ -271,7 +271,8 @@ class World(Resources):
         stored = self._objects[kind].get(name)
         before = stored.essence if stored is not None else None
         after = self._essence(item) if item is not None else None
-        if stored is not None and item is not None and stored.essence.uid == item["metadata"].get("uid", ""):
+        if stored is not None and item is not None:
+            # Versions of a kind rise, also from an object to the next of the same name: a list may still hold the old one.
             version = version_of(item)
             if version < stored.version or version == stored.version != 0:
                 return  # a list that was started before what we know, or what our own write has told already
@@ -287,6 +288,12 @@ class World(Resources):
         for other in rivals:  # what one says of pods that several select, the others must hear
             self._mark(WorkKey(kind, name[0], other))
         self._changed(kind, name, before, after)
+
+    def answered(self, kind: str, item: Object, name: Name) -> None:
+        """Take in what the API server answered to a status write, unless the object was deleted before the answer came."""
+        stored = self._objects[kind].get(name)
+        if stored is not None and stored.essence.uid == item["metadata"].get("uid", ""):
+            self.take(kind, item, name)
 
     def listing(self, kind: str) -> "Listing":
         """Begin to take in a whole list of a kind, before it is asked for."""
