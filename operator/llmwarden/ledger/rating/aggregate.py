@@ -151,14 +151,14 @@ class Aggregate:
     def _rate(self, delta: Delta, lates: Lates) -> tuple[Sums, LateKey, _Late | None]:
         """What one report's growth is worth; and, where it has no usable price, all that is known of its key with it."""
         key = LateKey(delta.provider, delta.model, delta.bucket, delta.context, delta.tier)
-        rates = self._rater.handed_out(issued_of(delta))
-        price = rates.at(delta.context, delta.tier) if rates is not None else None
+        issued = issued_of(delta)
+        price = self._rater.own(issued, key)
         if price is not None:
             return Sums(delta.counts, rate(delta.counts, price)), key, None
         known = lates.get(key.bucket, {}).get(key)
         if known is None:
             # The service never had this key: whatever price is found rates all of it.
-            known = _Late(counts.ZERO, self._rater.late(delta.service, key, rates))
+            known = _Late(counts.ZERO, self._rater.late(delta.service, key, issued))
         grown = _Late(delta.counts, known.rating).sums()
         late = _Late(counts.add(known.counts, delta.counts), known.rating)
         return Sums(delta.counts, grown.picodollars, grown.uncosted, grown.assumed), key, late

@@ -73,12 +73,13 @@ class Rater:
         self._late_price = late_price
         self._gpu_price = gpu_price
 
-    def handed_out(self, issued: Issued | None) -> Rates | None:
-        """Return the rates of the price that a row names; None where it names none, or one that was never handed out for its model."""
-        return self._price_of(issued) if issued is not None else None
+    def own(self, issued: Issued | None, key: LateKey) -> wire.Picodollars | None:
+        """Return the price that a row names; None if it names none, one that was never handed out, or one without the row's tier."""
+        rates = self._handed_out(issued)
+        return rates.at(key.context, key.tier) if rates is not None else None
 
-    def late(self, service: str, key: LateKey, handed_out: Rates | None = None) -> Rating:
-        """Rate what has no usable price of its own by what is known now. `handed_out`: the price it names, whose tier has none."""
+    def late(self, service: str, key: LateKey, issued: Issued | None = None) -> Rating:
+        """Rate what has no usable price of its own by what is known now. `issued`: the price that it names, whose tier has none."""
         if self._gpu_price is not None:
             price = self._gpu_price(service, key.provider, key.model, key.bucket)
             if price is not None:
@@ -87,13 +88,13 @@ class Rater:
         if rates is not None:
             price = rates.at(key.context, key.tier)
             return Rating(price) if price is not None else Rating(None, dearest(rates))
+        handed_out = self._handed_out(issued)
         return Rating(None, dearest(handed_out)) if handed_out is not None else UNKNOWN
 
     def rating(self, service: str, issued: Issued | None, key: LateKey) -> Rating:
         """Rate a row of a service (`namespace/name`): by the price that it names, else by what is known now."""
-        rates = self.handed_out(issued)
-        price = rates.at(key.context, key.tier) if rates is not None else None
-        return Rating(price) if price is not None else self.late(service, key, rates)
+        price = self.own(issued, key)
+        return Rating(price) if price is not None else self.late(service, key, issued)
 
     def remembering(self) -> "Rater":
         """Return a rater that looks each late price up once: for one question, between whose rows nothing changes."""
@@ -106,3 +107,6 @@ class Rater:
             return found[sought]
 
         return Rater(self._price_of, late, self._gpu_price)
+
+    def _handed_out(self, issued: Issued | None) -> Rates | None:
+        return self._price_of(issued) if issued is not None else None
