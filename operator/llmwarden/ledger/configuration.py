@@ -1,9 +1,8 @@
 """What proxies are told: configuration by namespace, when it changes, and the wake-up of those that wait for that."""
 
 import asyncio
-import datetime as dt
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import msgspec
 
@@ -11,29 +10,26 @@ from llmwarden import names
 from llmwarden.contracts import ledger as wire
 from llmwarden.ledger.budgets import leases as lending
 from llmwarden.ledger.budgets.standing import Standings
-from llmwarden.ledger.history import History
+from llmwarden.ledger.history import Clock, History
 from llmwarden.ledger.view import Service, View
-
-Clock = Callable[[], dt.datetime]
 
 
 class Configuration:
     """See the module."""
 
-    def __init__(self, history: History, clock: Clock, report_seconds: float) -> None:
+    def __init__(self, history: History, standings: Standings, clock: Clock, report_seconds: float) -> None:
         self._history = history
+        self._standings = standings
         self._clock = clock
         self._report_seconds = report_seconds
         self._view = View()
-        self._standings: Standings
         self._changed: dict[str, asyncio.Event] = {}  # by namespace, of those whose proxies wait
         self._generations: dict[str, str] = {}
         self._price_generations: dict[str, str] = {}
 
-    def configure(self, view: View, standings: Standings) -> None:
-        """Take what the cluster says, and where budgets stand."""
+    def configure(self, view: View) -> None:
+        """Take what the cluster says."""
         self._view = view
-        self._standings = standings
 
     async def changed(self, namespace: str, seconds: float) -> bool:
         """Wait until anything changes for a namespace's proxies, at most so long; returns whether something did."""

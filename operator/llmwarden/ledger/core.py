@@ -5,24 +5,21 @@ Here is only the order in which an event concerns them: what the cluster says (`
 passes (`tick`).
 """
 
-import datetime as dt
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from llmwarden.contracts import ledger as wire
 from llmwarden.domain import leases
 from llmwarden.domain.cost import Rates
 from llmwarden.ledger.budgets.standing import Standings
 from llmwarden.ledger.configuration import Configuration
-from llmwarden.ledger.history import History
+from llmwarden.ledger.history import Clock, History
 from llmwarden.ledger.rating.pricing import Catalogue
 from llmwarden.ledger.store import Batch, Delta, HeldSum, Issued
 from llmwarden.ledger.usage import REPORTING_SECONDS, UsageAnswers
 from llmwarden.ledger.view import View
 
 logger = logging.getLogger(__name__)
-
-Clock = Callable[[], dt.datetime]
 
 
 class Core:
@@ -35,10 +32,9 @@ class Core:
         self.clock = clock
         self.report_seconds = report_seconds
         self.history = History(catalogue, prices, clock)
-        self.configuration = Configuration(self.history, clock, report_seconds)
-        self.standings = Standings(self.history, clock, self.configuration.moved)
+        self.standings = Standings(self.history, clock, self._wake)
+        self.configuration = Configuration(self.history, self.standings, clock, report_seconds)
         self.usage = UsageAnswers(self.history, self.standings, clock)
-        self.configuration.configure(View(), self.standings)
         self.view = View()
         self.synced = False  # whether `view` is complete: until then nothing may be called unknown
         self._seen: set[str] = set()  # every service that was ever there in this life
@@ -60,9 +56,9 @@ class Core:
         prices_changed = view.prices != before.prices
         first, self.synced = not self.synced, True
         self._seen.update(view.services)
-        self.configuration.configure(view, self.standings)
+        self.configuration.configure(view)
         self.usage.configure(view)
-        self._trued_up(self.history.configure(view))
+        self._trued_up(self.history.configure(view, prices_changed=prices_changed, first=first))
         moved = self.standings.configure(view, prices_changed=prices_changed)
         if prices_changed or first:
             self.configuration.moved(everything=True)
@@ -125,8 +121,13 @@ class Core:
         """Whether a service (`namespace/name`) is there, was there, or has spent anything: whether it may be reported."""
         return service in self._seen or service in self.usage.last_reports
 
+    def _wake(self, namespaces: Iterable[str]) -> None:
+        """Wake the proxies of namespaces where a budget's state or window has changed."""
+        self.configuration.moved(namespaces)
+
     def _true_up(self) -> None:
-        self._trued_up(self.history.true_up())
+        if self.synced:  # before that prices are not read, and all would be shared twice
+            self._trued_up(self.history.true_up())
 
     def _trued_up(self, services: set[str]) -> None:
         """Look again at what hours of GPUs that closed have changed."""

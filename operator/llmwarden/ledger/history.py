@@ -6,7 +6,7 @@ It knows no budgets: who calls it judges them again where it says that something
 import datetime as dt
 import logging
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from llmwarden.contracts import ledger as wire
 from llmwarden.domain import money
@@ -45,7 +45,6 @@ class History:
         self.rerated_picodollars = 0  # money that moved in history, up or down, in this life
         self.rerated: dict[str, wire.Rerating] = {}  # by service, the last time that prices changed its history
         self._next_start: dt.datetime | None = None
-        self._read = False  # whether the ModelPrices have been read
 
     def rebuild(self, sums: Iterable[Delta]) -> None:
         """Take everything from the store."""
@@ -53,9 +52,8 @@ class History:
         self.aggregate.apply(sums, self._clock().timestamp())
         self.gpu.recheck()
 
-    def count(self, deltas: Iterable[Delta]) -> None:
+    def count(self, deltas: Sequence[Delta]) -> None:
         """Count what reports added."""
-        deltas = list(deltas)
         self.aggregate.apply(deltas, self._clock().timestamp())
         for delta in deltas:
             self.gpu.touched(delta.service, delta.bucket)
@@ -65,11 +63,13 @@ class History:
         self.gpu.take(sums)
         self.gpu.lost = lost
 
-    def configure(self, view: View) -> set[str]:
-        """Take the services, and the ModelPrices where they changed; returns services whose GPU-hours were rated by that."""
-        changed = view.prices != self.view.prices or self._next_start is None
-        first, self._read, self.view = not self._read, True, view
-        if not changed:
+    def configure(self, view: View, *, prices_changed: bool, first: bool) -> set[str]:
+        """Take the services, and the ModelPrices if they changed; returns services whose GPU-hours were rated by that.
+
+        `first`: nothing had been read before.
+        """
+        self.view = view
+        if not prices_changed and self._next_start is not None:
             return set()
         self._override(view)
         self._next_start = self.catalogue.next_start(self._clock())
@@ -116,8 +116,6 @@ class History:
 
         Returns the services whose hours those were.
         """
-        if not self._read:
-            return set()  # all would be shared twice
         now = self._clock()
         moved = self.gpu.true_up(now.timestamp(), most)
         for service, change in sorted(self.aggregate.reprice(moved).items()) if moved else ():

@@ -2,7 +2,7 @@
 
 import asyncio
 import datetime as dt
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from llmwarden import names
@@ -10,7 +10,7 @@ from llmwarden.contracts import ledger as wire
 from llmwarden.domain import budgets as policy
 from llmwarden.domain import windows
 from llmwarden.ledger.budgets.standing import Standing, Standings
-from llmwarden.ledger.history import History
+from llmwarden.ledger.history import Clock, History
 from llmwarden.ledger.rating.aggregate import DAY, Sums
 from llmwarden.ledger.view import View
 
@@ -18,8 +18,6 @@ HOUR = 3600
 REPORTING_SECONDS = 90.0  # a pod that neither reported nor asked for so long no longer counts as reporting
 YIELD_EVERY = 50  # services whose usage is summed before others may run
 TOP_SERVICES = 10
-
-Clock = Callable[[], dt.datetime]
 
 
 @dataclass(slots=True)

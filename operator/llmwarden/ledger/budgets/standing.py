@@ -11,13 +11,11 @@ from llmwarden.domain import budgets as policy
 from llmwarden.domain import windows
 from llmwarden.errors import InvalidSpecError
 from llmwarden.ledger.budgets import leases as lending
-from llmwarden.ledger.history import History
+from llmwarden.ledger.history import Clock, History
 from llmwarden.ledger.store import Delta
 from llmwarden.ledger.view import Shared, View
 
 logger = logging.getLogger(__name__)
-
-Clock = Callable[[], dt.datetime]
 
 
 @dataclass(slots=True)
@@ -84,10 +82,9 @@ class Standings:
 
     def budget_updates(self, services: Iterable[str]) -> dict[str, wire.BudgetUpdate]:
         """Return where the budgets of these services (`namespace/name`) stand."""
-        keys = {key for name in services if (service := self._view.services.get(name)) for key in service.budgets}
         return {
             key: wire.BudgetUpdate(spent=standing.spent, state=standing.state, resets_at=standing.span.end)
-            for key in sorted(keys)
+            for key in sorted(self._keys_of(services))
             if (standing := self.by_key.get(key))
         }
 
@@ -127,8 +124,11 @@ class Standings:
 
     def near_end(self, services: Iterable[str]) -> bool:
         """Tell whether a budget of these services (`namespace/name`) is near its end."""
-        keys = {key for name in services if (service := self._view.services.get(name)) for key in service.budgets}
-        return not self.desk.near.isdisjoint(keys)
+        return not self.desk.near.isdisjoint(self._keys_of(services))
+
+    def _keys_of(self, services: Iterable[str]) -> set[str]:
+        """Return the keys of the budgets of these services (`namespace/name`)."""
+        return {key for name in services if (service := self._view.services.get(name)) for key in service.budgets}
 
     def _namespaces_of(self, key: str) -> Collection[str]:
         found = self._namespaces.get(key)
