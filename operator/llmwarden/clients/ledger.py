@@ -22,13 +22,12 @@ from typing import Final, TypeVar
 import httpx
 import msgspec
 
-from llmwarden import kube, names, tracing
+from llmwarden import bounded, kube, names, tracing
 from llmwarden.contracts import ledger as wire
 from llmwarden.contracts.reconciliation import Reconciliation
 from llmwarden.contracts.spend import Spend
-from llmwarden.errors import ForbiddenError, NotFoundError, NotInstalledError, UnavailableError
+from llmwarden.errors import UNREADABLE, ForbiddenError, NotFoundError, NotInstalledError, UnavailableError
 from llmwarden.kube.errors import error_of
-from llmwarden.serving.access import HEADER
 
 Answer = TypeVar("Answer", wire.Usage, wire.GpuAnswer, Reconciliation, Spend)
 
@@ -78,7 +77,7 @@ class LedgerClient(ABC):
         raw = await self._send(method, path, {"contract": str(names.CONTRACT), **(query or {})}, body)
         try:
             return msgspec.json.decode(raw, type=kind)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             message = f"The ledger's answer could not be read, it may be of another version: {error}."
             raise UnavailableError(message) from error
 
@@ -141,7 +140,10 @@ class DirectClient(LedgerClient):
                         headers={**headers, **tracing.headers()},
                     ) as response,
                 ):
-                    raw = await _bounded(response)
+                    raw = await bounded.read(response.aiter_bytes(), MAX_ANSWER)
+        except bounded.TooLongError as error:
+            message = f"The ledger's answer is longer than {MAX_ANSWER} bytes."
+            raise UnavailableError(message) from error
         except TimeoutError as error:
             message = f"The ledger did not answer completely within {TOTAL_SECONDS:.0f} s."
             raise UnavailableError(message) from error
@@ -171,7 +173,7 @@ class ApiServerClient(LedgerClient):
         proxied = f"/api/v1/namespaces/{self._system}/services/https:{names.LEDGER}:https/proxy{path}"
         try:
             return await self._client.request_bytes(
-                method, proxied, query, body, headers={HEADER: self._credential}, max_bytes=MAX_ANSWER
+                method, proxied, query, body, headers={names.HEADER_TOKEN: self._credential}, max_bytes=MAX_ANSWER
             )
         except (NotFoundError, NotInstalledError) as error:
             message = f"there is no ledger in namespace {self._system} ({error})"
@@ -203,16 +205,3 @@ async def token(client: kube.Client, accounts: Sequence[tuple[str, str]]) -> str
         "serviceaccounts/token there"
     )
     raise ForbiddenError(message)
-
-
-async def _bounded(response: httpx.Response) -> bytes:
-    """Read a body of at most MAX_ANSWER bytes. Raises UnavailableError for a longer one."""
-    parts: list[bytes] = []
-    size = 0
-    async for part in response.aiter_bytes():
-        size += len(part)
-        if size > MAX_ANSWER:
-            message = f"The ledger's answer is longer than {MAX_ANSWER} bytes."
-            raise UnavailableError(message)
-        parts.append(part)
-    return b"".join(parts)

@@ -12,13 +12,9 @@ async def supervised(work: Awaitable[T]) -> asyncio.Task[T]:
 
     Raises nothing of what `work` raises. Where the caller is cancelled, `work` is cancelled, too.
     """
-    task: asyncio.Task[T] = asyncio.ensure_future(_await(work))
+    task: asyncio.Task[T] = asyncio.ensure_future(work)
     try:
         await asyncio.wait({task})
     finally:
         task.cancel()  # no effect on a finished task
     return task
-
-
-async def _await(work: Awaitable[T]) -> T:
-    return await work

@@ -17,7 +17,7 @@ from urllib.request import getproxies_environment
 import aiohttp
 import msgspec
 
-from llmwarden import __version__, names, tracing
+from llmwarden import __version__, bounded, names, tracing
 from llmwarden.errors import NotFoundError, NotInstalledError, UnavailableError
 from llmwarden.kube.asynchronous import (
     ApiClient,
@@ -220,15 +220,11 @@ class Client:
             ) as response:
                 if max_bytes is None:
                     return await response.read()
-                parts: list[bytes] = []
-                size = 0
-                async for part in response.content.iter_any():
-                    size += len(part)
-                    if size > max_bytes:
-                        message = f"{method} {path}: the answer is longer than {max_bytes} bytes"
-                        raise UnavailableError(message)
-                    parts.append(part)
-                return b"".join(parts)
+                try:
+                    return await bounded.read(response.content.iter_any(), max_bytes)
+                except bounded.TooLongError as error:
+                    message = f"{method} {path}: the answer is longer than {max_bytes} bytes"
+                    raise UnavailableError(message) from error
 
     async def stream(
         self, path: str, query: Mapping[str, str], read_timeout: float, opened: Callable[[], None] = lambda: None

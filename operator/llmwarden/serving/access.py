@@ -15,7 +15,6 @@ from llmwarden import names
 from llmwarden.kube import Client
 from llmwarden.serving.auth import Caller
 
-HEADER: Final = names.HEADER_TOKEN
 GOOD_SECONDS: Final = 10.0  # a right that was taken away ends so soon
 REMEMBERED: Final = 4096
 

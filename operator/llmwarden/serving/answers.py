@@ -1,6 +1,7 @@
 """Answers of the ledger in the contract's shape: values as JSON, refusals with a code and a sentence."""
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 import msgspec
 from starlette.responses import Response
@@ -20,8 +21,8 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a fault
         self.status, self.code, self.message, self.retry = status, code, message, retry
 
 
-def as_json(value: msgspec.Struct) -> Response:
-    """Answer with a value."""
+def as_json(value: msgspec.Struct | Mapping[str, Any]) -> Response:
+    """Answer with a value, or with a document that is no Struct."""
     return Response(_encoder.encode(value), media_type="application/json")
 
 

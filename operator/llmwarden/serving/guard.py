@@ -4,7 +4,7 @@ It checks in this order: the token (401), our copy of the cluster (503), the bod
 the same everywhere.
 
 An application is a table of `Endpoint`s. From the same table follow its routes, the path labels of its metrics, and its OpenAPI description
-(`serving.openapi`). A handler gets a `Visit`: the request's parameters, the caller and the whole body.
+(`describe`). A handler gets a `Visit`: the request's parameters, the caller and the whole body.
 
 The sidecar's admin port and the GPU exporter's server are not built with this: those processes may not import starlette. They read no body,
 and close a connection whose head is too long or too slow (`proxy/admin.py`, `gpu/main.py`).
@@ -17,13 +17,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import msgspec
 from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from llmwarden import names
+from llmwarden import bounded, names
 from llmwarden.errors import UnavailableError
 from llmwarden.serving import answers
 from llmwarden.serving.answers import Refusal
@@ -56,6 +55,7 @@ class Visit:
 
 
 Handler = Callable[[Visit], Awaitable[Response]]
+Check = Callable[[], str | None]  # None: all is well; else a sentence that says what is not
 Answered = Callable[[str, int, str, float], None]  # path label, status, code of the refusal, seconds
 
 
@@ -79,6 +79,16 @@ class Endpoint:
     operation: Mapping[str, Any] | None = field(default=None, hash=False)
 
 
+def probe(check: Check) -> Handler:
+    """Make the handler of a probe: 200 `ok`, or 503 with the sentence that `check` returns."""
+
+    async def checked(_: Visit) -> Response:
+        fault = check()
+        return PlainTextResponse(f"{fault or 'ok'}\n", 503 if fault else 200)
+
+    return checked
+
+
 class Guard:
     """Lets requests in, and turns what goes wrong into answers.
 
@@ -91,7 +101,7 @@ class Guard:
         self,
         authenticator: Authenticator | None = None,
         *,
-        unsynced: Callable[[], str | None] = lambda: None,
+        unsynced: Check = lambda: None,
         refuse: Callable[[Refusal], Response] = answers.refuse,
         answered: Answered = lambda *_: None,
     ) -> None:
@@ -176,19 +186,14 @@ class Guard:
         declared = request.headers.get("content-length", "")
         if declared.isdigit() and int(declared[:12]) > endpoint.body:
             raise too_large
-        parts: list[bytes] = []
-        size = 0
         try:
             async with asyncio.timeout(BODY_SECONDS):
-                async for part in request.stream():
-                    size += len(part)
-                    if size > endpoint.body:
-                        raise too_large
-                    parts.append(part)
+                return await bounded.read(request.stream(), endpoint.body)
+        except bounded.TooLongError:
+            raise too_large from None
         except TimeoutError:
             message = f"the body was not complete after {BODY_SECONDS:.0f} s"
             raise Refusal(REQUEST_TIMEOUT, "timeout", message) from None
-        return b"".join(parts)
 
 
 def describe(
@@ -213,8 +218,3 @@ def describe(
         "components": {"schemas": dict(components), "securitySchemes": schemes},
         "security": [{name: []} for name in schemes],
     }
-
-
-def as_json_document(document: Mapping[str, Any]) -> Response:
-    """Answer with a document that is no Struct."""
-    return Response(msgspec.json.encode(document), media_type="application/json")

@@ -36,11 +36,10 @@ from llmwarden import names
 from llmwarden.errors import NotFoundError, WardenError
 from llmwarden.kube import Client
 from llmwarden.serving import pki
-from llmwarden.serving.guard import Endpoint, Guard, Handler, Visit
+from llmwarden.serving.guard import Check, Endpoint, Guard, Visit, probe
 
 logger = logging.getLogger(__name__)
 
-Check = Callable[[], str | None]  # None: all is well; else a sentence that says what is not
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -281,13 +280,6 @@ def metrics_endpoints(ready: Check, live: Check, registry: prometheus_client.Col
     async def metrics(visit: Visit) -> Response:
         encode, kind = choose_encoder(visit.headers.get("accept", ""))
         return Response(encode(registry), media_type=kind)
-
-    def probe(check: Check) -> Handler:
-        async def checked(_: Visit) -> Response:
-            fault = check()
-            return PlainTextResponse(f"{fault}\n" if fault else "ok\n", 503 if fault else 200)
-
-        return checked
 
     table = {"/metrics": metrics, "/livez": probe(live), "/readyz": probe(ready)}
     return tuple(Endpoint("GET", path, handler, token=False) for path, handler in table.items())

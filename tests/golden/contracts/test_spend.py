@@ -8,7 +8,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from llmwarden import kube
+from llmwarden import kube, names
 from llmwarden.cli import cost
 from llmwarden.clients.ledger import ApiServerClient
 from llmwarden.contracts import ledger as wire
@@ -20,7 +20,6 @@ from llmwarden.ledger.store.counts import Counts
 from llmwarden.ledger.store.model import RowKey
 from llmwarden.ledger.store.queries import Sum
 from llmwarden.serving import answers
-from llmwarden.serving.access import HEADER
 from tests.golden.contracts import promise
 from tests.unit.ledger.objects import BUCKET, NOW
 
@@ -45,7 +44,7 @@ class ApiServer:
         self.said = said
 
     async def request_bytes(self, method: str, path: str, *_: Any, headers: Mapping[str, str], max_bytes: int) -> bytes:
-        assert (method, headers) == ("GET", {HEADER: "token"})
+        assert (method, headers) == ("GET", {names.HEADER_TOKEN: "token"})
         assert path.endswith("/services/https:llmwarden-ledger:https/proxy/v1/spend")
         assert len(self.said) < max_bytes
         return self.said

@@ -17,9 +17,9 @@ import prometheus_client
 import pytest
 import pytest_asyncio
 
+from llmwarden import names
 from llmwarden.ledger.http import app as ledger_app
 from llmwarden.serving import guard, servers
-from llmwarden.serving.access import HEADER
 from llmwarden.serving.guard import Endpoint
 from llmwarden.settings import Settings
 from llmwarden.webhook import app as webhook_app
@@ -225,7 +225,7 @@ async def test_a_body_that_becomes_too_large_is_cut_off(read: Servers, server: s
         pytest.param(("Authorization: Bearer nonsense",), id="unknown"),
         pytest.param(("Authorization: Bearer",), id="empty"),
         pytest.param((f"Authorization: Basic {TOKEN}",), id="another-scheme"),
-        pytest.param((f"{HEADER}: nonsense",), id="own-header"),
+        pytest.param((f"{names.HEADER_TOKEN}: nonsense",), id="own-header"),
     ],
 )
 async def test_without_a_good_token_nothing_else_is_looked_at(
@@ -248,7 +248,7 @@ async def test_the_token_may_come_in_the_endpoint_s_own_header_only(
     read: Servers, server: str, endpoint: Endpoint
 ) -> None:
     body = (f"Content-Length: {endpoint.body + 1}",) if endpoint.body else ()
-    answer = await read.ask(server, endpoint, f"{HEADER}: {TOKEN}", *body, token=None)
+    answer = await read.ask(server, endpoint, f"{names.HEADER_TOKEN}: {TOKEN}", *body, token=None)
     assert (answer.status == 401) == (endpoint.token and not endpoint.token_header)
 
 

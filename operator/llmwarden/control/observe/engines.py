@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import httpx
 
+from llmwarden import bounded
 from llmwarden.domain import engines
 from llmwarden.snapshot import EngineIdentity
 
@@ -133,11 +134,9 @@ class Engines:
                 # Nothing is unpacked: a few bytes may be a gigabyte.
                 if response.status_code != httpx.codes.OK or "content-encoding" in response.headers:
                     return None
-                data = bytearray()
-                async for piece in response.aiter_raw():
-                    data += piece
-                    if len(data) > MOST_BYTES:
-                        return None
+                data = await bounded.read(response.aiter_raw(), MOST_BYTES)
+        except bounded.TooLongError:
+            return None
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
             logger.debug("%s: %s", url, error)
             return None

@@ -25,11 +25,10 @@ from llmwarden.ledger.http.query_api import SpendApi
 from llmwarden.ledger.metrics import Metrics
 from llmwarden.ledger.store import Issued, PriceRecord, issued_of
 from llmwarden.ledger.writer import Writer
-from llmwarden.serving import answers, auth, guard
-from llmwarden.serving.access import HEADER
+from llmwarden.serving import answers, auth
 from llmwarden.serving.answers import Refusal
 from llmwarden.serving.auth import Authenticator, Caller
-from llmwarden.serving.guard import Endpoint, Guard, Visit
+from llmwarden.serving.guard import Endpoint, Guard, Visit, probe
 from llmwarden.serving.spans import traced
 
 logger = logging.getLogger(__name__)
@@ -84,37 +83,36 @@ def endpoints(
     api: "Api", ready: Callable[[], str | None], questions: SpendApi | None, holdings: GpuApi | None
 ) -> tuple[Endpoint, ...]:
     """List every endpoint of the ledger: its routes, its metrics' path labels and its OpenAPI description follow from this table."""
-
-    async def livez(_: Visit) -> Response:
-        return Response("ok\n", media_type="text/plain")
-
-    async def readyz(_: Visit) -> Response:
-        fault = ready()
-        return Response(f"{fault or 'ok'}\n", 503 if fault else 200, media_type="text/plain")
-
     # Reports of usage and of GPUs are taken before we have read the cluster: what was used must not be lost.
     table = [
         Endpoint("GET", "/v1/config", api.config, synced=True),
         Endpoint("GET", "/v1/price", api.price, synced=True),
         Endpoint("POST", wire.REPORT_PATH, api.report, body=MAX_BODY, too_large=_TOO_LARGE),
         Endpoint("GET", "/v1/usage", api.usage, synced=True),
-        Endpoint("GET", "/livez", livez, token=False),
-        Endpoint("GET", "/readyz", readyz, token=False),
+        Endpoint("GET", "/livez", probe(lambda: None), token=False),
+        Endpoint("GET", "/readyz", probe(ready), token=False),
     ]
     if holdings is not None:
         table.append(Endpoint("POST", "/v1/gpus", holdings.gpus, body=MAX_GPU_BODY, too_large=_TOO_MANY_PODS))
     if questions is not None:
 
         async def described(_: Visit) -> Response:
-            return guard.as_json_document(openapi.description(table))
+            return answers.as_json(openapi.description(table))
 
         table += [
-            Endpoint("GET", "/v1/spend", questions.spend, token_header=HEADER, synced=True, operation=openapi.SPEND),
+            Endpoint(
+                "GET",
+                "/v1/spend",
+                questions.spend,
+                token_header=names.HEADER_TOKEN,
+                synced=True,
+                operation=openapi.SPEND,
+            ),
             Endpoint(
                 "GET",
                 "/v1/reconciliation",
                 questions.reconciliation,
-                token_header=HEADER,
+                token_header=names.HEADER_TOKEN,
                 synced=True,
                 operation=openapi.RECONCILIATION,
             ),

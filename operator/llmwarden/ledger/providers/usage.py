@@ -19,7 +19,7 @@ from typing import Any, Final, TypeVar
 import httpx
 import msgspec
 
-from llmwarden import __version__, names
+from llmwarden import __version__, bounded, names
 from llmwarden.contracts.reconciliation import Side
 from llmwarden.domain.drift import Account
 from llmwarden.errors import UNREADABLE, WardenError
@@ -278,12 +278,10 @@ class _Questions:
             async with self._http.stream(
                 "GET", f"{self._account.base_url}{path}", params=list(query), headers=self._headers
             ) as response:
-                body = b""
-                async for part in response.aiter_bytes():
-                    body += part
-                    if len(body) > LARGEST:
-                        message = f"{what} answered more than {LARGEST} bytes"
-                        raise ProviderError(message, reason="Malformed")
+                body = await bounded.read(response.aiter_bytes(), LARGEST)
+        except bounded.TooLongError:
+            message = f"{what} answered more than {LARGEST} bytes"
+            raise ProviderError(message, reason="Malformed") from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             said = self._without_key(str(error)) or type(error).__name__
             message = f"{what} did not answer: {said}"

@@ -72,7 +72,7 @@ class Inquiry:
 
     def body_key(self) -> int:
         """Identifies the body in this process, whatever its size; needed only once calls fail."""
-        return hash((self.target, self.body_bytes, self.prompt.sample))
+        return _body_key(self.target, self.body_bytes, self.prompt)
 
     # The gate's two questions.
 
@@ -164,10 +164,14 @@ def inquire(opened: Opened, request: Request, trace: Trace, body: bytes | None) 
     if (
         retries.expected()
         and not retry
-        and retries.came_again(hash((request.target, body_bytes, prompt.sample)), request.started)
+        and retries.came_again(_body_key(request.target, body_bytes, prompt), request.started)
     ):
         retry = "body"
     return Inquiry(opened, request, trace, asked, asked.model, body_bytes, prompt, retry, readable=readable)
+
+
+def _body_key(target: bytes, size: int, prompt: estimate.Prompt) -> int:
+    return hash((target, size, prompt.sample))
 
 
 def admit(inquiry: Inquiry) -> Admission | Awaitable[Admission]:

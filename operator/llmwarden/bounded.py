@@ -1,0 +1,19 @@
+"""Reads a body from outside up to a limit, so that nobody can fill our memory. What a longer one means, callers say."""
+
+from collections.abc import AsyncIterable
+
+
+class TooLongError(Exception):
+    """The body is longer than its limit."""
+
+
+async def read(parts: AsyncIterable[bytes], most: int) -> bytes:
+    """Return the parts joined. Raises TooLongError as soon as they are more than `most` bytes."""
+    found: list[bytes] = []
+    size = 0
+    async for part in parts:
+        size += len(part)
+        if size > most:
+            raise TooLongError
+        found.append(part)
+    return b"".join(found)
