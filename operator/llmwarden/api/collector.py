@@ -77,7 +77,7 @@ class PodSecurity(_Strict):
 
 
 class Collector(_Strict):
-    """The collector, of which a cluster has one."""
+    """The collector. A cluster has one."""
 
     enabled: bool = False
     image: str = IMAGE

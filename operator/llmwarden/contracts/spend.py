@@ -53,7 +53,7 @@ class GpuSpend(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Spend(msgspec.Struct, frozen=True, rename="camel"):
-    """Answer of GET /v1/spend: dearest first, or in the order of time where time is asked for. `total` is of all rows.
+    """Answer of GET /v1/spend: the most expensive first, or in the order of time where time is asked for. `total` is of all rows.
 
     `gpu` has the services that hold GPUs, idle ones included: what is idle is in no row, and not in `total`. `from` and `to` are bounds of whole quarters of an hour; the last may still grow.
     """

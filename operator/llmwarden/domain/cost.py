@@ -37,8 +37,8 @@ class Rates(msgspec.Struct, frozen=True):
         return self.picodollars if ordinary else None
 
 
-def dearest(rates: Rates) -> Picodollars:
-    """Return the price whose every kind is the dearest of all contexts and tiers: what a call in a tier without a price is held for."""
+def most_expensive(rates: Rates) -> Picodollars:
+    """Return the highest price of each kind over all contexts and tiers: the bound for a call in a tier without a price."""
     prices = [rates.picodollars, *(variant.picodollars for variant in rates.variants)]
     return Picodollars(
         input=max(price.input for price in prices),

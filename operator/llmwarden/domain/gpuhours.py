@@ -134,7 +134,7 @@ def share(times: Iterable[GpuTime], pod_ms: int, work: Work) -> Share:
 
 
 def first_price(rates: Iterable[int | None]) -> Picodollars | None:
-    """Return what gates calls before any window closed: the dearest GPU held, at `FIRST_TOKENS_PER_GPU_HOUR`; None where a rate is not known."""
+    """Return what gates calls before any window closed: the most expensive of its GPUs, at `FIRST_TOKENS_PER_GPU_HOUR`; None where a rate is not known."""
     every_rate = list(rates)
     if not every_rate or None in every_rate:
         return None

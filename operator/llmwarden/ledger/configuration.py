@@ -72,7 +72,7 @@ class Configuration:
         )
 
     def price_generation(self, service: str) -> str:
-        """Of which generation the prices of a service (`namespace/name`) are now; "" for one that is not there (yet)."""
+        """Return the generation of the current prices of a service (`namespace/name`); "" if it does not exist (yet)."""
         known = self._view.services.get(service)
         return "" if known is None else self._service_config(known).price_generation
 

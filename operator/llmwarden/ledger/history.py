@@ -79,7 +79,7 @@ class History:
         return moved
 
     def prices_began(self) -> bool:
-        """Tell whether a dated price has begun since the last call."""
+        """Tell whether a dated price has started to apply since the last call."""
         now = self._clock()
         if self._next_start is None or now < self._next_start:
             return False

@@ -29,7 +29,7 @@ _PRICE_SECONDS: Final = 2.0  # a call waits for a price no longer
 _PRICE_AGAIN_SECONDS: Final = 0.25  # until a price that a call waits for is asked for again
 # After a call has waited for a price without an answer, no other call waits for it for so long.
 _UNANSWERED_SECONDS: Final = 5.0
-_UNANSWERED: Final = 1000  # models of which that is remembered
+_UNANSWERED: Final = 1000  # models for which that is remembered
 _SAVE_SECONDS: Final = 0.5  # within which prices that came are saved together
 _HEARTBEAT_SECONDS: Final = 60.0
 _MAX_BACKOFF: Final = 10.0

@@ -1,4 +1,4 @@
-"""Where finished calls go: a fixed list of sinks, each of which gets every record once.
+"""Where finished calls go: a fixed list of sinks. Each gets every record once.
 
 The list is made in `main.Proxy`. A new sink needs no change in `calls`: give a class the method `finished` and add it to that list. A program of
 its own, such as a test, passes further sinks to `main.main`.

@@ -135,7 +135,7 @@ class Guard:
         return app
 
     async def _serve(self, endpoint: Endpoint, request: Request) -> Response:
-        begun, code = time.perf_counter(), ""
+        started, code = time.perf_counter(), ""
         try:
             caller = await self._caller(endpoint, request) if endpoint.token else None
             self._require_sync(endpoint)
@@ -155,9 +155,9 @@ class Guard:
             response = Response(status_code=400)  # nobody reads it
         except Exception:
             # A fault of ours: the server logs it and answers 500.
-            self._answered(endpoint.path, SERVER_ERROR, "bug", time.perf_counter() - begun)
+            self._answered(endpoint.path, SERVER_ERROR, "bug", time.perf_counter() - started)
             raise
-        self._answered(endpoint.path, response.status_code, code, time.perf_counter() - begun)
+        self._answered(endpoint.path, response.status_code, code, time.perf_counter() - started)
         return response
 
     async def _caller(self, endpoint: Endpoint, request: Request) -> Caller:

@@ -332,7 +332,7 @@ class LabelSelector(Model):
     match_expressions: Annotated[
         tuple[LabelSelectorRequirement, ...], Field(max_length=16, json_schema_extra=ATOMIC)
     ] = ()
-    """Further conditions on labels, all of which must hold. Set it where equality (matchLabels) is not enough. Default:
+    """More conditions on labels. All of them must hold. Set it where equality (matchLabels) is not enough. Default:
     none.
     """
 

@@ -553,7 +553,7 @@ class LLMServiceSpec(Model):
     budgets: Annotated[tuple[Budget, ...], Field(max_length=16, json_schema_extra=named("budgets"))] = ()
     """Budgets of this service. Set it to be warned of spend or to limit it. Default: none."""
     objectives: Annotated[tuple[Objective, ...], Field(max_length=16, json_schema_extra=named("objectives"))] = ()
-    """Service level objectives, each of which gets alerts and an error budget. Set it to say how fast and how reliable
+    """Service level objectives. Each gets alerts and an error budget. Set it to say how fast and how reliable
     calls must be. Default: none.
     """
     alerts: Alerts | None = None

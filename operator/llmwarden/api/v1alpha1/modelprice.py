@@ -100,7 +100,7 @@ class PriceEntry(KindPrices):
     """Prices from a point in time, in US dollars."""
 
     from_: Annotated[AwareDatetime, Field(alias="from")]
-    """When these prices begin to apply (RFC 3339). Of several entries, the newest that has begun applies. Required.
+    """When these prices begin to apply (RFC 3339). If several have started, the newest applies. Required.
     Example: `"2026-01-01T00:00:00Z"`.
     """
     per_gpu_hour: Annotated[UnitPrice | None, Field(alias="perGPUHour")] = None
@@ -197,7 +197,7 @@ class ModelPriceSummary(Model):
     """Figures in the form that `kubectl get` shows."""
 
     current: Annotated[str, Field(max_length=64)] | None = None
-    """The price that applies now. Absent where none has begun. Example: `in $0.10 out $0.40 per 1M`."""
+    """The price that applies now. Absent if no price has started yet. Example: `in $0.10 out $0.40 per 1M`."""
 
 
 class ModelPriceStatus(Status):

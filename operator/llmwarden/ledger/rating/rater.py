@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from llmwarden.contracts import ledger as wire
-from llmwarden.domain.cost import ORDINARY, Rates, cost, dearest
+from llmwarden.domain.cost import ORDINARY, Rates, cost, most_expensive
 from llmwarden.ledger.store import Issued
 from llmwarden.ledger.store.counts import Counts
 
@@ -66,7 +66,7 @@ def rate(count: Counts, price: wire.Picodollars) -> int:
 
 
 class Rater:
-    """Rates rows. The three sources are looked at anew each time, so that a price that arrives counts."""
+    """Rates rows. It asks the three sources each time, so a price that arrives counts at once."""
 
     def __init__(self, price_of: PriceOf, late_price: LatePrice, gpu_price: GpuPrice | None = None) -> None:
         self._price_of = price_of
@@ -87,9 +87,9 @@ class Rater:
         rates = self._late_price(key.provider, key.model, key.bucket)
         if rates is not None:
             price = rates.at(key.context, key.tier)
-            return Rating(price) if price is not None else Rating(None, dearest(rates))
+            return Rating(price) if price is not None else Rating(None, most_expensive(rates))
         handed_out = self._handed_out(issued)
-        return Rating(None, dearest(handed_out)) if handed_out is not None else UNKNOWN
+        return Rating(None, most_expensive(handed_out)) if handed_out is not None else UNKNOWN
 
     def rating(self, service: str, issued: Issued | None, key: LateKey) -> Rating:
         """Rate a row of a service (`namespace/name`): by the price that it names, else by what is known now."""

@@ -210,4 +210,4 @@ class Budget:
         return config.limit // _STANDBY_SHARE
 
 
-Reservations = tuple[tuple[Budget, int], ...]  # what one call holds of which leases, until it ends
+Reservations = tuple[tuple[Budget, int], ...]  # the part of each lease that one call has reserved until it ends

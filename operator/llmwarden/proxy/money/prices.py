@@ -7,7 +7,7 @@ generation of prices; that of another generation is only better than none.
 import msgspec
 
 from llmwarden.contracts.ledger import Picodollars, Price, Tokens
-from llmwarden.domain.cost import Rates, cost, dearest
+from llmwarden.domain.cost import Rates, cost, most_expensive
 
 _RETRY_SECONDS = 5.0  # after a question that the ledger did not answer
 _ENTRIES = 1000
@@ -37,7 +37,7 @@ class Quote(msgspec.Struct, frozen=True):
         exact = self.cost(tokens, tier)
         if exact is not None or self.rates is None:
             return exact or 0
-        return cost(tokens, dearest(self.rates), requests=1)
+        return cost(tokens, most_expensive(self.rates), requests=1)
 
     def at_most(self, tokens_in: int, tokens_out: int) -> int | None:
         """Picodollars that a call of so many tokens can cost at most; None where no price is known."""
