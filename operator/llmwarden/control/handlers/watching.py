@@ -10,7 +10,7 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 import kopf
@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 FIRST_SECONDS: Final = 1.0
 LONGEST_SECONDS: Final = 60.0
+ENDING_SECONDS: Final = 5.0  # for kopf to close its connections
+CANCEL_SECONDS: Final = 1.0  # after which a task that has not ended is cancelled again
 LISTED_SECONDS: Final = 5.0  # within so long of its beginning, kopf has read what there is
 RESOURCE: Final = names.GROUP  # as `llmwarden_watch_up` calls kopf's watches
 WELL_SECONDS: Final = 300.0  # kopf that ran for so long was well: its next pause is the first again
@@ -32,6 +34,25 @@ WELL_SECONDS: Final = 300.0  # kopf that ran for so long was well: its next paus
 logging.getLogger("kopf._core.reactor.running").addFilter(lambda record: "OS signals" not in record.getMessage())
 
 ENDED = Counter("llmwarden_operator_watches_ended", "How often kopf's watches ended unexpectedly and were restarted.")
+
+
+async def end_together(tasks: Collection["asyncio.Task[None]"]) -> None:
+    """Wait until one of kopf's `tasks` ends, end every other task of the event loop, and raise what that one raised.
+
+    In place of `kopf.run_tasks`, which cancels each task once and then waits without a bound: a watch that is cancelled
+    while it waits for kopf's credentials (when its connections are closed already) takes that for a pause and watches
+    again. kopf would never end, and neither would its successor begin.
+    """
+    ended, others = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in others:
+        task.cancel()
+    await asyncio.wait({*tasks}, timeout=ENDING_SECONDS)
+    while left := asyncio.all_tasks() - {asyncio.current_task()}:
+        for each in left:
+            each.cancel()
+        await asyncio.wait(left, timeout=CANCEL_SECONDS)
+    for task in ended:
+        task.result()
 
 
 class Watching:
@@ -104,17 +125,19 @@ class Watching:
             if len(seen) == 1:
                 ours.call_soon_threadsafe(take)
 
+        async def watch() -> None:
+            tasks = await kopf.spawn_tasks(
+                registry=watches.registry(tell),
+                settings=watches.settings(),
+                standalone=True,
+                clusterwide=True,
+                stop_flag=stop,
+            )
+            await end_together(tasks)
+
         def run() -> None:
             with asyncio.Runner(loop_factory=lambda: theirs) as runner:
-                runner.run(
-                    kopf.operator(
-                        registry=watches.registry(tell),
-                        settings=watches.settings(),
-                        standalone=True,
-                        clusterwide=True,
-                        stop_flag=stop,
-                    )
-                )
+                runner.run(watch())
 
         running = asyncio.ensure_future(asyncio.to_thread(run))
         try:
