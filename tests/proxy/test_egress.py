@@ -304,7 +304,7 @@ async def test_an_address_that_hangs_does_not_hold_up_the_next(monkeypatch: pyte
         begun = time.monotonic()
         sock = await egress.connect(parse_origin("http://two.test"), None, tunnel=False)
         assert sock.getpeername() == good.getsockname()
-        assert 0.2 < time.monotonic() - begun < 1
+        assert 0.2 < time.monotonic() - begun < 5  # after the stagger, and not after a connection's own time-out
         sock.close()
         good.close()
         found = found[1:]

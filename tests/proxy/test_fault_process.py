@@ -85,7 +85,7 @@ async def endless(_: Received, writer: asyncio.StreamWriter) -> None:
 async def test_fault_07_a_stream_beyond_the_drain_is_cut_and_still_reported(tmp_path: Path) -> None:
     async with accounted(tmp_path) as ledger:
         ledger.interval = 30.0
-        async with running(tmp_path, endless, ledger=ledger, limits={"drainSeconds": 1.0}) as (_, proxy):
+        async with running(tmp_path, endless, ledger=ledger, limits={"drainSeconds": 3.0}) as (_, proxy):
             await ledger.until_followed()
             reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
             idle = await asyncio.open_connection("127.0.0.1", proxy.port)
@@ -94,11 +94,11 @@ async def test_fault_07_a_stream_beyond_the_drain_is_cut_and_still_reported(tmp_
             begun = time.monotonic()
             proxy.send(signal.SIGTERM)
             assert await idle[0].read() == b""  # an idle connection is closed at once
-            assert time.monotonic() - begun < 0.9
+            assert time.monotonic() - begun < 2.9
             with contextlib.suppress(ConnectionResetError):
                 assert not (await reader.read()).endswith(b"0\r\n\r\n")
             assert await proxy.wait() == 0
-            assert 0.9 < time.monotonic() - begun < 5
+            assert 2.9 < time.monotonic() - begun < 30
             assert ledger.reports[-1].final
             assert ledger.sum().tokens.output >= 20
             writer.close()
@@ -113,7 +113,7 @@ async def test_fault_07_without_a_ledger_it_ends_in_time_and_the_journal_keeps_t
         begun = time.monotonic()
         proxy.send(signal.SIGTERM)
         assert await proxy.wait() == 0
-        assert time.monotonic() - begun < 8
+        assert time.monotonic() - begun < 30
         await ledger.start(tmp_path, ledger.port)
         await proxy.start()
         assert (await ledger.total(5)).tokens.input == 45

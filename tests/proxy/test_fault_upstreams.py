@@ -140,7 +140,7 @@ async def test_fault_22_a_providers_limits_reach_the_clients_own_retry(tmp_path:
             begun = loop.time()
             answer = await api.chat.completions.create(model="m-1", messages=[{"role": "user", "content": "hi"}])
             assert answer.choices[0].message.content == "Hello!"
-            assert loop.time() - begun >= 1
+            assert loop.time() - begun >= 0.99
         assert len(server.requests) == 2
         assert await proxy.metric(REQUESTS, http_status_code="429") == 1
 

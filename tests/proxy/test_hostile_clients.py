@@ -1,8 +1,8 @@
 """What a client can do that no SDK does: the proxy answers, and goes on serving the others."""
 
 import asyncio
+import os
 import resource
-import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,12 @@ import pytest
 from tests.proxy.fakes import CHAT, Proxy, Received, accounted, post, provider, running, talk, whole
 
 GET = b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the processor time of one process, which other work on the machine does not lengthen."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def resident(proxy: Proxy) -> int:
@@ -103,13 +109,13 @@ async def test_a_get_with_a_body_is_not_sent_again_without_it(tmp_path: Path) ->
 )
 async def test_no_head_takes_long_to_read(tmp_path: Path, head: bytes) -> None:
     async with running(tmp_path) as (_, proxy):
-        begun = time.monotonic()
+        before = cpu_seconds(proxy.pid)
         async with asyncio.timeout(100):
             reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
             writer.write(head)
             assert (await reader.read()).startswith(b"HTTP/1.1 ")
             writer.close()
-        assert time.monotonic() - begun < 1
+        assert cpu_seconds(proxy.pid) - before < 1
 
 
 async def test_a_number_that_no_float_holds_is_the_upstreams_to_refuse(tmp_path: Path) -> None:
