@@ -146,11 +146,11 @@ class Informer:
                     if kept is not None:
                         listed[key_of(item)] = kept
                 version = page.resource_version
+        self._version = version
         for key in [key for key in self._items if key not in listed]:
             self._missed(key)
         for key, item in listed.items():
             self._set(key, item)
-        self._version = version
         self.absent = False
         self.synced.set()
 

@@ -400,7 +400,7 @@ class World(Resources):
     def written(self, item: Object) -> Child:
         """Take in what the API server answered to a write of ours."""
         kept: Child = self._owned[item["kind"]].written(item)
-        if kept.service:
+        if kept.service and self.owned(kept.identity) is not None:
             self._children.setdefault((kept.namespace, kept.service), set()).add(kept.identity)
         return kept
 
