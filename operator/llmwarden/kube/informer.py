@@ -44,7 +44,7 @@ class Informer:
 
     `on_change(key, old, new)` is called, in the event loop and in order, after `items` has changed: old is None for a new
     object, new is None for one that is gone. It must not raise. `transform` shrinks an object before it is kept, or
-    list has in memory at a time.
+    returns None to drop it. The key is (namespace, name); the namespace is "" for cluster-scoped objects.
     """
 
     def __init__(
