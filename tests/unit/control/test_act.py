@@ -238,3 +238,39 @@ async def test_a_service_that_is_gone_is_no_error() -> None:
     world = World()
     world.server.error = NotFoundError("gone")
     assert await world.publisher.publish(item(), status(1)) is None
+
+
+async def test_figures_of_services_that_are_looked_at_often_do_not_take_the_turns_of_the_others() -> None:
+    """Pods that change make services be looked at all the time: their figures wait in the same line as those of quiet services."""
+    world = World()
+    world.now = 1000.0
+    count, seconds = 800, 300
+    items = {f"busy{number}": item(status(0), name=f"busy{number}") for number in range(count)}
+    items["quiet"] = item(status(0), name="quiet")
+    for name in items:
+        world.publisher.postpone("LLMService", "shop", name)
+    written = dict.fromkeys(items, 0)
+    due: dict[str, float] = {}
+
+    async def look(name: str) -> None:
+        before = len(world.server.writes)
+        again = await world.publisher.publish(items[name], status(int(world.now)))
+        due[name] = world.now + (again or float("inf"))
+        if len(world.server.writes) > before:
+            written[name] += 1
+            items[name] = world.item
+
+    for _ in range(seconds):
+        world.now += 1
+        turns = [name for _, _, name in world.publisher.turns()]
+        for name in items:
+            if name != "quiet":
+                await look(name)  # a pod of it has changed
+        for name in turns:  # a turn is not urgent
+            await look(name)
+        if due.get("quiet", float("inf")) <= world.now:
+            await look("quiet")
+        world.publisher.postpone("LLMService", "shop", "quiet")
+    assert sum(written.values()) >= 10 * seconds - 20
+    assert sum(written.values()) <= 10 * seconds + 10 * BURST_SECONDS
+    assert max(written.values()) - written["quiet"] <= 1
