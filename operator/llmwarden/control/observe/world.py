@@ -212,12 +212,16 @@ class World(Resources):
 
     async def _follow_capabilities(self) -> None:
         """Notice that an optional API was installed or removed: an empty list alone would mark nothing. Looks at local state only."""
-        capabilities, listed, failing = self.capabilities, self._choosers.listed, self.unwatched()
+        capabilities, listed = self.capabilities, self._choosers.listed
+        failing, unread = self._failing(), self.unread().keys()
         while True:
             await asyncio.sleep(1.0)
-            if bool(self.unwatched()) != bool(failing):
-                failing = self.unwatched()
+            if self._failing() != failing:
+                failing = self._failing()
                 self._mark_kind("LLMService", urgent=False)
+            if self.unread().keys() != unread:
+                unread = self.unread().keys()
+                self.mark_all()  # what is read now may be written
             if self.capabilities != capabilities:
                 capabilities = self.capabilities
                 logger.info("optional APIs now: %s", capabilities)
@@ -225,6 +229,11 @@ class World(Resources):
             if self._choosers.listed != listed:
                 listed = self._choosers.listed
                 self._mark_kind("LLMService", urgent=False)
+
+    def _failing(self) -> list[str]:
+        """Return which watches `unwatched` tells of. The words of a fault may be others at each attempt."""
+        own = ["our own kinds"] if self.kinds_fault(FAULT_SECONDS) else []
+        return own + [informer.name for informer in self._needed if informer.fault(FAULT_SECONDS)]
 
     def unwatched(self) -> tuple[str, ...]:
         """Return what has not been watched for a while though a status rests on it, each with why."""
