@@ -46,3 +46,34 @@ async def test_a_resync_that_failed_is_tried_again_soon(operator: Operator, monk
         running.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await running
+
+
+async def test_without_certificates_prometheus_is_asked_no_more_often_and_with_them_the_ledger_at_once(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An installation may forbid to write Secrets: then there are no certificates for as long as it runs."""
+    asked = 0
+    sleep = asyncio.sleep
+
+    async def ask() -> None:
+        nonlocal asked
+        asked += 1
+
+    async def rounds() -> None:
+        for _ in range(200):
+            await sleep(0)
+
+    monkeypatch.setattr(operator._sources, "ask", ask)
+    monkeypatch.setattr(asyncio, "sleep", lambda _seconds: sleep(0))
+    operator._can_ask.set()
+    running = asyncio.create_task(operator._tick())
+    try:
+        await rounds()
+        assert asked == 1
+        operator._world.ca_bundle = "PEM"
+        await rounds()
+        assert asked == 2
+    finally:
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running

@@ -187,7 +187,14 @@ class Operator:
         while True:
             await run_or_report(self._sources.ask(), "asking for figures")
             self._asked.set()
-            await asyncio.sleep(self._settings.status_seconds if self._world.ca_bundle else 1.0)
+            await self._until_next_tick()
+
+    async def _until_next_tick(self) -> None:
+        """Wait for a tick's time, or for other certificates: with the first ones the ledger is asked at once."""
+        before, left = self._world.ca_bundle, self._settings.status_seconds
+        while left > 0 and self._world.ca_bundle == before:
+            await asyncio.sleep(min(left, 1.0))
+            left -= 1.0
 
     async def _engines_tick(self) -> None:
         await self._synced.wait()
