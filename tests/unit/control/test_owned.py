@@ -5,8 +5,10 @@ from typing import Any, cast
 
 from llmwarden import names
 from llmwarden.control.observe.owned import OwnedInformer
+from llmwarden.control.observe.resources import WorkKey
 from llmwarden.kube import Client
 from llmwarden.kube.client import Page
+from tests.unit.control.test_scale import Cluster
 
 Object = dict[str, Any]
 KEY = ("shop", "rules")
@@ -101,3 +103,19 @@ async def test_what_is_missing_or_old_in_a_list_that_is_older_than_our_write_sta
     await copy.list(11, rules(9))
     copy.event("MODIFIED", rules(12))
     assert copy.version == 12
+
+
+async def test_a_child_whose_label_somebody_moved_to_another_service_is_still_the_business_of_the_first() -> None:
+    cluster = Cluster(6)
+    await cluster.settle()
+    first, second = (WorkKey("LLMService", "team-0", name) for name in ("chat-0", "chat-5"))
+    child = cluster.world.owned_of(("team-0", "chat-0"))[0]
+    metadata = {"namespace": child.namespace, "name": child.name, "uid": child.uid, "resourceVersion": "900000"}
+    labels = {**dict(child.labels), names.LABEL_SERVICE: "chat-5"}
+    item = {"apiVersion": child.api_version, "kind": child.kind, "metadata": {**metadata, "labels": labels}}
+    cluster.world._owned[child.kind]._take({"type": "MODIFIED", "object": item})
+    assert {key for key, _ in cluster.marked} == {first, second}
+    # Once the first has put its label back, the second knows it no more.
+    cluster.world.written({**item, "metadata": {**metadata, "resourceVersion": "900001", "labels": dict(child.labels)}})
+    assert child.identity in {one.identity for one in cluster.world.owned_of(("team-0", "chat-0"))}
+    assert child.identity not in {one.identity for one in cluster.world.owned_of(("team-0", "chat-5"))}

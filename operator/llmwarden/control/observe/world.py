@@ -383,6 +383,9 @@ class World(Resources):
         if item is None:
             return
         place = (item.namespace, item.service)
+        if old is not None and old.service != item.service:  # somebody has moved its label
+            self._forget_child(old.identity, (old.namespace, old.service))
+            self._mark(WorkKey("LLMService", old.namespace, old.service) if old.service else CLUSTER)
         if new is None:
             self.on_gone(item.identity)
             self._forget_child(item.identity, place)
@@ -423,7 +426,7 @@ class World(Resources):
     def owned_of(self, service: Name) -> list[Child]:
         """Return all objects beside a service."""
         children = (self.owned(identity) for identity in sorted(self._children.get(service, ())))
-        return [item for item in children if item is not None]
+        return [item for item in children if item is not None and item.service == service[1]]
 
     def owned_once(self) -> list[Child]:
         """Return all objects of ours that belong to no service, and that we have written (not Helm)."""
