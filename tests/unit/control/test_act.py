@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from llmwarden.control import child
-from llmwarden.control.act.apply import Applier
+from llmwarden.control.act.apply import MOST_REPAIRS, REPAIR_SECONDS, Applier
 from llmwarden.control.act.publish import BURST_SECONDS, DEBT_SECONDS, LEAST_SECONDS, Publisher
 from llmwarden.control.child import Child, Identity
 from llmwarden.errors import NotFoundError, RefusedError, UnavailableError
@@ -58,7 +58,7 @@ class World:
         self.now = 0.0
         self.item: Object = {}
         client: Any = self.server
-        self.applier = Applier(client, self)
+        self.applier = Applier(client, self, lambda: self.now)
         self.publisher = Publisher(client, self.take, 10.0, lambda: self.now)
 
     def owned(self, identity: Identity) -> Child | None:
@@ -154,6 +154,29 @@ async def test_one_refusal_holds_up_nobody_and_is_told() -> None:
     world.server.error = UnavailableError("500")
     with pytest.raises(UnavailableError):
         await world.applier.apply([rule()])
+
+
+@pytest.mark.parametrize("annotated", [True, False])
+async def test_somebody_who_undoes_each_write_is_not_fought_at_the_speed_of_the_network(*, annotated: bool) -> None:
+    world = World()
+    await world.applier.apply([rule()])
+    theirs = copy.deepcopy(rule())
+    theirs["spec"]["groups"] = [{"name": "theirs"}]
+    if not annotated:
+        del theirs["metadata"]["annotations"]
+    failed: dict[str, str] = {}
+    for _ in range(100):
+        world.server.version += 1
+        world.see(theirs, world.server.version)  # which marks the service
+        failed = await world.applier.apply([rule()])
+    assert len(world.server.writes) == 1 + MOST_REPAIRS
+    assert "shop/r" in failed["PrometheusRule"]
+    await world.applier.apply([rule(interval="30s")])
+    assert len(world.server.writes) == 2 + MOST_REPAIRS, "an edit of ours does not wait"
+    world.see(theirs, world.server.version + 1)
+    world.now += REPAIR_SECONDS
+    assert not await world.applier.apply([rule()])
+    assert len(world.server.writes) == 3 + MOST_REPAIRS
 
 
 async def test_prune_deletes_what_is_not_wanted_once() -> None:
