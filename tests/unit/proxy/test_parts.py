@@ -308,7 +308,7 @@ def test_metrics_are_called_as_names_py_says() -> None:
 
 def test_docs_limits_md_has_every_limit_with_its_default() -> None:
     text = (Path(__file__).parents[3] / "docs" / "limits.md").read_text()
-    rows = dict(re.findall(r"^- `(\w+)`:\n  - default: ([0-9]+)$", text, re.MULTILINE))
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([0-9]+) \|", text, re.MULTILINE))
     defaults = msgspec.to_builtins(Limits())
     assert rows == {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in defaults.items()}
 
