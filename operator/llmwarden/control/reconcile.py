@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 SETTLE_SECONDS: Final = 5.0  # for the webhook's own watch to hear that injection has stopped, before pods are made anew
 SETTLED_SECONDS: Final = 0.2
+TRIED: Final = 10_000  # pod templates that are remembered; one that is forgotten may be tried once more
 SECRETS: Final = (names.SECRET_CA, names.SECRET_WEBHOOK_TLS, names.SECRET_LEDGER_TLS)
 
 
@@ -203,6 +204,8 @@ class Reconciler:
             return None
         # Before the call: its replacement is made while we wait for the answer.
         self._tried.setdefault(chosen.owner.template, now.replace(microsecond=0))
+        while len(self._tried) > TRIED:
+            del self._tried[next(iter(self._tried))]
         if await evict(self._client, service.metadata.namespace, chosen.name, chosen.uid):
             await self._events.say(
                 snapshot.object, "PodEvicted", f"Pod {chosen.name} is evicted, so that its replacement has the proxy."

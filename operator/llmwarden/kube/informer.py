@@ -44,7 +44,7 @@ class Informer:
 
     `on_change(key, old, new)` is called, in the event loop and in order, after `items` has changed: old is None for a new
     object, new is None for one that is gone. It must not raise. `transform` shrinks an object before it is kept, or
-    list has in memory at a time.
+    returns None to drop it. The key is (namespace, name); the namespace is "" for cluster-scoped objects.
     """
 
     def __init__(
@@ -146,11 +146,11 @@ class Informer:
                     if kept is not None:
                         listed[key_of(item)] = kept
                 version = page.resource_version
+        self._version = version
         for key in [key for key in self._items if key not in listed]:
             self._missed(key)
         for key, item in listed.items():
             self._set(key, item)
-        self._version = version
         self.absent = False
         self.synced.set()
 

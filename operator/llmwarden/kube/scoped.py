@@ -28,6 +28,7 @@ class ScopedInformer(Informer):
             str, dict[ObjectName, int]
         ] = {}  # by namespace that is being listed: the versions that the watch brought meanwhile
         self._lists = 0
+        self._late: set[str] = set()  # namespaces that were included since the last list of the cluster was started
 
     def of(self, namespace: str) -> Mapping[ObjectName, Kept]:
         """Return the objects of a namespace; empty where it is not included."""
@@ -44,6 +45,7 @@ class ScopedInformer(Informer):
         self._by_namespace[namespace] = {}
         if not self._started:
             return  # the first list of the cluster brings it
+        self._late.add(namespace)
         self._seen[namespace] = {}
         self._fills[namespace] = asyncio.create_task(self._fill(namespace), name=f"list {self.name} of {namespace}")
 
@@ -95,8 +97,14 @@ class ScopedInformer(Informer):
         return items
 
     async def _list(self) -> None:
+        self._late.clear()
         await super()._list()
         self._lists += 1
+
+    def _missed(self, key: ObjectName) -> None:
+        # Of a late namespace the first pages were not kept. Its own list is newer than the cluster's, from where the watch goes on.
+        if key[0] not in self._late:
+            super()._missed(key)
 
     def _take(self, event: Object) -> None:
         item = event.get("object") or {}

@@ -25,7 +25,7 @@ def brief(item: Mapping[str, Any]) -> Packed:
     metadata, spec = item["metadata"], item.get("spec") or {}
     injection = (item.get("status") or {}).get("injection") or {}
     objectives = [
-        {"name": objective["name"], **{kind: objective[kind] for kind in _OBJECTIVES if kind in objective}}
+        {key: objective[key] for key in ("name", *_OBJECTIVES) if key in objective}
         for objective in spec.get("objectives") or ()
         if any(kind in objective for kind in _OBJECTIVES)
     ]

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from llmwarden.control import child
-from llmwarden.control.act.apply import Applier
+from llmwarden.control.act.apply import MOST_REPAIRS, REPAIR_SECONDS, Applier
 from llmwarden.control.act.publish import BURST_SECONDS, DEBT_SECONDS, LEAST_SECONDS, Publisher
 from llmwarden.control.child import Child, Identity
 from llmwarden.errors import NotFoundError, RefusedError, UnavailableError
@@ -58,7 +58,7 @@ class World:
         self.now = 0.0
         self.item: Object = {}
         client: Any = self.server
-        self.applier = Applier(client, self)
+        self.applier = Applier(client, self, lambda: self.now)
         self.publisher = Publisher(client, self.take, 10.0, lambda: self.now)
 
     def owned(self, identity: Identity) -> Child | None:
@@ -156,6 +156,29 @@ async def test_one_refusal_holds_up_nobody_and_is_told() -> None:
         await world.applier.apply([rule()])
 
 
+@pytest.mark.parametrize("annotated", [True, False])
+async def test_somebody_who_undoes_each_write_is_not_fought_at_the_speed_of_the_network(*, annotated: bool) -> None:
+    world = World()
+    await world.applier.apply([rule()])
+    theirs = copy.deepcopy(rule())
+    theirs["spec"]["groups"] = [{"name": "theirs"}]
+    if not annotated:
+        del theirs["metadata"]["annotations"]
+    failed: dict[str, str] = {}
+    for _ in range(100):
+        world.server.version += 1
+        world.see(theirs, world.server.version)  # which marks the service
+        failed = await world.applier.apply([rule()])
+    assert len(world.server.writes) == 1 + MOST_REPAIRS
+    assert "shop/r" in failed["PrometheusRule"]
+    await world.applier.apply([rule(interval="30s")])
+    assert len(world.server.writes) == 2 + MOST_REPAIRS, "an edit of ours does not wait"
+    world.see(theirs, world.server.version + 1)
+    world.now += REPAIR_SECONDS
+    assert not await world.applier.apply([rule()])
+    assert len(world.server.writes) == 3 + MOST_REPAIRS
+
+
 async def test_prune_deletes_what_is_not_wanted_once() -> None:
     world = World()
     await world.applier.apply([rule()])
@@ -238,3 +261,39 @@ async def test_a_service_that_is_gone_is_no_error() -> None:
     world = World()
     world.server.error = NotFoundError("gone")
     assert await world.publisher.publish(item(), status(1)) is None
+
+
+async def test_figures_of_services_that_are_looked_at_often_do_not_take_the_turns_of_the_others() -> None:
+    """Pods that change make services be looked at all the time: their figures wait in the same line as those of quiet services."""
+    world = World()
+    world.now = 1000.0
+    count, seconds = 800, 300
+    items = {f"busy{number}": item(status(0), name=f"busy{number}") for number in range(count)}
+    items["quiet"] = item(status(0), name="quiet")
+    for name in items:
+        world.publisher.postpone("LLMService", "shop", name)
+    written = dict.fromkeys(items, 0)
+    due: dict[str, float] = {}
+
+    async def look(name: str) -> None:
+        before = len(world.server.writes)
+        again = await world.publisher.publish(items[name], status(int(world.now)))
+        due[name] = world.now + (again or float("inf"))
+        if len(world.server.writes) > before:
+            written[name] += 1
+            items[name] = world.item
+
+    for _ in range(seconds):
+        world.now += 1
+        turns = [name for _, _, name in world.publisher.turns()]
+        for name in items:
+            if name != "quiet":
+                await look(name)  # a pod of it has changed
+        for name in turns:  # a turn is not urgent
+            await look(name)
+        if due.get("quiet", float("inf")) <= world.now:
+            await look("quiet")
+        world.publisher.postpone("LLMService", "shop", "quiet")
+    assert sum(written.values()) >= 10 * seconds - 20
+    assert sum(written.values()) <= 10 * seconds + 10 * BURST_SECONDS
+    assert max(written.values()) - written["quiet"] <= 1

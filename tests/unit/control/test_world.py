@@ -1,14 +1,16 @@
 """What the operator knows of its own kinds, where a list and the watch tell it of the same objects at the same time."""
 
+import asyncio
 import copy
 import datetime as dt
+import time
 from typing import Any, cast
 
 import pytest
 
 from llmwarden.control.handlers.main import BUGS, run_or_report
-from llmwarden.control.observe.resources import NAMESPACE, WorkKey
-from llmwarden.control.observe.world import World
+from llmwarden.control.observe.resources import CLUSTER, NAMESPACE, WorkKey
+from llmwarden.control.observe.world import FAULT_SECONDS, World
 from llmwarden.kube import Client
 from llmwarden.settings import Settings
 from tests.unit.control.test_scale import Cluster, Server
@@ -101,3 +103,62 @@ async def test_the_answer_to_a_status_write_does_not_bring_back_what_was_deleted
     await cluster.reconciler.reconcile_once(WorkKey("LLMService", *name))
     raw = cluster.world.raw("LLMService", name)
     assert (raw and raw["metadata"]["uid"]) == ("another" if recreated else None)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a second of `asyncio.sleep` pass at once."""
+    sleep = asyncio.sleep
+    monkeypatch.setattr("llmwarden.control.observe.world.asyncio.sleep", lambda _seconds: sleep(0))
+
+
+async def rounds() -> None:
+    """Let what looks once a second look some times."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.usefixtures("quick")
+async def test_services_hear_of_each_watch_that_begins_or_ceases_to_fail() -> None:
+    cluster = Cluster(1)
+    key = (WorkKey("LLMService", *cluster.names[0]), False)
+    maps, policies = cluster.world._owned["ConfigMap"], cluster.world._owned["NetworkPolicy"]
+    since = time.monotonic() - 2 * FAULT_SECONDS
+    following = asyncio.create_task(cluster.world._follow_capabilities())
+    try:
+        for informer, failing in ((maps, (since, "403")), (policies, (since, "403")), (maps, None), (policies, None)):
+            await rounds()
+            cluster.marked.clear()
+            informer._failing = failing
+            await rounds()
+            assert key in cluster.marked, (informer.name, failing)
+        # Other words for the same fault are no news.
+        maps._failing = (since, "403")
+        await rounds()
+        cluster.marked.clear()
+        maps._failing = (since, "500")
+        await rounds()
+        assert key not in cluster.marked
+    finally:
+        following.cancel()
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_kind_that_is_read_late_and_of_which_nothing_is_there_marks_everything() -> None:
+    """While it is not read it is not written. It may have failed for a shorter time than is reported."""
+    cluster = Cluster(1)
+    policies = cluster.world._owned["NetworkPolicy"]
+    policies.synced.clear()
+    policies._failing = (time.monotonic(), "503")
+    assert cluster.world.unread()
+    following = asyncio.create_task(cluster.world._follow_capabilities())
+    try:
+        await rounds()
+        cluster.marked.clear()
+        policies._failing = None
+        policies.synced.set()
+        await rounds()
+        assert (WorkKey("LLMService", *cluster.names[0]), False) in cluster.marked
+        assert (CLUSTER, False) in cluster.marked
+    finally:
+        following.cancel()

@@ -25,6 +25,8 @@ class Cluster:
         self.hold = asyncio.Event()  # lists of one namespace wait for it
         self.hold.set()
         self.refuse = False
+        self.pages: asyncio.Event | None = None  # lists of the cluster come in pages of one; the second waits for it
+        self.between = asyncio.Event()  # the second page waits
         self.watching = asyncio.Event()
         self._events: asyncio.Queue[bytes] = asyncio.Queue()
 
@@ -47,7 +49,15 @@ class Cluster:
         if self.refuse:
             answer(writer, {"message": "pods is forbidden"}, 403)
             return
-        answer(writer, {"kind": "PodList", "metadata": {"resourceVersion": "10"}, "items": found})
+        metadata = {"resourceVersion": "10"}
+        if path == "/api/v1/pods" and self.pages is not None:
+            at = int(target.partition("continue=")[2] or 0)
+            if at:
+                self.between.set()
+                await self.pages.wait()
+            found, more = found[at : at + 1], at + 1 < len(found)
+            metadata |= {"continue": str(at + 1)} if more else {}
+        answer(writer, {"kind": "PodList", "metadata": metadata, "items": found})
 
 
 @contextlib.asynccontextmanager
@@ -132,3 +142,21 @@ async def test_a_watch_that_cannot_be_had_says_why_until_it_can() -> None:
         cluster.refuse = False
         await until(lambda: not made.fault(0))
         assert made.complete("shop")
+
+
+async def test_a_namespace_that_is_included_while_the_cluster_is_listed_again_keeps_its_objects() -> None:
+    cluster = Cluster()
+    cluster.lists["/api/v1/pods"] = [pod("shop", "one", 5), pod("shop", "two", 5)]
+    cluster.lists["/api/v1/namespaces/shop/pods"] = cluster.lists["/api/v1/pods"]
+    async with watched(cluster) as made:
+        await cluster.watching.wait()
+        cluster.pages = asyncio.Event()
+        cluster.watching.clear()
+        cluster.send("ERROR", {"code": 410, "message": "too old"})
+        await until(cluster.between.is_set)  # the first page has come, and "one" was not wanted
+        made.include("shop")
+        await asyncio.sleep(0.05)
+        cluster.pages.set()
+        await until(cluster.watching.is_set)
+        await until(lambda: made.complete("shop"))
+        assert sorted(made.items) == [("shop", "one"), ("shop", "two")]

@@ -193,3 +193,10 @@ def test_a_service_takes_little_memory() -> None:
     packed: Packed = brief(service("bot", spec={"objectives": []}))
     assert sys.getsizeof(packed) < 250
     assert sys.getsizeof(pack(SERVICE)) < 250
+
+
+def test_an_objective_without_a_name_leaves_out_its_service_and_does_not_end_the_watch() -> None:
+    bad = service("bad", spec={"objectives": [{"latency": {"indicator": "RequestDuration", "threshold": "7s"}}]})
+    services = known(bad, service("good"))
+    assert found(services, app="good") == ["good"]
+    assert found(services, app="bad") == []

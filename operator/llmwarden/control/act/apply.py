@@ -1,7 +1,8 @@
 """Server-side apply and prune: writes only what differs."""
 
 import logging
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
 
 from llmwarden import names
@@ -37,6 +38,9 @@ PLURALS: Final[Mapping[str, str]] = {
 }
 
 
+REPAIR_SECONDS: Final = 60.0
+MOST_REPAIRS: Final = 10  # writes of a manifest over others' changes in so many seconds: they may undo each of them
+
 Part = tuple[Identity, str, bytes]  # of a manifest: whose it is, its stamp and its digest
 
 
@@ -54,11 +58,14 @@ class Cluster(Protocol):
 
 
 class Applier:
-    """Applies manifests. `cluster` knows what is there."""
+    """Applies manifests. `cluster` knows what is there; `clock` is monotonic seconds."""
 
-    def __init__(self, client: Client, cluster: Cluster) -> None:
+    def __init__(self, client: Client, cluster: Cluster, clock: Callable[[], float] = time.monotonic) -> None:
         self._client = client
         self._cluster = cluster
+        self._clock = clock
+        # By object of ours that somebody else has changed: the hash of the manifest that was written over that, since when, and how often.
+        self._repairs: dict[Identity, tuple[str, float, int]] = {}
         # By object the hash of a manifest and of the object that holds it, where the server, or somebody else, has more in the object
         # than the manifest says, or the server keeps it otherwise than we wrote it.
         self._accepted: dict[Identity, tuple[str, bytes]] = {}
@@ -99,6 +106,8 @@ class Applier:
         live = self._cluster.owned(identity)
         if live is not None and live.stamp == stamp and await self._has_more(manifest, live):
             return
+        if live is not None and live.stamp in {stamp, ""}:
+            self._repair(identity, stamp)
         answer = await self._client.apply(manifest)
         kept = self._cluster.written(answer)
         self._accepted.pop(identity, None)
@@ -106,6 +115,18 @@ class Applier:
             self._accepted[identity] = (stamp, kept.digest)
             if not diff.holds(answer, manifest):
                 logger.warning("%s: the API server keeps it otherwise than we wrote it", identity)
+
+    def _repair(self, identity: Identity, stamp: str) -> None:
+        """Count a write over what somebody else has changed. Raises RefusedError where they have undone too many."""
+        now = self._clock()
+        written, since, count = self._repairs.get(identity, (stamp, now, 0))
+        if written != stamp or now - since >= REPAIR_SECONDS:
+            since, count = now, 0
+        if count >= MOST_REPAIRS:
+            kind, namespace, name = identity
+            message = f"something else changes {kind} {namespace}/{name} after each write. It is written again later."
+            raise RefusedError(message)
+        self._repairs[identity] = (stamp, since, count + 1)
 
     async def _has_more(self, manifest: Object, live: Child) -> bool:
         """Read an object that differs from our manifest though it was made from it: what others have added is theirs."""
@@ -136,6 +157,7 @@ class Applier:
     def forget(self, identity: Identity) -> None:
         """Forget an object that is gone."""
         self._accepted.pop(identity, None)
+        self._repairs.pop(identity, None)
 
 
 def part_of(manifest: Mapping[str, Any]) -> Part:

@@ -50,6 +50,10 @@ class Rate:
         self.left()
         self._left = max(self._left - 1, -self._per_second * DEBT_SECONDS)
 
+    def give_back(self) -> None:
+        """Do not count a write that was not needed."""
+        self._left += 1
+
 
 class Takes(Protocol):
     """Takes in an object that the API server has answered with."""
@@ -68,6 +72,7 @@ class Publisher:
         self._rate = Rate(per_second, clock)
         self._at: dict[Identity, float] = {}  # when a status was last written
         self._postponed: OrderedDict[Identity, None] = OrderedDict()
+        self._turns: set[Identity] = set()  # whose turn has come; the write is counted already
         POSTPONED.set_function(lambda: len(self._postponed))
 
     async def publish(self, item: Mapping[str, Any], status: Mapping[str, Any]) -> float | None:
@@ -80,13 +85,18 @@ class Publisher:
         live = item.get("status") or {}
         if _same(live, status):
             self._postponed.pop(key, None)
+            if key in self._turns:
+                self._turns.remove(key)
+                self._rate.give_back()
             return None
         figures = statuses.significant(live) == statuses.significant(status)
         if figures:
             waited = self._clock() - self._at.get(key, float("-inf"))
             if waited < LEAST_SECONDS:
                 return LEAST_SECONDS - waited
-            if not self._rate.left():
+            # Also an object that is looked at for another reason waits behind those that are in the line.
+            first = next(iter(self._postponed), key)
+            if key not in self._turns and (first != key or not self._rate.left()):
                 self.postpone(*key)
                 return None
         manifest = {
@@ -96,7 +106,10 @@ class Publisher:
             "metadata": {field: metadata[field] for field in ("name", "namespace", "uid") if metadata.get(field)},
             "status": status,
         }
-        self._rate.take()
+        if key in self._turns:
+            self._turns.remove(key)
+        else:
+            self._rate.take()
         try:
             answer = await self._client.apply_status(manifest)
         except (NotFoundError, ConflictError):
@@ -110,16 +123,22 @@ class Publisher:
 
     def postpone(self, kind: str, namespace: str, name: str) -> None:
         """Put an object whose figures have moved at the end of the line, where it does not stand in it yet."""
-        self._postponed.setdefault((kind, namespace, name))
+        if (kind, namespace, name) not in self._turns:
+            self._postponed.setdefault((kind, namespace, name))
 
     def turns(self) -> list[Identity]:
-        """Return whose figures may be written now, those that have waited longest first."""
-        return [self._postponed.popitem(last=False)[0] for _ in range(min(self._rate.left(), len(self._postponed)))]
+        """Return whose figures may be written now, those that have waited longest first. Their writes are counted now."""
+        turns = [self._postponed.popitem(last=False)[0] for _ in range(min(self._rate.left(), len(self._postponed)))]
+        for _ in turns:
+            self._rate.take()
+        self._turns.update(turns)
+        return turns
 
     def forget(self, kind: str, namespace: str, name: str) -> None:
         """Forget an object that is gone."""
         self._at.pop((kind, namespace, name), None)
         self._postponed.pop((kind, namespace, name), None)
+        self._turns.discard((kind, namespace, name))
 
 
 def _same(live: Mapping[str, Any], status: Mapping[str, Any]) -> bool:

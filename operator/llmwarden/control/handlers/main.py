@@ -39,6 +39,7 @@ TOKEN_FILE: Final = "LLMWARDEN_TOKEN_FILE"  # noqa: S105 - a variable's name
 METRICS_PORT: Final = "LLMWARDEN_METRICS_PORT"  # for tests, where several run on one machine
 BUGS = Counter("llmwarden_operator_tick_bugs", "Ticks that ended with an unexpected error.")
 TURN_SECONDS: Final = 1.0
+RETRY_SECONDS: Final = 15.0  # after a resync that failed: only a list tells what was deleted while a watch was away
 STALLED_RESYNCS: Final = 3  # without a resync that succeeded: something hangs that only a restart will loosen
 
 
@@ -164,8 +165,9 @@ class Operator:
 
     async def _resync(self) -> None:
         await self._synced.wait()
+        period = self._settings.resync_seconds
         while True:
-            pause = self._settings.resync_seconds * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
+            pause = period * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._due.wait(), pause)
             self._due.clear()
@@ -173,7 +175,9 @@ class Operator:
                 await self._list()
             except WardenError as error:
                 logger.warning("resync: %s", error)
+                period = min(RETRY_SECONDS, self._settings.resync_seconds)
                 continue
+            period = self._settings.resync_seconds
             self._world.mark_all()
             self._resynced = time.monotonic()
 
@@ -183,7 +187,14 @@ class Operator:
         while True:
             await run_or_report(self._sources.ask(), "asking for figures")
             self._asked.set()
-            await asyncio.sleep(self._settings.status_seconds if self._world.ca_bundle else 1.0)
+            await self._until_next_tick()
+
+    async def _until_next_tick(self) -> None:
+        """Wait for a tick's time, or for other certificates: with the first ones the ledger is asked at once."""
+        before, left = self._world.ca_bundle, self._settings.status_seconds
+        while left > 0 and self._world.ca_bundle == before:
+            await asyncio.sleep(min(left, 1.0))
+            left -= 1.0
 
     async def _engines_tick(self) -> None:
         await self._synced.wait()

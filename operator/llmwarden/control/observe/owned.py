@@ -27,16 +27,25 @@ class OwnedInformer(Informer):
         ] = {}  # version, and until when (monotonic seconds) it is believed
 
     def written(self, item: Object) -> Kept:
-        """Take in what the API server answered to a write of ours; returns what is kept of it."""
-        key, kept = key_of(item), self._kept(item)
-        self._assumed[key] = (version_of(item), time.monotonic() + ASSUMED_SECONDS)
-        self._items[key] = kept
+        """Take in what the API server answered to a write of ours; returns what is kept of it.
+
+        A watch that has told of something newer has told of this write, too, and of what became of the object since.
+        """
+        key, kept, version = key_of(item), self._kept(item), version_of(item)
+        if version > self._reached:
+            self._assumed[key] = (version, time.monotonic() + ASSUMED_SECONDS)
+            self._items[key] = kept
         return kept
 
     def deleted(self, key: ObjectName) -> None:
         """Take in that we have deleted an object. The watch tells of what comes after it."""
         self._assumed.pop(key, None)
         self._items.pop(key, None)
+
+    @property
+    def _reached(self) -> int:
+        """The version up to which list and watch have told everything; 0 while a list is wanted."""
+        return int(self._version) if self._version.isdigit() else 0
 
     def _newer(self, key: ObjectName) -> int | None:
         """Return the version of our own write that the watch has not reached yet."""
@@ -50,16 +59,17 @@ class OwnedInformer(Informer):
         if event.get("type") in {"ADDED", "MODIFIED", "DELETED"}:
             key, version = key_of(event["object"]), version_of(event["object"])
             newer = self._newer(key)
-            if newer is not None and version <= newer and not (event["type"] == "DELETED" and version == newer):
+            if newer is not None and version < newer:
                 self._version = str(version)
-                if version == newer:
-                    del self._assumed[key]
                 return
+            # The write itself, too: an older list may have undone it here.
             self._assumed.pop(key, None)
         super()._take(event)
 
     def _missed(self, key: ObjectName) -> None:
-        if self._newer(key) is None:  # else the list is older than our write
+        newer = self._newer(key)
+        if newer is None or newer <= self._reached:  # else the list is older than our write
+            self._assumed.pop(key, None)
             super()._missed(key)
 
 

@@ -212,12 +212,16 @@ class World(Resources):
 
     async def _follow_capabilities(self) -> None:
         """Notice that an optional API was installed or removed: an empty list alone would mark nothing. Looks at local state only."""
-        capabilities, listed, failing = self.capabilities, self._choosers.listed, self.unwatched()
+        capabilities, listed = self.capabilities, self._choosers.listed
+        failing, unread = self._failing(), self.unread().keys()
         while True:
             await asyncio.sleep(1.0)
-            if bool(self.unwatched()) != bool(failing):
-                failing = self.unwatched()
+            if self._failing() != failing:
+                failing = self._failing()
                 self._mark_kind("LLMService", urgent=False)
+            if self.unread().keys() != unread:
+                unread = self.unread().keys()
+                self.mark_all()  # what is read now may be written
             if self.capabilities != capabilities:
                 capabilities = self.capabilities
                 logger.info("optional APIs now: %s", capabilities)
@@ -225,6 +229,11 @@ class World(Resources):
             if self._choosers.listed != listed:
                 listed = self._choosers.listed
                 self._mark_kind("LLMService", urgent=False)
+
+    def _failing(self) -> list[str]:
+        """Return which watches `unwatched` tells of. The words of a fault may be others at each attempt."""
+        own = ["our own kinds"] if self.kinds_fault(FAULT_SECONDS) else []
+        return own + [informer.name for informer in self._needed if informer.fault(FAULT_SECONDS)]
 
     def unwatched(self) -> tuple[str, ...]:
         """Return what has not been watched for a while though a status rests on it, each with why."""
@@ -374,6 +383,9 @@ class World(Resources):
         if item is None:
             return
         place = (item.namespace, item.service)
+        if old is not None and old.service != item.service:  # somebody has moved its label
+            self._forget_child(old.identity, (old.namespace, old.service))
+            self._mark(WorkKey("LLMService", old.namespace, old.service) if old.service else CLUSTER)
         if new is None:
             self.on_gone(item.identity)
             self._forget_child(item.identity, place)
@@ -400,7 +412,7 @@ class World(Resources):
     def written(self, item: Object) -> Child:
         """Take in what the API server answered to a write of ours."""
         kept: Child = self._owned[item["kind"]].written(item)
-        if kept.service:
+        if kept.service and self.owned(kept.identity) is not None:
             self._children.setdefault((kept.namespace, kept.service), set()).add(kept.identity)
         return kept
 
@@ -414,7 +426,7 @@ class World(Resources):
     def owned_of(self, service: Name) -> list[Child]:
         """Return all objects beside a service."""
         children = (self.owned(identity) for identity in sorted(self._children.get(service, ())))
-        return [item for item in children if item is not None]
+        return [item for item in children if item is not None and item.service == service[1]]
 
     def owned_once(self) -> list[Child]:
         """Return all objects of ours that belong to no service, and that we have written (not Helm)."""
