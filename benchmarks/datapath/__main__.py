@@ -31,7 +31,8 @@ _ROUNDS: Final = 7
 _STARTS: Final = 5
 _MOST_DISTURBED: Final = 0.08  # of the proxy's core, taken by others in the median measurement
 _SETTLE_SECONDS: Final = 1.5  # for a configuration to arrive, and start-up's work to end
-_PLAIN: Final = ("direct", "ours", "baseline", "ours-off", "go", "envoy", "litellm")
+_BASELINES: Final = ("baseline", "baseline-again")  # the same code twice: how far two equal proxies differ in this very run
+_PLAIN: Final = ("direct", "ours", *_BASELINES, "ours-off", "go", "envoy", "litellm")
 _TLS: Final = ("ours-tls", "go-tls")
 
 
@@ -127,7 +128,7 @@ class Bench:
         wanted = [
             name
             for name in (*_PLAIN, *_TLS)
-            if name in (self._options.only or (*_PLAIN, *_TLS)) and (name != "baseline" or self._options.baseline)
+            if name in (self._options.only or (*_PLAIN, *_TLS)) and (name not in _BASELINES or self._options.baseline)
         ]
         plain, over_tls = self._around()
         makers: dict[str, Callable[[], Subject]] = {
@@ -138,6 +139,7 @@ class Bench:
             "litellm": lambda: subjects.litellm("litellm", self._core, self._directory, plain),
             "ours-tls": lambda: Ours("ours-tls", self._core, self._directory, over_tls, self._source),
             "baseline": lambda: Ours("baseline", self._core, self._directory, plain, self._baseline),
+            "baseline-again": lambda: Ours("baseline-again", self._core, self._directory, plain, self._baseline),
             "go-tls": lambda: subjects.go("go-tls", self._core, self._directory, over_tls),
         }
         if "ours" in wanted:
@@ -299,7 +301,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=_ROUNDS, help=f"interleaved rounds (default {_ROUNDS})")
     parser.add_argument("--only", nargs="+", choices=(*_PLAIN, *_TLS), help="these proxies only")
     parser.add_argument("--workloads", nargs="+", choices=[item.name for item in workloads.ALL], help="these only")
-    parser.add_argument("--baseline", type=Path, help="another checkout's operator folder, as one more proxy")
+    parser.add_argument("--baseline", type=Path, help="another checkout's operator folder, as two more proxies")
     parser.add_argument(
         "--interpreted",
         nargs="?",
