@@ -31,7 +31,8 @@ _ROUNDS: Final = 7
 _STARTS: Final = 5
 _MOST_DISTURBED: Final = 0.08  # of the proxy's core, taken by others in the median measurement
 _SETTLE_SECONDS: Final = 1.5  # for a configuration to arrive, and start-up's work to end
-_BASELINES: Final = ("baseline", "baseline-again")  # the same code twice: how far two equal proxies differ in this very run
+# The same code twice: how far two equal proxies differ in the same run.
+_BASELINES: Final = ("baseline", "baseline-again")
 _PLAIN: Final = ("direct", "ours", *_BASELINES, "ours-off", "go", "envoy", "litellm")
 _TLS: Final = ("ours-tls", "go-tls")
 
