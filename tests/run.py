@@ -160,11 +160,11 @@ TIERS = (
         needs=("helm", "cluster"),
         obstacle=_no_cluster,
     ),
+    # A Collector, Jaeger, Phoenix and the SDKs of applications around our proxy; and our own spans, of a real reconcile.
+    Tier("traces", 300, (_tests("tests/traces"),), needs=("helm", "traces", "cluster"), obstacle=_no_cluster),
     Tier("golden", 300, (_tests("tests/golden"),), needs=("promtool", "helm")),
     # Not before the other lane's node is up: the machine is compared before and after.
     Tier("node", 180, (_tests("tests/cluster/test_node.py"),), needs=("cluster", "node"), obstacle=_no_own_node),
-    # A Collector, Jaeger, Phoenix and the SDKs of applications around our proxy; and our own spans, of a real reconcile.
-    Tier("traces", 300, (_tests("tests/traces"),), needs=("helm", "traces", "cluster"), obstacle=_no_cluster),
     Tier("e2e", 900, (_tests("tests/e2e"),), needs=NODE, obstacle=_no_node, lane="waiting"),
     Tier("engines", 900, (_tests("tests/engines"),), needs=(*NODE, "vllm"), obstacle=_no_own_node, lane="waiting"),
     Tier("soak", 7200, (_tests("tests/soak"), MANY_SERVICES), default=False),

@@ -226,32 +226,6 @@ def test_a_price_that_is_missing_is_uncosted_and_never_nothing(trusted: Stage) -
     assert not spent.startswith("$0"), spent
 
 
-def test_prometheus_gone_is_said_and_the_last_figures_stay(main_job: Kube) -> None:
-    kube = main_job
-    before = kube.get("llmservice", "support-bot", "shop")["status"]
-    assert before["latency"]
-    kube.run("-n", "monitoring", "scale", "deployment", "prometheus-operator", "--replicas=0")
-    kube.run("-n", "monitoring", "scale", "statefulset", "--all", "--replicas=0")
-    try:
-
-        def said() -> str:
-            fresh = condition(kube.get("llmservice", "support-bot", "shop"), "MetricsFresh")
-            return "" if fresh.get("status") == "False" else f"MetricsFresh is {fresh}"
-
-        kube.wait("MetricsFresh=False", said, 180)
-        after = kube.get("llmservice", "support-bot", "shop")["status"]
-        assert after["latency"], "unknown is not zero: the last figures stay"
-    finally:
-        kube.run("-n", "monitoring", "scale", "statefulset", "--all", "--replicas=1")
-        kube.run("-n", "monitoring", "scale", "deployment", "prometheus-operator", "--replicas=1")
-
-    def back() -> str:
-        fresh = condition(kube.get("llmservice", "support-bot", "shop"), "MetricsFresh")
-        return "" if fresh.get("status") == "True" else f"MetricsFresh is {fresh}"
-
-    kube.wait("MetricsFresh=True again", back, 240)
-
-
 def test_nothing_secret_is_in_any_log_or_status(main_job: Kube) -> None:
     kube = main_job
     secret = "sk-demo-only-the-proxy-has-this"
