@@ -1,6 +1,17 @@
-"""What is said while Prometheus is away. The last file of the tier: rules take minutes to be healthy again, and nothing here waits for that."""
+"""Prometheus with our rules, and what is said while it is away. The last file of the tier (conftest.py): rules take minutes to be healthy."""
 
 from demo.kube import Kube, condition
+
+
+def test_every_rule_is_healthy(main_job: Kube) -> None:
+    def healthy() -> str:
+        groups = main_job.read("monitoring", "prometheus-operated", "web", "/api/v1/rules")["data"]["groups"]
+        ours = [rule for group in groups for rule in group["rules"] if group["name"].startswith("llmwarden/")]
+        bad = [(rule["name"], rule["health"], rule.get("lastError")) for rule in ours if rule["health"] != "ok"]
+        return "" if ours and not bad else f"{len(ours)} rules, not healthy: {bad}"
+
+    # Rules are first evaluated half a minute after Prometheus has read them, those over days within another four minutes.
+    main_job.wait("healthy rules", healthy, 420)
 
 
 def test_prometheus_gone_is_said_and_the_last_figures_stay(main_job: Kube) -> None:
