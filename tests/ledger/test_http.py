@@ -27,7 +27,7 @@ from llmwarden.ledger.store import Store
 from llmwarden.ledger.writer import Writer
 from llmwarden.serving import servers
 from llmwarden.serving.auth import Caller
-from tests.unit.ledger.objects import BUCKET, FakeClock, budget, model_price, service, view_of
+from tests.unit.ledger.objects import BUCKET, EveryPod, FakeClock, budget, model_price, service, view_of
 
 DOLLAR = 10**12
 DAILY = "LLMService/shop/bot/daily"
@@ -137,6 +137,7 @@ async def running(
         core,
         writer,
         tokens,
+        EveryPod(),
         Metrics(registry),
         namespace="llmwarden-system",
         ready=lambda: None if core.synced else "not yet read: LLMService",

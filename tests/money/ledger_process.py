@@ -26,7 +26,7 @@ from llmwarden.ledger.store import Store
 from llmwarden.ledger.writer import Writer
 from llmwarden.serving import servers
 from llmwarden.serving.auth import Caller
-from tests.unit.ledger.objects import view_of
+from tests.unit.ledger.objects import EveryPod, view_of
 
 REPORT_SECONDS = 1.0
 
@@ -61,6 +61,7 @@ async def run(port: int, database: str, objects: Path, clock: Path) -> None:
         core,
         writer,
         tokens,
+        EveryPod(),
         Metrics(prometheus_client.CollectorRegistry()),
         namespace=names.DEFAULT_NAMESPACE,
         ready=lambda: None,
