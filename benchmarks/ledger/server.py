@@ -24,7 +24,7 @@ from llmwarden import names
 from llmwarden.ledger.collector import Collector
 from llmwarden.ledger.core import Core
 from llmwarden.ledger.http.app import create_app
-from llmwarden.ledger.main import checkpoints
+from llmwarden.ledger.main import bound, checkpoints
 from llmwarden.ledger.metrics import Metrics
 from llmwarden.ledger.pods import Injected
 from llmwarden.ledger.rating.pricing import Catalogue
@@ -32,6 +32,7 @@ from llmwarden.ledger.store import Store
 from llmwarden.ledger.writer import Writer
 from llmwarden.serving import servers
 from llmwarden.serving.auth import Caller
+from llmwarden.settings import Settings
 from tests.unit.ledger.objects import budget, service, view_of
 
 REPORT_SECONDS = 5.0
@@ -155,6 +156,7 @@ async def run(sock: socket.socket, database: str, services: int, certificate: st
     """Serve until SIGTERM."""
     store = Store(database)
     core = Core(Catalogue(), store.prices(), lambda: dt.datetime.now(dt.UTC), REPORT_SECONDS)
+    bound(store, core, Settings())
     core.rebuild(store.sums(), store.last_reports())
 
     async def rebuild() -> None:

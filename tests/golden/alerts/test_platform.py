@@ -115,13 +115,13 @@ def test_alert(name: str, tmp_path: Path) -> None:
 def test_bills_are_watched_only_where_there_are_accounts_and_nothing_without_the_api() -> None:
     made = platform.rules(params(accounts=False))
     assert made is not None
-    assert [item["alert"] for item in made["spec"]["groups"][0]["rules"]] == ["LLMWatchFailing"]
+    assert [item["alert"] for item in made["spec"]["groups"][0]["rules"]] == ["LLMWatchFailing", "LLMLedgerQuota"]
     assert platform.rules(params(rules=False)) is None
 
 
 def test_each_alert_says_what_it_means_and_where_to_read_on() -> None:
     (group,) = rule()["spec"]["groups"]
-    assert len(group["rules"]) == 6
+    assert len(group["rules"]) == 7
     for alert in group["rules"]:
         assert alert["annotations"]["runbook_url"] == f"docs/runbooks/{alert['alert']}.md"
     assert len({alert["annotations"]["summary"] for alert in group["rules"]}) == 6
