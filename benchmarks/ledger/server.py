@@ -24,13 +24,15 @@ from llmwarden import names
 from llmwarden.ledger.collector import Collector
 from llmwarden.ledger.core import Core
 from llmwarden.ledger.http.app import create_app
-from llmwarden.ledger.main import checkpoints
+from llmwarden.ledger.main import bound, checkpoints
 from llmwarden.ledger.metrics import Metrics
+from llmwarden.ledger.pods import Injected
 from llmwarden.ledger.rating.pricing import Catalogue
 from llmwarden.ledger.store import Store
 from llmwarden.ledger.writer import Writer
 from llmwarden.serving import servers
 from llmwarden.serving.auth import Caller
+from llmwarden.settings import Settings
 from tests.unit.ledger.objects import budget, service, view_of
 
 REPORT_SECONDS = 5.0
@@ -45,6 +47,18 @@ class Tokens:
         namespace, _, rest = token.partition("/")
         name, _, uid = rest.partition("/")
         return Caller(namespace, "default", name, uid) if uid else Caller(names.DEFAULT_NAMESPACE, names.OPERATOR)
+
+
+class Pods:
+    """In place of what pods carry: `pod-N` was injected for the service that `clients` lets it report."""
+
+    def __init__(self, services: int) -> None:
+        self._services = services
+
+    async def injected(self, caller: Caller) -> Injected:
+        """See Pods."""
+        number = int(caller.pod_name.rpartition("-")[2])
+        return Injected(frozenset((f"bot-{number % self._services}",)))
 
 
 class Stalls:
@@ -142,6 +156,7 @@ async def run(sock: socket.socket, database: str, services: int, certificate: st
     """Serve until SIGTERM."""
     store = Store(database)
     core = Core(Catalogue(), store.prices(), lambda: dt.datetime.now(dt.UTC), REPORT_SECONDS)
+    bound(store, core, Settings())
     core.rebuild(store.sums(), store.last_reports())
 
     async def rebuild() -> None:
@@ -163,6 +178,7 @@ async def run(sock: socket.socket, database: str, services: int, certificate: st
         core,
         writer,
         Tokens(),
+        Pods(services),
         Metrics(prometheus_client.CollectorRegistry()),
         namespace=names.DEFAULT_NAMESPACE,
         ready=lambda: None,

@@ -129,6 +129,8 @@ METRIC_ESTIMATED: Final = "llmwarden_estimated_requests_total"
 METRIC_BUDGET_USED: Final = "llmwarden_budget_used_ratio"
 METRIC_BUDGET_EXCEEDED: Final = "llmwarden_budget_exceeded"
 METRIC_LEDGER_UNREPORTED: Final = "llmwarden_ledger_unreported_pods_total"
+METRIC_LEDGER_QUOTA: Final = "llmwarden_ledger_quota_used_ratio"
+METRIC_LEDGER_FOLDED: Final = "llmwarden_ledger_folded_rows_total"
 METRIC_BUDGET_LIMIT: Final = "llmwarden_budget_limit"
 METRIC_GPU_COST: Final = "llmwarden_gpu_cost_usd_per_hour"
 METRIC_GPU_TOKENS: Final = "llmwarden_gpu_usd_per_million_tokens"
@@ -214,6 +216,8 @@ OUTPUT_RATE_BOUNDS: Final = (
 )
 QUEUE_BOUNDS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 CONTEXT_BOUNDS: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0)
+
+FOLDED: Final = "(other)"  # a model, a provider or a label of usage beyond the ledger's quotas; nobody reports it
 
 CONTRACT: Final = 1  # version of the sidecar and ledger contracts
 BUCKET_SECONDS: Final = 900

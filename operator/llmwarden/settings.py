@@ -64,6 +64,10 @@ class Settings:
     gpu_node_label: str = "nvidia.com/gpu.present"
     database_path: str = "/data/ledger.sqlite3"
     pod_detail_days: int = 35  # spend by pod is known for so long
+    quota_journal_rows: int = 1000  # of one pod in a quarter of an hour; docs/money.md has all four
+    quota_folded_rows: int = 4000
+    quota_namespace_rows: int = 2_000_000
+    quota_unpriced_rows: int = 100_000
     database_url: str = field(
         default="", repr=False
     )  # postgresql://…, with its password; empty: SQLite at database_path

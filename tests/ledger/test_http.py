@@ -21,13 +21,14 @@ from llmwarden.ledger.http.app import MAX_BODY, create_app
 from llmwarden.ledger.http.gpu_api import GpuApi
 from llmwarden.ledger.http.query_api import SpendApi
 from llmwarden.ledger.metrics import Metrics, State
+from llmwarden.ledger.pods import Pods
 from llmwarden.ledger.providers.reconciliation import Reconciler
 from llmwarden.ledger.rating.pricing import Catalogue
 from llmwarden.ledger.store import Store
 from llmwarden.ledger.writer import Writer
 from llmwarden.serving import servers
 from llmwarden.serving.auth import Caller
-from tests.unit.ledger.objects import BUCKET, FakeClock, budget, model_price, service, view_of
+from tests.unit.ledger.objects import BUCKET, EveryPod, FakeClock, budget, model_price, service, view_of
 
 DOLLAR = 10**12
 DAILY = "LLMService/shop/bot/daily"
@@ -116,7 +117,10 @@ def row(**changes: Any) -> dict[str, Any]:
 
 @asynccontextmanager
 async def running(
-    path: Path, accounts: Callable[[Core, Store, Writer], Reconciler] | None = None, database: str = ""
+    path: Path,
+    accounts: Callable[[Core, Store, Writer], Reconciler] | None = None,
+    database: str = "",
+    pods: Pods | None = None,
 ) -> AsyncIterator[Ledger]:
     store = Store(database or str(path / "ledger.sqlite3"))
     clock = FakeClock()
@@ -137,6 +141,7 @@ async def running(
         core,
         writer,
         tokens,
+        pods or EveryPod(),
         Metrics(registry),
         namespace="llmwarden-system",
         ready=lambda: None if core.synced else "not yet read: LLMService",

@@ -8,6 +8,7 @@ Plain HTTP on loopback. Stopped by SIGTERM, or killed.
 import asyncio
 import datetime as dt
 import json
+import os
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -20,24 +21,27 @@ from llmwarden.errors import UnavailableError
 from llmwarden.ledger.core import Core
 from llmwarden.ledger.http.app import create_app
 from llmwarden.ledger.http.gpu_api import GpuApi
+from llmwarden.ledger.main import bound
 from llmwarden.ledger.metrics import Metrics
 from llmwarden.ledger.rating.pricing import Catalogue
 from llmwarden.ledger.store import Store
 from llmwarden.ledger.writer import Writer
 from llmwarden.serving import servers
 from llmwarden.serving.auth import Caller
-from tests.unit.ledger.objects import view_of
+from llmwarden.settings import load
+from tests.unit.ledger.objects import EveryPod, view_of
 
 REPORT_SECONDS = 1.0
 
 
 class Tokens:
-    """Every token is a pod's UID; all pods are called bot-1, as tests/proxy/fakes.py has it."""
+    """Every token is a pod's UID; all pods are called bot-1, as tests/proxy/fakes.py has it. `NAMESPACE/UID` is one elsewhere than in shop."""
 
     async def caller(self, token: str) -> Caller | None:
         if token == "operator":
             return Caller(names.DEFAULT_NAMESPACE, names.OPERATOR)
-        return Caller("shop", "default", "bot-1", token)
+        namespace, _, uid = token.rpartition("/")
+        return Caller(namespace or "shop", "default", "bot-1", uid)
 
 
 async def run(port: int, database: str, objects: Path, clock: Path) -> None:
@@ -47,6 +51,7 @@ async def run(port: int, database: str, objects: Path, clock: Path) -> None:
         return dt.datetime.now(dt.UTC) + dt.timedelta(seconds=float(clock.read_text() or 0))
 
     core = Core(Catalogue(), store.prices(), now, REPORT_SECONDS)
+    bound(store, core, load(os.environ))
     core.rebuild(store.sums(), store.last_reports())
 
     async def rebuild() -> None:
@@ -61,6 +66,7 @@ async def run(port: int, database: str, objects: Path, clock: Path) -> None:
         core,
         writer,
         tokens,
+        EveryPod(),
         Metrics(prometheus_client.CollectorRegistry()),
         namespace=names.DEFAULT_NAMESPACE,
         ready=lambda: None,

@@ -77,6 +77,7 @@ class LedgerProcess:
         self.clock = directory / "clock"
         self.jump(0)
         self.log = directory / "ledger.log"
+        self.environment: dict[str, str] = {}  # settings beside the defaults
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -100,7 +101,7 @@ class LedgerProcess:
                 str(self.objects),
                 str(self.clock),
                 cwd=ROOT,
-                env={"PATH": "/usr/bin:/bin", "PYTHONPATH": f"{ROOT}/operator:{ROOT}"},
+                env={"PATH": "/usr/bin:/bin", "PYTHONPATH": f"{ROOT}/operator:{ROOT}", **self.environment},
                 stderr=log,
                 stdout=log,
             )

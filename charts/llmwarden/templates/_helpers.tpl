@@ -174,5 +174,9 @@ LLMWARDEN_DCGM_IMAGE: {{ $v.gpu.dcgmImage | quote }}
 LLMWARDEN_GPU_NODE_LABEL: {{ $v.gpu.nodeLabel | quote }}
 LLMWARDEN_DATABASE_PATH: "/data/ledger.sqlite3"
 LLMWARDEN_POD_DETAIL_DAYS: {{ $v.ledger.podDetailDays | quote }}
+LLMWARDEN_QUOTA_JOURNAL_ROWS: {{ $v.ledger.quotas.journalRows | int64 | quote }}
+LLMWARDEN_QUOTA_FOLDED_ROWS: {{ $v.ledger.quotas.foldedRows | int64 | quote }}
+LLMWARDEN_QUOTA_NAMESPACE_ROWS: {{ $v.ledger.quotas.namespaceRows | int64 | quote }}
+LLMWARDEN_QUOTA_UNPRICED_ROWS: {{ $v.ledger.quotas.unpricedRows | int64 | quote }}
 LLMWARDEN_LOG_LEVEL: {{ $v.logLevel | quote }}
 {{- end }}

@@ -9,7 +9,9 @@ ignored on both sides, so that either may be one version ahead.
 
 Who may ask
     The bearer token is a service-account token with audience `llmwarden-ledger`, checked by TokenReview. A proxy's token names its pod:
-    it may ask and report for that pod only, and for services of its namespace. The operator may read everything. Otherwise 401 or 403.
+    it may ask and report for that pod only, and for the services that this pod was injected for (`names.ANNOTATION_SERVICES`, which the
+    ledger reads itself). The operator may read everything. Otherwise 401, 403, or 403 `not_injected`. A pod has at most two reports under
+    way and eight journals: else 429.
     A version that the ledger does not speak is 409 `unsupported_contract`. Errors are `{"error": {"code": ..., "message": ...}}`.
     Until the ledger has read the LLMServices, questions are answered 503 with `Retry-After`, so that a restart releases nobody; reports
     are taken.
@@ -30,6 +32,7 @@ Who may ask
     makes no sense (a service that never was, a bucket more than a day ahead) is left out and counted, and the rest is taken: a report
     refused for one row would be refused for ever. A row with `priceId: null` is priced by the ledger at the bucket's start, and counts as
     uncosted while there is no price; so does an id that was never handed out for this provider and model. At most 1 MiB and 10,000 rows.
+    Rows beyond the ledger's quotas count together under `names.FOLDED`, to the same sums.
 
 Leases
     A lease is a right to spend, of one budget and one journal; it belongs to no window. With S what is counted in the budget's present

@@ -35,6 +35,7 @@ TIMEOUT = 30.0  # seconds for a whole request that is no watch
 APPLY = "application/apply-patch+yaml; charset=utf-8"  # JSON is YAML; with a parameter the client's own slow encoder leaves our bytes alone
 MERGE = "application/merge-patch+json"
 JSON = "application/json"
+METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=1"
 FIRST_ERROR_STATUS = 400
 
 Propagation = Literal["Background", "Foreground", "Orphan"]
@@ -262,6 +263,12 @@ class Client:
     async def get(self, api_version: str, plural: str, name: str, namespace: str | None = None) -> dict[str, Any]:
         """Read one object."""
         return await self.request("GET", path_of(api_version, plural, namespace, name))
+
+    async def get_metadata(
+        self, api_version: str, plural: str, name: str, namespace: str | None = None
+    ) -> dict[str, Any]:
+        """Read the metadata of one object, without its spec and status: the API server leaves them out."""
+        return await self.request("GET", path_of(api_version, plural, namespace, name), headers={"Accept": METADATA})
 
     async def get_raw(self, path: str) -> dict[str, Any]:
         """Read any path that answers a JSON object, such as `/version` or `/apis`."""

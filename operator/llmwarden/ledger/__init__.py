@@ -19,5 +19,7 @@ at a time (`writer`).
 - A pod speaks with one replica. On PostgreSQL each replica writes every 30 s which pods it hears from (`presence`).
 - Ten thousand connections are half a million objects: `collector` freezes what stands, so that the garbage collector looks only at what is
   young.
-- Labels are stored as they were sent: what was folded into "other" would be merged by maximum where a sum is meant.
+- Labels are stored as they were sent: what was folded into "other" would be merged by maximum where a sum is meant. Beyond quotas
+  the store folds rows all the same, and remembers each of them (`store/quotas.py`).
+- Of a pod only its metadata is read, by name (`pods`): a token proves which pod asks, the metadata what it was injected for.
 """

@@ -117,6 +117,10 @@ class Core:
             near_end=self.standings.near_end(services),
         )
 
+    def remember_services(self, services: Iterable[str]) -> None:
+        """Take the services (`namespace/name`) that were there in earlier lives: their pods may still report."""
+        self._seen.update(services)
+
     def knows(self, service: str) -> bool:
         """Whether a service (`namespace/name`) is there, was there, or has spent anything: whether it may be reported."""
         return service in self._seen or service in self.usage.last_reports

@@ -13,10 +13,11 @@ from llmwarden.domain import money
 from llmwarden.domain.cost import Rates
 from llmwarden.domain.prices import Resolved
 from llmwarden.ledger.rating.aggregate import Aggregate, Rerated
+from llmwarden.ledger.rating.dearest import Dearest
 from llmwarden.ledger.rating.gpu import MOST_AT_ONCE, GpuHours
 from llmwarden.ledger.rating.pricing import Catalogue
-from llmwarden.ledger.rating.rater import Rater
-from llmwarden.ledger.store import Delta, HeldSum, Issued
+from llmwarden.ledger.rating.rater import LateKey, Rater
+from llmwarden.ledger.store import Delta, HeldSum, Issued, RowKey
 from llmwarden.ledger.view import View
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,8 @@ class History:
             priced=catalogue.overrides,
             aggregate=lambda: self.aggregate,
         )
-        self.rater = Rater(self.prices.get, self.late_price, self.gpu.price)
+        self._dearest = Dearest(catalogue)
+        self.rater = Rater(self.prices.get, self.late_price, self.gpu.price, self._dearest)
         self.aggregate = Aggregate(self.rater)
         self.view = View()
         self.trued_up_picodollars = 0  # money that closed hours moved to what their GPUs cost, up or down, in this life
@@ -91,6 +93,11 @@ class History:
         now = self._clock().timestamp()
         self.aggregate.forget(now)
         self.gpu.forget(now)
+
+    def settled(self, key: RowKey) -> bool:
+        """Whether a row names a price that it is rated by for good: others are kept in memory until a price comes."""
+        issued = Issued(key.provider, key.model, key.price_id) if key.price_id else None
+        return self.rater.own(issued, LateKey(key.provider, key.model, 0, key.context, key.tier)) is not None
 
     def late_price(self, provider: str, model: str, at: int) -> Rates | None:
         """Price of what had none when it was counted, at a time in seconds since the epoch, as known now."""
@@ -154,6 +161,7 @@ class History:
         """Take the ModelPrices, and see to it that hours of GPUs that they change are shared again."""
         rates, models = self.catalogue.gpus(), self.catalogue.priced_models()
         self.catalogue.override(view.prices)
+        self._dearest.forget()
         fresh, priced = self.catalogue.gpus(), self.catalogue.priced_models()
         products = {product for product in {*rates, *fresh} if rates.get(product) != fresh.get(product)}
         providers = {key[0] for key in {*models, *priced} if models.get(key) != priced.get(key)}

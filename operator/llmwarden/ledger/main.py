@@ -27,11 +27,13 @@ from llmwarden.ledger.http.gpu_api import GpuApi
 from llmwarden.ledger.http.query_api import SpendApi
 from llmwarden.ledger.lost import LostPods
 from llmwarden.ledger.metrics import Metrics, State
+from llmwarden.ledger.pods import InjectedPods, PodEnds
 from llmwarden.ledger.providers import usage as providers
 from llmwarden.ledger.providers.account_metrics import AccountState
 from llmwarden.ledger.providers.reconciliation import Reconciler, SecretKeys, watching
+from llmwarden.ledger.quota_metrics import QuotaState
 from llmwarden.ledger.rating.pricing import Catalogue
-from llmwarden.ledger.store import Store, presence, spans
+from llmwarden.ledger.store import Quota, Store, presence, spans
 from llmwarden.ledger.store.accounts import Accounts
 from llmwarden.ledger.store.compact import DAY
 from llmwarden.ledger.watch import Watch
@@ -79,11 +81,24 @@ async def run(settings: Settings, *, port: int, metrics_port: int) -> None:
     spans.watch(store.database)
     try:
         core = Core(Catalogue(), store.prices(), lambda: dt.datetime.now(dt.UTC), settings.report_seconds)
+        bound(store, core, settings)
         core.rebuild(store.sums(), store.last_reports())
         async with await kube.connect() as client, httpx.AsyncClient(timeout=providers.TIMEOUT) as http:
             await _serve(settings, core, store, client, http, port=port, metrics_port=metrics_port)
     finally:
         store.close()
+
+
+def bound(store: Store, core: Core, settings: Settings) -> None:
+    """Set the quotas, and what they ask about usage in memory."""
+    store.quotas.quota = Quota(
+        settings.quota_journal_rows,
+        settings.quota_folded_rows,
+        settings.quota_namespace_rows,
+        settings.quota_unpriced_rows,
+    )
+    store.quotas.unpriced = lambda namespace: core.history.aggregate.unpriced[namespace]
+    store.quotas.settled = core.history.settled
 
 
 async def _serve(
@@ -98,7 +113,9 @@ async def _serve(
 ) -> None:
     stop = servers.stop_on_signals()
     writer = Writer(store, core, lambda: _rebuild(core, store))
-    departed = Departed(store.labels(), lambda: core.history.aggregate.services)
+    labels = store.labels()
+    core.remember_services(labels)
+    departed = Departed(labels, lambda: core.history.aggregate.services)
     watch = Watch(client, core.configure, departed)
     accounts = Reconciler(
         Accounts(store.database),
@@ -113,6 +130,7 @@ async def _serve(
     metrics = Metrics(prometheus_client.REGISTRY)
     prometheus_client.REGISTRY.register(State(core, watch.synced, store.size))
     prometheus_client.REGISTRY.register(GpuState(core))
+    prometheus_client.REGISTRY.register(QuotaState(store.quotas))
     prometheus_client.REGISTRY.register(AccountState(lambda: accounts.shown))
 
     def ready() -> str | None:
@@ -130,6 +148,7 @@ async def _serve(
         core,
         writer,
         tokens,
+        InjectedPods(client),
         metrics,
         namespace=settings.namespace,
         ready=ready,
@@ -139,7 +158,12 @@ async def _serve(
     )
 
     lost = LostPods(
-        client, store, writer, metrics, lambda: core.clock().timestamp(), services=lambda: list(core.view.services)
+        PodEnds(client),
+        store,
+        writer,
+        metrics,
+        lambda: core.clock().timestamp(),
+        services=lambda: list(core.view.services),
     )
 
     async def end() -> None:

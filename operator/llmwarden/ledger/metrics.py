@@ -15,6 +15,7 @@ from llmwarden.contracts import ledger as wire
 from llmwarden.ledger.core import Core
 from llmwarden.serving import guard
 
+MOST_NAMESPACES = 100  # series of `folded_rows`: more namespaces are counted as one
 REPORT_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 
@@ -58,7 +59,29 @@ class Metrics:
             ["namespace", names.LABEL_M_SERVICE],
             registry=registry,
         )
+        self.folded_rows = Counter(
+            names.METRIC_LEDGER_FOLDED,
+            "Rows of reports that count together with others because a quota of their pod or namespace is used up.",
+            ["namespace"],
+            registry=registry,
+        )
+        self.unremembered_rows = Counter(
+            "llmwarden_ledger_unremembered_rows",
+            "Those of the folded rows that are too many to be remembered: each newer report counts them in full.",
+            registry=registry,
+        )
+        self._namespaces: set[str] = set()
         self.long_polls = Gauge("llmwarden_ledger_long_polls", "Proxies that wait in a long poll.", registry=registry)
+
+    def folded(self, namespace: str, rows: int, unremembered: int) -> None:
+        """Count a report's rows that count together with others."""
+        if not rows:
+            return
+        if namespace not in self._namespaces and len(self._namespaces) >= MOST_NAMESPACES:
+            namespace = names.FOLDED
+        self._namespaces.add(namespace)
+        self.folded_rows.labels(namespace).inc(rows)
+        self.unremembered_rows.inc(unremembered)
 
     def answered(self, path: str, status: int, code: str, seconds: float) -> None:
         """Count a request; `path` is one of the table of endpoints, `code` that of its refusal ("" for none)."""

@@ -55,6 +55,33 @@ CASES = {
     "a provider that answered lately": Case(
         "LLMProviderUnread", {f"llmwarden_provider_read_timestamp_seconds{{{LABELS}}}": "0+600x20"}, {"3h": []}, "10m"
     ),
+    "a namespace whose quota fills, and which is given more": Case(
+        "LLMLedgerQuota",
+        {
+            'llmwarden_ledger_quota_used_ratio{namespace="shop",pod="ledger-a"}': "0.5x5 0.9x5 0.4x30",
+            'llmwarden_ledger_quota_used_ratio{namespace="web",pod="ledger-a"}': "0.5x40",
+        },
+        {
+            "4m": [],
+            "8m": [{"namespace": "llmwarden-system", "tenant": "shop", "severity": "warning"}],
+            "20m": [],
+        },
+    ),
+    "two namespaces whose pods report more than their quota": Case(
+        "LLMLedgerQuota",
+        {
+            'llmwarden_ledger_folded_rows_total{namespace="shop",pod="ledger-a"}': "0x5 100x30",
+            'llmwarden_ledger_folded_rows_total{namespace="web",pod="ledger-b"}': "0x5 7x30",
+            'llmwarden_ledger_folded_rows_total{namespace="calm",pod="ledger-b"}': "5x40",
+        },
+        {
+            "4m": [],
+            "10m": [
+                {"namespace": "llmwarden-system", "tenant": tenant, "severity": "warning"} for tenant in ("shop", "web")
+            ],
+            "30m": [],
+        },
+    ),
     "a watch that fails, and works again": Case(
         "LLMWatchFailing",
         {
@@ -88,13 +115,13 @@ def test_alert(name: str, tmp_path: Path) -> None:
 def test_bills_are_watched_only_where_there_are_accounts_and_nothing_without_the_api() -> None:
     made = platform.rules(params(accounts=False))
     assert made is not None
-    assert [item["alert"] for item in made["spec"]["groups"][0]["rules"]] == ["LLMWatchFailing"]
+    assert [item["alert"] for item in made["spec"]["groups"][0]["rules"]] == ["LLMWatchFailing", "LLMLedgerQuota"]
     assert platform.rules(params(rules=False)) is None
 
 
 def test_each_alert_says_what_it_means_and_where_to_read_on() -> None:
     (group,) = rule()["spec"]["groups"]
-    assert len(group["rules"]) == 6
+    assert len(group["rules"]) == 7
     for alert in group["rules"]:
         assert alert["annotations"]["runbook_url"] == f"docs/runbooks/{alert['alert']}.md"
-    assert len({alert["annotations"]["summary"] for alert in group["rules"]}) == 6
+    assert len({alert["annotations"]["summary"] for alert in group["rules"]}) == len(group["rules"])

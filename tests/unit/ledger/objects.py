@@ -9,8 +9,10 @@ from llmwarden.contracts import ledger as wire
 from llmwarden.domain.cost import Rates
 from llmwarden.ledger import view
 from llmwarden.ledger.core import Core
+from llmwarden.ledger.pods import Injected
 from llmwarden.ledger.store import Batch, Delta, Issued, Merged
 from llmwarden.ledger.store.counts import Counts
+from llmwarden.serving.auth import Caller
 
 NOW = dt.datetime(2026, 11, 20, 16, 20, tzinfo=dt.UTC)
 BUCKET = int(NOW.timestamp()) // 900 * 900
@@ -22,6 +24,23 @@ class FakeClock:
 
     def __call__(self) -> dt.datetime:
         return self.now
+
+
+class _Every(frozenset[str]):
+    """Has every service, and names one."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+
+class EveryPod:
+    """In place of the API server: every pod was injected for `services`, and may ask for any other as well."""
+
+    def __init__(self, *services: str) -> None:
+        self.services = _Every(services or ("bot",))
+
+    async def injected(self, _caller: Caller) -> Injected:
+        return Injected(self.services)
 
 
 def service(

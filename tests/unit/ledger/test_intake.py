@@ -1,8 +1,11 @@
 """What of a report can be taken."""
 
+import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmwarden import names
 from llmwarden.contracts import ledger as wire
 from llmwarden.ledger.http import intake
 from tests.unit.ledger.objects import BUCKET
@@ -76,3 +79,23 @@ def test_a_service_that_never_was_is_left_out() -> None:
     taken, reasons = intake.take(report(ghost), BUCKET, lambda name: name == "bot")
     assert taken.rows == ()
     assert reasons == {"unknown_service": 1}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a\nb", "a\x1b[31mb", "a\u202eb", "a\u2028b", "a\x7fb", "a\x00b", "\ud800", "(other)", "a\u200bb", "x" * 9999],
+)
+@pytest.mark.parametrize("field", ["model", "provider", "tier", "team"])
+def test_text_that_is_not_what_it_looks_like_keeps_a_hash(text: str, field: str) -> None:
+    def sent(value: str) -> wire.Row:
+        labels = {"labels": wire.Labels(team=value)} if field == "team" else {field: value}
+        return msgspec.structs.replace(wire.Row("bot", "p", "m", None, BUCKET, 1, 0, wire.Tokens()), **labels)
+
+    once, reasons = intake.take(report(sent(text), sent(text + "x")), BUCKET, known)
+    assert reasons == {"changed": 2 if text != "(other)" else 1}
+    first, second = ({"team": one.labels.team}.get(field) or getattr(one, field, "") for one in once.rows)
+    assert first != second
+    assert first.isprintable()
+    assert first != names.FOLDED
+    assert len(first) <= intake.LONGEST
+    assert intake.take(once, BUCKET, known) == (once, {})

@@ -118,9 +118,9 @@ class Standings:
         dry = self.desk.dry(standing.shared.budget.key, standing.start)
         return "Exceeded" if dry else standing.state
 
-    def holds_for(self, key: str, namespace: str) -> bool:
-        """Whether a budget holds for some service of a namespace: whether its pods may have a lease of it."""
-        return namespace in self._namespaces_of(key)
+    def may_lease(self, key: str, services: Iterable[str]) -> bool:
+        """Whether one of these services (`namespace/name`), also one that is gone, spends from a budget: who may have a lease of it."""
+        return any(key in self._spends.get(service, ()) for service in services)
 
     def near_end(self, services: Iterable[str]) -> bool:
         """Tell whether a budget of these services (`namespace/name`) is near its end."""

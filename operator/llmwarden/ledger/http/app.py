@@ -18,11 +18,13 @@ from llmwarden import names
 from llmwarden.contracts import ledger as wire
 from llmwarden.errors import UNREADABLE
 from llmwarden.ledger.core import Core
-from llmwarden.ledger.http import intake, openapi
+from llmwarden.ledger.http import intake, openapi, reporters
 from llmwarden.ledger.http.gpu_api import MAX_BODY as MAX_GPU_BODY
 from llmwarden.ledger.http.gpu_api import GpuApi
 from llmwarden.ledger.http.query_api import SpendApi
+from llmwarden.ledger.http.reporters import Reporters
 from llmwarden.ledger.metrics import Metrics
+from llmwarden.ledger.pods import Pods
 from llmwarden.ledger.store import Issued, PriceRecord, issued_of
 from llmwarden.ledger.writer import Writer
 from llmwarden.serving import answers, auth
@@ -57,6 +59,7 @@ def create_app(
     core: Core,
     writer: Writer,
     authenticator: Authenticator,
+    pods: Pods,
     metrics: Metrics,
     *,
     namespace: str,
@@ -69,7 +72,8 @@ def create_app(
 
     `questions` answers what people ask, `holdings` takes which pods have GPUs; without them there is the proxies' contract alone.
     """
-    api = Api(core, writer, metrics, namespace=namespace, stopping=stopping)
+    who = Reporters(pods, core.knows, lambda: core.synced)
+    api = Api(core, writer, who, metrics, namespace=namespace, stopping=stopping)
     table = endpoints(api, ready, questions, holdings)
 
     def unsynced() -> str | None:
@@ -125,10 +129,18 @@ class Api:
     """The contract's four requests."""
 
     def __init__(
-        self, core: Core, writer: Writer, metrics: Metrics, *, namespace: str, stopping: asyncio.Event
+        self,
+        core: Core,
+        writer: Writer,
+        who: Reporters,
+        metrics: Metrics,
+        *,
+        namespace: str,
+        stopping: asyncio.Event,
     ) -> None:
         self._core = core
         self._writer = writer
+        self._who = who
         self._metrics = metrics
         self._namespace = namespace
         self._stopping = stopping
@@ -137,6 +149,8 @@ class Api:
         """GET /v1/config."""
         caller, namespace = self._proxy(visit)
         services = _services(visit)
+        if caller.pod_uid:
+            await self._who.asking(caller, services)
         wait = _seconds(visit, "wait", MAX_WAIT)
         known = visit.query.get("generation", "")
         deadline = asyncio.get_running_loop().time() + wait
@@ -155,12 +169,14 @@ class Api:
 
     async def price(self, visit: Visit) -> Response:
         """GET /v1/price."""
-        _, namespace = self._proxy(visit)
+        caller, namespace = self._proxy(visit)
         service, model = visit.query.get("service", ""), visit.query.get("model", "")
         if not intake.NAME.fullmatch(service):
             raise Refusal(400, "malformed", "give service=NAME, the name of an LLMService")
         if not model or len(model) > LONGEST:
             raise Refusal(400, "malformed", f"give model=MODEL, of at most {LONGEST} characters")
+        if caller.pod_uid:
+            await self._who.asking(caller, [service])
         core = self._core
         known = core.view.services.get(f"{namespace}/{service}")
         generation = core.configuration.price_generation(f"{namespace}/{service}")
@@ -176,7 +192,11 @@ class Api:
                 wire.Price(contract=names.CONTRACT, window=window, valid_until=until, generation=generation)
             )
         issued = Issued(known.provider, model, found.price_id)
-        if issued not in core.history.prices and len(core.history.prices) < MOST_ISSUED:
+        if (
+            issued not in core.history.prices
+            and len(core.history.prices) < MOST_ISSUED
+            and self._who.may_record_price(namespace)
+        ):
             # First on the disk, then handed out: a row must always find its price again.
             await self._writer.record_price(PriceRecord(issued, found.rates), int(core.clock().timestamp()))
             core.remember(issued, found.rates)
@@ -212,16 +232,22 @@ class Api:
         pod = report.pod
         if not auth.is_pod(visit.who(), pod.namespace, pod.name, pod.uid):
             raise Refusal(403, "forbidden", "the token is not bound to the pod that the report names")
+        injected = await self._who.reporting(visit.who(), now)
+        report, strange = reporters.own(report, injected)
         report, odd = intake.take(report, now, self._may_report(pod.namespace))
-        report = self._core.standings.desk.take(report, lambda key: self._core.standings.holds_for(key, pod.namespace))
-        for reason, count in odd.items():
+        odd[reporters.NOT_INJECTED] += strange
+        own = [f"{pod.namespace}/{name}" for name in injected]
+        report = self._core.standings.desk.take(report, lambda key: self._core.standings.may_lease(key, own))
+        for reason, count in (+odd).items():
             logger.warning("report of pod %s/%s: %d rows were odd (%s)", pod.namespace, pod.name, count, reason)
             self._metrics.odd_rows.labels(reason).inc(count)
-        merged, leases = await self._writer.report(report, int(now))
+        with self._who.under_way(report):
+            merged, leases = await self._writer.report(report, int(now))
         core = self._core
         self._metrics.rows.inc(len(report.rows))
         self._metrics.backwards.inc(merged.backwards)
         self._metrics.odd_rows.labels("folded").inc(merged.folded)
+        self._metrics.folded(pod.namespace, merged.others, merged.unremembered)
         services = {f"{pod.namespace}/{row.service}" for row in report.rows}
         if core.synced:
             # It may just have been deleted; what it used was used all the same.

@@ -6,7 +6,8 @@ what can be given a meaning gets one, and the rest is left out row by row, count
 
 How many labels there are is bounded by proxies (each takes so many in a quarter of an hour, then says "other"), and where
 spend is asked by label: never here, nor in the store. Two labels of one journal that became one here would be merged by maximum, where a
-sum is meant. A label that cannot be stored as it is (too long, a zero byte) keeps a hash, and stays one of its own.
+sum is meant. (Beyond its quotas the store folds rows, and remembers each: `store.quotas`.) Text that cannot be kept as it is (too long, a
+control character, the name of what is folded) keeps a hash, and stays one of its own.
 """
 
 import hashlib
@@ -27,7 +28,7 @@ NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 LONGEST: Final = 256  # characters of a model or provider
 LONGEST_TIER: Final = 32
 LONGEST_LABEL: Final = 64
-LONGEST_PRICE_ID: Final = 1024
+LONGEST_PRICE_ID: Final = 512
 _HASH: Final = 12
 
 
@@ -88,14 +89,14 @@ def _fits(row: wire.Row) -> bool:
         and len(row.model) <= LONGEST
         and len(row.tier) <= LONGEST_TIER
         and max(map(len, labels)) <= LONGEST_LABEL
-        and not any("\0" in text for text in (row.provider, row.model, row.tier, *labels))
+        and all(map(_plain, (row.provider, row.model, row.tier, *labels)))
     )
 
 
 def _fault(row: wire.Row, now: float) -> str | None:
     if not NAME.fullmatch(row.service):
         return "service"
-    if row.price_id is not None and (not 0 < len(row.price_id) <= LONGEST_PRICE_ID or "\0" in row.price_id):
+    if row.price_id is not None and not (0 < len(row.price_id) <= LONGEST_PRICE_ID and row.price_id.isprintable()):
         return "price"
     if row.bucket < 0 or row.bucket % names.BUCKET_SECONDS:
         return "bucket"
@@ -109,9 +110,14 @@ def _count(value: int) -> int:
 
 
 def _short(text: str, longest: int = LONGEST) -> str:
-    # With a hash: two long names must not become one key, whose maximum would be less than their sum. The same holds for
-    # the one character that PostgreSQL cannot store.
-    if len(text) <= longest and "\0" not in text:
+    # With a hash: two names must not become one key, whose maximum would be less than their sum.
+    if len(text) <= longest and _plain(text):
         return text
     digest = hashlib.sha256(text.encode(errors="replace")).hexdigest()[:_HASH]
-    return f"{text[: longest - _HASH - 1]}#{digest}".replace("\0", "")
+    shown = "".join(letter if letter.isprintable() else "?" for letter in text[: longest - _HASH - 1])
+    return f"{shown}#{digest}"
+
+
+def _plain(text: str) -> bool:
+    """Whether text is what it looks like: no control characters, no direction marks, and not the name of what is folded."""
+    return text.isprintable() and text != names.FOLDED

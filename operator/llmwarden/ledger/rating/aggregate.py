@@ -8,6 +8,7 @@ Memory: about 0.4 KiB per service and bucket in which it was used (1.4 where GPU
 totals only.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -119,6 +120,7 @@ class Aggregate:
     def __init__(self, rater: Rater) -> None:
         self._rater = rater
         self._services: dict[str, _Service] = {}
+        self.unpriced: Counter[str] = Counter()  # by namespace, how many keys without a usable price are kept
 
     @property
     def services(self) -> Iterable[str]:
@@ -134,7 +136,9 @@ class Aggregate:
             keep = delta.bucket >= oldest
             service.add(delta.bucket, sums, keep=keep)
             if late is not None and keep:
-                service.late.setdefault(key.bucket, {})[key] = late
+                lates = service.late.setdefault(key.bucket, {})
+                self.unpriced[delta.service.partition("/")[0]] += key not in lates
+                lates[key] = late
 
     def rated(self, deltas: Iterable[Delta]) -> Iterable[Sums]:
         """What `apply` would count for each of these, in their order. Nothing is counted."""
@@ -218,11 +222,11 @@ class Aggregate:
     def forget(self, now: float) -> None:
         """Drop buckets beyond the horizon; they stay in the totals, rated as they are now."""
         oldest = now - HORIZON_SECONDS
-        for service in self._services.values():
+        for name, service in self._services.items():
             for bucket in [bucket for bucket in service.buckets if bucket < oldest]:
                 del service.buckets[bucket]
             for bucket in [bucket for bucket in service.late if bucket < oldest]:
-                del service.late[bucket]
+                self.unpriced[name.partition("/")[0]] -= len(service.late.pop(bucket))
             for start in [start for start in service.since if start < oldest]:
                 del service.since[start]
 

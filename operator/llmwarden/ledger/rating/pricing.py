@@ -178,6 +178,11 @@ class Catalogue:
                 digest.update(f"{model}\0{current.price_id if current else ''}\0".encode())
         return digest.hexdigest()[:16]
 
+    def models(self) -> set[tuple[str, str]]:
+        """Return every model that has or had a price, by GenAI provider."""
+        table = {(name, model.id) for name, owner in TABLE_PROVIDERS.items() for model in self._providers[owner].models}
+        return table | self._overrides.keys()
+
     def next_start(self, now: dt.datetime) -> dt.datetime | None:
         """Return when the next dated ModelPrice begins to apply."""
         changes = (

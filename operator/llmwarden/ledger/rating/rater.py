@@ -10,6 +10,7 @@ Rating is linear in the counters: what a report adds can be rated by itself.
 from collections.abc import Callable
 from typing import NamedTuple
 
+from llmwarden import names
 from llmwarden.contracts import ledger as wire
 from llmwarden.domain.cost import ORDINARY, Rates, cost, most_expensive
 from llmwarden.ledger.store import Issued
@@ -21,6 +22,8 @@ LatePrice = Callable[[str, str, int], Rates | None]
 """The rates of (provider, model) at a time, in seconds since the epoch, as known now."""
 GpuPrice = Callable[[str, str, str, int], wire.Picodollars | None]
 """What GPU-hours make of a service's (`namespace/name`) tokens of (provider, model) at a time; None where they do not price them."""
+DearestPrice = Callable[[str, int], wire.Picodollars | None]
+"""The most that any token of a provider costs at a time, in seconds since the epoch; None where no price is known."""
 
 
 class LateKey(NamedTuple):
@@ -68,10 +71,17 @@ def rate(count: Counts, price: wire.Picodollars) -> int:
 class Rater:
     """Rates rows. It asks the three sources each time, so a price that arrives counts at once."""
 
-    def __init__(self, price_of: PriceOf, late_price: LatePrice, gpu_price: GpuPrice | None = None) -> None:
+    def __init__(
+        self,
+        price_of: PriceOf,
+        late_price: LatePrice,
+        gpu_price: GpuPrice | None = None,
+        dearest: DearestPrice | None = None,
+    ) -> None:
         self._price_of = price_of
         self._late_price = late_price
         self._gpu_price = gpu_price
+        self._dearest = dearest
 
     def own(self, issued: Issued | None, key: LateKey) -> wire.Picodollars | None:
         """Return the price that a row names; None if it names none, one that was never handed out, or one without the row's tier."""
@@ -84,6 +94,8 @@ class Rater:
             price = self._gpu_price(service, key.provider, key.model, key.bucket)
             if price is not None:
                 return Rating(price)
+        if key.model == names.FOLDED:  # of which model it was is not known any more
+            return Rating(None, self._dearest(key.provider, key.bucket) if self._dearest is not None else None)
         rates = self._late_price(key.provider, key.model, key.bucket)
         if rates is not None:
             price = rates.at(key.context, key.tier)
@@ -106,7 +118,7 @@ class Rater:
                 found[sought] = self._late_price(provider, model, at)
             return found[sought]
 
-        return Rater(self._price_of, late, self._gpu_price)
+        return Rater(self._price_of, late, self._gpu_price, self._dearest)
 
     def _handed_out(self, issued: Issued | None) -> Rates | None:
         return self._price_of(issued) if issued is not None else None

@@ -8,6 +8,7 @@ Tables
 - `journals`: one row per (journal, pod UID): a pod cannot write into another pod's journal, whatever name it sends.
 - `keys`: what counters are counted by (namespace, service, provider, model, price, context, tier, labels), each written once.
 - `rows`: cumulative counters per (journal, key, bucket), merged by maximum: what makes duplicates and reordering harmless.
+- `folded`: the same counters of rows beyond a quota, which count together in one row (`quotas.py`).
 - `spend`: the sums of `rows` over journals, kept in the same transaction: what aggregates are rebuilt from, and asked.
 - `changes`: one row, the number of the last transaction that changed `spend`. Taking the next number locks it to the end of
   the transaction: transactions of all replicas are one after the other, and a number that is seen has none missing below it.
@@ -23,7 +24,8 @@ Costs are not stored: they are counters times prices, both of which never change
 
 from llmwarden.ledger.store.gpu import HeldSum, Lost, PodKey, PodSpan
 from llmwarden.ledger.store.leases import Ground, Held, Holding, Lending, Silent
-from llmwarden.ledger.store.model import Batch, BehindError, Delta, Issued, Merged, PriceRecord, issued_of
+from llmwarden.ledger.store.model import Batch, BehindError, Delta, Issued, Merged, PriceRecord, RowKey, issued_of
+from llmwarden.ledger.store.quotas import Quota, Quotas
 from llmwarden.ledger.store.schema import SchemaError
 from llmwarden.ledger.store.store import Store
 
@@ -42,6 +44,9 @@ __all__ = [
     "PodKey",
     "PodSpan",
     "PriceRecord",
+    "Quota",
+    "Quotas",
+    "RowKey",
     "SchemaError",
     "Silent",
     "Store",

@@ -8,10 +8,12 @@
 - Journals themselves are forgotten long after their end: a pod that is gone cannot report, its token ended with it.
 """
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import sqlalchemy as sa
 
+from llmwarden import names
 from llmwarden.ledger.store import gpu
 from llmwarden.ledger.store import tables as t
 from llmwarden.ledger.store.counts import FIELDS
@@ -27,18 +29,21 @@ MOST_JOURNALS: Final = 200  # of one transaction: reports wait meanwhile
 
 
 class Compacted(NamedTuple):
-    """What one step did: journals whose rows went, days that were put together, journals that were forgotten."""
+    """What one step did: journals whose rows went, days that were put together, journals that were forgotten, and journals of which
+    the memory of folded rows went."""  # noqa: D205, D209 - one sentence
 
     journals: int = 0
     days: int = 0
     forgotten: int = 0
+    folded: int = 0
 
 
 def step(database: Database, connection: sa.Connection, now: int, keep: int) -> Compacted:
     """Do a bounded part of what is to be done, in the connection's transaction, which must hold the change number's lock."""
     cut = (now - keep) // BUCKET_SECONDS * BUCKET_SECONDS
     gpu.forget(connection, (now - BUCKETS_SECONDS) * 1000)
-    return Compacted(_fold(connection, cut), _days(database, connection, now), _forget(connection, cut))
+    folded = _forget_folded(connection, now)
+    return Compacted(_fold(connection, cut), _days(database, connection, now), _forget(connection, cut), folded)
 
 
 def _fold(connection: sa.Connection, cut: int) -> int:
@@ -66,13 +71,51 @@ def _fold(connection: sa.Connection, cut: int) -> int:
             .values(folded_before=sa.bindparam("b", type_=sa.BigInteger)),
             values,
         )
+        connection.execute(
+            sa.delete(t.folded).where(
+                t.folded.c.journal_id == sa.bindparam("j"), t.folded.c.bucket < sa.bindparam("b", type_=sa.BigInteger)
+            ),
+            values,
+        )
+        _measure(connection, [journal for journal, _ in found])
     return len(found)
+
+
+def _forget_folded(connection: sa.Connection, now: int) -> int:
+    """Forget what went into folded rows once no honest proxy can report it again: a day before its last report.
+
+    A proxy sends a closed bucket again only until it is acknowledged. The rows of a bucket that come later all the same count in full.
+    """
+    journals = t.journals.c
+    told = sa.case((journals.final, sa.literal(now)), else_=journals.last_reported_at) - DAY
+    old = sa.exists().where(t.folded.c.journal_id == journals.id, t.folded.c.bucket < told)
+    found = connection.execute(
+        sa.select(journals.id, told.label("told")).where(journals.folded_rows > 0, old).limit(MOST_JOURNALS)
+    ).all()
+    if found:
+        bound = sa.bindparam("b", type_=sa.BigInteger)
+        connection.execute(
+            sa.delete(t.folded).where(t.folded.c.journal_id == sa.bindparam("j"), t.folded.c.bucket < bound),
+            [{"j": journal, "b": before} for journal, before in found],
+        )
+        _measure(connection, [journal for journal, _ in found])
+    return len(found)
+
+
+def _measure(connection: sa.Connection, journal_ids: Sequence[int]) -> None:
+    """Count again what these journals have on the disk. That they once brought new keys counts no longer."""
+    of = t.journals.c
+    rows = sa.select(sa.func.count()).where(t.rows.c.journal_id == of.id).scalar_subquery()
+    folded = sa.select(sa.func.count()).where(t.folded.c.journal_id == of.id).scalar_subquery()
+    connection.execute(sa.update(t.journals).where(of.id.in_(journal_ids)).values(units=rows, folded_rows=folded))
 
 
 def _days(database: Database, connection: sa.Connection, now: int) -> int:
     spend = t.spend.c
     last = (now - BUCKETS_SECONDS) // DAY * DAY
-    settled = sa.select(t.keys.c.id).where(t.keys.c.price_id != "", t.keys.c.tier == "")
+    settled = sa.select(t.keys.c.id).where(
+        sa.or_(sa.and_(t.keys.c.price_id != "", t.keys.c.tier == ""), t.keys.c.model == names.FOLDED)
+    )
     old = connection.scalar(
         sa.select(sa.func.min(spend.bucket)).where(
             spend.bucket < last, spend.bucket % DAY != 0, spend.key_id.in_(settled)

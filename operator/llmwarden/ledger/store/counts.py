@@ -98,6 +98,12 @@ def add(left: Counts, right: Counts) -> Counts:
     return Counts(*map(_plus, astuple(left), astuple(right)))
 
 
+def bounded(counts: Counts, largest: int) -> Counts:
+    """The counters, none above `largest`."""
+    values = astuple(counts)
+    return counts if max(values) <= largest else Counts(*(min(value, largest) for value in values))
+
+
 def as_dict(counts: Counts) -> dict[str, int]:
     """Counters by name."""
     return msgspec.structs.asdict(counts)

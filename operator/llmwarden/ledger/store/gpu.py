@@ -14,7 +14,7 @@ from llmwarden.domain import spans
 from llmwarden.domain.spans import Span
 from llmwarden.ledger.store import tables as t
 from llmwarden.ledger.store.engine import Database
-from llmwarden.ledger.store.merge import chunks
+from llmwarden.ledger.store.statements import chunks
 
 
 class PodKey(NamedTuple):

@@ -1,8 +1,8 @@
 """Merging reports: one transaction for all that came together, a constant number of statements for any number of reports."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import sqlalchemy as sa
 from msgspec.structs import astuple
@@ -13,13 +13,13 @@ from llmwarden.ledger.store import counts, statements
 from llmwarden.ledger.store import tables as t
 from llmwarden.ledger.store.counts import FIELDS, Counts
 from llmwarden.ledger.store.engine import Database
+from llmwarden.ledger.store.key_ids import KeyIds
 from llmwarden.ledger.store.model import Merged, RowKey, key_of
+from llmwarden.ledger.store.quotas import NOTHING, Place, Quotas, Remembered, Sizes, Sorter
 from llmwarden.ledger.store.row_parameter import text
-from llmwarden.ledger.store.statements import LARGEST
+from llmwarden.ledger.store.statements import LARGEST, chunks
 
-IN_CHUNK: Final = 500  # values in one IN (...): SQLite bounds the number of variables
 NO_BUCKET: Final = -1  # of a report without rows, whose journal is asked for all the same
-T = TypeVar("T")
 Address = tuple[int, RowKey, int]  # journal id, key, bucket
 JournalName = tuple[str, str]  # journal, pod UID
 
@@ -45,7 +45,8 @@ def read(
 
 def merge(
     connection: sa.Connection,
-    ids: "KeyIds",
+    ids: KeyIds,
+    quotas: Quotas,
     reports: Sequence[tuple[wire.Report, int]],
     journals: Mapping[JournalName, "Journal"],
 ) -> "Merge":
@@ -66,34 +67,80 @@ def merge(
             found[address] = counts.merge(found[address], reported) if address in found else reported
         wanted.append(found)
         folded.append(dropped)
-    ids.find(connection, {key for found in wanted for _, key, _ in found})
+    sorter = Sorter(quotas, ids)
+    places = _placed(connection, ids, sorter, reports, journals, wanted=wanted)
     known = {
         (journal.id, key_id, bucket): values
         for journal in journals.values()
         for (bucket, key_id), values in journal.rows.items()
     }
     latest: dict[JournalName, int] = {}
-    for (report, now), found, dropped in zip(reports, wanted, folded, strict=True):
+    for (report, now), found, placed, dropped in zip(reports, wanted, places, folded, strict=True):
         name = (report.journal, report.pod.uid)
         journal = journals[name]
-        deltas = []
-        backwards = 0
-        for (journal_id, key, bucket), reported in found.items():
-            place = (journal_id, ids[key], bucket)
-            old = known.get(place)
-            grown = counts.grow(old or counts.ZERO, reported)
-            backwards += grown.backwards
-            if grown.new == old:
-                continue
-            made.rows[place] = known[place] = grown.new
-            sum_of = (place[1], bucket)
-            made.spend[sum_of] = counts.add(made.spend.get(sum_of, counts.ZERO), grown.delta)
-            deltas.append(key.delta(bucket, grown.delta))
         newest = report.sequence > latest.get(name, journal.sequence)
+        deltas = []
+        backwards = others = unremembered = 0
+        for (_, key, bucket), reported in found.items():
+            place = placed[journal.id, key, bucket]
+            target = (journal.id, ids[place.key], bucket)
+            old = known.get(target)
+            if place.key == key:
+                grown = counts.grow(old or counts.ZERO, reported)
+                if grown.new == old:
+                    backwards += grown.backwards
+                    continue
+                total = grown.new
+            else:
+                others += 1
+                unremembered += place.digest is None
+                grown = _folded(made, journal, bucket, place, reported, newest=newest)
+                if grown.delta == counts.ZERO:
+                    backwards += grown.backwards
+                    continue
+                total = counts.bounded(counts.add(old or counts.ZERO, grown.delta), LARGEST)
+            backwards += grown.backwards
+            made.rows[target] = known[target] = total
+            sum_of = (target[1], bucket)
+            made.spend[sum_of] = counts.add(made.spend.get(sum_of, counts.ZERO), grown.delta)
+            deltas.append(place.key.delta(bucket, grown.delta))
         if newest:
             latest[name] = report.sequence
-        made.take(report, now, Merged(tuple(deltas), backwards, dropped, newest, journal.id))
+        made.take(report, now, Merged(tuple(deltas), backwards, dropped, newest, journal.id, others, unremembered))
+    made.size(sorter)
     return made
+
+
+def _placed(
+    connection: sa.Connection,
+    ids: KeyIds,
+    sorter: Sorter,
+    reports: Sequence[tuple[wire.Report, int]],
+    journals: Mapping[JournalName, "Journal"],
+    *,
+    wanted: Sequence[Mapping[Address, Counts]],
+) -> list[dict[Address, Place]]:
+    """Say where each row counts, report by report; the keys of these places have ids then."""
+    ids.look(connection, {key for found in wanted for _, key, _ in found})
+    places = [
+        {address: sorter.place(journals[report.journal, report.pod.uid], address[1], address[2]) for address in found}
+        for (report, _), found in zip(reports, wanted, strict=True)
+    ]
+    ids.find(connection, {place.key for placed in places for place in placed.values()})
+    return places
+
+
+def _folded(
+    made: "Merge", journal: "Journal", bucket: int, place: Place, reported: Counts, *, newest: bool
+) -> counts.Growth:
+    """What a report adds to a row that is folded. One that is not remembered counts in full, in its journal's newest report only."""
+    if place.digest is None:
+        return counts.Growth(reported, reported if newest else counts.ZERO)
+    before = journal.folded.get((bucket, place.digest))
+    grown = counts.grow(before.counts if before is not None else counts.ZERO, reported)
+    remembered = Remembered(place.whole, grown.new)
+    journal.folded[bucket, place.digest] = made.folded[journal.id, bucket, place.digest] = remembered
+    return grown
 
 
 @dataclass(slots=True)
@@ -104,7 +151,10 @@ class Journal:
     id: int
     sequence: int
     folded_before: int
+    name: str = ""
+    sizes: Sizes = NOTHING
     rows: dict[tuple[int, int], Counts] = field(default_factory=dict)
+    folded: dict[tuple[int, int], Remembered] = field(default_factory=dict)  # by bucket and digest
 
 
 @dataclass(slots=True)
@@ -122,12 +172,14 @@ class Merge:
         default_factory=dict
     )  # by budget and journal id: what the journal keeps
     ended: set[int] = field(default_factory=set)  # journals whose last report this was: they keep nothing
+    folded: dict[tuple[int, int, int], Remembered] = field(default_factory=dict)  # by journal id, bucket and digest
+    added: Mapping[str, int] = field(default_factory=dict)  # by namespace, what this adds to its quota
 
     def take(self, report: wire.Report, now: int, merged: Merged) -> None:
         """Note what a report says beside its rows. Of the leases only the journal's newest report counts."""
         self.merged.append(merged)
         journal_id = merged.journal_id
-        value = self.journals.setdefault(journal_id, {"id": journal_id, "sequence": -1, "now": now, "final": False})
+        value = self.journals.setdefault(journal_id, _unchanged(journal_id, now))
         value["sequence"] = max(value["sequence"], report.sequence)
         value["now"] = max(value["now"], now)
         # An older report that is delivered after the last one does not open the journal again.
@@ -140,6 +192,12 @@ class Merge:
                 self.balances[use.budget, journal_id] = policy.kept(min(use.balance, LARGEST))
             if report.final:
                 self.ended.add(journal_id)
+
+    def size(self, sorter: Sorter) -> None:
+        """Note what the rows add to the size of their journals and namespaces."""
+        self.added = sorter.added
+        for journal_id, sizes in sorter.sizes.items():
+            self.journals[journal_id] |= {"units": sizes.units, "folded_rows": sizes.folded}
 
     def grant(self, granted: Mapping[tuple[str, int], int]) -> None:
         """Add to balances."""
@@ -173,74 +231,22 @@ class Merge:
         if self.ended:
             connection.execute(sa.delete(t.leases).where(t.leases.c.journal_id.in_(sorted(self.ended))))
         made = statements.of(database)
+        if self.folded:
+            told = [
+                {"journal_id": journal_id, "bucket": bucket, "digest": digest, "whole": one.whole}
+                | counts.as_dict(one.counts)
+                for (journal_id, bucket, digest), one in self.folded.items()
+            ]
+            connection.execute(made.folded, {"folded": text(told)})
         if made.together is not None:
             parameters = {name: text(rows) for name, rows in given.items()}
             connection.execute(made.together, {**parameters, "number": number})
             return
         for name, rows in given.items():
             if rows:
-                told: dict[str, str | int] = {name: text(rows), "number": number}
+                taken: dict[str, str | int] = {name: text(rows), "number": number}
                 for statement, takes in made.each[name]:
-                    connection.execute(statement, {name: told[name] for name in takes})
-
-
-class KeyIds:
-    """Ids of keys, which never change: remembered, but only once their transaction is committed."""
-
-    MOST: Final = 200_000  # remembered: models and labels come from outside
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._ids: dict[RowKey, int] = {}
-        self._keys: dict[int, RowKey] = {}
-        self._fresh: dict[RowKey, int] = {}
-
-    def __getitem__(self, key: RowKey) -> int:
-        return self._fresh[key] if key in self._fresh else self._ids[key]
-
-    def key(self, connection: sa.Connection, key_ids: Iterable[int]) -> dict[int, RowKey]:
-        """Return keys by their ids."""
-        wanted = set(key_ids)
-        unknown = [key_id for key_id in wanted if key_id not in self._keys]
-        for chunk in chunks(unknown):
-            for key_id, *values in connection.execute(sa.select(t.keys).where(t.keys.c.id.in_(chunk))):
-                self._remember(RowKey(*values), key_id)
-        return {key_id: self._keys[key_id] for key_id in wanted}
-
-    def find(self, connection: sa.Connection, wanted: set[RowKey]) -> None:
-        """See to it that these have ids."""
-        self._fresh = {}
-        unknown = [key for key in wanted if key not in self._ids]
-        if not unknown:
-            return
-        if len(self._ids) > self.MOST:
-            self._ids.clear()
-            self._keys.clear()
-            unknown = list(wanted)
-        connection.execute(
-            self._database.insert(t.keys).on_conflict_do_nothing(), [key._asdict() for key in sorted(unknown)]
-        )
-        services = sorted({key.service for key in unknown})
-        sought = set(unknown)
-        for chunk in chunks(services):
-            models = sorted({key.model for key in unknown})
-            narrow = t.keys.c.model.in_(models) if len(models) <= IN_CHUNK else sa.true()
-            for key_id, *values in connection.execute(
-                sa.select(t.keys).where(t.keys.c.service.in_(chunk), narrow).order_by(t.keys.c.id)
-            ):
-                key = RowKey(*values)
-                if key in sought:
-                    self._fresh[key] = key_id
-
-    def committed(self) -> None:
-        """Say that the transaction in which they were found is on the disk."""
-        for key, key_id in self._fresh.items():
-            self._remember(key, key_id)
-        self._fresh = {}
-
-    def _remember(self, key: RowKey, key_id: int) -> None:
-        self._ids[key] = key_id
-        self._keys[key_id] = key
+                    connection.execute(statement, {name: taken[name] for name in takes})
 
 
 def _read(
@@ -253,15 +259,28 @@ def _read(
         for bucket in wanted[journal, uid] or (NO_BUCKET,)
     ]
     found: dict[JournalName, Journal] = {}
-    for number, journal_id, sequence, folded, bucket, key_id, *values in connection.execute(
+    for number, journal_id, sequence, before, units, folded, bucket, key_id, *values in connection.execute(
         statements.of(database).read, {"asked": text(asked)}
     ):
         name = names[number]
         if name not in found:
-            found[name] = Journal(journal_id, sequence, folded)
+            found[name] = Journal(journal_id, sequence, before, name[0], Sizes(units, folded))
         if key_id is not None:
             found[name].rows[bucket, key_id] = Counts(*values)
+    for name, journal in found.items():
+        if journal.sizes.folded:
+            for chunk in chunks(sorted(wanted[name])):
+                of = t.folded.c
+                query = sa.select(of.bucket, of.digest, of.whole, *(of[field] for field in FIELDS))
+                for bucket, digest, whole, *values in connection.execute(
+                    query.where(of.journal_id == journal.id, of.bucket.in_(chunk))
+                ):
+                    journal.folded[bucket, digest] = Remembered(whole, Counts(*values))
     return found
+
+
+def _unchanged(journal_id: int, now: int) -> dict[str, Any]:
+    return {"id": journal_id, "sequence": -1, "now": now, "final": False, "units": 0, "folded_rows": 0}
 
 
 def _add_journals(
@@ -289,9 +308,3 @@ def place_values(place: tuple[int, int], values: Counts) -> dict[str, int]:
     key_id, bucket = place
     numbers = {name: min(value, LARGEST // 2) for name, value in zip(FIELDS, astuple(values), strict=True)}
     return {"key_id": key_id, "bucket": bucket, **numbers}
-
-
-def chunks(values: Sequence[T]) -> Iterable[Sequence[T]]:
-    """Cut what one IN (...) cannot hold."""
-    for at in range(0, len(values), IN_CHUNK):
-        yield values[at : at + IN_CHUNK]

@@ -83,6 +83,7 @@ class Merged:
 
     `backwards`: rows in which some counter was below what was known (nothing is taken back). `folded`: rows left out because
     their bucket was folded long ago: they are counted. `latest`: no newer report of the journal was there: its leases count.
+    `others`: rows that count under `names.FOLDED` because of a quota, `unremembered`: those of them that count in full (`quotas.py`).
     """
 
     deltas: tuple[Delta, ...]
@@ -90,6 +91,8 @@ class Merged:
     folded: int = 0
     latest: bool = True
     journal_id: int = 0
+    others: int = 0
+    unremembered: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,17 +3,20 @@
 Made once for each kind of database: making a statement takes longer than running it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 
 from llmwarden.ledger.store import tables as t
 from llmwarden.ledger.store.counts import FIELDS
 from llmwarden.ledger.store.engine import Database, Insert
+from llmwarden.ledger.store.model import RowKey
 from llmwarden.ledger.store.row_parameter import table
 
+T = TypeVar("T")
+IN_CHUNK: Final = 500  # values in one IN (...): SQLite bounds the number of variables
 _WHOLE: Final = (
     "enable_seqscan",
     "enable_hashjoin",
@@ -28,6 +31,7 @@ class Statements:
 
     `next`: take the next change number, which holds off all other transactions that change anything. `read`: journals and their rows. `each`: what is written of each parameter, every statement with the parameters that it takes; `together`:
     all of them as one, where the database can do that. `held`: what is out of budgets, and what of it some journals have.
+    `keys`: keys that there are, of those that are wanted. `folded`: write rows that were folded.
     """
 
     next: sa.Update
@@ -35,6 +39,8 @@ class Statements:
     each: Mapping[str, tuple[tuple[sa.Insert | sa.Update, tuple[str, ...]], ...]]
     together: sa.Select[Any] | None
     held: sa.CompoundSelect[Any]
+    keys: sa.Select[Any]
+    folded: sa.Insert
 
 
 def of(database: Database) -> Statements:
@@ -60,12 +66,17 @@ def _make(database: Database) -> Statements:
         t.journals.c.id,
         t.journals.c.sequence,
         t.journals.c.folded_before,
+        t.journals.c.units,
+        t.journals.c.folded_rows,
         asked.c.bucket,
         t.rows.c.key_id,
         *(t.rows.c[name] for name in FIELDS),
     ).select_from(asked.join(t.journals, same).outerjoin(t.rows, there))
 
-    journal = given("journals", {"id": big, "sequence": big, "now": big, "final": sa.Boolean()})
+    journal = given(
+        "journals",
+        {"id": big, "sequence": big, "now": big, "final": sa.Boolean(), "units": big, "folded_rows": big},
+    )
     row = given("rows", {"journal_id": big, "bucket": big, "key_id": big, **counters})
     spend = given("spend", {"bucket": big, "key_id": big, **counters})
     service = given("services", {"namespace": words, "name": words, "now": big})
@@ -77,6 +88,8 @@ def _make(database: Database) -> Statements:
             sequence=_larger(t.journals.c.sequence, journal.c.sequence),
             last_reported_at=_larger(t.journals.c.last_reported_at, journal.c.now),
             final=sa.or_(t.journals.c.final, journal.c.final),
+            units=t.journals.c.units + journal.c.units,
+            folded_rows=t.journals.c.folded_rows + journal.c.folded_rows,
         )
     )
     rows = _insert(database, t.rows, {name: row.c[name] for name in ("journal_id", "bucket", "key_id", *FIELDS)})
@@ -127,7 +140,14 @@ def _make(database: Database) -> Statements:
         # Each writes a table of its own: none of them has to see what another wrote.
         parts = [one.cte(f"write_{name}_{at}") for name, some in each.items() for at, (one, _) in enumerate(some)]
         together = sa.select(sa.literal_column("1")).add_cte(*parts)
-    return Statements(_next(database), read, each, together, _held(database))
+    wanted = given("wanted", {name: big if kind is int else words for name, kind in RowKey.__annotations__.items()})
+    same_key = sa.and_(*(t.keys.c[name] == wanted.c[name] for name in RowKey._fields))
+    keys = sa.select(t.keys).select_from(wanted.join(t.keys, same_key))
+    sent = given("folded", {"journal_id": big, "bucket": big, "digest": big, "whole": sa.Boolean(), **counters})
+    place = ("journal_id", "bucket", "digest")
+    folded = _insert(database, t.folded, {name: sent.c[name] for name in (*place, "whole", *FIELDS)})
+    folded = folded.on_conflict_do_update(index_elements=place, set_={name: folded.excluded[name] for name in FIELDS})
+    return Statements(_next(database), read, each, together, _held(database), keys, folded)
 
 
 def _next(database: Database) -> sa.Update:
@@ -162,6 +182,12 @@ def _insert(database: Database, into: sa.Table, values: Mapping[str, sa.ColumnEl
 
 def _larger(left: sa.ColumnElement[Any], right: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
     return sa.case((left > right, left), else_=right)
+
+
+def chunks(values: Sequence[T]) -> Iterable[Sequence[T]]:
+    """Cut what one IN (...) cannot hold."""
+    for at in range(0, len(values), IN_CHUNK):
+        yield values[at : at + IN_CHUNK]
 
 
 _MADE: dict[bool, Statements] = {}  # by whether it is PostgreSQL

@@ -17,13 +17,16 @@ from llmwarden.ledger.store import tables as t
 from llmwarden.ledger.store.compact import Compacted
 from llmwarden.ledger.store.counts import FIELDS, Counts
 from llmwarden.ledger.store.engine import Database
-from llmwarden.ledger.store.merge import KeyIds, chunks
+from llmwarden.ledger.store.key_ids import KeyIds
 from llmwarden.ledger.store.model import Batch, BehindError, Delta, Issued, PriceRecord, issued_of
+from llmwarden.ledger.store.quotas import Quotas, committed
+from llmwarden.ledger.store.statements import chunks
 
 logger = logging.getLogger(__name__)
 
 LOG_KEPT: Final = 4096  # changes that a replica may be behind before it reads everything anew
 _PRUNE_EVERY: Final = 256
+MOST_LOGGED: Final = 2_000_000  # rows of `log`, about
 CHECKPOINT_BYTES: Final = 4 * 1024 * 1024
 _CHUNK: Final = 10_000  # rows that a long answer of the database is read by
 
@@ -41,12 +44,15 @@ class Store:
         """
         self.database = Database(url)
         self._ids = KeyIds(self.database)
+        self.quotas = Quotas()
+        self._logged = 0  # rows of `log` since it was pruned
         self._seen = 0  # the last change that our sums in memory have
         self._issued: set[Issued] = set()  # prices that are known in memory
         try:
             with self.database.guard(), self.database.transaction() as connection:
                 schema.upgrade(connection, self.database.name)
                 self._seen = self._number(connection)
+                self._count(connection)
         except WardenError:
             self.close()
             raise
@@ -73,7 +79,7 @@ class Store:
                 number = self._next(connection)
                 foreign, prices = self._foreign(connection, number)
                 known = merge.read(self.database, connection, reports)
-                made = merge.merge(connection, self._ids, reports, known)
+                made = merge.merge(connection, self._ids, self.quotas, reports, known)
                 prices |= self._unknown_prices(connection, (delta for one in made.merged for delta in one.deltas))
                 if lending is not None:
                     held = leases.held(self.database, connection, lending.budgets, made.balances)
@@ -84,9 +90,11 @@ class Store:
                     foreign, prices = (), {}
                     made.grant(granted)
                 made.write(self.database, connection, number)
+                self._logged += len(made.spend)
                 if number % _PRUNE_EVERY == 0:
-                    connection.execute(sa.delete(t.log).where(t.log.c.number <= number - LOG_KEPT))
+                    self._prune(connection, number)
             self._ids.committed()
+            committed(self.quotas, made.added)
             self._seen = number
             self._issued.update(prices)
             return Batch(tuple(made.merged), foreign, prices)
@@ -191,7 +199,9 @@ class Store:
         """Take a step in dropping detail older than `keep` seconds; sums stay. Call it until it does nothing."""
         with self.database.guard(), self.database.transaction() as connection:
             connection.execute(_LOCK)
-            return compact.step(self.database, connection, now, keep)
+            done = compact.step(self.database, connection, now, keep)
+            self._count(connection)
+            return done
 
     # Prices and labels ------------------------------------------------------------------------------------------------
 
@@ -263,11 +273,28 @@ class Store:
     def _number(self, connection: sa.Connection) -> int:
         return int(connection.scalar(sa.select(t.changes.c.number)) or 0)
 
+    def _prune(self, connection: sa.Connection, number: int) -> None:
+        """Drop the oldest of `log`. How many numbers stay goes by how many rows they have: one report may have thousands."""
+        each = max(1, self._logged // _PRUNE_EVERY)
+        kept = min(LOG_KEPT, max(_PRUNE_EVERY, MOST_LOGGED // each)) if self.database.postgresql else _PRUNE_EVERY
+        self._logged = 0
+        connection.execute(sa.delete(t.log).where(t.log.c.number <= number - kept))
+        connection.execute(sa.update(t.changes).where(t.changes.c.pruned < number - kept).values(pruned=number - kept))
+
+    def _count(self, connection: sa.Connection) -> None:
+        """Take what each namespace uses of its quota, as the database says."""
+        journals = t.journals.c
+        query = sa.select(journals.namespace, sa.func.sum(journals.units)).group_by(journals.namespace)
+        found = {namespace: int(units or 0) for namespace, units in connection.execute(query)}
+        self.quotas.used.clear()
+        self.quotas.used.update(found)
+
     def _foreign(self, connection: sa.Connection, number: int) -> tuple[tuple[Delta, ...], dict[Issued, Rates]]:
         """What was committed below `number` and is not in our sums: by another replica, or by us when its answer was lost."""
         if number == self._seen + 1:
             return (), {}
-        if number <= self._seen or number - self._seen > LOG_KEPT - _PRUNE_EVERY:
+        pruned = int(connection.scalar(sa.select(t.changes.c.pruned)) or 0)
+        if number <= self._seen or self._seen < pruned or number - self._seen > LOG_KEPT - _PRUNE_EVERY:
             message = f"changes {self._seen + 1} to {number - 1} of the database cannot be followed: reading all anew"
             raise BehindError(message)
         found = connection.execute(

@@ -14,6 +14,7 @@ changes = sa.Table(
     METADATA,
     sa.Column("id", sa.Integer, primary_key=True),  # always 1
     sa.Column("number", sa.BigInteger, nullable=False),
+    sa.Column("pruned", sa.BigInteger, nullable=False, server_default="0"),  # `log` has nothing up to this number
 )
 
 journals = sa.Table(
@@ -31,6 +32,8 @@ journals = sa.Table(
     sa.Column(
         "folded_before", sa.BigInteger, nullable=False, server_default="0"
     ),  # older buckets have no rows any more
+    sa.Column("units", sa.BigInteger, nullable=False, server_default="0"),  # what its rows count of quotas
+    sa.Column("folded_rows", sa.BigInteger, nullable=False, server_default="0"),  # how many `folded` has of it
     sa.UniqueConstraint("journal", "pod_uid"),
 )
 
@@ -56,6 +59,17 @@ rows = sa.Table(
     sa.Column("journal_id", sa.Integer, sa.ForeignKey("journals.id"), primary_key=True),
     sa.Column("bucket", sa.BigInteger, primary_key=True),  # its start, in seconds since the epoch
     sa.Column("key_id", sa.Integer, sa.ForeignKey("keys.id"), primary_key=True),
+    *_counters(),
+    sqlite_with_rowid=False,
+)
+
+folded = sa.Table(
+    "folded",
+    METADATA,
+    sa.Column("journal_id", sa.Integer, sa.ForeignKey("journals.id"), primary_key=True),
+    sa.Column("bucket", sa.BigInteger, primary_key=True),
+    sa.Column("digest", sa.BigInteger, primary_key=True),  # of the row's key, and of the journal's name
+    sa.Column("whole", sa.Boolean, nullable=False),  # all of the key was replaced, and not only its labels
     *_counters(),
     sqlite_with_rowid=False,
 )

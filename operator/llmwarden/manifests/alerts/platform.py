@@ -22,12 +22,14 @@ _FIGURES: Final = {
     for verdict in _MEANING
 }
 
+QUOTA_WARNS: Final = 0.8  # share of a namespace's quota of rows
+
 
 def rules(params: ClusterParams) -> Manifest | None:
     """Build the PrometheusRule."""
     if not params.capabilities.rules:
         return None
-    wanted = [_unwatched(params)]
+    wanted = [_unwatched(params), _quota(params)]
     if params.accounts:
         wanted += [*_drifts(params), _unread(params)]
     return {
@@ -51,6 +53,23 @@ def _unwatched(params: ClusterParams) -> dict[str, Any]:
             "LLM Warden learns of changes through watches. Until this watch works again, the operator does not act on edits and new pods, the webhook "
             "may let pods start without a proxy, or the ledger keeps old budgets and prices. The pod's log has the API server's answer. "
             "If it is `forbidden`, a ClusterRole differs from what the chart installed."
+        ),
+    )
+
+
+def _quota(params: ClusterParams) -> dict[str, Any]:
+    # The alert's own namespace is ours: whose quota it is has a label of its own.
+    used = f"max by (namespace) ({names.METRIC_LEDGER_QUOTA}) > {QUOTA_WARNS}"
+    folded = f"sum by (namespace) (increase({names.METRIC_LEDGER_FOLDED}[15m])) > 0"
+    return _alert(
+        params,
+        "LLMLedgerQuota",
+        f'label_replace(({used})\nor ({folded}), "tenant", "$1", "namespace", "(.+)")',
+        severity="warning",
+        summary="namespace {{ $labels.tenant }} has used up its room in the ledger, or will soon",
+        description=(
+            "Its pods report very many models, prices or labels. Rows beyond a quota count together as (other): no token is lost, but such tokens "
+            "have no price of their own, and budgets count them at the provider's highest price. Other namespaces are not affected."
         ),
     )
 
