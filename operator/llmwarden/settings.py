@@ -51,6 +51,7 @@ class Settings:
     report_seconds: float = 5.0
     proxy_cpu_request: str = "10m"
     proxy_cpu_limit: str = "1"  # only in pods whose own containers all have a CPU limit
+    proxy_cpu_guaranteed: str = "200m"  # request and limit in pods of the class Guaranteed
     proxy_memory_request: str = "64Mi"
     proxy_memory_limit: str = "256Mi"
     unbounded_input_tokens: int = (

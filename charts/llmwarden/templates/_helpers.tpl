@@ -163,6 +163,7 @@ LLMWARDEN_WORKERS: {{ $v.operator.workers | quote }}
 LLMWARDEN_REPORT_SECONDS: {{ $v.proxy.reportSeconds | quote }}
 LLMWARDEN_PROXY_CPU_REQUEST: {{ $v.proxy.cpuRequest | quote }}
 LLMWARDEN_PROXY_CPU_LIMIT: {{ $v.proxy.cpuLimit | quote }}
+LLMWARDEN_PROXY_CPU_GUARANTEED: {{ $v.proxy.cpuGuaranteed | quote }}
 LLMWARDEN_PROXY_MEMORY_REQUEST: {{ $v.proxy.memoryRequest | quote }}
 LLMWARDEN_PROXY_MEMORY_LIMIT: {{ $v.proxy.memoryLimit | quote }}
 LLMWARDEN_UNBOUNDED_INPUT_TOKENS: {{ $v.proxy.unboundedInputTokens | int64 | quote }}

@@ -27,6 +27,7 @@ from llmwarden.control.observe.world import World
 from llmwarden.domain import budgets, conditions, engine_objectives, upstream
 from llmwarden.errors import InvalidSpecError, NotFoundError
 from llmwarden.injection import rollout
+from llmwarden.injection.sidecar import REFUSING
 from llmwarden.kube import Client
 from llmwarden.manifests import gpu_choice
 from llmwarden.manifests.builder import build, build_cluster
@@ -170,6 +171,7 @@ class Reconciler:
         old = snapshot.service.status or LLMServiceStatus()
         for kind, reason in (
             ("Instrumented", "InjectionStopped"),
+            *(("Instrumented", reason) for reason in REFUSING),
             ("WithinBudget", "Exceeded"),
             ("Ready", "InvalidBudget"),
             ("Ready", "InvalidObjective"),

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from llmwarden import names
 from llmwarden.injection.selection import Finding
+from llmwarden.injection.variables import readable, refers
 
 Container = Mapping[str, Any]
 
@@ -77,11 +78,10 @@ class Credentials:
 def upstream(containers: Iterable[Container]) -> str:
     """Where Bedrock is for these containers, by what they say of their region; empty where they say nothing that can be read."""
     for container in containers:
-        values = {entry["name"]: entry.get("value") or "" for entry in container.get("env") or [] if entry.get("name")}
-        region = values.get("AWS_DEFAULT_REGION") or values.get("AWS_REGION") or ""
+        region = readable(container, "AWS_DEFAULT_REGION") or readable(container, "AWS_REGION") or ""
         match = _REGION.fullmatch(region)
         if match is not None:
-            fips = "-fips" if values.get("AWS_USE_FIPS_ENDPOINT", "").lower() == "true" else ""
+            fips = "-fips" if (readable(container, "AWS_USE_FIPS_ENDPOINT") or "").lower() == "true" else ""
             end = "amazonaws.com.cn" if match["partition"] == "cn" else "amazonaws.com"
             return f"https://bedrock-runtime{fips}.{region}.{end}"
     return ""
@@ -152,7 +152,12 @@ def _from_env(service: str, container: Container, findings: list[Finding]) -> It
         name = entry.get("name")
         if name not in _NAMES:
             continue
-        if "$(" in (entry.get("value") or "") or "resourceFieldRef" in (entry.get("valueFrom") or {}):
+        if refers(entry.get("value") or ""):
+            value = readable(container, name)
+            if value is not None:
+                yield {"name": name, "value": value.replace("$", "$$")}
+                continue
+        if refers(entry.get("value") or "") or "resourceFieldRef" in (entry.get("valueFrom") or {}):
             message = (
                 f"container {container.get('name')} makes {name} from other variables, which the proxy does not have"
             )

@@ -1,16 +1,18 @@
 """What a pod's own containers know of the way out, which the proxy must know, too, once their calls are its calls: HTTP proxies and authorities."""
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from llmwarden import names
+from llmwarden.injection.variables import hidden, readable, references, refers, rename
 
 Container = Mapping[str, Any]
 
 _PROXIES: Final = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY")
 _AROUND: Final = "NO_PROXY"
+_WANTED: Final = tuple(spelled for name in (*_PROXIES, _AROUND) for spelled in (name, name.lower()))
 # Where Python, OpenSSL, curl, Node and the AWS SDKs look for authorities beside or instead of the system's.
 _BUNDLES: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "CURL_CA_BUNDLE", "AWS_CA_BUNDLE")
 _SINGLE: Final = "bundle.pem"  # what a file that is mounted by itself is called in the proxy
@@ -37,19 +39,63 @@ def egress(containers: Iterable[Container]) -> Egress:
 
 
 def _proxies(container: Container) -> tuple[dict[str, Any], ...]:
-    """The variables that name a proxy, and those that say around which hosts; in the container's order, as references need it."""
-    wanted = {spelled for name in (*_PROXIES, _AROUND) for spelled in (name, name.lower())}
-    kept = {f"{names.KEPT_PREFIX}{name}" for name in wanted}
-    entries = [entry for entry in container.get("env") or [] if entry.get("name") in wanted | kept and copies(entry)]
+    """The variables that name a proxy, and those that say around which hosts; in the container's order, as references need it.
+
+    What they refer to comes along under a name of ours: nothing else of the application's is to mean anything to the proxy. What envFrom
+    may bring comes first, as the container's own entries count more.
+    """
+    env = container.get("env") or []
+    entries: list[dict[str, Any]] = [
+        {"name": name, "valueFrom": source} for name in _WANTED for source in hidden(container, name)
+    ]
+    kept: set[str] = set()  # names of which an entry came along, under a name of ours or its own
+    hopeless: set[str] = set()  # names of which an entry means nothing elsewhere
+    for place in _needed(env):
+        entry, name = env[place], env[place]["name"]
+        wanted = references(entry.get("value") or "")
+        behind = [
+            {"name": _kept(other), "valueFrom": source}
+            for other in wanted
+            if other not in kept and other not in _WANTED
+            for source in hidden(container, other)
+        ]
+        reached = kept | {other for other in wanted if next(hidden(container, other), None) is not None}
+        if not hopeless.isdisjoint(wanted) or not reached.issuperset(wanted) or not (wanted or copies(entry)):
+            hopeless.add(name)
+            continue
+        kept.update((name, *wanted))
+        entries += behind
+        if wanted:
+            renamed = {other: _kept(other) for other in wanted}
+            entries.append({"name": _kept(name), "value": rename(entry["value"], renamed)})
+        else:
+            entries.append({**entry, "name": _kept(name)})
     if not any(entry["name"].upper() in _PROXIES for entry in entries):
         return ()
-    return tuple(copy.deepcopy(dict(entry)) for entry in entries)
+    return tuple(copy.deepcopy(entries))
+
+
+def _kept(name: str) -> str:
+    """Give the name that a variable of the application's has in the proxy."""
+    return name if name in _WANTED or name.startswith(names.KEPT_PREFIX) else f"{names.KEPT_PREFIX}{name}"
+
+
+def _needed(env: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Give the places of the entries that are wanted, and of all that these refer to, in their order."""
+    places: set[int] = set()
+    asked: set[str] = set()  # references at later places, which earlier entries of the name answer
+    for place in range(len(env) - 1, -1, -1):
+        name = env[place].get("name")
+        if name in _WANTED or name in asked:
+            places.add(place)
+            asked.update(references(env[place].get("value") or ""))
+    return sorted(places)
 
 
 def copies(entry: Mapping[str, Any]) -> bool:
     """Whether an entry means the same in another container of the pod."""
     value = entry.get("value") or ""
-    if "$(" in value.replace(f"$({names.KEPT_PREFIX}", ""):
+    if refers(value):
         return False  # it is made of variables that the proxy does not have
     return bool(value) or "resourceFieldRef" not in (entry.get("valueFrom") or {"resourceFieldRef": None})
 
@@ -59,9 +105,8 @@ def _authorities(container: Container) -> tuple[dict[str, Any], str] | None:
 
     A bundle that lies in the container's image cannot be brought along.
     """
-    paths = {entry["name"]: entry.get("value") or "" for entry in container.get("env") or [] if entry.get("name")}
     for variable in _BUNDLES:
-        path = paths.get(variable, "")
+        path = readable(container, variable) or ""
         mounts = [item for item in container.get("volumeMounts") or [] if _holds(item, path)]
         if not mounts:
             continue

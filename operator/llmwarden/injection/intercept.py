@@ -10,17 +10,16 @@ from typing import Any, Final
 
 from llmwarden import names
 from llmwarden.api.v1alpha1 import LLMService
+from llmwarden.api.v1alpha1.common import SecretKeyRef
 from llmwarden.contracts.sidecar import Mode
 from llmwarden.domain import upstream as upstreams
 from llmwarden.injection import aws
+from llmwarden.injection.loopback import LOOPBACK, bypass_proxies
 from llmwarden.injection.sdk import AWS_BEARER, AWS_ENDPOINT, CLIENTS, DUMMY_KEY, BaseUrl, Clients, split_base_url
 from llmwarden.injection.selection import Finding
+from llmwarden.injection.variables import Container, entry_of, put, readable
 from llmwarden.settings import Settings
 
-Container = dict[str, Any]
-
-LOOPBACK: Final = "127.0.0.1"
-NOT_PROXIED: Final = (LOOPBACK, "localhost")
 _PORT_NAME_LENGTH: Final = 15  # of a container port's name: IANA_SVC_NAME
 _HANDLERS: Final = ("httpGet", "tcpSocket")
 
@@ -153,10 +152,10 @@ def _own_upstream(
     upstream = previous.upstream if previous and previous.mode == "Env" else None
     for container in containers:
         for variable, _ in clients.base_urls:
-            entry = _entry(container, variable)
-            if upstream is None and entry and entry.get("value") and not _is_ours(entry["value"], previous):
-                split = split_base_url(variable, entry["value"])
-                upstream = split.upstream if split and "$(" not in entry["value"] else None
+            value = readable(container, variable)
+            if upstream is None and value and not _is_ours(value, previous):
+                split = split_base_url(variable, value)
+                upstream = split.upstream if split else None
     if upstream is None or backend.credentials_secret_ref is None:
         return upstream, []
     # Where the proxy adds a key of its own, an application must not choose whom it is sent to.
@@ -172,11 +171,6 @@ def _own_upstream(
 def _is_ours(value: str, previous: Known | None) -> bool:
     """Whether a base URL is one that an earlier injection has set."""
     return previous is not None and value.startswith(f"http://{LOOPBACK}:{previous.port}")
-
-
-def _entry(container: Container, variable: str) -> dict[str, Any] | None:
-    """Give a container's last entry of a variable: the last is the one that counts."""
-    return next((entry for entry in reversed(container.get("env") or []) if entry.get("name") == variable), None)
 
 
 class _EnvEditor:
@@ -204,8 +198,11 @@ class _EnvEditor:
             if variable == AWS_ENDPOINT and bearer:
                 continue
             own = own_urls.get(variable, sibling)
-            _set(container, variable, self._base + (own.version if own else version))
-        _bypass_proxies(container)
+            value = self._base + (own.version if own else version)
+            # What refers to the variable may go on right behind it.
+            slash = str((entry_of(container, variable) or {}).get("value") or "").endswith("/")
+            put(container, variable, f"{value}/" if slash else value)
+        bypass_proxies(container)
         self.reached = True
         findings = [*bearer, *self._hidden(container)]
         if self._service.spec.backend.credentials_secret_ref is not None:
@@ -214,7 +211,7 @@ class _EnvEditor:
 
     def _bearer(self, container: Container) -> list[Finding]:
         """Leave AWS' SDKs alone where they have a bearer key: they would refuse to send it to the proxy, and the application would fail."""
-        if self._service.spec.backend.type != "Bedrock" or _entry(container, AWS_BEARER) is None:
+        if self._service.spec.backend.type != "Bedrock" or entry_of(container, AWS_BEARER) is None:
             return []
         message = f"container {container.get('name')} has {AWS_BEARER}, which AWS SDKs send over HTTPS only, so their calls are not measured"
         return [
@@ -229,14 +226,14 @@ class _EnvEditor:
         label = f"container {container.get('name')}"
         urls: dict[str, BaseUrl] = {}
         for variable, version in self._clients.base_urls:
-            entry = _entry(container, variable)
+            entry = entry_of(container, variable)
             if entry is None or (not entry.get("value") and "valueFrom" not in entry):
                 continue
-            value = entry.get("value") or ""
+            value = readable(container, variable) or ""
             if value.startswith(self._base) and value[len(self._base) :][:1] in {"", "/"}:
                 urls[variable] = BaseUrl(self._upstream, value.removeprefix(self._base).rstrip("/"))
                 continue
-            if "valueFrom" in entry or "$(" in value:
+            if not value:
                 if not wins:
                     message = f"{label} takes {variable} from elsewhere, so we cannot see where its calls go, and they are not measured"
                     return Finding(self._name, "BaseUrlNotReadable", message, "set backend.url")
@@ -273,64 +270,33 @@ class _EnvEditor:
         secret = self._service.spec.backend.credentials_secret_ref
         if secret is None or not self._clients.keys:
             return []
-        entries = [(key, _entry(container, key)) for key in self._clients.keys]
+        entries = [(key, entry_of(container, key)) for key in self._clients.keys]
         present = [(key, entry) for key, entry in entries if entry is not None]
         if not present:
-            _set(container, self._clients.keys[0], DUMMY_KEY)
+            put(container, self._clients.keys[0], DUMMY_KEY)
             return []
         findings = []
         for key, entry in present:
-            reference = (entry.get("valueFrom") or {}).get("secretKeyRef") or {}
-            if reference.get("name") == secret.name and reference.get("key") == secret.key:
-                _set(container, key, DUMMY_KEY)
-            elif entry.get("value") != DUMMY_KEY:
+            # Earlier entries of the name, too: other variables may refer to them.
+            env = container["env"]
+            for place, item in enumerate(env):
+                if item.get("name") == key and _is_key(item, secret):
+                    env[place] = {"name": key, "value": DUMMY_KEY}
+            if not _is_key(entry, secret) and entry.get("value") != DUMMY_KEY:
                 message = f"container {container.get('name')} holds a key of its own in {key}; the proxy replaces it, but the application could also use it directly"
                 findings.append(Finding(self._name, "OwnKey", message, f"remove {key} from the pod template"))
         return findings
+
+
+def _is_key(entry: Mapping[str, Any], secret: SecretKeyRef) -> bool:
+    reference = (entry.get("valueFrom") or {}).get("secretKeyRef") or {}
+    return bool(reference.get("name") == secret.name and reference.get("key") == secret.key)
 
 
 def _is_ollama_server(container: Container) -> bool:
     """Whether a container is Ollama itself: OLLAMA_HOST would move where it listens."""
     repository = str(container.get("image", "")).partition("@")[0].rpartition("/")[2].partition(":")[0]
     return repository == "ollama"
-
-
-def _set(container: Container, variable: str, value: str) -> None:
-    """Set a variable in its place, or at the end; a second entry of the name goes."""
-    env = container.setdefault("env", [])
-    places = [index for index, entry in enumerate(env) if entry.get("name") == variable]
-    if not places:
-        env.append({"name": variable, "value": value})
-        return
-    env[places[0]] = {"name": variable, "value": value}
-    for index in reversed(places[1:]):
-        del env[index]
-
-
-def _bypass_proxies(container: Container) -> None:
-    """Keep the way to our loopback port out of an HTTP proxy's.
-
-    An existing list is added to. Where there is none it is made, unless envFrom may bring one: that one (which names
-    the loopback by all custom) would be overridden. Only one spelling present: the other is not made, for clients
-    that prefer it would lose the first.
-    """
-    variables = [variable for variable in ("NO_PROXY", "no_proxy") if _entry(container, variable)]
-    if not variables and container.get("envFrom"):
-        return
-    for variable in variables or ("NO_PROXY", "no_proxy"):
-        entry = _entry(container, variable) or {}
-        if "valueFrom" in entry:
-            # Its value cannot be read, but Kubernetes can expand it: keep it under another name.
-            kept = f"{names.KEPT_PREFIX}{variable}"
-            env = container["env"]
-            env[env.index(entry)] = {**entry, "name": kept}
-            env.append({"name": variable, "value": ",".join((f"$({kept})", *NOT_PROXIED))})
-            continue
-        items = [item for item in (entry.get("value") or "").split(",") if item.strip()]
-        hosts = {item.strip() for item in items}
-        if "*" not in hosts:
-            items += [item for item in NOT_PROXIED if item not in hosts]
-            _set(container, variable, ",".join(items))
 
 
 # Port ---------------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 from llmwarden import names
 from llmwarden.api.v1alpha1 import LLMService
 from llmwarden.injection.selection import Finding
-from llmwarden.injection.sidecar import Injection, decide, is_injected
+from llmwarden.injection.sidecar import REFUSING, Injection, decide, is_injected
 from llmwarden.settings import Settings
 
 # Why a container waits when it will not start by waiting alone.
@@ -110,7 +110,7 @@ def view(
     today = decide(
         dict(pod), rivals, settings, namespace=metadata["namespace"], namespace_labels=namespace_labels, ca_pem=""
     )
-    return _uninjected(base, service, today)
+    return _uninjected(base, service, today, findings)
 
 
 def _injected(base: PodView, proxy: Mapping[str, Any]) -> PodView:
@@ -133,13 +133,16 @@ def _injected(base: PodView, proxy: Mapping[str, Any]) -> PodView:
     return replace(base, state="Starting", reason="Starting", message="the proxy is starting")
 
 
-def _uninjected(base: PodView, service: LLMService, decision: Injection) -> PodView:
-    """Say why a pod has no proxy, by what injection would decide today."""
+def _uninjected(base: PodView, service: LLMService, decision: Injection, findings: Iterable[Finding]) -> PodView:
+    """Say why a pod has no proxy, by what injection would decide today, or by what only the webhook knew (`findings`)."""
     name = service.metadata.name
     if name not in decision.services:
         finding = next((item for item in decision.findings if item.service == name and item.blocking), None)
         if finding is not None:
             return _with(base, finding.reason, finding.message, finding.remedy)
+    then = next((item for item in findings if item.blocking and item.reason in REFUSING), None)
+    if then is not None:
+        return _with(base, then.reason, then.message, then.remedy)
     since = service.metadata.creation_timestamp
     if since is not None and base.created < since:
         return _with(

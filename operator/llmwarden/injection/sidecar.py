@@ -18,6 +18,7 @@ from llmwarden.domain import durations, indicators, upstream
 from llmwarden.errors import InvalidSpecError
 from llmwarden.injection import aws
 from llmwarden.injection.egress import Egress, copies, egress
+from llmwarden.injection.fitting import JOURNAL_SIZE, fit
 from llmwarden.injection.intercept import (
     Known,
     Ports,
@@ -29,22 +30,25 @@ from llmwarden.injection.intercept import (
     services_upstream,
     used_ports,
 )
+from llmwarden.injection.limits import NONE, Limits
 from llmwarden.injection.selection import Finding, is_injected, select
 from llmwarden.settings import Settings
 
 __all__ = ["Injection", "decide", "inject", "is_injected", "renamed_port", "services_upstream"]
 
+REFUSING: Final = (
+    "LimitRange",
+    "ResourceQuota",
+    "PodResources",
+)  # reasons that only the webhook knows, at a pod's creation
 USER: Final = 65532  # the image's own user ("nonroot" of the distroless images)
 START_SECONDS: Final = 120  # how long the proxy may take to listen before the kubelet restarts it
-JOURNAL_SIZE: Final = "64Mi"
 _CERTIFICATE, _CERTIFICATE_KEY = "tls.crt", "tls.key"  # in a Secret of type kubernetes.io/tls
-_STORAGE: Final = "ephemeral-storage"
-_STORAGE_LIMIT: Final = "256Mi"  # the journal, and the logs that the kubelet keeps: 50 MiB by default
 
 
 @dataclass(frozen=True, slots=True)
 class Injection:
-    """`pod` is what was given where `services` is empty; `findings` of all services that select the pod."""
+    """`pod` is what was given where `services` is empty, perhaps with an annotation; `findings` of all services that select the pod."""
 
     pod: dict[str, Any]
     services: tuple[str, ...]
@@ -59,10 +63,11 @@ def decide(
     namespace: str,
     namespace_labels: Mapping[str, str],
     ca_pem: str,
+    limits: Limits = NONE,
 ) -> Injection:
-    """Select the services of a pod in `namespace` and inject their proxy."""
+    """Select the services of a pod in `namespace`, whose LimitRanges and ResourceQuotas are `limits`, and inject their proxy."""
     selection = select(pod, namespace, namespace_labels, services, settings.namespace)
-    return inject(pod, selection.injected, settings, ca_pem, selection.findings)
+    return inject(pod, selection.injected, settings, ca_pem, selection.findings, limits=limits)
 
 
 def inject(
@@ -71,6 +76,8 @@ def inject(
     settings: Settings,
     ca_pem: str,
     findings: Iterable[Finding] = (),
+    *,
+    limits: Limits = NONE,
 ) -> Injection:
     """Give the pod with the proxy for `services`. The pod that was given is not changed.
 
@@ -99,12 +106,16 @@ def inject(
     if not routes:
         return Injection(pod, (), tuple(noticed))
     served = tuple(route.service.metadata.name for route in routes)
+    fitted = fit(changed, settings, limits)
+    if fitted.refused is not None:
+        return _refused(pod, served, noticed, *fitted.refused)
+    noticed += [_narrow(name, *note) for name in served for note in fitted.notes]
     spec = changed["spec"]
     init = [item for item in spec.get("initContainers") or [] if item.get("name") != names.PROXY_CONTAINER]
     # First in the list: the application's own init containers may call, too.
     out = egress(app_containers(changed)) if any(route.mode == "Env" for route in routes) else Egress()
     contract = _contract(routes, admin, settings, ca_pem, out)
-    container = _container(routes, port_names, contract, _resources(changed, settings), settings, out=out)
+    container = _container(routes, port_names, contract, fitted.resources, settings, out=out)
     noticed += _sign(container, routes, app_containers(changed))
     container["env"] += _stability(app_containers(changed))
     spec["initContainers"] = [container, *init]
@@ -119,6 +130,33 @@ def inject(
     else:
         annotations.pop(names.ANNOTATION_FINDINGS, None)
     return Injection(changed, served, tuple(noticed))
+
+
+def _refused(pod: dict[str, Any], served: Iterable[str], noticed: list[Finding], by: str, why: str) -> Injection:
+    """Leave a pod alone that would be refused with the proxy. Only the annotation is added: what a namespace has left is known now alone."""
+    noticed += [
+        Finding(
+            name,
+            by.partition(" ")[0] if by.startswith(REFUSING[:2]) else "PodResources",
+            f"with the proxy the pod would be refused by {by}: {why}",
+            "make room for the proxy there (docs/settings.md, proxy), and restart the pod",
+            blocking=True,
+        )
+        for name in served
+    ]
+    if is_injected(pod):
+        return Injection(pod, (), tuple(noticed))
+    changed = copy.deepcopy(pod)
+    metadata = changed.setdefault("metadata", {})
+    metadata["annotations"] = {
+        **(metadata.get("annotations") or {}),
+        names.ANNOTATION_FINDINGS: _json([finding.dump() for finding in noticed]),
+    }
+    return Injection(changed, (), tuple(noticed))
+
+
+def _narrow(service: str, by: str, why: str) -> Finding:
+    return Finding(service, "ResourcesNarrow", f"{by}: {why}", "allow more there if calls become slow")
 
 
 def _previous(pod: Mapping[str, Any]) -> dict[str, Known]:
@@ -216,24 +254,6 @@ def _stability(apps: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     entries = (entry for container in apps for entry in container.get("env") or [])
     setting = next((entry for entry in entries if entry.get("name") == names.STABILITY_ENV and copies(entry)), None)
     return [copy.deepcopy(setting)] if setting else []
-
-
-def _resources(pod: Mapping[str, Any], settings: Settings) -> dict[str, dict[str, str]]:
-    """Give what the proxy asks for, so that no quota refuses the pod because of it.
-
-    A quota that counts a resource demands it of every container, so what all of the application's containers name we name
-    too. A limit of local storage holds for the pod as a whole: our journal and logs must not use up the application's.
-    """
-    if (pod.get("spec") or {}).get("resources"):
-        return {}  # those of the pod as a whole bound ours as well; ours beside them could be more than they allow
-    requests = {"cpu": settings.proxy_cpu_request, "memory": settings.proxy_memory_request}
-    limits = {"memory": settings.proxy_memory_limit}
-    theirs = [container.get("resources") or {} for container in app_containers(pod)]
-    if all("cpu" in (item.get("limits") or {}) for item in theirs):
-        limits["cpu"] = settings.proxy_cpu_limit
-    if any(_STORAGE in {**(item.get("limits") or {}), **(item.get("requests") or {})} for item in theirs):
-        requests[_STORAGE], limits[_STORAGE] = JOURNAL_SIZE, _STORAGE_LIMIT
-    return {"requests": requests, "limits": limits}
 
 
 def _contract(routes: Iterable[Route], admin: int, settings: Settings, ca_pem: str, out: Egress) -> sidecar.Settings:

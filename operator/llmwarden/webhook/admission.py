@@ -9,6 +9,7 @@ import msgspec
 
 from llmwarden.api.v1alpha1 import LLMService
 from llmwarden.errors import WardenError
+from llmwarden.injection.limits import NONE, Limits
 from llmwarden.injection.sidecar import decide
 from llmwarden.settings import Settings
 from llmwarden.webhook.patch import diff
@@ -28,6 +29,7 @@ class World:
     ]  # that may select a pod, by namespace and its labels
     namespace_labels: Callable[[str], Mapping[str, str] | None]  # None: not known
     ca_pem: str
+    limits: Callable[[str], Limits] = lambda _namespace: NONE  # of a namespace, by its name
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ def review(body: bytes, world: World, settings: Settings) -> Answer:
             namespace=namespace,
             namespace_labels=labels,
             ca_pem=world.ca_pem,
+            limits=world.limits(namespace),
         )
     except WardenError as error:
         return _answer(uid, "error", [f"LLM Warden left this pod as it is: {error}"])
@@ -71,7 +74,8 @@ def review(body: bytes, world: World, settings: Settings) -> Answer:
         for finding in injection.findings
     ]
     if not injection.services:
-        return _answer(uid, "skipped" if injection.findings else "unselected", warnings)
+        result: Result = "skipped" if injection.findings else "unselected"
+        return _answer(uid, result, warnings, diff(pod, injection.pod))
     return _answer(uid, "injected", warnings, diff(pod, injection.pod))
 
 

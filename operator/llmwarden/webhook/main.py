@@ -11,7 +11,9 @@ from typing import Any
 
 from llmwarden import kube, names, settings
 from llmwarden.errors import WardenError
-from llmwarden.kube import Client, Informer
+from llmwarden.injection import limits
+from llmwarden.kube import Client, Informer, ObjectName, ScopedInformer
+from llmwarden.kube.packed import Packed
 from llmwarden.serving.servers import (
     ServingCertificate,
     serve,
@@ -38,10 +40,35 @@ class Cluster:
     def __init__(self, client: Client) -> None:
         self._services = Services()
         self.candidates = self._services.candidates
-        self.services = Informer(
-            client, names.API_VERSION, "llmservices", on_change=self._services.take, transform=brief
-        )
+        self.services = Informer(client, names.API_VERSION, "llmservices", on_change=self._take, transform=brief)
+        # Of namespaces that hold a service. A LimitRange or a quota must not be why a pod is refused with the proxy.
+        self.limit_ranges = ScopedInformer(client, "v1", "limitranges", transform=limits.limit_range)
+        self.quotas = ScopedInformer(client, "v1", "resourcequotas", transform=limits.quota)
+        self._limiting = (self.limit_ranges, self.quotas)
         self.namespaces = Informer(client, "v1", "namespaces", transform=_labels_of_ours)
+
+    def _take(self, key: ObjectName, old: Packed | None, new: Packed | None) -> None:
+        self._services.take(key, old, new)
+        for informer in self._limiting:
+            if self._services.has(key[0]):
+                informer.include(key[0])
+            else:
+                informer.exclude(key[0])
+
+    def limits_of(self, namespace: str) -> limits.Limits:
+        """Give what a namespace allows its pods, as far as it is known."""
+        ranges, quotas = (informer.of(namespace) for informer in self._limiting)
+        if not ranges and not quotas:
+            return limits.NONE
+        items = tuple(item for name in sorted(ranges) for item in ranges[name])
+        return limits.Limits(items, tuple(quotas[name] for name in sorted(quotas)))
+
+    async def run_limits(self) -> None:
+        """Keep the limits fresh, from when it is known which namespaces' are wanted; ends by cancellation only."""
+        await self.services.synced.wait()
+        async with asyncio.TaskGroup() as group:
+            for informer in self._limiting:
+                group.create_task(informer.run())
 
     def labels_of(self, namespace: str) -> Mapping[str, str] | None:
         """Give a namespace's labels as far as we give them a meaning; None where it is not known (yet)."""
@@ -51,6 +78,10 @@ class Cluster:
         """Say what is missing before pods can be judged; None where nothing is."""
         for informer in (self.services, self.namespaces):
             if not informer.synced.is_set():
+                return f"the webhook has not read {informer.name} yet"
+        for informer in self._limiting:
+            # One that cannot be read keeps no proxy out of pods: most namespaces have no such rules.
+            if not informer.synced.is_set() and not informer.fault(0):
                 return f"the webhook has not read {informer.name} yet"
         return None
 
@@ -73,7 +104,7 @@ async def run(
     certificate = ServingCertificate(client, config.namespace, names.SECRET_WEBHOOK_TLS)
 
     def world() -> World:
-        return World(cluster.fault(), cluster.candidates, cluster.labels_of, certificate.ca)
+        return World(cluster.fault(), cluster.candidates, cluster.labels_of, certificate.ca, cluster.limits_of)
 
     def ready() -> str | None:
         if not certificate.ready.is_set():
@@ -93,7 +124,7 @@ async def run(
             ),
             serve_metrics(ready, stop=stop, sock=metrics_sock),
         ],
-        background=[certificate.run(), cluster.services.run(), cluster.namespaces.run()],
+        background=[certificate.run(), cluster.services.run(), cluster.namespaces.run(), cluster.run_limits()],
     )
 
 

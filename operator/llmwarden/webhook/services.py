@@ -97,6 +97,10 @@ class Services:
         if not of_namespace.by_label and not of_namespace.others:
             del self._namespaces[namespace]
 
+    def has(self, namespace: str) -> bool:
+        """Tell whether a namespace holds a service that can be read."""
+        return namespace in self._namespaces
+
     def candidates(self, namespace: str, labels: Mapping[str, str]) -> Iterator[LLMService]:
         """Give the LLMServices of a namespace that may select a pod with these labels; all that do are among them."""
         of_namespace = self._namespaces.get(namespace)

@@ -129,3 +129,21 @@ def test_a_volume_with_our_name_is_why_a_pod_is_left_alone() -> None:
     seen = look(pod)
     assert (seen.state, seen.reason) == ("Unmetered", "NameTaken")
     assert not seen.evictable
+
+
+def test_what_the_webhook_alone_knew_is_read_from_the_pod() -> None:
+    """A quota may have room again by now: why the pod has no proxy is what its annotation says."""
+    noticed = {
+        "service": "bot",
+        "reason": "ResourceQuota",
+        "message": "it was full",
+        "remedy": "more",
+        "blocking": True,
+    }
+    seen = look(raw(metadata={**raw()["metadata"], "annotations": {names.ANNOTATION_FINDINGS: json.dumps([noticed])}}))
+    assert (seen.state, seen.reason, seen.message, seen.evictable) == (
+        "Unmetered",
+        "ResourceQuota",
+        "it was full",
+        False,
+    )

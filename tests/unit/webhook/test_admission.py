@@ -1,11 +1,13 @@
 import base64
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
 from llmwarden import names
+from llmwarden.injection import limits
 from llmwarden.settings import Settings
 from llmwarden.webhook.admission import BadReviewError, World, review
 from llmwarden.webhook.app import INJECTIONS, MAX_BODY, app
@@ -120,3 +122,17 @@ def test_a_fault_of_ours_is_counted_and_left_to_the_failure_policy() -> None:
     )
     assert answer.status_code == 500  # failurePolicy: Ignore admits the pod
     assert counted("error") == before + 1
+
+
+def test_a_pod_that_a_quota_would_refuse_is_admitted_with_the_reason_on_it() -> None:
+    hard = {"limits.memory": "1Gi"}
+    item = {"metadata": {"name": "team"}, "spec": {"hard": hard}, "status": {"used": {"limits.memory": "0"}}}
+    full = limits.Limits(quotas=(limits.quota(item),))
+    given = pod(app="bot")
+    given["spec"]["containers"][0]["resources"] = {"limits": {"memory": "1Gi"}}
+    answer = review(request(given), replace(world(SERVICE), limits=lambda _namespace: full), Settings())
+    assert answer.result == "skipped"
+    (operation,) = json.loads(base64.b64decode(answer.review["response"]["patch"]))
+    assert operation["path"] == "/metadata/annotations"
+    assert "ResourceQuota team" in json.dumps(operation)
+    assert "ResourceQuota team" in answer.review["response"]["warnings"][0]

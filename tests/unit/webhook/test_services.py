@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmwarden.api.v1alpha1 import LLMService, parse
+from llmwarden.errors import ForbiddenError
 from llmwarden.injection.selection import select
 from llmwarden.injection.sidecar import decide
 from llmwarden.kube.packed import Packed, pack, unpack
@@ -123,6 +124,11 @@ async def test_until_all_is_read_no_pod_is_judged() -> None:
     cluster.services.synced.set()
     assert "namespaces" in (cluster.fault() or "")
     cluster.namespaces.synced.set()
+    assert "limitranges" in (cluster.fault() or "")
+    cluster.limit_ranges.synced.set()
+    cluster.quotas._fails(
+        ForbiddenError("forbidden")
+    )  # these rules keep no proxy out of pods where they cannot be read
     assert cluster.fault() is None
 
 
