@@ -29,6 +29,9 @@ ANNOTATION_DCGM_UNFIT: Final = (
 )
 ANNOTATION_FINDINGS: Final = f"{GROUP}/findings"  # on injected pods: JSON list of what was noticed at injection
 
+# Reasons that two parts name.
+REASON_NOT_IN_CLUSTER: Final = "UpstreamNotInCluster"  # a key would leave the cluster without TLS
+
 # Injected into pods.
 PROXY_CONTAINER: Final = "llmwarden-proxy"
 PROXY_ENV: Final = "LLMWARDEN_PROXY"
