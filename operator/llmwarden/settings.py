@@ -64,6 +64,7 @@ class Settings:
     gpu_node_label: str = "nvidia.com/gpu.present"
     database_path: str = "/data/ledger.sqlite3"
     pod_detail_days: int = 35  # spend by pod is known for so long
+    audit_days: int = 400  # audit entries are kept for so long
     database_url: str = field(
         default="", repr=False
     )  # postgresql://…, with its password; empty: SQLite at database_path

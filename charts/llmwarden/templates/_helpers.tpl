@@ -174,5 +174,6 @@ LLMWARDEN_DCGM_IMAGE: {{ $v.gpu.dcgmImage | quote }}
 LLMWARDEN_GPU_NODE_LABEL: {{ $v.gpu.nodeLabel | quote }}
 LLMWARDEN_DATABASE_PATH: "/data/ledger.sqlite3"
 LLMWARDEN_POD_DETAIL_DAYS: {{ $v.ledger.podDetailDays | quote }}
+LLMWARDEN_AUDIT_DAYS: {{ $v.ledger.auditDays | quote }}
 LLMWARDEN_LOG_LEVEL: {{ $v.logLevel | quote }}
 {{- end }}

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import datetime as dt
 import logging
 import os
@@ -18,11 +19,14 @@ import uvloop
 
 from llmwarden import __version__, kube, names, tracing
 from llmwarden.errors import UnavailableError, WardenError
+from llmwarden.ledger import changes
+from llmwarden.ledger.audit import Trail
 from llmwarden.ledger.collector import Collector
 from llmwarden.ledger.core import Core
 from llmwarden.ledger.departed import Departed
 from llmwarden.ledger.gpu_metrics import GpuState
 from llmwarden.ledger.http.app import create_app
+from llmwarden.ledger.http.audit_api import AuditApi
 from llmwarden.ledger.http.gpu_api import GpuApi
 from llmwarden.ledger.http.query_api import SpendApi
 from llmwarden.ledger.lost import LostPods
@@ -98,8 +102,9 @@ async def _serve(
 ) -> None:
     stop = servers.stop_on_signals()
     writer = Writer(store, core, lambda: _rebuild(core, store))
+    trail = Trail(core.clock, time.monotonic)
     departed = Departed(store.labels(), lambda: core.history.aggregate.services)
-    watch = Watch(client, core.configure, departed)
+    watch = Watch(client, core.configure, departed, partial(changes.record, trail))
     accounts = Reconciler(
         Accounts(store.database),
         writer.alone,
@@ -126,6 +131,7 @@ async def _serve(
     tokens = TokenReviewer(client)
     holdings = GpuApi(core, store, writer, namespace=settings.namespace)
     await holdings.follow()
+    access = Reviewer(client)
     app = create_app(
         core,
         writer,
@@ -135,7 +141,8 @@ async def _serve(
         ready=ready,
         stopping=stop,
         holdings=holdings,
-        questions=SpendApi(core, store, Reviewer(client), namespace=settings.namespace, accounts=accounts),
+        questions=SpendApi(core, store, access, namespace=settings.namespace, accounts=accounts),
+        audit=AuditApi(trail, store.database, access, namespace=settings.namespace),
     )
 
     lost = LostPods(
@@ -163,11 +170,14 @@ async def _serve(
             _compact(writer, settings.pod_detail_days * DAY),
             lost.run(),
             holdings.run(),
-            watching(client, accounts).run(),
+            watching(client, accounts, partial(changes.record, trail)).run(),
+            trail.run(store.database, writer.alone, dt.timedelta(days=settings.audit_days)),
             _reconcile(core, accounts),
             end(),
         ],
     )
+    with contextlib.suppress(UnavailableError):  # the lines have it
+        await trail.flush(store.database, writer.alone, everything=True)
 
 
 async def _rebuild(core: Core, store: Store) -> None:
