@@ -29,6 +29,9 @@ ANNOTATION_DCGM_UNFIT: Final = (
 )
 ANNOTATION_FINDINGS: Final = f"{GROUP}/findings"  # on injected pods: JSON list of what was noticed at injection
 
+# Reasons that two parts name.
+REASON_NOT_IN_CLUSTER: Final = "UpstreamNotInCluster"  # a key would leave the cluster without TLS
+
 # Injected into pods.
 PROXY_CONTAINER: Final = "llmwarden-proxy"
 PROXY_ENV: Final = "LLMWARDEN_PROXY"
@@ -58,6 +61,8 @@ GPU_EXPORTER: Final = "llmwarden-gpu-exporter"
 COLLECTOR: Final = "llmwarden-collector"
 WEBHOOK_CONFIGURATION: Final = "llmwarden"
 ROLE_VIEW: Final = "llmwarden-view"  # the ClusterRole by which people may see services and their spend
+ROLE_AUDIT: Final = "llmwarden-audit"  # the ClusterRole by which people may see the audit
+RESOURCE_AUDIT: Final = "audit"  # not served by the API server: what RBAC of the audit names
 WEBHOOK_PATH: Final = "/mutate-pod"
 WEBHOOK_PORT: Final = 9443
 LEDGER_PORT: Final = 8443

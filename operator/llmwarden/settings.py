@@ -69,6 +69,7 @@ class Settings:
     quota_folded_rows: int = 4000
     quota_namespace_rows: int = 2_000_000
     quota_unpriced_rows: int = 100_000
+    audit_days: int = 400  # audit entries are kept for so long
     database_url: str = field(
         default="", repr=False
     )  # postgresql://…, with its password; empty: SQLite at database_path

@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime as dt
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -15,9 +16,11 @@ import pytest_asyncio
 
 from llmwarden.contracts import ledger as wire
 from llmwarden.errors import UnavailableError
+from llmwarden.ledger.audit import Trail
 from llmwarden.ledger.core import Core
 from llmwarden.ledger.gpu_metrics import GpuState
 from llmwarden.ledger.http.app import MAX_BODY, create_app
+from llmwarden.ledger.http.audit_api import AuditApi
 from llmwarden.ledger.http.gpu_api import GpuApi
 from llmwarden.ledger.http.query_api import SpendApi
 from llmwarden.ledger.metrics import Metrics, State
@@ -41,6 +44,7 @@ CALLERS = {
     "operator": Caller("llmwarden-system", "llmwarden-operator"),
     "shop-viewer": Caller("shop", "viewer"),
     "all-viewer": Caller("all", "viewer"),
+    "auditor": Caller("llmwarden-system", "auditor"),
     "false-operator": Caller("shop", "llmwarden-operator"),
 }
 
@@ -61,6 +65,8 @@ class Rights:
     """Access by namespace, as RBAC would say it."""
 
     async def may_list(self, caller: Caller, namespace: str, resource: str = "llmservices") -> bool:
+        if resource == "audit":
+            return caller.account == "auditor"
         assert resource == "llmservices" or not namespace
         return caller.account == "viewer" and caller.namespace in {"all", namespace}
 
@@ -78,6 +84,7 @@ class Ledger:
     registry: prometheus_client.CollectorRegistry
     server: "asyncio.Task[None]"
     holdings: GpuApi
+    trail: Trail
     client: httpx.AsyncClient = field(default_factory=lambda: httpx.AsyncClient(timeout=20))
 
     async def get(self, path: str, token: str | None = "pod", **query: str) -> httpx.Response:  # noqa: S107 - no secret
@@ -137,6 +144,7 @@ async def running(
     stop, tokens = asyncio.Event(), Tokens()
     holdings = GpuApi(core, store, writer, namespace="llmwarden-system")
     await holdings.follow()
+    trail = Trail(clock, time.monotonic)
     app = create_app(
         core,
         writer,
@@ -154,12 +162,13 @@ async def running(
             accounts=accounts(core, store, writer) if accounts else None,
         ),
         holdings=holdings,
+        audit=AuditApi(trail, store.database, Rights(), namespace="llmwarden-system"),
     )
     sock = servers.listen("127.0.0.1", 0)
     server = asyncio.create_task(servers.serve(app, sock=sock, stop=stop, grace_seconds=2))
     writing = asyncio.create_task(writer.run())
     ledger = Ledger(
-        f"http://127.0.0.1:{sock.getsockname()[1]}", core, store, stop, tokens, clock, registry, server, holdings
+        f"http://127.0.0.1:{sock.getsockname()[1]}", core, store, stop, tokens, clock, registry, server, holdings, trail
     )
     try:
         async with ledger.client:

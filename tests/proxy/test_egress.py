@@ -146,6 +146,38 @@ async def test_a_plain_upstream_is_asked_of_the_proxy_in_the_absolute_form(tmp_p
         assert http_proxy.seen == [f"POST http://{NAME}:8000/prefix/v1/chat/completions HTTP/1.1"]
 
 
+async def test_a_key_without_tls_goes_through_no_proxy_of_the_application_s(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("secret")
+    async with HttpProxyServer() as http_proxy:
+        environ = {
+            "HTTP_PROXY": f"http://127.0.0.1:{http_proxy.port}",
+            "ALL_PROXY": f"http://127.0.0.1:{http_proxy.port}",
+        }
+        route = {"credentialFile": str(key)}
+        answer, _ = await one(tmp_path, f"http://{NAME}:8000", environ=environ, route=route)
+        assert answer.startswith(b"HTTP/1.1 502 "), answer
+        assert http_proxy.seen == []
+
+
+@pytest.mark.parametrize(("stands_for", "status"), [("localhost", 200), ("engine.shop.svc.cluster.local", 502)])
+async def test_a_key_without_tls_goes_only_to_the_service_that_is_meant(
+    tmp_path: Path, stands_for: str, status: int
+) -> None:
+    """A Service of type ExternalName is an alias of another name."""
+    key = tmp_path / "key"
+    key.write_text("secret")
+    server = Server(provider)
+    await server.start()
+    route = {"credentialFile": str(key), "resolvesTo": stands_for}
+    try:
+        answer, _ = await one(tmp_path, f"http://localhost:{server.port}", route=route)
+    finally:
+        await server.stop()
+    assert answer.startswith(b"HTTP/1.1 %d " % status), answer
+    assert len(server.requests) == (status == 200)
+
+
 async def test_no_proxy_and_the_loopback_go_directly(tmp_path: Path) -> None:
     async with HttpProxyServer() as http_proxy, tls_server(tmp_path, "localhost") as (server, bundle):
         environ = {"HTTPS_PROXY": f"http://127.0.0.1:{http_proxy.port}", "SSL_CERT_FILE": str(bundle)}

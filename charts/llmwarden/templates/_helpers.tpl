@@ -179,5 +179,6 @@ LLMWARDEN_QUOTA_JOURNAL_ROWS: {{ $v.ledger.quotas.journalRows | int64 | quote }}
 LLMWARDEN_QUOTA_FOLDED_ROWS: {{ $v.ledger.quotas.foldedRows | int64 | quote }}
 LLMWARDEN_QUOTA_NAMESPACE_ROWS: {{ $v.ledger.quotas.namespaceRows | int64 | quote }}
 LLMWARDEN_QUOTA_UNPRICED_ROWS: {{ $v.ledger.quotas.unpricedRows | int64 | quote }}
+LLMWARDEN_AUDIT_DAYS: {{ $v.ledger.auditDays | quote }}
 LLMWARDEN_LOG_LEVEL: {{ $v.logLevel | quote }}
 {{- end }}

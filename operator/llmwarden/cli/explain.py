@@ -9,7 +9,7 @@ from rich.table import Table
 
 from llmwarden.api.v1alpha1 import LLMService, parse
 from llmwarden.api.v1alpha1.common import ConditionType
-from llmwarden.api.v1alpha1.llmservice import LLMServiceStatus
+from llmwarden.api.v1alpha1.llmservice import EnforcementCheckType, LLMServiceStatus
 from llmwarden.domain import conditions, upstream
 from llmwarden.errors import InvalidSpecError
 
@@ -21,6 +21,20 @@ _SIGNS: Final[Mapping[State, str]] = {
     "note": "[yellow]![/yellow]",
     "unknown": "[dim]?[/dim]",
 }
+_CHECKS: Final[Mapping[EnforcementCheckType, str]] = {
+    "KeyInProxy": "The proxy has the key",
+    "PodsMetered": "Every pod has a proxy",
+    "KeyOnlyInProxy": "No other container gets the key",
+    "VolumesApart": "No other container mounts the proxy's volumes",
+    "ProcessesApart": "No other container sees the proxy's processes",
+    "NodeApart": "No container reaches the node",
+    "WayOutApart": "The application chooses no HTTP proxy for the key",
+    "Encrypted": "The application cannot read the key on its way",
+    "UpstreamInCluster": "A key without TLS stays in the cluster",
+    "LedgerLossBounded": "The loss of the ledger is bounded",
+    "UnmeasuredRefused": "What cannot be measured is refused",
+}
+_ANSWERS: Final[Mapping[str, str]] = {"Holds": "yes.", "Fails": "no.", "NotChecked": "not checked."}
 _STATES: Final[Mapping[str, State]] = {"True": "ok", "False": "todo", "Unknown": "unknown"}
 
 
@@ -190,25 +204,29 @@ def _budgets(status: LLMServiceStatus) -> list[Link]:
             f"{budget.scope} {budget.name}: {budget.used_percent} % of {budget.limit} {budget.unit} ({budget.state}, {budget.action}{until})"
         )
     links_of_budgets = [_condition(status, "WithinBudget", "Budgets", tuple(details))]
-    match status.enforcement:
-        case "Enforced":
-            links_of_budgets.append(
-                Link("Enforcement", "ok", "Only the proxies have the key, so nobody can bypass the budgets.")
-            )
-        case "Advisory":
-            text = "A pod could call the backend without the proxy: it is not metered, it has its own key, or backend.credentialsSecretRef is not set. Remove the key from the application, and name its Secret in backend.credentialsSecretRef."
-            links_of_budgets.append(Link("Enforcement", "note", text))
-        case "None":
-            links_of_budgets.append(
-                Link(
-                    "Enforcement",
-                    "note",
-                    "No budget stops calls. To enforce one, set onExceeded.action to something other than Alert.",
-                )
-            )
-        case None:
-            pass
+    if status.enforcement is not None:
+        links_of_budgets.append(_enforcement(status))
     return links_of_budgets
+
+
+def _enforcement(status: LLMServiceStatus) -> Link:
+    if status.enforcement == "None":
+        text = "No budget stops calls. To enforce one, set onExceeded.action to something other than Alert."
+        return Link("Enforcement", "note", text)
+    details = tuple(
+        f"{_CHECKS[check.check]}: {_ANSWERS[check.state]}{f' {check.message}' if check.message else ''}"
+        for check in status.enforcement_checks
+    )
+    if status.enforcement == "Enforced":
+        text = "Enforced: the application cannot bypass the budgets. This does not hold against an editor of the namespace, who can read the key."
+        return Link("Enforcement", "ok", text, details)
+    failed = sum(check.state == "Fails" for check in status.enforcement_checks)
+    return Link(
+        "Enforcement",
+        "note",
+        f"Advisory: the application could bypass the budgets. {_count(failed, 'check')} failed.",
+        details,
+    )
 
 
 def _objectives(status: LLMServiceStatus) -> Link:

@@ -12,7 +12,8 @@ import msgspec
 from rich.console import Console
 
 from llmwarden import __version__, kube, names
-from llmwarden.cli import cluster, cost, explain, reconcile
+from llmwarden.cli import audit, cluster, cost, explain, reconcile
+from llmwarden.contracts.audit import KINDS
 from llmwarden.contracts.spend import DIMENSIONS, By, as_csv
 from llmwarden.errors import NotFoundError, WardenError
 
@@ -58,6 +59,14 @@ def _parser() -> argparse.ArgumentParser:
             description="For each ProviderAccount and day, show what the provider bills and what was counted. Exits 1 if the newest day's figures differ.",
         )
     )
+    _audit_arguments(
+        commands.add_parser(
+            "audit",
+            parents=[connection],
+            help="show who changed what",
+            description="Show changes of budgets, prices and accounts, callers that the ledger refused, and usage that was held back or written off.",
+        )
+    )
     _explain_arguments(
         commands.add_parser(
             "explain",
@@ -74,6 +83,17 @@ def _explain_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("service", help="the name of the LLMService")
     parser.add_argument("-n", "--namespace", help="the service's namespace (default: the context's)")
     parser.add_argument("-o", "--output", choices=["table", "json"], default="table")
+
+
+def _audit_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_audit)
+    parser.add_argument("-n", "--namespace", default="", help="only this namespace (default: all, and the platform's)")
+    parser.add_argument("--kind", choices=KINDS, default="", help="only this kind of entry")
+    parser.add_argument(
+        "--since", type=_since, default="24h", help="how far back to look: 90m, 24h, 7d, 4w (default: %(default)s)"
+    )
+    parser.add_argument("-o", "--output", choices=["table", "json"], default="table", help="json is one object a line")
+    _ledger_arguments(parser, f"list {names.RESOURCE_AUDIT}.{names.GROUP}")
 
 
 def _cost_arguments(parser: argparse.ArgumentParser) -> None:
@@ -141,6 +161,29 @@ async def _reconcile(options: argparse.Namespace) -> int:
         for sentence in reconcile.sentences(answer):
             console.print(sentence, markup=False)
     return 1 if reconcile.parts(answer) else 0
+
+
+async def _audit(options: argparse.Namespace) -> int:
+    given = {"from": options.since, "namespace": options.namespace, "kind": options.kind}
+    system = options.ledger_namespace
+    async with await kube.connect(options.kubeconfig, options.context) as client:
+        accounts = cluster.accounts(options.service_account, options.namespace, system)
+        ledger = await cluster.ledger_client(client, system, accounts)
+        try:
+            answer = await ledger.audit({name: value for name, value in given.items() if value})
+        except NotFoundError as error:
+            raise cluster.no_ledger(error) from error
+    if options.output == "json":
+        sys.stdout.write(audit.as_lines(answer))
+        return 0
+    console = _console()
+    if not answer.entries:
+        console.print(f"Nothing was recorded in the last {options.since}.")
+        return 0
+    console.print(audit.table(answer))
+    if answer.more:
+        console.print("There are older entries. Ask for a shorter time, a namespace or a kind.")
+    return 0
 
 
 async def _explain(options: argparse.Namespace) -> int:

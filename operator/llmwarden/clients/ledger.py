@@ -24,12 +24,13 @@ import msgspec
 
 from llmwarden import bounded, kube, names, tracing
 from llmwarden.contracts import ledger as wire
+from llmwarden.contracts.audit import Audit
 from llmwarden.contracts.reconciliation import Reconciliation
 from llmwarden.contracts.spend import Spend
 from llmwarden.errors import UNREADABLE, ForbiddenError, NotFoundError, NotInstalledError, UnavailableError
 from llmwarden.kube.errors import error_of
 
-Answer = TypeVar("Answer", wire.Usage, wire.GpuAnswer, Reconciliation, Spend)
+Answer = TypeVar("Answer", wire.Usage, wire.GpuAnswer, Reconciliation, Spend, Audit)
 
 TIMEOUT: Final = 10.0  # seconds without a byte from the ledger
 TOTAL_SECONDS: Final = (
@@ -56,6 +57,10 @@ class LedgerClient(ABC):
     async def reconciliation(self, days: int | None = None) -> Reconciliation:
         """Return what providers bill beside what was counted, `days` back; None for the ledger's default."""
         return await self._ask("GET", "/v1/reconciliation", Reconciliation, {"days": str(days)} if days else {})
+
+    async def audit(self, query: Mapping[str, str]) -> Audit:
+        """Return what happened (GET /v1/audit). `/openapi.json` of the ledger describes the parameters in `query`."""
+        return await self._ask("GET", "/v1/audit", Audit, query)
 
     async def report_gpus(self, pods: Sequence[wire.GpuPod]) -> None:
         """Report which pods have GPUs (POST /v1/gpus, for the operator only).

@@ -63,6 +63,9 @@ class Route(msgspec.Struct, frozen=True, rename="camel"):
     client_certificate_file: str | None = None  # PEM, shown to the upstream where it asks; with its key, or neither
     client_key_file: str | None = None
     thresholds_seconds: Thresholds = Thresholds()
+    # What the upstream's name must resolve to, without aliases; anything where it is absent. Set where a key goes without TLS: only a
+    # Service of the cluster may get it, and one of type ExternalName is an alias of another name.
+    resolves_to: str | None = None
     context_thresholds: tuple[float, ...] = ()  # the same of the context window's use, 0 to 1
 
 

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from llmwarden import names
 from llmwarden.api.v1alpha1 import LLMService
 from llmwarden.domain import engine_objectives, selectors, upstream
 from llmwarden.domain.objectives import Objective
+from llmwarden.injection import exposure
 from llmwarden.injection.sidecar import renamed_port
 from llmwarden.snapshot import COVERED, Figures, Problem
 
@@ -85,6 +87,20 @@ def credentials(service: LLMService, figures: Figures) -> tuple[Problem, ...]:
         return ()
     text = f"The proxy cannot read key {secret.key} of Secret {secret.name}, so calls are sent with the application's own key. Create the Secret, or correct backend.credentialsSecretRef."
     return (Problem("SecretMissing", text),)
+
+
+def not_in_cluster(service: LLMService, kube_services: Iterable[Object], cluster_domain: str) -> tuple[Problem, ...]:
+    """Find that a key goes without TLS to a Service that leads out of the cluster. `kube_services` are those of the service's namespace."""
+    url, namespace = service.spec.backend.url, service.metadata.namespace
+    if url is None or upstream.is_encrypted(url) or not exposure.secret_keys(service):
+        return ()
+    called = upstream.cluster_name(urlsplit(url).hostname or "", namespace, cluster_domain)
+    for item in kube_services:
+        name = item["metadata"]["name"]
+        if "outside" in item and called == upstream.cluster_name(name, namespace, cluster_domain):
+            text = f"backend.url sends the key without TLS to Service {name}, which is {item['outside']} and may lead out of the cluster. Write https://, or name a Service that selects pods."
+            return (Problem(names.REASON_NOT_IN_CLUSTER, text),)
+    return ()
 
 
 def ready(pod: Mapping[str, Any]) -> bool:

@@ -87,6 +87,7 @@ def _problems(seen: Seen, settings: Settings) -> tuple[Problem, ...]:
         *around.unmeasurable(seen.objectives, seen.service, bounds),
         *engine_scraping.refusals(seen.service, settings),
         *_upstream(seen.service, settings),
+        *around.not_in_cluster(seen.service, seen.kube_services, settings.cluster_domain),
     )
 
 

@@ -171,6 +171,11 @@ def check_target(target: str, allowed_hosts: Iterable[str] = (), cluster_domain:
     )
 
 
+def is_encrypted(url: str) -> bool:
+    """Whether calls to a URL go over TLS: a key that goes without it is read by whoever controls the network, a pod's own containers included."""
+    return url.lower().startswith("https://")
+
+
 def is_cluster_host(host: str, cluster_domain: str = "cluster.local") -> bool:
     """Whether a host names a Service of the cluster: `name`, `name.namespace.svc`, with or without the cluster's domain.
 
@@ -180,6 +185,14 @@ def is_cluster_host(host: str, cluster_domain: str = "cluster.local") -> bool:
     if "." not in host:
         return bool(host) and host != "localhost" and not _NUMBER.fullmatch(host)
     return bool(re.fullmatch(r"([^.]+\.)+[^.]+\.svc", host.removesuffix(f".{_normal(cluster_domain)}")))
+
+
+def cluster_name(host: str, namespace: str, cluster_domain: str = "cluster.local") -> str:
+    """Return the full DNS name of a Service's host (`is_cluster_host`), as a pod in `namespace` resolves it."""
+    domain, host = _normal(cluster_domain), _normal(host)
+    if "." not in host:
+        return f"{host}.{namespace}.svc.{domain}"
+    return host if host.endswith(f".svc.{domain}") else f"{host}.{domain}"
 
 
 def _check_authority(

@@ -5,6 +5,7 @@ copied. Secrets travel by reference only: no value of one is ever read here.
 """
 
 import copy
+import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -61,9 +62,16 @@ _IN_SECRETS: Final = (
 _NAMES: Final = frozenset((*_SOURCES, *_DETAILS))
 _HOME: Final = ".aws"  # below a home directory, which is another one in the proxy
 _REGION: Final = re.compile(r"(?P<partition>[a-z]{2})(-[a-z]+)+-[0-9]+")
-# What the proxy's own image and kubelet need there: nothing of the application's may be mounted over it.
-_OURS: Final = ("/opt/llmwarden", "/var/run/llmwarden", names.JOURNAL_DIR, "/usr", "/lib", "/lib64", "/bin", "/sbin")
-_OURS_WHOLE: Final = frozenset({"/", "/etc", "/opt", "/proc", "/sys", "/dev", "/run", "/tmp", "/var"})  # noqa: S108 - compared only
+# What the proxy's own image, its key and the kubelet need: nothing of the application's may be mounted over, into or above it. A file in
+# /etc could be executed (ld.so.preload) or trusted (ssl/certs).
+_OURS: Final = (
+    "/opt/llmwarden",
+    names.JOURNAL_DIR,
+    *(f"{run}/llmwarden" for run in ("/var/run", "/run")),
+    *("/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/proc", "/sbin", "/sys", "/usr"),
+)
+_OURS_WHOLE: Final = frozenset({"/tmp"})  # noqa: S108 - compared only
+_FREE: Final = "/etc/aws"  # not in the image, and where people keep these files
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,11 +213,23 @@ def _mounts(
         if at in taken:
             continue
         taken.add(at)
-        if at in _OURS_WHOLE or any(at == own or at.startswith(f"{own}/") for own in _OURS):
+        if _is_ours(at):
             message = f"{entry['name']} lies in a volume at {at}, which the proxy cannot mount over its own files"
             findings.append(Finding(service, "CredentialsNotCopied", message, "mount the file's directory itself"))
             continue
         yield {**copy.deepcopy(dict(mount)), "readOnly": True}
+
+
+def _is_ours(path: str) -> bool:
+    """Whether a mount at a path would hide, or be part of, what the proxy runs and trusts."""
+    at = posixpath.normpath(f"/{path.lstrip('/')}")
+    if at == _FREE or at.startswith(f"{_FREE}/"):
+        return False
+    return at in _OURS_WHOLE or any(_within(at, own) or _within(own, at) for own in _OURS)
+
+
+def _within(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(f"{folder.rstrip('/')}/")
 
 
 def _holds(mount: Mapping[str, Any], path: str) -> bool:

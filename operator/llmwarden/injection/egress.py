@@ -20,18 +20,31 @@ _SINGLE: Final = "bundle.pem"  # what a file that is mounted by itself is called
 
 @dataclass(frozen=True, slots=True)
 class Egress:
-    """`env` and `mounts` are for the proxy's container; `ca_file` is the bundle's path there, or empty."""
+    """`env` and `mounts` are for the proxy's container; `ca_file` is the bundle's path there, or empty.
+
+    `refused` is the application's variable whose bundle was left out because of a key; empty where none was.
+    """
 
     env: tuple[dict[str, Any], ...] = ()
     mounts: tuple[dict[str, Any], ...] = ()
     ca_file: str = ""
+    refused: str = ""
 
 
-def egress(containers: Iterable[Container]) -> Egress:
-    """Copy from the first container that says something, as it is after its own injection."""
+def egress(containers: Iterable[Container], *, beside_a_key: bool = False) -> Egress:
+    """Copy from the first container that says something, as it is after its own injection.
+
+    `beside_a_key`: the proxy adds a key. With an authority of the application's, an HTTP proxy of the application's could read that key,
+    so authorities are then left out. The HTTP proxy alone sees only TLS.
+    """
     containers = list(containers)
-    mount, ca_file = next((authorities for item in containers if (authorities := _authorities(item))), (None, ""))
+    mount, ca_file, variable = next(
+        (authorities for item in containers if (authorities := _authorities(item))), (None, "", "")
+    )
+    if beside_a_key:
+        mount, ca_file = None, ""
     return Egress(
+        refused=variable if beside_a_key else "",
         env=next((entries for item in containers if (entries := _proxies(item))), ()),
         mounts=(mount,) if mount else (),
         ca_file=ca_file,
@@ -100,8 +113,8 @@ def copies(entry: Mapping[str, Any]) -> bool:
     return bool(value) or "resourceFieldRef" not in (entry.get("valueFrom") or {"resourceFieldRef": None})
 
 
-def _authorities(container: Container) -> tuple[dict[str, Any], str] | None:
-    """The mount that holds a bundle, under a directory of the proxy's own, and the bundle's path there.
+def _authorities(container: Container) -> tuple[dict[str, Any], str, str] | None:
+    """The mount that holds a bundle, under a directory of the proxy's own, the bundle's path there, and the variable that names it.
 
     A bundle that lies in the container's image cannot be brought along.
     """
@@ -116,7 +129,7 @@ def _authorities(container: Container) -> tuple[dict[str, Any], str] | None:
         copied = {"name": mount["name"], "mountPath": target, "readOnly": True}
         if mount.get("subPath"):
             copied["subPath"] = mount["subPath"]
-        return copied, target + inside
+        return copied, target + inside, variable
     return None
 
 

@@ -7,6 +7,7 @@ their own work again by `previous`, the routes of a proxy that is in the pod alr
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from llmwarden import names
 from llmwarden.api.v1alpha1 import LLMService
@@ -26,13 +27,17 @@ _HANDLERS: Final = ("httpGet", "tcpSocket")
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One service's way through the proxy."""
+    """One service's way through the proxy.
+
+    `resolves_to`: the full name of the Service that `upstream` must stand for where there is no TLS to check its name; None where there is.
+    """
 
     service: LLMService
     mode: Mode
     host: str
     port: int
     upstream: str
+    resolves_to: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +146,11 @@ def intercept_env(
         findings.append(Finding(name, "NoClient", message, "set backend.url", blocking=True))
         return None, findings
     taken.update({variable: name for variable, _ in clients.base_urls})
-    return Route(service, "Env", LOOPBACK, port, upstream), findings
+    resolves_to = None
+    if not upstreams.is_encrypted(upstream):
+        host = urlsplit(upstream).hostname or ""
+        resolves_to = upstreams.cluster_name(host, service.metadata.namespace, settings.cluster_domain)
+    return Route(service, "Env", LOOPBACK, port, upstream, resolves_to), findings
 
 
 def _own_upstream(
@@ -160,6 +169,8 @@ def _own_upstream(
         return upstream, []
     # Where the proxy adds a key of its own, an application must not choose whom it is sent to.
     problem = upstreams.check_url(upstream, backend.type, settings.allowed_hosts, settings.cluster_domain)
+    if problem is None and not upstreams.is_encrypted(upstream):
+        problem = "backend.url must begin with https://: without TLS, whoever answers there reads the key"
     if problem is None:
         return upstream, []
     message = (

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 
 from llmwarden import names
 from llmwarden.api.v1alpha1 import LLMService
+from llmwarden.injection import exposure
 from llmwarden.injection.selection import Finding
 from llmwarden.injection.sidecar import REFUSING, Injection, decide, is_injected
 from llmwarden.settings import Settings
@@ -47,7 +48,8 @@ class PodView:
     """A selected pod. `reason`, `message` and `remedy` say why it is not metered.
 
     Hanging: its proxy does not start, and so the application has never started. `since`: since when it could have.
-    `evictable`: it would be injected if it were made anew. `notes`: what else was found at injection.
+    `evictable`: it would be injected if it were made anew. `notes`: what else was found at injection. `exposed`: ways by which its
+    containers could read the service's key now.
     """
 
     name: str
@@ -65,6 +67,7 @@ class PodView:
     evictable: bool = False
     never_started: bool = False
     notes: tuple[Finding, ...] = ()
+    exposed: tuple[Finding, ...] = ()
 
 
 def view(
@@ -93,6 +96,7 @@ def view(
         image=_image(pod) or settings.image,
         never_started=_never_started(status),
         notes=tuple(finding for finding in findings if not finding.blocking),
+        exposed=exposure.findings(service, exposure.kept(pod)),
     )
     if is_injected(pod) and service.metadata.name in served:
         return _injected(base, proxy)

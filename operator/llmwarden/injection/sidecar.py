@@ -16,7 +16,7 @@ from llmwarden.api.v1alpha1 import LLMService
 from llmwarden.contracts import sidecar
 from llmwarden.domain import durations, indicators, upstream
 from llmwarden.errors import InvalidSpecError
-from llmwarden.injection import aws
+from llmwarden.injection import aws, exposure
 from llmwarden.injection.egress import Egress, copies, egress
 from llmwarden.injection.fitting import JOURNAL_SIZE, fit
 from llmwarden.injection.intercept import (
@@ -113,7 +113,12 @@ def inject(
     spec = changed["spec"]
     init = [item for item in spec.get("initContainers") or [] if item.get("name") != names.PROXY_CONTAINER]
     # First in the list: the application's own init containers may call, too.
-    out = egress(app_containers(changed)) if any(route.mode == "Env" for route in routes) else Egress()
+    keyed = [route.service for route in routes if exposure.secret_keys(route.service)]
+    noticed += _unmounted(changed, keyed or [routes[0].service])
+    out = Egress()
+    if any(route.mode == "Env" for route in routes):
+        out = egress(app_containers(changed), beside_a_key=bool(keyed))
+    noticed += [_distrusted(service, out.refused) for service in keyed if out.refused]
     contract = _contract(routes, admin, settings, ca_pem, out)
     container = _container(routes, port_names, contract, fitted.resources, settings, out=out)
     noticed += _sign(container, routes, app_containers(changed))
@@ -121,6 +126,8 @@ def inject(
     spec["initContainers"] = [container, *init]
     theirs = [item for item in spec.get("volumes") or [] if item.get("name") not in names.VOLUMES]
     spec["volumes"] = [*theirs, *_volumes(routes)]
+    exposed = exposure.ways(changed)
+    noticed += [finding for service in keyed for finding in exposure.findings(service, exposed)]
     metadata = changed.setdefault("metadata", {})
     metadata.setdefault("labels", {})[names.LABEL_PROXY] = "true"
     annotations = metadata.setdefault("annotations", {})
@@ -157,6 +164,26 @@ def _refused(pod: dict[str, Any], served: Iterable[str], noticed: list[Finding],
 
 def _narrow(service: str, by: str, why: str) -> Finding:
     return Finding(service, "ResourcesNarrow", f"{by}: {why}", "allow more there if calls become slow")
+
+
+def _unmounted(pod: Mapping[str, Any], services: Iterable[LLMService]) -> list[Finding]:
+    """Take our volumes from the application's containers, and say so."""
+    taken = exposure.unmount_ours(pod)
+    if not taken:
+        return []
+    message = f"mounts of the proxy's own volumes were removed from {', '.join(taken)}: only the proxy may have them"
+    remedy = "remove these mounts from the pod template"
+    return [Finding(service.metadata.name, "OurVolumeUnmounted", message, remedy) for service in services]
+
+
+def _distrusted(service: LLMService, variable: str) -> Finding:
+    """Say that the application's authorities were left out: with one, it could read the key on its way."""
+    message = (
+        f"the proxy adds the service's key, so it does not trust the authorities that the application names in {variable}; "
+        "calls through a proxy that decrypts them fail"
+    )
+    remedy = "let the pods reach the backend without it, or build the authority into the image of LLM Warden"
+    return Finding(service.metadata.name, "AuthoritiesNotCopied", message, remedy)
 
 
 def _previous(pod: Mapping[str, Any]) -> dict[str, Known]:
@@ -284,6 +311,7 @@ def _route(route: Route) -> sidecar.Route:
         sidecar.Listen(route.host, route.port),
         route.upstream,
         credential_file=f"{folder}/key" if _has_key(route) else None,
+        resolves_to=route.resolves_to if _has_key(route) else None,
         client_certificate_file=f"{folder}/{_CERTIFICATE}" if certified else None,
         client_key_file=f"{folder}/{_CERTIFICATE_KEY}" if certified else None,
         thresholds_seconds=_thresholds(route.service),

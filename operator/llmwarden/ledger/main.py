@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import datetime as dt
 import logging
 import os
@@ -18,11 +19,14 @@ import uvloop
 
 from llmwarden import __version__, kube, names, tracing
 from llmwarden.errors import UnavailableError, WardenError
+from llmwarden.ledger import changes
+from llmwarden.ledger.audit import Trail
 from llmwarden.ledger.collector import Collector
 from llmwarden.ledger.core import Core
 from llmwarden.ledger.departed import Departed
 from llmwarden.ledger.gpu_metrics import GpuState
 from llmwarden.ledger.http.app import create_app
+from llmwarden.ledger.http.audit_api import AuditApi
 from llmwarden.ledger.http.gpu_api import GpuApi
 from llmwarden.ledger.http.query_api import SpendApi
 from llmwarden.ledger.lost import LostPods
@@ -116,7 +120,8 @@ async def _serve(
     labels = store.labels()
     core.remember_services(labels)
     departed = Departed(labels, lambda: core.history.aggregate.services)
-    watch = Watch(client, core.configure, departed)
+    trail = Trail(core.clock, time.monotonic)
+    watch = Watch(client, core.configure, departed, partial(changes.record, trail))
     accounts = Reconciler(
         Accounts(store.database),
         writer.alone,
@@ -144,6 +149,7 @@ async def _serve(
     tokens = TokenReviewer(client)
     holdings = GpuApi(core, store, writer, namespace=settings.namespace)
     await holdings.follow()
+    access = Reviewer(client)
     app = create_app(
         core,
         writer,
@@ -154,7 +160,8 @@ async def _serve(
         ready=ready,
         stopping=stop,
         holdings=holdings,
-        questions=SpendApi(core, store, Reviewer(client), namespace=settings.namespace, accounts=accounts),
+        questions=SpendApi(core, store, access, namespace=settings.namespace, accounts=accounts),
+        audit=AuditApi(trail, store.database, access, namespace=settings.namespace),
     )
 
     lost = LostPods(
@@ -187,11 +194,14 @@ async def _serve(
             _compact(writer, settings.pod_detail_days * DAY),
             lost.run(),
             holdings.run(),
-            watching(client, accounts).run(),
+            watching(client, accounts, partial(changes.record, trail)).run(),
+            trail.run(store.database, writer.alone, dt.timedelta(days=settings.audit_days)),
             _reconcile(core, accounts),
             end(),
         ],
     )
+    with contextlib.suppress(UnavailableError):  # the lines have it
+        await trail.flush(store.database, writer.alone, everything=True)
 
 
 async def _rebuild(core: Core, store: Store) -> None:

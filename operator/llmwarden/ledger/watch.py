@@ -13,8 +13,10 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from llmwarden import names
+from llmwarden.domain import differences
 from llmwarden.kube import Client, Informer, ObjectName
 from llmwarden.ledger import view
+from llmwarden.ledger.changes import Change
 from llmwarden.ledger.view import Labels, View
 
 logger = logging.getLogger(__name__)
@@ -23,17 +25,27 @@ GATHER_SECONDS = 0.1  # changes that come together are put together once
 ABSENT_SECONDS = 2.0  # how often a kind that is not installed is asked for again
 _READ: Final = "read"  # in what an informer keeps: what was read from the object
 _DIGEST: Final = "digest"  # and of what
+_BY: Final = "by"  # the field manager that wrote it last
+_MARK: Final = "mark"  # what tells this state of the object from all others
 
 Object = dict[str, Any]
 Read = TypeVar("Read")
+Changed = Callable[[Change], None]
+"""Told of each change of our kinds after the first reading."""
 DepartedLabels = Callable[[Mapping[str, Labels]], Mapping[str, Labels]]
 """Told the labels of the services that are there; answers those of services that are gone but have spent."""
 
 
 class Watch:
-    """Keeps a View. `on_view` is called with each new one, once everything has been read."""
+    """Keeps a View. `on_view` is called with each new one, once everything has been read; `changed` with each change of our kinds."""
 
-    def __init__(self, client: Client, on_view: Callable[[View], None], departed: DepartedLabels) -> None:
+    def __init__(
+        self,
+        client: Client,
+        on_view: Callable[[View], None],
+        departed: DepartedLabels,
+        changed: Changed = lambda _: None,
+    ) -> None:
         self._on_view = on_view
         self._departed = departed
         self._dirty = asyncio.Event()
@@ -45,17 +57,26 @@ class Watch:
         ours = names.API_VERSION
 
         def informer(
-            api_version: str, plural: str, into: dict[ObjectName, Read], read: Callable[[Mapping[str, Any]], Read]
+            kind: str,
+            api_version: str,
+            plural: str,
+            into: dict[ObjectName, Read],
+            read: Callable[[Mapping[str, Any]], Read],
         ) -> Informer:
             def transform(item: Object) -> Object:
                 return _kept(item, made.items, read)
 
-            def on_change(key: ObjectName, _old: Object | None, new: Object | None) -> None:
+            def on_change(key: ObjectName, old: Object | None, new: Object | None) -> None:
                 if new is None:
                     into.pop(key, None)
                 else:
                     into[key] = new[_READ]
                 self._dirty.set()
+                if kind and made.synced.is_set() and new is not old:
+                    last = new or old or {}
+                    mark = f"{kind}/{last[_MARK]}" + ("" if new is not None else "/deleted")
+                    by = new[_BY] if new is not None else ""
+                    changed(Change(kind, key, old and old[_READ], new and new[_READ], by, mark))
 
             made = Informer(
                 client,
@@ -67,13 +88,15 @@ class Watch:
             )
             return made
 
-        self._service_informer = informer(ours, "llmservices", self._services, view.read_service)
+        self._service_informer = informer("LLMService", ours, "llmservices", self._services, view.read_service)
         self._informers = {
             "LLMService": self._service_informer,
-            "LLMBudget": informer(ours, "llmbudgets", self._namespace_budgets, view.read_namespace_budget),
-            "ClusterLLMBudget": informer(ours, "clusterllmbudgets", self._cluster_budgets, view.read_cluster_budget),
-            "ModelPrice": informer(ours, "modelprices", self._prices, view.read_price),
-            "Namespace": informer("v1", "namespaces", self._labels, view.read_labels),
+            "LLMBudget": informer("LLMBudget", ours, "llmbudgets", self._namespace_budgets, view.read_namespace_budget),
+            "ClusterLLMBudget": informer(
+                "ClusterLLMBudget", ours, "clusterllmbudgets", self._cluster_budgets, view.read_cluster_budget
+            ),
+            "ModelPrice": informer("ModelPrice", ours, "modelprices", self._prices, view.read_price),
+            "Namespace": informer("", "v1", "namespaces", self._labels, view.read_labels),
         }
 
     def synced(self) -> dict[str, bool]:
@@ -137,4 +160,5 @@ def _kept(item: Object, known: Mapping[ObjectName, Object], read: Callable[[Mapp
     before = known.get((metadata.get("namespace", ""), metadata["name"]))
     if before is not None and before[_DIGEST] == digest:
         return before
-    return {_DIGEST: digest, _READ: read(essence)}
+    mark = f"{metadata.get('uid', '')}/{metadata.get('generation', 0)}"
+    return {_DIGEST: digest, _READ: read(essence), _BY: differences.manager(item), _MARK: mark}

@@ -96,7 +96,10 @@ class Proxy:
             service, limits = _service(
                 route, MeteredService(route, dialects, self.shared), settings.limits, settings.ca_file
             )
-            pool = Pool(parse_origin(route.upstream), settings.limits, self._tls_of(route) or tls, proxies)
+            origin = parse_origin(route.upstream)
+            # Without TLS, an HTTP proxy of the application's would read the key.
+            way = None if route.credential_file and not origin.tls else proxies
+            pool = Pool(origin, settings.limits, self._tls_of(route) or tls, way, route.resolves_to)
             self.endpoints.append(Endpoint(route, service, pool, limits))
         self._listening = False
         self._draining = False

@@ -56,6 +56,7 @@ class Visit:
 
 Handler = Callable[[Visit], Awaitable[Response]]
 Check = Callable[[], str | None]  # None: all is well; else a sentence that says what is not
+Refused = Callable[[str, Refusal, Caller | None], None]  # path label, why, and whose the request is where that is known
 Answered = Callable[[str, int, str, float], None]  # path label, status, code of the refusal, seconds
 
 
@@ -93,7 +94,8 @@ class Guard:
     """Lets requests in, and turns what goes wrong into answers.
 
     `authenticator` tells whose a token is (None where no endpoint needs one). `unsynced` says what of the cluster has not been read yet, and
-    returns None once all has. `refuse` makes the answer of a refusal. `answered` is told of
+    returns None once all has. `refuse` makes the answer of a refusal. `refused` is told of every refusal and whose
+    request it was, `answered` of
     every answer: its path label, its status, the refusal's code ("" for none, `bug` for a fault of ours), and the seconds that it took.
     """
 
@@ -104,11 +106,13 @@ class Guard:
         unsynced: Check = lambda: None,
         refuse: Callable[[Refusal], Response] = answers.refuse,
         answered: Answered = lambda *_: None,
+        refused: Refused = lambda *_: None,
     ) -> None:
         self._authenticator = authenticator
         self._unsynced = unsynced
         self._refuse = refuse
         self._answered = answered
+        self._refused = refused
 
     def application(self, endpoints: Sequence[Endpoint]) -> ASGIApp:
         """Make the ASGI app of a table. A dictionary and no router: reports are nearly all that comes, and a router is a tenth of their cost."""
@@ -135,7 +139,7 @@ class Guard:
         return app
 
     async def _serve(self, endpoint: Endpoint, request: Request) -> Response:
-        started, code = time.perf_counter(), ""
+        started, code, caller = time.perf_counter(), "", None
         try:
             caller = await self._caller(endpoint, request) if endpoint.token else None
             self._require_sync(endpoint)
@@ -143,6 +147,7 @@ class Guard:
             response = await endpoint.handler(Visit(request.query_params, request.headers, caller, body))
         except Refusal as refusal:
             code = refusal.code
+            self._refused(endpoint.path, refusal, caller)
             response = self._refuse(refusal)
             if refusal.status == REQUEST_TIMEOUT:
                 response.headers["Connection"] = "close"  # else the rest of the body would hold the connection

@@ -35,7 +35,7 @@ from starlette.responses import PlainTextResponse, Response
 from llmwarden import names
 from llmwarden.errors import NotFoundError, WardenError
 from llmwarden.kube import Client
-from llmwarden.serving import pki
+from llmwarden.serving import audit, pki
 from llmwarden.serving.guard import Check, Endpoint, Guard, Visit, probe
 
 logger = logging.getLogger(__name__)
@@ -302,3 +302,4 @@ def start_logging(level: str) -> None:
     """Log to stderr, one line an event; our own at `level`, libraries' from WARNING up."""
     logging.basicConfig(format=LOG_FORMAT, level=logging.WARNING)
     logging.getLogger("llmwarden").setLevel(level.upper())
+    audit.start()

@@ -1,9 +1,9 @@
-"""Budgets in a status: what is spent of each, what was newly reached, who is enforced."""
+"""Budgets in a status: what is spent of each, what was newly reached."""
 
 import datetime as dt
 from decimal import Decimal
 from fractions import Fraction
-from typing import Final, Literal
+from typing import Final
 
 from llmwarden.api.v1alpha1 import llmservice as api
 from llmwarden.contracts import ledger as wire
@@ -70,20 +70,6 @@ def forecast(usage: wire.BudgetUsage) -> dt.datetime | None:
     return dt.datetime.fromtimestamp(
         -(-usage.forecast_exhausted_at.timestamp() // FORECAST_SECONDS) * FORECAST_SECONDS, dt.UTC
     )
-
-
-def enforcement(snapshot: Snapshot, statuses: tuple[api.BudgetStatus, ...]) -> Literal["Enforced", "Advisory", "None"]:
-    """Say whether budgets are enforced, or could be gone around."""
-    spec = snapshot.service.spec
-    actions = {budget.on_exceeded.action for budget in spec.budgets} | {budget.action for budget in statuses}
-    if actions <= {"Alert"}:
-        return "None"
-    own_key = any(note.reason == "OwnKey" for pod in snapshot.pods for note in pod.notes)
-    around = any(pod.state == "Unmetered" for pod in snapshot.pods)
-    # Without the Secret a pod has a key, or an engine's address, with which it could go around the proxy.
-    if spec.backend.credentials_secret_ref is None or own_key or around:
-        return "Advisory"
-    return "Enforced"
 
 
 def called(budget: api.BudgetStatus) -> str:

@@ -13,7 +13,7 @@ from llmwarden.domain import money
 from llmwarden.domain import objectives as wanted
 from llmwarden.errors import InvalidSpecError
 from llmwarden.snapshot import Outcome, Problem, Snapshot
-from llmwarden.status import budgets, conditions, figures, objectives, summary
+from llmwarden.status import budgets, conditions, enforcement, figures, objectives, summary
 
 
 def build(
@@ -27,6 +27,7 @@ def build(
         # The ledger tells of its present life, and each of its replicas of its own.
         used = used.replace(rerated=old.usage.rerated)
     spent = budgets.budget_statuses(snapshot) if snapshot.ledger.fresh else old.budgets
+    proof = enforcement.of(snapshot, spent)
     fresh = snapshot.prometheus.fresh and snapshot.figures.scraped
     measured = snapshot.figures
     new = old.replace(
@@ -40,7 +41,9 @@ def build(
         objectives=objectives.statuses(snapshot, old),
         engine=figures.engine(snapshot, old),
         workload=figures.workload(snapshot, old),
-        enforcement=budgets.enforcement(snapshot, spent),
+        enforcement=proof.state,
+        enforcement_against=proof.against,
+        enforcement_checks=proof.checks,
         injection=injection,
     )
     new = new.replace(conditions=conditions.build(snapshot, outcome, new, now))

@@ -1,6 +1,7 @@
 """One AdmissionReview in, one out. Never refuses a pod: what cannot be injected is admitted as it is, with a warning."""
 
 import base64
+import datetime as dt
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -10,7 +11,9 @@ import msgspec
 from llmwarden.api.v1alpha1 import LLMService
 from llmwarden.errors import WardenError
 from llmwarden.injection.limits import NONE, Limits
+from llmwarden.injection.selection import Finding
 from llmwarden.injection.sidecar import decide
+from llmwarden.serving import audit
 from llmwarden.settings import Settings
 from llmwarden.webhook.patch import diff
 
@@ -73,10 +76,28 @@ def review(body: bytes, world: World, settings: Settings) -> Answer:
         f"LLM Warden: {finding.service}: {finding.message}" + (f"; {finding.remedy}" if finding.remedy else "")
         for finding in injection.findings
     ]
+    if not request.get("dryRun"):
+        _audit(namespace, pod, injection.findings)
     if not injection.services:
         result: Result = "skipped" if injection.findings else "unselected"
         return _answer(uid, result, warnings, diff(pod, injection.pod))
     return _answer(uid, "injected", warnings, diff(pod, injection.pod))
+
+
+def _audit(namespace: str, pod: Mapping[str, Any], findings: Iterable[Finding]) -> None:
+    """Write down which selected pods get no proxy: what they spend is not measured."""
+    metadata = pod.get("metadata") or {}
+    for finding in findings:
+        if finding.blocking:
+            audit.write(
+                {
+                    "at": dt.datetime.now(dt.UTC),
+                    "kind": "OptedOut" if finding.reason == "OptedOut" else "Unmetered",
+                    "text": f"LLMService {finding.service}: {finding.reason}: {finding.message}",
+                    "namespace": namespace,
+                    "object": f"Pod/{namespace}/{metadata.get('name') or metadata.get('generateName', '')}",
+                }
+            )
 
 
 def _request(body: bytes) -> dict[str, Any]:

@@ -98,10 +98,18 @@ def injected() -> str:
     )
     settings = replace(PLATFORM, unbounded_output_tokens=0)
     chat = service("chat", {"type": "VLLM"}, interception={"type": "Port", "port": {"name": "http"}})
-    made = inject(pod, [bot, chat], settings, "a $CA")
-    (container,) = (item for item in made.pod["spec"]["initContainers"] if item["name"] == names.PROXY_CONTAINER)
+    # Beside a key no authority of the application's is trusted, so that part comes from a pod without one.
+    trusting = service("bot", {"type": "OpenAI"})
+    written = contract_of(inject(pod, [bot, chat], settings, "a $CA").pod)
+    written["caFile"] = contract_of(inject(pod, [trusting], settings, "a $CA").pod)["caFile"]
+    return json.dumps(written, separators=(",", ":"), sort_keys=True)
+
+
+def contract_of(pod: dict[str, Any]) -> dict[str, Any]:
+    (container,) = (item for item in pod["spec"]["initContainers"] if item["name"] == names.PROXY_CONTAINER)
     value = {entry["name"]: entry.get("value", "") for entry in container["env"]}[names.PROXY_ENV]
-    return str(value).replace("$$", "$")  # as the kubelet does
+    written: dict[str, Any] = json.loads(str(value).replace("$$", "$"))  # as the kubelet does
+    return written
 
 
 def test_the_proxy_reads_what_injection_writes() -> None:

@@ -16,6 +16,7 @@ from llmwarden import status as statuses
 from llmwarden.api.v1alpha1.llmservice import InjectionStatus
 from llmwarden.cli import explain, main
 from llmwarden.injection.pods import PodView
+from llmwarden.injection.selection import Finding
 from llmwarden.snapshot import Engine, EngineIdentity, Figures, Outcome, Snapshot
 from tests.unit.status.helpers import FIGURES, NOW, pod, service_json, snapshot
 
@@ -298,3 +299,16 @@ def test_gpus_are_a_link_where_they_are_asked_for() -> None:
     assert link(chain, "GPUs") == explain.Link("GPUs", "todo", text)
     without = {**PORT, "gpu": {"exporter": "None"}}
     assert "GPUs" not in {item.name for item in explain.links(recorded(snapshot(spec=without), **without))}
+
+
+def test_what_makes_enforcement_advisory_is_shown() -> None:
+    keyed = {"backend": {"type": "OpenAI", "credentialsSecretRef": {"name": "s", "key": "k"}}}
+    exposed = (Finding("bot", "OwnKey", "envFrom of container app gives it the key"),)
+    advisory = link(explain.links(recorded(snapshot(spec=keyed, pods=(pod(exposed=exposed),)))), "Enforcement")
+    assert advisory.state == "note"
+    assert "No other container gets the key: no. bot-1: envFrom of container app gives it the key" in advisory.details
+    assert "The proxy has the key: yes." in advisory.details
+    enforced = link(explain.links(recorded(snapshot(spec=keyed))), "Enforcement")
+    assert enforced.state == "ok"
+    assert "editor of the namespace" in enforced.text
+    assert any(line.startswith("What cannot be measured is refused: not checked.") for line in enforced.details)

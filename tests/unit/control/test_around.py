@@ -123,3 +123,24 @@ def test_objectives_that_the_engine_cannot_tell_are_problems() -> None:
     [problem] = around.unmeasurable(wanted, of, (0.5, 0.8))
     assert problem.reason == "ThresholdNotABound"
     assert problem.message.endswith("Set the threshold to 500ms or 800ms.")
+
+
+@pytest.mark.parametrize(
+    ("url", "spec", "refused"),
+    [
+        ("http://engine", {"type": "ExternalName", "externalName": "evil.example"}, True),
+        ("http://engine.shop.svc:8000/x", {"selector": None}, True),
+        ("http://engine.shop.svc.cluster.local", {"selector": {}}, True),
+        ("http://engine", {}, False),
+        ("https://engine.shop.svc", {"type": "ExternalName"}, False),
+        ("http://other", {"type": "ExternalName"}, False),
+        ("http://engine.ml.svc", {"type": "ExternalName"}, False),
+    ],
+)
+def test_a_key_without_tls_stays_in_the_cluster(url: str, spec: dict[str, Any], *, refused: bool) -> None:
+    whole = {"selector": {"app": "engine"}, "ports": [{"port": 80}], **spec}
+    item = strip_service({"metadata": {"name": "engine", "namespace": "shop"}, "spec": whole})
+    keyed = service(backend={"type": "OpenAI", "url": url, "credentialsSecretRef": {"name": "s", "key": "k"}})
+    problems = around.not_in_cluster(keyed, [item], "cluster.local")
+    assert [problem.reason for problem in problems] == [names.REASON_NOT_IN_CLUSTER] * refused
+    assert not around.not_in_cluster(service(backend={"type": "OpenAI", "url": url}), [item], "cluster.local")

@@ -41,7 +41,7 @@ def world() -> World:
 
 
 TABLES: dict[str, tuple[Endpoint, ...]] = {
-    "ledger": ledger_app.endpoints(ANY, lambda: None, ANY, ANY),
+    "ledger": ledger_app.endpoints(ANY, lambda: None, ANY, ANY, ANY),
     "webhook": webhook_app.endpoints(world, Settings()),
     "metrics": servers.metrics_endpoints(lambda: None, lambda: None, prometheus_client.CollectorRegistry()),
 }

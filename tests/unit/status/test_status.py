@@ -1,12 +1,12 @@
 import datetime as dt
 from dataclasses import replace
 from decimal import Decimal
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from llmwarden import status as statuses
-from llmwarden.api.v1alpha1.llmservice import BudgetStatus, InjectionStatus, LLMServiceStatus
+from llmwarden.api.v1alpha1.llmservice import BudgetStatus, EnforcementCheckType, InjectionStatus, LLMServiceStatus
 from llmwarden.contracts.ledger import GpuUsage, Tokens, UsageTotals
 from llmwarden.domain import budgets, conditions
 from llmwarden.domain.windows import Window
@@ -245,27 +245,57 @@ def test_a_child_that_has_no_condition_of_its_own_is_named_where_it_cannot_be_wr
     assert "The NetworkPolicy could not be written: It is forbidden." in ready.message
 
 
+KEYED: dict[str, Any] = {"backend": {"type": "OpenAI", "credentialsSecretRef": {"name": "s", "key": "k"}}}
+
+
+def fails(status: LLMServiceStatus) -> set[str]:
+    return {check.check for check in status.enforcement_checks if check.state == "Fails"}
+
+
 @pytest.mark.parametrize(
-    ("spec", "pods", "expected"),
+    ("spec", "pods", "failing"),
     [
-        ({}, (pod(),), "Advisory"),
-        ({"backend": {"type": "OpenAI", "credentialsSecretRef": {"name": "s", "key": "k"}}}, (pod(),), "Enforced"),
-        (
-            {"backend": {"type": "OpenAI", "credentialsSecretRef": {"name": "s", "key": "k"}}},
-            (pod(notes=(Finding("bot", "OwnKey", "it has one"),)),),
-            "Advisory",
-        ),
-        (
-            {"backend": {"type": "OpenAI", "credentialsSecretRef": {"name": "s", "key": "k"}}},
-            (pod(state="Unmetered", reason="OptedOut"),),
-            "Advisory",
-        ),
+        ({}, (pod(),), "KeyInProxy"),
+        (KEYED, (pod(), pod("bot-2", notes=(Finding("bot", "OwnKey", "it has one"),))), "KeyOnlyInProxy"),
+        (KEYED, (pod(exposed=(Finding("bot", "OwnKey", "it mounts it"),)),), "KeyOnlyInProxy"),
+        (KEYED, (pod(exposed=(Finding("bot", "OurVolumeMounted", "it"),)),), "VolumesApart"),
+        (KEYED, (pod(exposed=(Finding("bot", "ProcessesShared", "it"),)),), "ProcessesApart"),
+        (KEYED, (pod(exposed=(Finding("bot", "NodeReachable", "it"),)),), "NodeApart"),
+        (KEYED, (pod(exposed=(Finding("bot", "NetworkShared", "it"),)),), "Encrypted"),
+        (KEYED, (pod(exposed=(Finding("bot", "EgressOfApplication", "it"),)),), "WayOutApart"),
+        (KEYED, (pod(state="Unmetered", reason="OptedOut"),), "PodsMetered"),
     ],
 )
 def test_enforcement_is_real_only_where_it_cannot_be_walked_around(
-    spec: dict[str, Any], pods: tuple[Any, ...], expected: str
+    spec: dict[str, Any], pods: tuple[Any, ...], failing: str
 ) -> None:
-    assert build(snapshot(spec=spec, pods=pods)).enforcement == expected
+    status = build(snapshot(spec=spec, pods=pods))
+    assert status.enforcement == "Advisory"
+    assert fails(status) == {failing}
+    message = next(check.message for check in status.enforcement_checks if check.check == failing)
+    assert message
+    assert failing == "KeyInProxy" or message.startswith(pods[-1].name)
+
+
+def test_enforced_says_against_whom_and_what_was_checked() -> None:
+    status = build(snapshot(spec=KEYED))
+    assert (status.enforcement, status.enforcement_against, fails(status)) == ("Enforced", "Application", set())
+    assert {check.check for check in status.enforcement_checks} == set(get_args(EnforcementCheckType))
+    unchecked = {check.check: check.message for check in status.enforcement_checks if check.state == "NotChecked"}
+    assert unchecked["UnmeasuredRefused"]
+
+
+def test_what_is_not_known_of_pods_is_no_proof() -> None:
+    status = build(snapshot(spec=KEYED, pods=(), pods_known=False))
+    assert (status.enforcement, fails(status)) == ("Advisory", {"PodsMetered"})
+
+
+def test_many_pods_do_not_make_a_long_message() -> None:
+    pods = tuple(pod(f"bot-{number}", exposed=(Finding("bot", "OwnKey", "it mounts it"),)) for number in range(9))
+    message = next(
+        check.message for check in build(snapshot(spec=KEYED, pods=pods)).enforcement_checks if check.state == "Fails"
+    )
+    assert message.endswith("; and 6 more")
 
 
 def test_without_a_budget_that_acts_there_is_nothing_to_enforce() -> None:

@@ -1,6 +1,7 @@
 import base64
 import json
 from dataclasses import replace
+import logging
 from typing import Any
 
 import pytest
@@ -136,3 +137,23 @@ def test_a_pod_that_a_quota_would_refuse_is_admitted_with_the_reason_on_it() -> 
     assert operation["path"] == "/metadata/annotations"
     assert "ResourceQuota team" in json.dumps(operation)
     assert "ResourceQuota team" in answer.review["response"]["warnings"][0]
+def test_a_pod_that_is_left_alone_is_an_audit_line(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("llmwarden.audit"), "propagate", True)
+    out = {
+        **pod(app="bot"),
+        "metadata": {**pod(app="bot")["metadata"], "annotations": {names.ANNOTATION_INJECT: "false"}},
+    }
+    on_host = pod(app="bot")
+    on_host["spec"]["hostNetwork"] = True
+    allowing = world(SERVICE, labels={names.LABEL_ALLOW_OPT_OUT: "true"})
+    with caplog.at_level(logging.INFO, "llmwarden.audit"):
+        for given, more in ((out, {}), (on_host, {}), (on_host, {"dryRun": True}), (pod(app="bot"), {})):
+            review(request(given, **more), allowing, Settings())
+    lines = [json.loads(record.getMessage()) for record in caplog.records]
+    assert [(line["kind"], line["namespace"], line["object"]) for line in lines] == [
+        ("OptedOut", "shop", "Pod/shop/bot-"),
+        ("Unmetered", "shop", "Pod/shop/bot-"),
+    ]
+    assert "HostNetwork" in lines[1]["text"]

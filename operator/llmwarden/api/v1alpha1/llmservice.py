@@ -758,6 +758,32 @@ class WorkloadStatus(Model):
     """The first twenty selected pods whose calls are not measured, with the reason."""
 
 
+EnforcementCheckType = Literal[
+    "KeyInProxy",
+    "PodsMetered",
+    "KeyOnlyInProxy",
+    "VolumesApart",
+    "ProcessesApart",
+    "NodeApart",
+    "WayOutApart",
+    "Encrypted",
+    "UpstreamInCluster",
+    "LedgerLossBounded",
+    "UnmeasuredRefused",
+]
+
+
+class EnforcementCheck(Model):
+    """One thing that must hold so that the application cannot bypass the budgets."""
+
+    check: EnforcementCheckType
+    """What was checked, such as `KeyOnlyInProxy`: no other container gets the key."""
+    state: Literal["Holds", "Fails", "NotChecked"]
+    """Holds, Fails, or NotChecked where this version does not check it."""
+    message: Text = ""
+    """What fails, with the first pods that it concerns. Empty where the check holds."""
+
+
 class InjectionStatus(Model):
     """Whether new pods get the proxy."""
 
@@ -836,9 +862,17 @@ class LLMServiceStatus(Status):
     workload: WorkloadStatus | None = None
     """The pods that the selector matches."""
     enforcement: Literal["Enforced", "Advisory", "None"] | None = None
-    """Enforced: only the proxy has the API key. Advisory: a pod could call the backend directly. None: no budget blocks
-    calls. Absent before the first look.
+    """Enforced: no check in enforcementChecks fails. Advisory: one fails, so a pod could call the backend directly. None: no
+    budget blocks calls. Absent before the first look.
     """
+    enforcement_against: Literal["Application"] | None = None
+    """Against whom Enforced holds. Application: code in a selected pod. It does not hold against an editor of the
+    namespace, who can read the key's Secret. Absent where no budget blocks calls.
+    """
+    enforcement_checks: Annotated[
+        tuple[EnforcementCheck, ...], Field(max_length=16, json_schema_extra=list_map("check")), first(16)
+    ] = ()
+    """What was checked for enforcement. Empty where no budget blocks calls."""
     injection: InjectionStatus | None = None
     """Whether new pods get the proxy. Absent before the first look."""
     conditions: Conditions = ()

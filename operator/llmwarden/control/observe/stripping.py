@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from llmwarden import names
 from llmwarden.domain import gpus
+from llmwarden.injection import exposure
 from llmwarden.injection.sdk import CLIENTS
 from llmwarden.kube import diff
 
@@ -56,6 +57,9 @@ def strip_pod(pod: Object) -> Object:
             **({"podIP": status["podIP"]} if "podIP" in status else {}),
         },
     }
+    ways = exposure.ways(pod)
+    if ways:
+        stripped[exposure.KEPT] = [list(way) for way in ways]
     return stripped
 
 
@@ -88,7 +92,15 @@ def strip_service(item: Object) -> Object:
         "numbers": [target for target in targets if isinstance(target, int)],
         "targets": [target for target in targets if isinstance(target, str)],
         "headless": [port["port"] for port in ports if "port" in port] if headless else [],
+        **({"outside": outside} if (outside := _outside(spec)) else {}),
     }
+
+
+def _outside(spec: Mapping[str, Any]) -> str:
+    """Why a Service may lead out of the cluster; empty where it selects pods."""
+    if spec.get("type") == "ExternalName":
+        return "of type ExternalName"
+    return "" if spec.get("selector") else "without a selector"
 
 
 def strip_exporter(item: Object) -> Object | None:

@@ -19,6 +19,7 @@ from llmwarden.contracts import ledger as wire
 from llmwarden.errors import UNREADABLE
 from llmwarden.ledger.core import Core
 from llmwarden.ledger.http import intake, openapi, reporters
+from llmwarden.ledger.http.audit_api import AuditApi
 from llmwarden.ledger.http.gpu_api import MAX_BODY as MAX_GPU_BODY
 from llmwarden.ledger.http.gpu_api import GpuApi
 from llmwarden.ledger.http.query_api import SpendApi
@@ -67,24 +68,32 @@ def create_app(
     stopping: asyncio.Event,
     questions: SpendApi | None = None,
     holdings: GpuApi | None = None,
+    audit: AuditApi | None = None,
 ) -> ASGIApp:
     """Make the ASGI app. `namespace` is our own (whose operator may read all); `stopping` ends long polls at once.
 
-    `questions` answers what people ask, `holdings` takes which pods have GPUs; without them there is the proxies' contract alone.
+    `questions` answers what people ask, `holdings` takes which pods have GPUs, `audit` is told who is refused and answers what happened;
+    without them there is the proxies' contract alone.
     """
     who = Reporters(pods, core.knows, lambda: core.synced)
     api = Api(core, writer, who, metrics, namespace=namespace, stopping=stopping)
-    table = endpoints(api, ready, questions, holdings)
+    table = endpoints(api, ready, questions, holdings, audit)
 
     def unsynced() -> str | None:
         return None if core.synced else "the ledger has not yet read the cluster's LLMServices and prices"
 
-    app = Guard(authenticator, unsynced=unsynced, answered=metrics.answered).application(table)
+    refused = audit.refused if audit is not None else lambda *_: None
+    guard = Guard(authenticator, unsynced=unsynced, answered=metrics.answered, refused=refused)
+    app = guard.application(table)
     return traced(app, {endpoint.path for endpoint in table})
 
 
 def endpoints(
-    api: "Api", ready: Callable[[], str | None], questions: SpendApi | None, holdings: GpuApi | None
+    api: "Api",
+    ready: Callable[[], str | None],
+    questions: SpendApi | None,
+    holdings: GpuApi | None,
+    audit: AuditApi | None = None,
 ) -> tuple[Endpoint, ...]:
     """List every endpoint of the ledger: its routes, its metrics' path labels and its OpenAPI description follow from this table."""
     # Reports of usage and of GPUs are taken before we have read the cluster: what was used must not be lost.
@@ -98,6 +107,9 @@ def endpoints(
     ]
     if holdings is not None:
         table.append(Endpoint("POST", "/v1/gpus", holdings.gpus, body=MAX_GPU_BODY, too_large=_TOO_MANY_PODS))
+    if audit is not None:
+        asked = Endpoint("GET", "/v1/audit", audit.audit, token_header=names.HEADER_TOKEN, operation=openapi.AUDIT)
+        table.append(asked)
     if questions is not None:
 
         async def described(_: Visit) -> Response:

@@ -7,14 +7,15 @@ import msgspec
 
 from llmwarden import __version__
 from llmwarden.contracts import ledger as wire
+from llmwarden.contracts.audit import KINDS, Audit
 from llmwarden.contracts.reconciliation import Reconciliation
 from llmwarden.contracts.spend import DIMENSIONS, Spend
 from llmwarden.ledger.http.query_api import MOST_DIMENSIONS
 from llmwarden.ledger.providers.reconciliation import MOST_DAYS, SHOWN_DAYS
 from llmwarden.serving.guard import Endpoint, describe
 
-(_answer, _accounts, _error), _COMPONENTS = msgspec.json.schema_components(
-    [Spend, Reconciliation, wire.ErrorAnswer], ref_template="#/components/schemas/{name}"
+(_answer, _accounts, _audit, _error), _COMPONENTS = msgspec.json.schema_components(
+    [Spend, Reconciliation, Audit, wire.ErrorAnswer], ref_template="#/components/schemas/{name}"
 )
 
 
@@ -80,6 +81,22 @@ RECONCILIATION: Final[dict[str, Any]] = {
     ],
     "responses": {
         "200": {"description": "Every account.", "content": {"application/json": {"schema": _accounts}}},
+        **_REFUSED,
+    },
+}
+
+AUDIT: Final[dict[str, Any]] = {
+    "operationId": "getAudit",
+    "summary": "What happened: changes of budgets and prices, refused callers, usage held back or written off; newest first.",
+    "parameters": [
+        _parameter("from", "An instant, or how long ago.", {**_TIME, "default": "24h"}),
+        _parameter("to", "An instant, or how long ago. Now, unless set.", _TIME),
+        _parameter("namespace", "Only this namespace; unset, all and the platform's own entries.", {"type": "string"}),
+        _parameter("kind", "Only this kind.", {"type": "string", "enum": [*KINDS]}),
+        _parameter("limit", "How many at most.", {"type": "integer", "minimum": 1, "maximum": 10000, "default": 1000}),
+    ],
+    "responses": {
+        "200": {"description": "Entries.", "content": {"application/json": {"schema": _audit}}},
         **_REFUSED,
     },
 }

@@ -145,8 +145,8 @@ class SpendApi:
 
     def _span(self, start: str, end: str) -> tuple[float, float]:
         now = self._core.clock()
-        last = _instant(end, "to", now) if end else now
-        first = _instant(start, "from", now)
+        last = instant(end, "to", now) if end else now
+        first = instant(start, "from", now)
         if not first < last:
             raise Refusal(400, "malformed", "from must be before to")
         if last - first > dt.timedelta(days=MOST_DAYS):
@@ -154,7 +154,8 @@ class SpendApi:
         return first.timestamp(), last.timestamp()
 
 
-def _instant(text: str, name: str, now: dt.datetime) -> dt.datetime:
+def instant(text: str, name: str, now: dt.datetime) -> dt.datetime:
+    """Read an instant, or how long ago one was, of the parameter `name`. Raises Refusal."""
     ago = _AGO.fullmatch(text)
     if ago is not None:
         return now - dt.timedelta(seconds=int(ago[1]) * _UNITS[ago[2]])

@@ -24,9 +24,11 @@ from llmwarden.api.v1alpha1 import ProviderAccount, parse
 from llmwarden.contracts import reconciliation
 from llmwarden.contracts.reconciliation import Day, Fault, Side
 from llmwarden.domain import drift
+from llmwarden.domain.differences import manager
 from llmwarden.domain.drift import Account
 from llmwarden.errors import ForbiddenError, InvalidSpecError, NotFoundError, UnavailableError
 from llmwarden.kube import Client, Informer
+from llmwarden.ledger.changes import Change
 from llmwarden.ledger.providers import usage as providers
 from llmwarden.ledger.providers.usage import ProviderError
 from llmwarden.ledger.rating import spend
@@ -268,13 +270,31 @@ class Reconciler:
         return drift.overlapping(self._accounts.values(), self._namespaces())
 
 
-def watching(client: Client, reconciler: Reconciler) -> Informer:
-    """Watch ProviderAccounts: run what is returned. A cluster without the kind has none."""
+def watching(
+    client: Client,
+    reconciler: Reconciler,
+    changed: Callable[[Change], None] = lambda _: None,
+) -> Informer:
+    """Watch ProviderAccounts: run what is returned. A cluster without the kind has none. `changed` is `watch.Changed`."""
 
-    def on_change(key: tuple[str, str], _old: dict[str, Any] | None, new: dict[str, Any] | None) -> None:
+    def on_change(key: tuple[str, str], old: dict[str, Any] | None, new: dict[str, Any] | None) -> None:
+        by, mark = managers.get(key, ("", ""))
+        if new is None:
+            managers.pop(key, None)
+            by, mark = "", f"{mark}/deleted"
         reconciler.take(key[1], new)
+        if made.synced.is_set():
+            changed(Change("ProviderAccount", key, (old or {}).get("spec"), (new or {}).get("spec"), by, mark))
 
-    return Informer(client, names.API_VERSION, "provideraccounts", on_change=on_change, transform=_essence)
+    def transform(item: dict[str, Any]) -> dict[str, Any]:
+        metadata = item["metadata"]
+        key = (metadata.get("namespace", ""), metadata["name"])
+        managers[key] = (manager(item), f"ProviderAccount/{metadata.get('uid', '')}/{metadata.get('generation', 0)}")
+        return _essence(item)
+
+    managers: dict[tuple[str, str], tuple[str, str]] = {}
+    made = Informer(client, names.API_VERSION, "provideraccounts", on_change=on_change, transform=transform)
+    return made
 
 
 def _essence(item: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from llmwarden import names
-from llmwarden.proxy.aws.child import CA_FILE
+from llmwarden.proxy.aws.child import CA_FILE, ProgramRefusedError
 from llmwarden.proxy.aws.sigv4 import Keys
 
 _LOG: Final = logging.getLogger("llmwarden.proxy")
@@ -108,6 +108,11 @@ class Keyring:
             message = (
                 "the proxy found no AWS credentials to sign this call with; it looks where boto3 looks, in the variables and "
                 "mounts of this pod. Credentials that a program gives to its client itself are not seen"
+            )
+        elif resolved.error == ProgramRefusedError.__name__:
+            message = (
+                "the proxy could not get AWS credentials to sign this call with: the configuration of this pod names a "
+                "credential_process, and the proxy runs no program of the application's. Give the pod a role or keys"
             )
         else:
             message = f"the proxy could not get AWS credentials to sign this call with ({resolved.error})"

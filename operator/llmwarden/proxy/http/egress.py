@@ -161,14 +161,22 @@ class ClientCertificate:
                 _LOG.warning("the client certificate %s cannot be read yet: %s", certificate, error)
 
 
-async def connect(origin: Origin, proxy: HttpProxy | None, *, tunnel: bool) -> socket.socket:
-    """A connected, non-blocking socket to an origin, or through a proxy. Raises OSError, TunnelError among them.
+class AliasError(OSError):
+    """The upstream's name is an alias of another one; the message names both."""
+
+
+async def connect(
+    origin: Origin, proxy: HttpProxy | None, *, tunnel: bool, resolves_to: str | None = None
+) -> socket.socket:
+    """A connected, non-blocking socket to an origin, or through a proxy. Raises OSError, TunnelError and AliasError among them.
+
+    `resolves_to`: the name that the origin's must stand for (without a proxy).
 
     With `tunnel` the proxy is asked for a way of bytes; without, it is spoken to as a proxy (absolute form), which is how
     plain HTTP goes. The caller bounds the time.
     """
     if proxy is None:
-        return await _dial(origin.host, origin.port)
+        return await _dial(origin.host, origin.port, resolves_to)
     sock = await _dial(proxy.host, proxy.port)
     if tunnel:
         try:
@@ -179,9 +187,16 @@ async def connect(origin: Origin, proxy: HttpProxy | None, *, tunnel: bool) -> s
     return sock
 
 
-async def _dial(host: str, port: int) -> socket.socket:
+async def _dial(host: str, port: int, resolves_to: str | None = None) -> socket.socket:
     loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    flags = socket.AI_CANONNAME if resolves_to is not None else 0
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+    if resolves_to is not None:
+        # By the answer that is then connected to: another answer could be another one's.
+        name = str(found[0][3]).lower().removesuffix(".")
+        if name != resolves_to:
+            message = f"{host} is an alias of {name}, and a key is sent without TLS only to {resolves_to}"
+            raise AliasError(message)
     addresses = _interleaved(found)
     if len(addresses) == 1:
         return await _try(addresses[0])

@@ -262,9 +262,15 @@ class Pool:
     """Idle connections of one route, newest first, and how new ones are made."""
 
     def __init__(
-        self, origin: Origin, limits: Limits, tls: ssl.SSLContext | None, proxies: Proxies | None = None
+        self,
+        origin: Origin,
+        limits: Limits,
+        tls: ssl.SSLContext | None,
+        proxies: Proxies | None = None,
+        resolves_to: str | None = None,
     ) -> None:
         self.origin = origin
+        self._resolves_to = resolves_to
         self._tls = tls
         self._proxy = proxies.to(origin) if proxies is not None else None
         # Plain HTTP goes to an HTTP proxy in the absolute form, everything else through a tunnel.
@@ -323,7 +329,9 @@ class Pool:
             return connection
 
         async with asyncio.timeout(self._connect_seconds):
-            sock = await egress.connect(origin, self._proxy, tunnel=origin.tls or splice is not None)
+            sock = await egress.connect(
+                origin, self._proxy, tunnel=origin.tls or splice is not None, resolves_to=self._resolves_to
+            )
             try:
                 _, connection = await asyncio.get_running_loop().create_connection(
                     made,
