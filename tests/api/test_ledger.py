@@ -137,12 +137,16 @@ def ledger(blank: ControlPlane, namespace: str, tmp_path: Path) -> Iterator[Ledg
 
 
 def pod(plane: ControlPlane, namespace: str, name: str) -> dict[str, str]:
-    """Make a pod that nothing runs; returns its reference."""
+    """Make a pod that nothing runs, as the webhook leaves one that was injected for `bot`; returns its reference."""
     until(lambda: plane.http.get(f"/api/v1/namespaces/{namespace}/serviceaccounts/default").is_success)
     made = plane.http.post(
         f"/api/v1/namespaces/{namespace}/pods",
         json={
-            "metadata": {"name": name},
+            "metadata": {
+                "name": name,
+                "labels": {names.LABEL_PROXY: "true"},
+                "annotations": {names.ANNOTATION_SERVICES: "bot"},
+            },
             "spec": {"nodeName": "nowhere", "containers": [{"name": "app", "image": "example.invalid/app"}]},
         },
     )

@@ -68,7 +68,7 @@ CASES = {
         },
     ),
     "two namespaces whose pods report more than their quota": Case(
-        "LLMLedgerQuota",
+        "LLMLedgerRowsFolded",
         {
             'llmwarden_ledger_folded_rows_total{namespace="shop",pod="ledger-a"}': "0x5 100x30",
             'llmwarden_ledger_folded_rows_total{namespace="web",pod="ledger-b"}': "0x5 7x30",
@@ -115,13 +115,17 @@ def test_alert(name: str, tmp_path: Path) -> None:
 def test_bills_are_watched_only_where_there_are_accounts_and_nothing_without_the_api() -> None:
     made = platform.rules(params(accounts=False))
     assert made is not None
-    assert [item["alert"] for item in made["spec"]["groups"][0]["rules"]] == ["LLMWatchFailing", "LLMLedgerQuota"]
+    assert [item["alert"] for item in made["spec"]["groups"][0]["rules"]] == [
+        "LLMWatchFailing",
+        "LLMLedgerQuota",
+        "LLMLedgerRowsFolded",
+    ]
     assert platform.rules(params(rules=False)) is None
 
 
 def test_each_alert_says_what_it_means_and_where_to_read_on() -> None:
     (group,) = rule()["spec"]["groups"]
-    assert len(group["rules"]) == 7
+    assert len(group["rules"]) == 8
     for alert in group["rules"]:
         assert alert["annotations"]["runbook_url"] == f"docs/runbooks/{alert['alert']}.md"
     assert len({alert["annotations"]["summary"] for alert in group["rules"]}) == len(group["rules"])

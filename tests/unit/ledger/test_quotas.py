@@ -14,7 +14,7 @@ from llmwarden.contracts import ledger as wire
 from llmwarden.ledger.store import Quota, Store, counts
 from llmwarden.ledger.store import tables as t
 from llmwarden.ledger.store.counts import Counts
-from llmwarden.ledger.store.merge import KeyIds
+from llmwarden.ledger.store.key_ids import KeyIds
 from tests.unit.ledger.objects import BUCKET
 from tests.unit.ledger.test_merge import anything, growth, report
 from tests.unit.ledger.test_merge import row as plain_row

@@ -1,7 +1,7 @@
 import base64
 import json
-from dataclasses import replace
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -137,6 +137,8 @@ def test_a_pod_that_a_quota_would_refuse_is_admitted_with_the_reason_on_it() -> 
     assert operation["path"] == "/metadata/annotations"
     assert "ResourceQuota team" in json.dumps(operation)
     assert "ResourceQuota team" in answer.review["response"]["warnings"][0]
+
+
 def test_a_pod_that_is_left_alone_is_an_audit_line(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

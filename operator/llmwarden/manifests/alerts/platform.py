@@ -29,7 +29,7 @@ def rules(params: ClusterParams) -> Manifest | None:
     """Build the PrometheusRule."""
     if not params.capabilities.rules:
         return None
-    wanted = [_unwatched(params), _quota(params)]
+    wanted = [_unwatched(params), _quota(params), _folded(params)]
     if params.accounts:
         wanted += [*_drifts(params), _unread(params)]
     return {
@@ -58,20 +58,37 @@ def _unwatched(params: ClusterParams) -> dict[str, Any]:
 
 
 def _quota(params: ClusterParams) -> dict[str, Any]:
-    # The alert's own namespace is ours: whose quota it is has a label of its own.
-    used = f"max by (namespace) ({names.METRIC_LEDGER_QUOTA}) > {QUOTA_WARNS}"
-    folded = f"sum by (namespace) (increase({names.METRIC_LEDGER_FOLDED}[15m])) > 0"
     return _alert(
         params,
         "LLMLedgerQuota",
-        f'label_replace(({used})\nor ({folded}), "tenant", "$1", "namespace", "(.+)")',
+        _tenants(f"max by (namespace) ({names.METRIC_LEDGER_QUOTA}) > {QUOTA_WARNS}"),
         severity="warning",
-        summary="namespace {{ $labels.tenant }} has used up its room in the ledger, or will soon",
+        summary="namespace {{ $labels.tenant }} has used {{ $value | humanizePercentage }} of its room in the ledger",
         description=(
-            "Its pods report very many models, prices or labels. Rows beyond a quota count together as (other): no token is lost, but such tokens "
-            "have no price of their own, and budgets count them at the provider's highest price. Other namespaces are not affected."
+            "Its pods report very many models, prices or labels. When the quota is used up, further rows count together as (other): no token is lost, "
+            "but such tokens have no price of their own, and budgets count them at the provider's highest price. Other namespaces are not affected."
         ),
     )
+
+
+def _folded(params: ClusterParams) -> dict[str, Any]:
+    return _alert(
+        params,
+        "LLMLedgerRowsFolded",
+        _tenants(f"sum by (namespace) (increase({names.METRIC_LEDGER_FOLDED}[15m])) > 0"),
+        severity="warning",
+        summary='namespace {{ $labels.tenant }} reported {{ printf "%.0f" $value }} rows beyond its quotas in 15 minutes',
+        description=(
+            "A quota of the namespace or of one of its pods is used up: the pods report too many models, prices or labels. Such rows count together "
+            "as (other): no token is lost, but those whose model is (other) have no price of their own, and budgets count them at the provider's "
+            "highest price. Other namespaces are not affected."
+        ),
+    )
+
+
+def _tenants(expression: str) -> str:
+    """Name the namespace that a figure is about `tenant`: an alert's own namespace is ours."""
+    return f'label_replace({expression}, "tenant", "$1", "namespace", "(.+)")'
 
 
 def _drifts(params: ClusterParams) -> list[dict[str, Any]]:
