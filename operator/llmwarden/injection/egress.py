@@ -35,7 +35,8 @@ def egress(containers: Iterable[Container], *, beside_a_key: bool = False) -> Eg
     """Copy from the first container that says something, as it is after its own injection.
 
     `beside_a_key`: the proxy adds a key. With an authority of the application's, an HTTP proxy of the application's could read that key,
-    so authorities are then left out. The HTTP proxy alone sees only TLS.
+    so authorities are then left out. The HTTP proxy alone sees only TLS. What `envFrom` may bring is left out as well: nobody can tell by
+    the pod whether it names an HTTP proxy at all, and every such pod would have to be called one whose key goes through the application's.
     """
     containers = list(containers)
     mount, ca_file, variable = next(
@@ -45,21 +46,21 @@ def egress(containers: Iterable[Container], *, beside_a_key: bool = False) -> Eg
         mount, ca_file = None, ""
     return Egress(
         refused=variable if beside_a_key else "",
-        env=next((entries for item in containers if (entries := _proxies(item))), ()),
+        env=next((entries for item in containers if (entries := _proxies(item, guesses=not beside_a_key))), ()),
         mounts=(mount,) if mount else (),
         ca_file=ca_file,
     )
 
 
-def _proxies(container: Container) -> tuple[dict[str, Any], ...]:
+def _proxies(container: Container, *, guesses: bool = True) -> tuple[dict[str, Any], ...]:
     """The variables that name a proxy, and those that say around which hosts; in the container's order, as references need it.
 
     What they refer to comes along under a name of ours: nothing else of the application's is to mean anything to the proxy. What envFrom
-    may bring comes first, as the container's own entries count more.
+    may bring comes first, as the container's own entries count more; without `guesses` it is left out.
     """
     env = container.get("env") or []
     entries: list[dict[str, Any]] = [
-        {"name": name, "valueFrom": source} for name in _WANTED for source in hidden(container, name)
+        {"name": name, "valueFrom": source} for name in (_WANTED if guesses else ()) for source in hidden(container, name)
     ]
     kept: set[str] = set()  # names of which an entry came along, under a name of ours or its own
     hopeless: set[str] = set()  # names of which an entry means nothing elsewhere

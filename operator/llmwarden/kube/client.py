@@ -35,7 +35,7 @@ TIMEOUT = 30.0  # seconds for a whole request that is no watch
 APPLY = "application/apply-patch+yaml; charset=utf-8"  # JSON is YAML; with a parameter the client's own slow encoder leaves our bytes alone
 MERGE = "application/merge-patch+json"
 JSON = "application/json"
-METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=1"
+METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 FIRST_ERROR_STATUS = 400
 
 Propagation = Literal["Background", "Foreground", "Orphan"]

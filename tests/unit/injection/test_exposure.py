@@ -213,6 +213,17 @@ def test_no_authority_of_the_application_is_trusted_beside_a_key(variable: str) 
     assert "ca" in {mount["name"] for mount in made["spec"]["initContainers"][0]["volumeMounts"]}
 
 
+def test_what_env_from_may_bring_is_not_copied_beside_a_key() -> None:
+    """By the pod alone nobody can tell whether it names an HTTP proxy: every such pod would be Advisory."""
+    given = pod(envFrom=[{"configMapRef": {"name": "settings"}}])
+    made, reasons = injected(given, service())
+    copied = {item["name"] for item in made["spec"]["initContainers"][0]["env"]}
+    assert "HTTPS_PROXY" not in copied
+    assert "EgressOfApplication" not in reasons
+    made, _ = injected(given, service(credentialsSecretRef=None))
+    assert "HTTPS_PROXY" in {item["name"] for item in made["spec"]["initContainers"][0]["env"]}
+
+
 def test_the_application_s_own_address_gets_the_key_over_tls_only() -> None:
     """A Service of the cluster may be the application's own."""
     one = service(type="OpenAI")
