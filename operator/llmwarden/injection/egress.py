@@ -60,7 +60,9 @@ def _proxies(container: Container, *, guesses: bool = True) -> tuple[dict[str, A
     """
     env = container.get("env") or []
     entries: list[dict[str, Any]] = [
-        {"name": name, "valueFrom": source} for name in (_WANTED if guesses else ()) for source in hidden(container, name)
+        {"name": name, "valueFrom": source}
+        for name in (_WANTED if guesses else ())
+        for source in hidden(container, name)
     ]
     kept: set[str] = set()  # names of which an entry came along, under a name of ours or its own
     hopeless: set[str] = set()  # names of which an entry means nothing elsewhere
