@@ -17,13 +17,14 @@ from tools import manifests
 
 SETTINGS = Settings(image="llmwarden:0.1.0")
 POLICY = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
+NAMESPACE = "protect-keys"  # other tests on this control plane have a `shop`
 SECONDS = 60  # until the API server has read a new policy
 ONLY = "which only LLM Warden's proxy may have"
 
 
 @pytest.fixture(scope="module")
 def protected(crds: ControlPlane) -> Iterator[ControlPlane]:
-    """The control plane with the policy, and a namespace `shop` with a service that has a key and a certificate."""
+    """The control plane with the policy, and a namespace of ours with a service that has a key and a certificate."""
     text = manifests.render([], settings=["admissionPolicy.protectKeys=true"], namespace="llmwarden-system")
     items = [
         item
@@ -31,7 +32,7 @@ def protected(crds: ControlPlane) -> Iterator[ControlPlane]:
         if item and item["kind"] in POLICY and item["metadata"]["name"] == "llmwarden-keys"
     ]
     assert len(items) == 2
-    crds.kubectl("create", "namespace", "shop")
+    crds.kubectl("create", "namespace", NAMESPACE)
     backend = {
         "type": "OpenAI",
         "credentialsSecretRef": {"name": "openai", "key": "key"},
@@ -40,10 +41,10 @@ def protected(crds: ControlPlane) -> Iterator[ControlPlane]:
     bot = {
         "apiVersion": names.API_VERSION,
         "kind": "LLMService",
-        "metadata": {"name": "bot", "namespace": "shop"},
+        "metadata": {"name": "bot", "namespace": NAMESPACE},
         "spec": {"backend": backend, "workload": {"selector": {"matchLabels": {"app": "bot"}}}},
     }
-    keyless = {**bot, "metadata": {"name": "keyless", "namespace": "shop"}}
+    keyless = {**bot, "metadata": {"name": "keyless", "namespace": NAMESPACE}}
     keyless["spec"] = {"backend": {"type": "Gemini"}, "workload": {"selector": {"matchLabels": {"app": "other"}}}}
     for item in (bot, keyless, *items):
         crds.kubectl("apply", "--server-side", "-f", "-", given=json.dumps(item))
@@ -53,10 +54,10 @@ def protected(crds: ControlPlane) -> Iterator[ControlPlane]:
         time.sleep(0.5)
     yield crds
     crds.kubectl("delete", "validatingadmissionpolicybinding,validatingadmissionpolicy", "llmwarden-keys")
-    crds.kubectl("delete", "namespace", "shop", "--wait=false")
+    crds.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
 
 
-def said(plane: ControlPlane, given: dict[str, Any], namespace: str = "shop") -> str:
+def said(plane: ControlPlane, given: dict[str, Any], namespace: str = NAMESPACE) -> str:
     """Why the API server refuses a pod; empty where it takes it."""
     metadata = {"name": f"pod-{time.monotonic_ns()}", "labels": given["metadata"]["labels"]}
     body = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": given["spec"]}
@@ -134,8 +135,8 @@ def test_an_ephemeral_container_gets_no_key(protected: ControlPlane) -> None:
     made = proxied(pod())
     body = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "live", "labels": {"app": "bot"}}}
     body["spec"] = {**made["spec"], "automountServiceAccountToken": False}
-    protected.http.post("/api/v1/namespaces/shop/pods", json=body).raise_for_status()
-    path = "/api/v1/namespaces/shop/pods/live/ephemeralcontainers"
+    protected.http.post(f"/api/v1/namespaces/{NAMESPACE}/pods", json=body).raise_for_status()
+    path = f"/api/v1/namespaces/{NAMESPACE}/pods/live/ephemeralcontainers"
     base = {"name": "debug", "image": "debug:1", "securityContext": RESTRICTED}
     refused = (
         {**base, "envFrom": [{"secretRef": {"name": "openai"}}]},
