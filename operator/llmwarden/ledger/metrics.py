@@ -74,9 +74,7 @@ class Metrics:
         self.long_polls = Gauge("llmwarden_ledger_long_polls", "Proxies that wait in a long poll.", registry=registry)
 
     def folded(self, namespace: str, rows: int, unremembered: int) -> None:
-        """Count a report's rows that count together with others."""
-        if not rows:
-            return
+        """Count a report's rows that count together with others. None is a series, too: from nothing to the first rows is no increase."""
         if namespace not in self._namespaces and len(self._namespaces) >= MOST_NAMESPACES:
             namespace = names.FOLDED
         self._namespaces.add(namespace)
