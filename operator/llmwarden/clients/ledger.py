@@ -24,12 +24,13 @@ import msgspec
 
 from llmwarden import bounded, kube, names, tracing
 from llmwarden.contracts import ledger as wire
+from llmwarden.contracts.correction import CORRECTIONS_PATH, Correction, Corrections, Order
 from llmwarden.contracts.reconciliation import Reconciliation
 from llmwarden.contracts.spend import Spend
 from llmwarden.errors import UNREADABLE, ForbiddenError, NotFoundError, NotInstalledError, UnavailableError
 from llmwarden.kube.errors import error_of
 
-Answer = TypeVar("Answer", wire.Usage, wire.GpuAnswer, Reconciliation, Spend)
+Answer = TypeVar("Answer", wire.Usage, wire.GpuAnswer, Reconciliation, Spend, Correction, Corrections)
 
 TIMEOUT: Final = 10.0  # seconds without a byte from the ledger
 TOTAL_SECONDS: Final = (
@@ -56,6 +57,15 @@ class LedgerClient(ABC):
     async def reconciliation(self, days: int | None = None) -> Reconciliation:
         """Return what providers bill beside what was counted, `days` back; None for the ledger's default."""
         return await self._ask("GET", "/v1/reconciliation", Reconciliation, {"days": str(days)} if days else {})
+
+    async def correct(self, order: Order) -> Correction:
+        """Write off usage, or release what is quarantined (POST /v1/corrections). An order that is sent again changes nothing."""
+        return await self._ask("POST", CORRECTIONS_PATH, Correction, body=msgspec.json.encode(order))
+
+    async def corrections(self, namespace: str = "") -> Corrections:
+        """Return what was written off and released, in a namespace or ("") in all, newest first."""
+        query = {"namespace": namespace} if namespace else {}
+        return await self._ask("GET", CORRECTIONS_PATH, Corrections, query)
 
     async def report_gpus(self, pods: Sequence[wire.GpuPod]) -> None:
         """Report which pods have GPUs (POST /v1/gpus, for the operator only).

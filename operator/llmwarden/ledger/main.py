@@ -23,6 +23,7 @@ from llmwarden.ledger.core import Core
 from llmwarden.ledger.departed import Departed
 from llmwarden.ledger.gpu_metrics import GpuState
 from llmwarden.ledger.http.app import create_app
+from llmwarden.ledger.http.correction_api import CorrectionApi
 from llmwarden.ledger.http.gpu_api import GpuApi
 from llmwarden.ledger.http.query_api import SpendApi
 from llmwarden.ledger.lost import LostPods
@@ -123,7 +124,7 @@ async def _serve(
             return "the cluster's resources are being put together"
         return None if certificate.ready.is_set() else f"no certificate yet in Secret {names.SECRET_LEDGER_TLS}"
 
-    tokens = TokenReviewer(client)
+    tokens, access = TokenReviewer(client), Reviewer(client)
     holdings = GpuApi(core, store, writer, namespace=settings.namespace)
     await holdings.follow()
     app = create_app(
@@ -135,7 +136,8 @@ async def _serve(
         ready=ready,
         stopping=stop,
         holdings=holdings,
-        questions=SpendApi(core, store, Reviewer(client), namespace=settings.namespace, accounts=accounts),
+        questions=SpendApi(core, store, access, namespace=settings.namespace, accounts=accounts),
+        corrections=CorrectionApi(core, store.database, writer, access, namespace=settings.namespace),
     )
 
     lost = LostPods(

@@ -16,9 +16,12 @@ from starlette.types import ASGIApp
 
 from llmwarden import names
 from llmwarden.contracts import ledger as wire
+from llmwarden.contracts.correction import CORRECTIONS_PATH
 from llmwarden.errors import UNREADABLE
 from llmwarden.ledger.core import Core
 from llmwarden.ledger.http import intake, openapi
+from llmwarden.ledger.http.correction_api import MAX_BODY as MAX_ORDER_BODY
+from llmwarden.ledger.http.correction_api import CorrectionApi
 from llmwarden.ledger.http.gpu_api import MAX_BODY as MAX_GPU_BODY
 from llmwarden.ledger.http.gpu_api import GpuApi
 from llmwarden.ledger.http.query_api import SpendApi
@@ -64,13 +67,15 @@ def create_app(
     stopping: asyncio.Event,
     questions: SpendApi | None = None,
     holdings: GpuApi | None = None,
+    corrections: CorrectionApi | None = None,
 ) -> ASGIApp:
     """Make the ASGI app. `namespace` is our own (whose operator may read all); `stopping` ends long polls at once.
 
-    `questions` answers what people ask, `holdings` takes which pods have GPUs; without them there is the proxies' contract alone.
+    `questions` answers what people ask, `holdings` takes which pods have GPUs, `corrections` the platform's orders; without them there is
+    the proxies' contract alone.
     """
     api = Api(core, writer, metrics, namespace=namespace, stopping=stopping)
-    table = endpoints(api, ready, questions, holdings)
+    table = endpoints(api, ready, questions, holdings, corrections)
 
     def unsynced() -> str | None:
         return None if core.synced else "the ledger has not yet read the cluster's LLMServices and prices"
@@ -80,7 +85,11 @@ def create_app(
 
 
 def endpoints(
-    api: "Api", ready: Callable[[], str | None], questions: SpendApi | None, holdings: GpuApi | None
+    api: "Api",
+    ready: Callable[[], str | None],
+    questions: SpendApi | None,
+    holdings: GpuApi | None,
+    corrections: CorrectionApi | None = None,
 ) -> tuple[Endpoint, ...]:
     """List every endpoint of the ledger: its routes, its metrics' path labels and its OpenAPI description follow from this table."""
     # Reports of usage and of GPUs are taken before we have read the cluster: what was used must not be lost.
@@ -94,6 +103,17 @@ def endpoints(
     ]
     if holdings is not None:
         table.append(Endpoint("POST", "/v1/gpus", holdings.gpus, body=MAX_GPU_BODY, too_large=_TOO_MANY_PODS))
+    if corrections is not None:
+        for method, handler, operation, body in (
+            ("POST", corrections.correct, openapi.CORRECT, MAX_ORDER_BODY),
+            ("GET", corrections.corrections, openapi.CORRECTIONS, 0),
+        ):
+            table.append(
+                Endpoint(
+                    method, CORRECTIONS_PATH, handler, token_header=names.HEADER_TOKEN, synced=True, body=body,
+                    too_large=f"an order has at most {MAX_ORDER_BODY} bytes", operation=operation,
+                )
+            )  # fmt: skip
     if questions is not None:
 
         async def described(_: Visit) -> Response:

@@ -13,7 +13,8 @@ from llmwarden.ledger.store import counts, statements
 from llmwarden.ledger.store import tables as t
 from llmwarden.ledger.store.counts import FIELDS, Counts
 from llmwarden.ledger.store.engine import Database
-from llmwarden.ledger.store.model import Merged, RowKey, key_of
+from llmwarden.ledger.store.meters import Meters
+from llmwarden.ledger.store.model import QUARANTINED, Delta, Merged, RowKey, key_of
 from llmwarden.ledger.store.row_parameter import text
 from llmwarden.ledger.store.statements import LARGEST
 
@@ -48,63 +49,122 @@ def merge(
     ids: "KeyIds",
     reports: Sequence[tuple[wire.Report, int]],
     journals: Mapping[JournalName, "Journal"],
+    meters: Meters,
 ) -> "Merge":
     """Say what these reports change, given what is known of their journals. Writes nothing but keys that are new."""
-    made = Merge()
-    wanted: list[dict[Address, Counts]] = []
-    folded: list[int] = []
-    for report, _ in reports:
-        journal = journals[report.journal, report.pod.uid]
-        found: dict[Address, Counts] = {}
-        dropped = 0
-        for row in report.rows:
-            if row.bucket < journal.folded_before:
-                dropped += 1
-                continue
-            address = (journal.id, key_of(report.pod.namespace, row), row.bucket)
-            reported = counts.whole(counts.of_row(row))
-            found[address] = counts.merge(found[address], reported) if address in found else reported
-        wanted.append(found)
-        folded.append(dropped)
-    ids.find(connection, {key for found in wanted for _, key, _ in found})
-    known = {
-        (journal.id, key_id, bucket): values
-        for journal in journals.values()
-        for (bucket, key_id), values in journal.rows.items()
-    }
+    made = Merge(told=meters.moved)
+    told = [_told(report, journals[report.journal, report.pod.uid]) for report, _ in reports]
+    ids.find(connection, {key for found, _ in told for _, key, _ in found})
+    known = _Known(connection, ids, journals.values())
     latest: dict[JournalName, int] = {}
-    for (report, now), found, dropped in zip(reports, wanted, folded, strict=True):
+    for (report, now), (found, dropped) in zip(reports, told, strict=True):
         name = (report.journal, report.pod.uid)
         journal = journals[name]
-        deltas = []
+        grown: list[tuple[Address, Counts]] = []
         backwards = 0
-        for (journal_id, key, bucket), reported in found.items():
-            place = (journal_id, ids[key], bucket)
-            old = known.get(place)
-            grown = counts.grow(old or counts.ZERO, reported)
-            backwards += grown.backwards
-            if grown.new == old:
-                continue
-            made.rows[place] = known[place] = grown.new
-            sum_of = (place[1], bucket)
-            made.spend[sum_of] = counts.add(made.spend.get(sum_of, counts.ZERO), grown.delta)
-            deltas.append(key.delta(bucket, grown.delta))
+        for address, reported in found.items():
+            growth, fresh = known.growth(address, reported)
+            backwards += growth.backwards
+            if fresh:
+                grown.append((address, growth.delta))
+        plausible = meters.plausible(report.pod.uid, [growth for _, growth in grown], now)
+        implausible = {_marked(key) for ((_, key, _), _), fits in zip(grown, plausible, strict=True) if not fits}
+        if implausible:
+            ids.add(connection, implausible)
+        deltas = tuple(
+            known.count(made, address, growth, plausible=fits)
+            for (address, growth), fits in zip(grown, plausible, strict=True)
+        )
         newest = report.sequence > latest.get(name, journal.sequence)
         if newest:
             latest[name] = report.sequence
-        made.take(report, now, Merged(tuple(deltas), backwards, dropped, newest, journal.id))
+        quarantined = len(plausible) - sum(plausible)
+        made.take(report, now, Merged(deltas, backwards, dropped, newest, journal.id, quarantined))
     return made
+
+
+def _told(report: wire.Report, journal: "Journal") -> tuple[dict[Address, Counts], int]:
+    """What a report says of each address, and how many of its rows are of buckets that were folded."""
+    found: dict[Address, Counts] = {}
+    dropped = 0
+    for row in report.rows:
+        if row.bucket < journal.folded_before:
+            dropped += 1
+            continue
+        address = (journal.id, key_of(report.pod.namespace, row), row.bucket)
+        reported = counts.whole(counts.of_row(row))
+        found[address] = counts.merge(found[address], reported) if address in found else reported
+    return found, dropped
+
+
+def _marked(key: RowKey) -> RowKey:
+    return key._replace(mark=QUARANTINED)
+
+
+class _Known:
+    """What is counted of the reports' journals: ordinary, and aside (quarantined). Both together are what they have reported."""
+
+    def __init__(self, connection: sa.Connection, ids: "KeyIds", journals: Iterable["Journal"]) -> None:
+        journals = list(journals)
+        self._ids = ids
+        self._ordinary = {
+            (journal.id, key_id, bucket): values
+            for journal in journals
+            for (bucket, key_id), values in journal.rows.items()
+        }
+        aside = {
+            (journal.id, key_id, bucket): values
+            for journal in journals
+            for (bucket, key_id), values in journal.quarantined.items()
+        }
+        keys = ids.key(connection, {key_id for _, key_id, _ in aside}) if aside else {}
+        self._aside: dict[Address, Counts] = {
+            (journal_id, keys[key_id]._replace(mark=""), bucket): values
+            for (journal_id, key_id, bucket), values in aside.items()
+        }
+
+    def growth(self, address: Address, reported: Counts) -> tuple[counts.Growth, bool]:
+        """By how much a row has grown, and whether it is news at all (as the first report of zeros is)."""
+        journal_id, key, bucket = address
+        old = self._ordinary.get((journal_id, self._ids[key], bucket))
+        if address in self._aside:
+            old = counts.add(old or counts.ZERO, self._aside[address])
+        growth = counts.grow(old or counts.ZERO, reported)
+        return growth, growth.new != old
+
+    def count(self, made: "Merge", address: Address, growth: Counts, *, plausible: bool) -> Delta:
+        """Count what a row has grown by."""
+        journal_id, key, bucket = address
+        counted = key if plausible else _marked(key)
+        place = (journal_id, self._ids[counted], bucket)
+        before = (self._ordinary.get(place) if plausible else self._aside.get(address)) or counts.ZERO
+        # Each part is whole by itself: what is rated, or written off, is never more than what it is a part of.
+        after = counts.whole(counts.add(before, growth))
+        if plausible:
+            self._ordinary[place] = after
+        else:
+            self._aside[address] = after
+        made.rows[place] = after
+        delta = counts.less(after, before)
+        sum_of = (place[1], bucket)
+        made.spend[sum_of] = counts.add(made.spend.get(sum_of, counts.ZERO), delta)
+        return counted.delta(bucket, delta)
 
 
 @dataclass(slots=True)
 class Journal:
     """What is known of a journal: its last sequence before these reports (-1 for none), before which bucket it was folded, and its
-    rows of the buckets that are reported, by bucket and key id."""  # noqa: D205, D209 - one sentence
+    rows of the buckets that are reported, by bucket and key id: the ordinary ones, and those that are quarantined.
+
+    `told_until` is of its pod (`meters.py`), 0 where that is not known.
+    """  # noqa: D205 - one sentence
 
     id: int
     sequence: int
     folded_before: int
+    told_until: int = 0
     rows: dict[tuple[int, int], Counts] = field(default_factory=dict)
+    quarantined: dict[tuple[int, int], Counts] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -122,6 +182,7 @@ class Merge:
         default_factory=dict
     )  # by budget and journal id: what the journal keeps
     ended: set[int] = field(default_factory=set)  # journals whose last report this was: they keep nothing
+    told: Mapping[str, int] = field(default_factory=dict)  # by pod UID, until when it has told
 
     def take(self, report: wire.Report, now: int, merged: Merged) -> None:
         """Note what a report says beside its rows. Of the leases only the journal's newest report counts."""
@@ -169,6 +230,7 @@ class Merge:
                 for (budget, journal_id), outstanding in sorted(self.balances.items())
                 if journal_id not in self.ended
             ],
+            "meters": [{"pod_uid": uid, "told_until": until} for uid, until in sorted(self.told.items())],
         }
         if self.ended:
             connection.execute(sa.delete(t.leases).where(t.leases.c.journal_id.in_(sorted(self.ended))))
@@ -210,13 +272,16 @@ class KeyIds:
     def find(self, connection: sa.Connection, wanted: set[RowKey]) -> None:
         """See to it that these have ids."""
         self._fresh = {}
-        unknown = [key for key in wanted if key not in self._ids]
-        if not unknown:
-            return
         if len(self._ids) > self.MOST:
             self._ids.clear()
             self._keys.clear()
-            unknown = list(wanted)
+        self.add(connection, wanted)
+
+    def add(self, connection: sa.Connection, wanted: set[RowKey]) -> None:
+        """See to it that these have ids as well, in the same transaction."""
+        unknown = [key for key in wanted if key not in self._ids and key not in self._fresh]
+        if not unknown:
+            return
         connection.execute(
             self._database.insert(t.keys).on_conflict_do_nothing(), [key._asdict() for key in sorted(unknown)]
         )
@@ -253,14 +318,17 @@ def _read(
         for bucket in wanted[journal, uid] or (NO_BUCKET,)
     ]
     found: dict[JournalName, Journal] = {}
-    for number, journal_id, sequence, folded, bucket, key_id, *values in connection.execute(
+    for number, journal_id, sequence, folded, told, bucket, key_id, mark, *values in connection.execute(
         statements.of(database).read, {"asked": text(asked)}
     ):
         name = names[number]
         if name not in found:
-            found[name] = Journal(journal_id, sequence, folded)
-        if key_id is not None:
+            found[name] = Journal(journal_id, sequence, folded, told or 0)
+        if mark == "":  # NULL where there is no row at all
             found[name].rows[bucket, key_id] = Counts(*values)
+        elif mark == QUARANTINED:
+            found[name].quarantined[bucket, key_id] = Counts(*values)
+        # What was written off was reported all the same.
     return found
 
 
