@@ -64,6 +64,8 @@ class Settings:
     gpu_node_label: str = "nvidia.com/gpu.present"
     database_path: str = "/data/ledger.sqlite3"
     pod_detail_days: int = 35  # spend by pod is known for so long
+    plausible_tokens_per_second: int = 200_000  # of one pod: more is quarantined (domain/plausible.py)
+    plausible_requests_per_second: int = 10_000
     database_url: str = field(
         default="", repr=False
     )  # postgresql://…, with its password; empty: SQLite at database_path

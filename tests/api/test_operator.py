@@ -307,7 +307,9 @@ def test_a_provider_account_has_a_status_and_brings_the_platforms_alerts(
         spec = crds.http.get(rule).json().get("spec") or {"groups": []}
         return {item["alert"] for group in spec["groups"] for item in group["rules"]}
 
-    until(lambda: alerts() == {"LLMWatchFailing"}, "without an account nobody's bills are watched")
+    until(
+        lambda: alerts() == {"LLMWatchFailing", "LLMUsageQuarantined"}, "without an account nobody's bills are watched"
+    )
     account = {
         "apiVersion": names.API_VERSION,
         "kind": "ProviderAccount",
@@ -325,7 +327,7 @@ def test_a_provider_account_has_a_status_and_brings_the_platforms_alerts(
             return str(found.get("Ready", {}).get("status", ""))
 
         assert until(ready, "the account has a status") == "Unknown"
-        billed = {"LLMWatchFailing", "LLMCostDrift", "LLMProviderUnread"}
+        billed = {"LLMWatchFailing", "LLMUsageQuarantined", "LLMCostDrift", "LLMProviderUnread"}
         until(lambda: alerts() == billed, "the platform's alerts are there")
         operator.rounds(2)
         mark = crds.audit_mark()
@@ -333,4 +335,4 @@ def test_a_provider_account_has_a_status_and_brings_the_platforms_alerts(
         assert crds.writes(mark, USER) == []
     finally:
         crds.http.delete(f"{accounts}/openai")
-    until(lambda: alerts() == {"LLMWatchFailing"}, "they go with the last account")
+    until(lambda: alerts() == {"LLMWatchFailing", "LLMUsageQuarantined"}, "they go with the last account")

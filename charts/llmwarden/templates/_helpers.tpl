@@ -174,5 +174,7 @@ LLMWARDEN_DCGM_IMAGE: {{ $v.gpu.dcgmImage | quote }}
 LLMWARDEN_GPU_NODE_LABEL: {{ $v.gpu.nodeLabel | quote }}
 LLMWARDEN_DATABASE_PATH: "/data/ledger.sqlite3"
 LLMWARDEN_POD_DETAIL_DAYS: {{ $v.ledger.podDetailDays | quote }}
+LLMWARDEN_PLAUSIBLE_TOKENS_PER_SECOND: {{ $v.ledger.plausible.tokensPerSecond | int64 | quote }}
+LLMWARDEN_PLAUSIBLE_REQUESTS_PER_SECOND: {{ $v.ledger.plausible.requestsPerSecond | int64 | quote }}
 LLMWARDEN_LOG_LEVEL: {{ $v.logLevel | quote }}
 {{- end }}

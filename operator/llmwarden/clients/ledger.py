@@ -180,10 +180,12 @@ class ApiServerClient(LedgerClient):
         self._credential = credential
 
     async def _send(self, method: str, path: str, query: Mapping[str, str], body: bytes | None) -> bytes:
+        # The client of Kubernetes encodes bodies itself.
+        document = None if body is None else msgspec.json.decode(body)
         proxied = f"/api/v1/namespaces/{self._system}/services/https:{names.LEDGER}:https/proxy{path}"
         try:
             return await self._client.request_bytes(
-                method, proxied, query, body, headers={names.HEADER_TOKEN: self._credential}, max_bytes=MAX_ANSWER
+                method, proxied, query, document, headers={names.HEADER_TOKEN: self._credential}, max_bytes=MAX_ANSWER
             )
         except (NotFoundError, NotInstalledError) as error:
             message = f"there is no ledger in namespace {self._system} ({error})"

@@ -17,7 +17,9 @@ import prometheus_client
 import uvloop
 
 from llmwarden import __version__, kube, names, tracing
+from llmwarden.domain.plausible import Pace
 from llmwarden.errors import UnavailableError, WardenError
+from llmwarden.ledger.births import PodBirths
 from llmwarden.ledger.collector import Collector
 from llmwarden.ledger.core import Core
 from llmwarden.ledger.departed import Departed
@@ -76,7 +78,8 @@ async def run(settings: Settings, *, port: int, metrics_port: int) -> None:
 
     Raises WardenError where the database or the connection to Kubernetes cannot be opened, OSError where a port is taken.
     """
-    store = await anyio.to_thread.run_sync(Store, settings.database_url or settings.database_path)
+    pace = Pace(settings.plausible_tokens_per_second, settings.plausible_requests_per_second)
+    store = await anyio.to_thread.run_sync(Store, settings.database_url or settings.database_path, pace)
     spans.watch(store.database)
     try:
         core = Core(Catalogue(), store.prices(), lambda: dt.datetime.now(dt.UTC), settings.report_seconds)
@@ -137,6 +140,7 @@ async def _serve(
         stopping=stop,
         holdings=holdings,
         questions=SpendApi(core, store, access, namespace=settings.namespace, accounts=accounts),
+        births=PodBirths(client, lambda: core.clock().timestamp()),
         corrections=CorrectionApi(core, store.database, writer, access, namespace=settings.namespace),
     )
 

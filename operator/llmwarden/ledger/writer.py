@@ -29,6 +29,7 @@ Answered = tuple[Merged, tuple[wire.LeaseGrant, ...]]
 T = TypeVar("T")
 
 MAX_BATCH = 256  # reports in one transaction: bounds how long the first of them waits
+MOST_BIRTHS = 20_000  # pods: more than can wait
 MAX_WAITING = 4096  # reports that wait; more are refused: their proxies send the same totals again anyway
 
 # Under load a report waits so long for others: a transaction's own cost is that of several reports. One that has waited for a
@@ -77,14 +78,18 @@ class Writer:
                 await self._write(batch)
                 written = loop.time()
 
-    async def report(self, report: wire.Report, now: int) -> Answered:
+    async def report(self, report: wire.Report, now: int, born: int = 0) -> Answered:
         """Store a report; returns once it is on the disk, with what its journal is granted.
 
-        Raises UnavailableError when it could not be stored, or when too many wait.
+        `born` is when its pod was created, in seconds since the epoch: what it can have used goes by that. Raises UnavailableError when it could not be stored, or when too many wait.
         """
         if len(self._waiting) >= MAX_WAITING:
             message = f"{MAX_WAITING} reports wait for the disk already"
             raise UnavailableError(message)
+        births = self._store.births
+        births[report.pod.uid] = born
+        while len(births) > MOST_BIRTHS:
+            del births[next(iter(births))]
         loop = asyncio.get_running_loop()
         waiting = _Waiting(report, now, loop.time(), loop.create_future())
         self._waiting.append(waiting)

@@ -18,8 +18,9 @@ from llmwarden import names
 from llmwarden.contracts import ledger as wire
 from llmwarden.contracts.correction import CORRECTIONS_PATH
 from llmwarden.errors import UNREADABLE
+from llmwarden.ledger.births import Births
 from llmwarden.ledger.core import Core
-from llmwarden.ledger.http import intake, openapi
+from llmwarden.ledger.http import ages, intake, openapi
 from llmwarden.ledger.http.correction_api import MAX_BODY as MAX_ORDER_BODY
 from llmwarden.ledger.http.correction_api import CorrectionApi
 from llmwarden.ledger.http.gpu_api import MAX_BODY as MAX_GPU_BODY
@@ -68,13 +69,14 @@ def create_app(
     questions: SpendApi | None = None,
     holdings: GpuApi | None = None,
     corrections: CorrectionApi | None = None,
+    births: Births | None = None,
 ) -> ASGIApp:
     """Make the ASGI app. `namespace` is our own (whose operator may read all); `stopping` ends long polls at once.
 
     `questions` answers what people ask, `holdings` takes which pods have GPUs, `corrections` the platform's orders; without them there is
-    the proxies' contract alone.
+    the proxies' contract alone. `births` tells how old pods are; without it, they are as old as may be.
     """
-    api = Api(core, writer, metrics, namespace=namespace, stopping=stopping)
+    api = Api(core, writer, metrics, namespace=namespace, stopping=stopping, births=births)
     table = endpoints(api, ready, questions, holdings, corrections)
 
     def unsynced() -> str | None:
@@ -145,8 +147,16 @@ class Api:
     """The contract's four requests."""
 
     def __init__(
-        self, core: Core, writer: Writer, metrics: Metrics, *, namespace: str, stopping: asyncio.Event
+        self,
+        core: Core,
+        writer: Writer,
+        metrics: Metrics,
+        *,
+        namespace: str,
+        stopping: asyncio.Event,
+        births: Births | None = None,
     ) -> None:
+        self._births = births
         self._core = core
         self._writer = writer
         self._metrics = metrics
@@ -233,15 +243,18 @@ class Api:
         if not auth.is_pod(visit.who(), pod.namespace, pod.name, pod.uid):
             raise Refusal(403, "forbidden", "the token is not bound to the pod that the report names")
         report, odd = intake.take(report, now, self._may_report(pod.namespace))
+        born = await self._births.born(pod) if self._births is not None else 0
+        report, odd[ages.REASON] = ages.take(report, born)
         report = self._core.standings.desk.take(report, lambda key: self._core.standings.holds_for(key, pod.namespace))
-        for reason, count in odd.items():
+        for reason, count in (+odd).items():
             logger.warning("report of pod %s/%s: %d rows were odd (%s)", pod.namespace, pod.name, count, reason)
             self._metrics.odd_rows.labels(reason).inc(count)
-        merged, leases = await self._writer.report(report, int(now))
+        merged, leases = await self._writer.report(report, int(now), born)
         core = self._core
         self._metrics.rows.inc(len(report.rows))
         self._metrics.backwards.inc(merged.backwards)
         self._metrics.odd_rows.labels("folded").inc(merged.folded)
+        self._metrics.quarantined(pod.namespace, pod.name, merged.quarantined)
         services = {f"{pod.namespace}/{row.service}" for row in report.rows}
         if core.synced:
             # It may just have been deleted; what it used was used all the same.
