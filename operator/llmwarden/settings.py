@@ -70,6 +70,8 @@ class Settings:
     quota_namespace_rows: int = 2_000_000
     quota_unpriced_rows: int = 100_000
     audit_days: int = 400  # audit entries are kept for so long
+    plausible_tokens_per_second: int = 200_000  # of one pod: more is quarantined (domain/plausible.py)
+    plausible_requests_per_second: int = 10_000
     database_url: str = field(
         default="", repr=False
     )  # postgresql://…, with its password; empty: SQLite at database_path

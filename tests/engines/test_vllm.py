@@ -109,8 +109,9 @@ def test_tokens_and_requests_are_vllms_own_and_ttft_agrees(
     seen = float(client["ttftMean"])
     said = f"time to first token: proxy {mine * 1000:.1f} ms, vLLM {engine * 1000:.1f} ms, client {seen * 1000:.1f} ms"
     record_testsuite_property("ttft", said)  # for build/test-logs
-    # vLLM's own figure begins after its HTTP server and tokeniser and ends before its answer is written: a few milliseconds.
-    assert abs(mine - engine) <= max(SECONDS_OFF, SHARE_OFF * engine), said
+    # vLLM's own figure begins after its HTTP server and tokeniser and ends before its answer is written: a few milliseconds. Where other
+    # work has the processor, its HTTP server waits as the client does, whose wait is measured in the same calls.
+    assert abs(mine - engine) <= max(SECONDS_OFF, SHARE_OFF * engine, 2 * (seen - mine)), said
     # On the wire, the proxy lies between the two.
     assert engine <= mine <= seen, said
 

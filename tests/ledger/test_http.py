@@ -15,12 +15,14 @@ import pytest
 import pytest_asyncio
 
 from llmwarden.contracts import ledger as wire
+from llmwarden.domain.plausible import Pace
 from llmwarden.errors import UnavailableError
 from llmwarden.ledger.audit import Trail
 from llmwarden.ledger.core import Core
 from llmwarden.ledger.gpu_metrics import GpuState
 from llmwarden.ledger.http.app import MAX_BODY, create_app
 from llmwarden.ledger.http.audit_api import AuditApi
+from llmwarden.ledger.http.correction_api import CorrectionApi
 from llmwarden.ledger.http.gpu_api import GpuApi
 from llmwarden.ledger.http.query_api import SpendApi
 from llmwarden.ledger.metrics import Metrics, State
@@ -46,6 +48,7 @@ CALLERS = {
     "all-viewer": Caller("all", "viewer"),
     "auditor": Caller("llmwarden-system", "auditor"),
     "false-operator": Caller("shop", "llmwarden-operator"),
+    "corrector": Caller("llmwarden-system", "llmwarden-corrector"),
 }
 
 
@@ -72,6 +75,9 @@ class Rights:
         assert resource == "llmservices" or not namespace
         return caller.account == "viewer" and caller.namespace in {"all", namespace}
 
+    async def may(self, caller: Caller, verb: str) -> bool:
+        return verb in {"writeoff", "release"} and caller.account == "llmwarden-corrector"
+
 
 @dataclass
 class Ledger:
@@ -87,6 +93,7 @@ class Ledger:
     server: "asyncio.Task[None]"
     holdings: GpuApi
     trail: Trail
+    ages: dict[str, int]  # when pods were created, by UID; one that is not in it long ago
     client: httpx.AsyncClient = field(default_factory=lambda: httpx.AsyncClient(timeout=20))
 
     async def get(self, path: str, token: str | None = "pod", **query: str) -> httpx.Response:  # noqa: S107 - no secret
@@ -97,6 +104,13 @@ class Ledger:
         body = {"contract": 1, "journal": "j", "sequence": 1, "pod": POD, "rows": [*rows], **more}
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         return await self.client.post(self.url + "/v1/report", json=body, headers=headers)
+
+    async def correct(self, token: str = "corrector", **order: Any) -> httpx.Response:  # noqa: S107 - no secret
+        body = {
+            "contract": 1, "id": "an-order-1", "action": "WriteOff", "service": "shop/bot", "from": "2026-11-01T00:00:00Z",
+            "to": "2026-12-01T00:00:00Z", "reason": "forged", **order,
+        }  # fmt: skip
+        return await self.client.post(self.url + "/v1/corrections", json=body, headers={"X-LLMWarden-Token": token})
 
     async def poll(self, wait: str) -> tuple[str, "asyncio.Task[httpx.Response]"]:
         """Start a long poll with the present generation; returns both once the ledger holds it."""
@@ -130,8 +144,10 @@ async def running(
     accounts: Callable[[Core, Store, Writer], Reconciler] | None = None,
     database: str = "",
     pods: Pods | None = None,
+    pace: Pace | None = None,
 ) -> AsyncIterator[Ledger]:
-    store = Store(database or str(path / "ledger.sqlite3"))
+    store = Store(database or str(path / "ledger.sqlite3"), pace)
+    every = EveryPod()
     clock = FakeClock()
     core = Core(Catalogue(), store.prices(), clock, 5.0)
     core.rebuild(store.sums(), store.last_reports())
@@ -151,7 +167,7 @@ async def running(
         core,
         writer,
         tokens,
-        pods or EveryPod(),
+        pods or every,
         Metrics(registry),
         namespace="llmwarden-system",
         ready=lambda: None if core.synced else "not yet read: LLMService",
@@ -165,12 +181,23 @@ async def running(
         ),
         holdings=holdings,
         audit=AuditApi(trail, store.database, Rights(), namespace="llmwarden-system"),
+        corrections=CorrectionApi(core, store.database, writer, Rights(), namespace="llmwarden-system"),
     )
     sock = servers.listen("127.0.0.1", 0)
     server = asyncio.create_task(servers.serve(app, sock=sock, stop=stop, grace_seconds=2))
     writing = asyncio.create_task(writer.run())
     ledger = Ledger(
-        f"http://127.0.0.1:{sock.getsockname()[1]}", core, store, stop, tokens, clock, registry, server, holdings, trail
+        f"http://127.0.0.1:{sock.getsockname()[1]}",
+        core,
+        store,
+        stop,
+        tokens,
+        clock,
+        registry,
+        server,
+        holdings,
+        trail,
+        every.created,
     )
     try:
         async with ledger.client:

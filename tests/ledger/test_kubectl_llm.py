@@ -2,6 +2,8 @@
 recorded: TokenRequest, and the proxy of a Service, which drops Authorization."""
 
 import asyncio
+import csv
+import io
 import json
 import sys
 from collections.abc import AsyncIterator
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 import pytest_asyncio
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -20,7 +23,12 @@ from llmwarden.serving import servers
 from tests.ledger.test_http import Ledger, row, running
 from tests.unit.ledger.objects import service, view_of
 
-MINTABLE = {"llmwarden-system/llmwarden-viewer": "all-viewer", "shop/viewer": "shop-viewer", "shop/default": "unbound"}
+MINTABLE = {
+    "llmwarden-system/llmwarden-viewer": "all-viewer",
+    "llmwarden-system/llmwarden-corrector": "corrector",
+    "shop/viewer": "shop-viewer",
+    "shop/default": "unbound",
+}
 
 
 def status(code: int, reason: str, message: str) -> Response:
@@ -52,13 +60,24 @@ async def api_server(ledger: Ledger, mintable: dict[str, str]) -> AsyncIterator[
         headers = {key: value for key, value in request.headers.items() if key not in {"authorization", "host"}}
         async with httpx.AsyncClient() as client:
             path = request.path_params["path"]
-            answer = await client.get(f"{ledger.url}/{path}", params=dict(request.query_params), headers=headers)
+            answer = await client.request(
+                request.method, f"{ledger.url}/{path}", params=dict(request.query_params), headers=headers,
+                content=await request.body(),
+            )  # fmt: skip
         return Response(answer.content, answer.status_code, {"content-type": answer.headers["content-type"]})
+
+    async def whoami(_: Request) -> Response:
+        return JSONResponse({"kind": "SelfSubjectReview", "status": {"userInfo": {"username": "ada"}}}, 201)
 
     app = Starlette(
         routes=[
             Route("/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token", mint, methods=["POST"]),
-            Route("/api/v1/namespaces/{namespace}/services/https:llmwarden-ledger:https/proxy/{path:path}", proxy),
+            Route(
+                "/api/v1/namespaces/{namespace}/services/https:llmwarden-ledger:https/proxy/{path:path}",
+                proxy,
+                methods=["GET", "POST"],
+            ),
+            Route("/apis/authentication.k8s.io/v1/selfsubjectreviews", whoami, methods=["POST"]),
         ]
     )
     stop = asyncio.Event()
@@ -133,3 +152,64 @@ async def test_a_team_member_sees_the_team_s_and_is_told_why_not_the_rest(ledger
     code, _, err = await kubectl_llm(ledger, tmp_path, "--ledger-namespace", "elsewhere", "--service-account", "shop/viewer", mintable=mine)  # fmt: skip
     assert code == 1
     assert "--ledger-namespace" in err
+
+
+SINCE = ("--since", "2026-11-01T00:00:00Z", "--until", "2026-12-01T00:00:00Z")
+
+
+async def test_usage_is_written_off_shown_and_listed(ledger: Ledger, tmp_path: Path) -> None:
+    order = ("bot", *SINCE, "--usd", "0.15", "--reason", "forged, ticket 7")
+    code, out, err = await kubectl_llm(ledger, tmp_path, *order, "--dry-run", command="writeoff")
+    assert (code, err) == (0, "")
+    assert out.startswith("Would write off $0.15")
+    code, out, err = await kubectl_llm(ledger, tmp_path, *order, "--id", "ticket-0007", command="writeoff")
+    assert (code, err) == (0, "")
+    assert out.startswith("Wrote off $0.15")
+    assert "of shop/bot. Id: ticket-0007." in out
+    code, out, _ = await kubectl_llm(ledger, tmp_path, *order, "--id", "ticket-0007", command="writeoff")
+    assert "was not done again" in out
+    code, out, _ = await kubectl_llm(ledger, tmp_path)
+    assert "Written off" in out
+    assert "$0.06" in out
+    code, out, _ = await kubectl_llm(ledger, tmp_path, "-A", "-o", "csv", "--by", "service")
+    lines = list(csv.DictReader(io.StringIO(out)))
+    assert {line["service"]: line["written_off_picodollars"] for line in lines} == {
+        "shop/bot": str(714_285 * 150_000 + 71_428 * 600_000), "web/bot": "0",
+    }  # fmt: skip
+    code, out, _ = await kubectl_llm(ledger, tmp_path, command="corrections")
+    assert code == 0
+    assert "forged, ticket 7" in out
+    assert "ada" in out
+
+
+async def test_only_who_may_corrects(ledger: Ledger, tmp_path: Path) -> None:
+    order = ("bot", *SINCE, "--reason", "mine")
+    for command in ("writeoff", "release"):
+        code, _, err = await kubectl_llm(
+            ledger, tmp_path, *order, mintable={"shop/default": "unbound"}, command=command
+        )
+        assert code == 1
+        assert "llmwarden-corrector" in err
+        own = ("--service-account", "shop/viewer")
+        code, _, err = await kubectl_llm(ledger, tmp_path, *order, *own, command=command)
+        assert code == 1
+        assert f"may not {command} llmservices in all namespaces" in err
+    code, out, _ = await kubectl_llm(ledger, tmp_path, *order, command="release")
+    assert (code, out.startswith("Released $0.00, 0 tokens")) == (0, True)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("--usd", "nan"),
+        ("--usd", "0"),
+        ("--usd", "-1"),
+        ("--tokens", "1.5"),
+        ("--usd", "1", "--tokens", "1"),
+        ("--since", "yesterday"),
+    ],
+)
+async def test_a_malformed_order_is_not_sent(ledger: Ledger, tmp_path: Path, wrong: tuple[str, ...]) -> None:
+    code, _, err = await kubectl_llm(ledger, tmp_path, "bot", "--reason", "x", *wrong, command="writeoff")
+    assert code == 2
+    assert wrong[0] in err

@@ -67,7 +67,7 @@ def _jaeger(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 async def _listening(url: str) -> None:
-    async with asyncio.timeout(150):
+    async with asyncio.timeout(600):  # a Phoenix on a busy machine takes minutes
         while not await listens(int(url.rpartition(":")[2])):
             await asyncio.sleep(0.1)
 

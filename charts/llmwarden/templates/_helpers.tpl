@@ -180,5 +180,7 @@ LLMWARDEN_QUOTA_FOLDED_ROWS: {{ $v.ledger.quotas.foldedRows | int64 | quote }}
 LLMWARDEN_QUOTA_NAMESPACE_ROWS: {{ $v.ledger.quotas.namespaceRows | int64 | quote }}
 LLMWARDEN_QUOTA_UNPRICED_ROWS: {{ $v.ledger.quotas.unpricedRows | int64 | quote }}
 LLMWARDEN_AUDIT_DAYS: {{ $v.ledger.auditDays | quote }}
+LLMWARDEN_PLAUSIBLE_TOKENS_PER_SECOND: {{ $v.ledger.plausible.tokensPerSecond | int64 | quote }}
+LLMWARDEN_PLAUSIBLE_REQUESTS_PER_SECOND: {{ $v.ledger.plausible.requestsPerSecond | int64 | quote }}
 LLMWARDEN_LOG_LEVEL: {{ $v.logLevel | quote }}
 {{- end }}

@@ -22,6 +22,7 @@ from llmwarden.errors import (
 )
 
 VIEWER: Final = "llmwarden-viewer"
+LONGEST: Final = 256  # characters of a user's name
 LISTED: Final = 10  # names in a message
 
 
@@ -67,6 +68,16 @@ async def ledger_client(client: kube.Client, system: str, candidates: list[tuple
         message = f"{error}, or name another account with --service-account NAMESPACE/NAME"
         raise ForbiddenError(message) from error
     return ApiServerClient(client, system, credential)
+
+
+async def whoami(client: kube.Client) -> str:
+    """Return the name of the user, as the API server has it; "" where it does not say (Kubernetes below 1.28)."""
+    review = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+    try:
+        answer = await client.request("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", None, review)
+    except WardenError:
+        return ""
+    return str(((answer.get("status") or {}).get("userInfo") or {}).get("username") or "")[:LONGEST]
 
 
 def no_ledger(error: NotFoundError) -> NotFoundError:

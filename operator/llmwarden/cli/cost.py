@@ -1,7 +1,7 @@
 """`kubectl llm cost`: the ledger's answer as a table with sparklines. Pure: an answer in, something to print out."""
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -31,6 +31,8 @@ class Line:
     output: int = 0
     picodollars: int = 0
     uncosted: int = 0
+    quarantined: int = 0
+    written_off: int = 0
     course: dict[str, int] = field(default_factory=dict)
 
     def add(self, row: SpendRow, slot: str | None) -> None:
@@ -41,6 +43,8 @@ class Line:
         self.output += row.tokens.output
         self.picodollars += row.picodollars
         self.uncosted += row.uncosted_tokens
+        self.quarantined += row.quarantined_picodollars
+        self.written_off += row.written_off_picodollars
         if slot is not None:
             self.course[slot] = self.course.get(slot, 0) + row.picodollars
 
@@ -85,6 +89,9 @@ def table(spend: Spend, by: Sequence[By]) -> Table:
         made.add_column(title, footer, justify="right", no_wrap=True)
     if uncosted:
         made.add_column("Uncosted tokens", _count(total.uncosted_tokens), justify="right", style="yellow", no_wrap=True)
+    corrected = _corrected(total)
+    for title, picodollars, _ in corrected:
+        made.add_column(title, money.human(picodollars), justify="right", style="yellow", no_wrap=True)
     if slots:
         made.add_column(f"Cost by {extra}", no_wrap=True)
     for line in lines(spend, by):
@@ -100,10 +107,21 @@ def table(spend: Spend, by: Sequence[By]) -> Table:
         ]
         if uncosted:
             cells.append(_count(line.uncosted) if line.uncosted else "")
+        cells += [money.human(value) if (value := of(line)) else "" for _, _, of in corrected]
         if slots:
             cells.append(sparkline([line.course.get(slot, 0) for slot in slots]))
         made.add_row(*cells)
     return made
+
+
+def _corrected(total: SpendRow) -> list[tuple[str, int, Callable[[Line], int]]]:
+    """Columns about corrections: title, sum, and what a line has. Both are in the costs, or taken off them, already."""
+    found: list[tuple[str, int, Callable[[Line], int]]] = []
+    if total.quarantined_tokens:
+        found.append(("Quarantined", total.quarantined_picodollars, lambda line: line.quarantined))
+    if total.written_off_tokens:
+        found.append(("Written off", total.written_off_picodollars, lambda line: line.written_off))
+    return found
 
 
 def gpus(spend: Spend) -> Table | None:

@@ -5,17 +5,18 @@ import asyncio
 import datetime as dt
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, cast
 
 import msgspec
 from rich.console import Console
 
 from llmwarden import __version__, kube, names
-from llmwarden.cli import audit, cluster, cost, explain, reconcile
+from llmwarden.cli import audit, cluster, correct, cost, explain, reconcile
 from llmwarden.contracts.audit import KINDS
+from llmwarden.contracts.correction import Action
 from llmwarden.contracts.spend import DIMENSIONS, By, as_csv
-from llmwarden.errors import NotFoundError, WardenError
+from llmwarden.errors import NotFoundError, UnavailableError, WardenError
 
 _SINCE: Final = re.compile(r"([1-9][0-9]{0,4})(m|h|d|w)", re.ASCII)
 _UNITS: Final = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -75,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
             description="Check one LLMService step by step, from its pods to its alerts, and say how to fix what is broken. Exits 1 if anything is.",
         )
     )
+    correct.add(commands, connection, _correcting, _corrections)
     return parser
 
 
@@ -183,6 +185,49 @@ async def _audit(options: argparse.Namespace) -> int:
     console.print(audit.table(answer))
     if answer.more:
         console.print("There are older entries. Ask for a shorter time, a namespace or a kind.")
+    return 0
+
+
+def _correcting(action: Action) -> Callable[[argparse.Namespace], Awaitable[int]]:
+    async def run(options: argparse.Namespace) -> int:
+        namespace = options.namespace or cluster.default_namespace(options.kubeconfig, options.context)
+        system = options.ledger_namespace
+        async with await kube.connect(options.kubeconfig, options.context) as client:
+            given = options.service_account or f"{system}/{names.CORRECTOR}"
+            ledger = await cluster.ledger_client(client, system, cluster.accounts(given, namespace, system))
+            order = correct.order(options, action, namespace, await cluster.whoami(client), dt.datetime.now(dt.UTC))
+            try:
+                done = await ledger.correct(order)
+            except NotFoundError as error:
+                raise cluster.no_ledger(error) from error
+            except UnavailableError as error:
+                message = f"{error} Nobody knows whether it was done: repeat the same command with --id {order.id}, --since {order.start.isoformat()} and --until {order.end.isoformat()}"
+                raise UnavailableError(message) from error
+        if options.output == "json":
+            sys.stdout.write(msgspec.json.format(msgspec.json.encode(done), indent=2).decode() + "\n")
+        else:
+            sys.stdout.write(correct.sentence(done) + "\n")
+        return 0
+
+    return run
+
+
+async def _corrections(options: argparse.Namespace) -> int:
+    namespace = options.namespace or cluster.default_namespace(options.kubeconfig, options.context)
+    if options.all_namespaces:
+        namespace = ""
+    system = options.ledger_namespace
+    async with await kube.connect(options.kubeconfig, options.context) as client:
+        accounts = cluster.accounts(options.service_account, namespace, system)
+        ledger = await cluster.ledger_client(client, system, accounts)
+        try:
+            answer = await ledger.corrections(namespace)
+        except NotFoundError as error:
+            raise cluster.no_ledger(error) from error
+    if options.output == "json":
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(answer), indent=2).decode() + "\n")
+    else:
+        _console().print(correct.table(answer) if answer.corrections else "Nothing was corrected.")
     return 0
 
 

@@ -25,12 +25,13 @@ import msgspec
 from llmwarden import bounded, kube, names, tracing
 from llmwarden.contracts import ledger as wire
 from llmwarden.contracts.audit import Audit
+from llmwarden.contracts.correction import CORRECTIONS_PATH, Correction, Corrections, Order
 from llmwarden.contracts.reconciliation import Reconciliation
 from llmwarden.contracts.spend import Spend
 from llmwarden.errors import UNREADABLE, ForbiddenError, NotFoundError, NotInstalledError, UnavailableError
 from llmwarden.kube.errors import error_of
 
-Answer = TypeVar("Answer", wire.Usage, wire.GpuAnswer, Reconciliation, Spend, Audit)
+Answer = TypeVar("Answer", wire.Usage, wire.GpuAnswer, Reconciliation, Spend, Audit, Correction, Corrections)
 
 TIMEOUT: Final = 10.0  # seconds without a byte from the ledger
 TOTAL_SECONDS: Final = (
@@ -61,6 +62,15 @@ class LedgerClient(ABC):
     async def audit(self, query: Mapping[str, str]) -> Audit:
         """Return what happened (GET /v1/audit). `/openapi.json` of the ledger describes the parameters in `query`."""
         return await self._ask("GET", "/v1/audit", Audit, query)
+
+    async def correct(self, order: Order) -> Correction:
+        """Write off usage, or release what is quarantined (POST /v1/corrections). An order that is sent again changes nothing."""
+        return await self._ask("POST", CORRECTIONS_PATH, Correction, body=msgspec.json.encode(order))
+
+    async def corrections(self, namespace: str = "") -> Corrections:
+        """Return what was written off and released, in a namespace or ("") in all, newest first."""
+        query = {"namespace": namespace} if namespace else {}
+        return await self._ask("GET", CORRECTIONS_PATH, Corrections, query)
 
     async def report_gpus(self, pods: Sequence[wire.GpuPod]) -> None:
         """Report which pods have GPUs (POST /v1/gpus, for the operator only).
@@ -175,10 +185,12 @@ class ApiServerClient(LedgerClient):
         self._credential = credential
 
     async def _send(self, method: str, path: str, query: Mapping[str, str], body: bytes | None) -> bytes:
+        # The client of Kubernetes encodes bodies itself.
+        document = None if body is None else msgspec.json.decode(body)
         proxied = f"/api/v1/namespaces/{self._system}/services/https:{names.LEDGER}:https/proxy{path}"
         try:
             return await self._client.request_bytes(
-                method, proxied, query, body, headers={names.HEADER_TOKEN: self._credential}, max_bytes=MAX_ANSWER
+                method, proxied, query, document, headers={names.HEADER_TOKEN: self._credential}, max_bytes=MAX_ANSWER
             )
         except (NotFoundError, NotInstalledError) as error:
             message = f"there is no ledger in namespace {self._system} ({error})"

@@ -305,13 +305,20 @@ class GpuAnswer(msgspec.Struct, frozen=True):
 
 
 class UsageTotals(msgspec.Struct, frozen=True, rename="camel"):
-    """Sums over a span of time."""
+    """Sums over a span of time, net of what the platform wrote off (`contracts/correction.py`): `written_off…` says how much that was.
+
+    `quarantined…` is a part of them that is implausible, and that shared budgets do not count. Tokens of both are input and output.
+    """
 
     requests: int = 0
     errors: int = 0
     tokens: Tokens = Tokens()
     picodollars: int = 0
     uncosted_tokens: int = 0
+    quarantined_picodollars: int = 0
+    quarantined_tokens: int = 0
+    written_off_picodollars: int = 0
+    written_off_tokens: int = 0
 
 
 class Rerating(msgspec.Struct, frozen=True):

@@ -15,6 +15,12 @@ from llmwarden.contracts import ledger as wire
 By = Literal[
     "service", "provider", "model", "tier", "kind", "label.feature", "label.team", "label.cohort", "pod", "hour", "day"
 ]
+_CORRECTED: Final = (
+    "quarantined_picodollars",
+    "quarantined_tokens",
+    "written_off_picodollars",
+    "written_off_tokens",
+)
 DIMENSIONS: Final[tuple[By, ...]] = get_args(By)
 
 
@@ -24,6 +30,9 @@ class SpendRow(msgspec.Struct, frozen=True, rename="camel"):
     `by` has a value for each dimension: a service as namespace/name, an hour or day as the instant at which it begins. Money is
     exact: `picodollars` (1e-12 US dollars) and the same in decimal `usd`. `uncostedTokens` have no known price: they are not in it.
     By kind, `tokens` has one kind, without its parts that have rows of their own, and `requests` are in the kind `request`.
+
+    Everything is net of what the platform wrote off: `writtenOff…` says how much that was. `quarantined…` is a part of the row that is
+    implausible, and that budgets over several namespaces do not count. Tokens of both are input and output.
     """
 
     by: dict[str, str]
@@ -33,6 +42,10 @@ class SpendRow(msgspec.Struct, frozen=True, rename="camel"):
     picodollars: int
     usd: str
     uncosted_tokens: int = 0
+    quarantined_picodollars: int = 0
+    quarantined_tokens: int = 0
+    written_off_picodollars: int = 0
+    written_off_tokens: int = 0
 
 
 class GpuSpend(msgspec.Struct, frozen=True, rename="camel"):
@@ -71,11 +84,15 @@ def as_csv(spend: Spend) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     kinds = wire.Tokens.__struct_fields__
-    writer.writerow([*spend.by, "usd", "requests", "errors", *kinds, "uncosted_tokens"])
+    writer.writerow([*spend.by, "usd", "requests", "errors", *kinds, "uncosted_tokens", *_CORRECTED])
     for row in spend.rows:
         dimensions = [_safe(row.by[dimension]) for dimension in spend.by]
         writer.writerow(
-            [*dimensions, row.usd, row.requests, row.errors, *msgspec.structs.astuple(row.tokens), row.uncosted_tokens]
+            [
+                *(*dimensions, row.usd, row.requests, row.errors),
+                *(*msgspec.structs.astuple(row.tokens), row.uncosted_tokens),
+                *(getattr(row, column) for column in _CORRECTED),
+            ]
         )
     return text.getvalue()
 

@@ -76,7 +76,9 @@ class Core:
         self.history.prices.update(batch.prices)
         self.history.count(batch.foreign)
         touched = {delta.service for delta in batch.foreign}
-        for service in touched:  # reported to another replica since we last looked: a second ago
+        for service in {
+            delta.service for delta in batch.foreign if not delta.written_off
+        }:  # reported to another replica since we last looked: a second ago
             self.usage.reported(service, int(now.timestamp()))
         for (report, at), result in zip(reports, batch.merged, strict=True):
             self.history.count(result.deltas)
@@ -86,6 +88,11 @@ class Core:
                 self.usage.reported(service, at)
             self.usage.presence.seen(services, report.pod.uid, now.timestamp())
         self.standings.judge_services(touched)
+
+    def corrected(self, batch: Batch) -> None:
+        """Take what an order of the platform changed: nobody reported it."""
+        self.history.count(batch.foreign)
+        self.standings.judge_services({delta.service for delta in batch.foreign})
 
     def tick(self) -> None:
         """Let time pass: windows roll over, dated prices begin, silent pods are forgotten. Call it every second."""

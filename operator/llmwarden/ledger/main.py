@@ -18,6 +18,7 @@ import prometheus_client
 import uvloop
 
 from llmwarden import __version__, kube, names, tracing
+from llmwarden.domain.plausible import Pace
 from llmwarden.errors import UnavailableError, WardenError
 from llmwarden.ledger import changes
 from llmwarden.ledger.audit import Trail
@@ -27,6 +28,7 @@ from llmwarden.ledger.departed import Departed
 from llmwarden.ledger.gpu_metrics import GpuState
 from llmwarden.ledger.http.app import create_app
 from llmwarden.ledger.http.audit_api import AuditApi
+from llmwarden.ledger.http.correction_api import CorrectionApi
 from llmwarden.ledger.http.gpu_api import GpuApi
 from llmwarden.ledger.http.query_api import SpendApi
 from llmwarden.ledger.lost import LostPods
@@ -81,7 +83,8 @@ async def run(settings: Settings, *, port: int, metrics_port: int) -> None:
 
     Raises WardenError where the database or the connection to Kubernetes cannot be opened, OSError where a port is taken.
     """
-    store = await anyio.to_thread.run_sync(Store, settings.database_url or settings.database_path)
+    pace = Pace(settings.plausible_tokens_per_second, settings.plausible_requests_per_second)
+    store = await anyio.to_thread.run_sync(Store, settings.database_url or settings.database_path, pace)
     spans.watch(store.database)
     try:
         core = Core(Catalogue(), store.prices(), lambda: dt.datetime.now(dt.UTC), settings.report_seconds)
@@ -146,10 +149,9 @@ async def _serve(
             return "the cluster's resources are being put together"
         return None if certificate.ready.is_set() else f"no certificate yet in Secret {names.SECRET_LEDGER_TLS}"
 
-    tokens = TokenReviewer(client)
+    tokens, access = TokenReviewer(client), Reviewer(client)
     holdings = GpuApi(core, store, writer, namespace=settings.namespace)
     await holdings.follow()
-    access = Reviewer(client)
     app = create_app(
         core,
         writer,
@@ -162,6 +164,7 @@ async def _serve(
         holdings=holdings,
         questions=SpendApi(core, store, access, namespace=settings.namespace, accounts=accounts),
         audit=AuditApi(trail, store.database, access, namespace=settings.namespace),
+        corrections=CorrectionApi(core, store.database, writer, access, namespace=settings.namespace),
     )
 
     lost = LostPods(

@@ -4,6 +4,7 @@ A shared budget has one series per member service, so that a service's own alert
 must honour our labels: `namespace` is the service's, not the ledger's.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -13,7 +14,10 @@ from prometheus_client.metrics_core import Metric
 from llmwarden import names
 from llmwarden.contracts import ledger as wire
 from llmwarden.ledger.core import Core
+from llmwarden.ledger.rating.aggregate import Aggregate, Sums
 from llmwarden.serving import guard
+
+logger = logging.getLogger(__name__)
 
 MOST_NAMESPACES = 100  # series of `folded_rows`: more namespaces are counted as one
 REPORT_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -53,6 +57,12 @@ class Metrics:
             "Rows whose price id was never issued for their model. They are priced as if they had no id.",
             registry=registry,
         )
+        self._quarantined_rows = Counter(
+            "llmwarden_ledger_quarantined_rows",
+            "Rows whose growth is implausible, by the namespace that reported them.",
+            ["namespace"],
+            registry=registry,
+        )
         self.unreported = Counter(
             names.METRIC_LEDGER_UNREPORTED,
             "Pods that were lost without a last report. Their usage since the report before is unknown.",
@@ -80,6 +90,12 @@ class Metrics:
         self._namespaces.add(namespace)
         self.folded_rows.labels(namespace).inc(rows)
         self.unremembered_rows.inc(unremembered)
+
+    def quarantined(self, namespace: str, pod: str, rows: int) -> None:
+        """Count rows that are quarantined, and say so."""
+        if rows:
+            logger.warning("pod %s/%s reported more than is plausible: %d rows are quarantined", namespace, pod, rows)
+            self._quarantined_rows.labels(namespace).inc(rows)
 
     def answered(self, path: str, status: int, code: str, seconds: float) -> None:
         """Count a request; `path` is one of the table of endpoints, `code` that of its refusal ("" for none)."""
@@ -115,6 +131,7 @@ class State:
             namespace, _, service = name.partition("/")
             uncosted.add_metric([namespace, service], core.history.aggregate.total(name).uncosted)
         yield uncosted
+        yield from self._corrected()
         yield CounterMetricFamily(
             "llmwarden_ledger_rerated_usd",
             "US dollars by which new prices changed past spending, up or down.",
@@ -150,6 +167,40 @@ class State:
             ("database_bytes", "Size of the database in bytes, its log included.", self._database_bytes()),
         ):
             yield GaugeMetricFamily(f"llmwarden_ledger_{name}", text, value=float(value))
+
+    def _corrected(self) -> Iterator[Metric]:
+        aggregate = self._core.history.aggregate
+        figures: tuple[tuple[str, str, Aggregate, Callable[[Sums], float]], ...] = (
+            (
+                names.METRIC_LEDGER_QUARANTINED,
+                "Tokens that a service's pods reported and that are implausible, neither released nor written off.",
+                aggregate.quarantined,
+                lambda sums: sums.counts.budgeted_tokens,
+            ),
+            (
+                names.METRIC_LEDGER_QUARANTINED_REQUESTS,
+                "Calls that a service's pods reported and that are implausible, neither released nor written off.",
+                aggregate.quarantined,
+                lambda sums: sums.counts.requests,
+            ),
+            (
+                names.METRIC_LEDGER_QUARANTINED_USD,
+                "What quarantined usage of a service costs, in US dollars.",
+                aggregate.quarantined,
+                lambda sums: sums.picodollars / names.PICODOLLARS,
+            ),
+            (
+                names.METRIC_LEDGER_WRITTEN_OFF_USD,
+                "What the platform wrote off of a service's usage, in US dollars.",
+                aggregate.written_off,
+                lambda sums: -sums.picodollars / names.PICODOLLARS,
+            ),
+        )
+        for name, text, of, figure in figures:
+            metric = GaugeMetricFamily(name, text, labels=["namespace", names.LABEL_M_SERVICE])
+            for key in sorted(of.services):
+                metric.add_metric([*key.split("/")], figure(of.total(key)))
+            yield metric
 
     def _budgets(self) -> Iterator[Metric]:
         labels = ["namespace", names.LABEL_M_SERVICE, "budget", "kind"]

@@ -2,7 +2,7 @@
 
 import asyncio
 import datetime as dt
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from llmwarden import names
@@ -11,7 +11,7 @@ from llmwarden.domain import budgets as policy
 from llmwarden.domain import windows
 from llmwarden.ledger.budgets.standing import Standing, Standings
 from llmwarden.ledger.history import Clock, History
-from llmwarden.ledger.rating.aggregate import DAY, Sums
+from llmwarden.ledger.rating.aggregate import DAY, Aggregate, Sums
 from llmwarden.ledger.view import View
 
 HOUR = 3600
@@ -88,9 +88,9 @@ class UsageAnswers:
         known = self._view.services.get(name)
         last = self.last_reports.get(name)
         return wire.ServiceUsage(
-            last24h=_totals(self._history.aggregate.since(name, day)),
-            last_hour=_totals(self._history.aggregate.since(name, hour)),
-            total=_totals(self._history.aggregate.total(name)),
+            last24h=_totals(self._history.aggregate, lambda of: of.since(name, day)),
+            last_hour=_totals(self._history.aggregate, lambda of: of.since(name, hour)),
+            total=_totals(self._history.aggregate, lambda of: of.total(name)),
             uncosted_models=tuple(self._history.aggregate.uncosted_models(name, day)),
             budgets=known.budgets if known else (),
             reporting_pods=len({*self.presence.by_service.get(name, ()), *self.elsewhere.get(name, ())}),
@@ -107,8 +107,8 @@ class UsageAnswers:
         recent = 0
         shares: list[wire.ServiceShare] = []
         for member in standing.shared.members:
-            recent += self._history.aggregate.since(member, since).spent(budget.unit)
-            spent = self._history.aggregate.since(member, start).spent(budget.unit)
+            recent += self._standings.spent(budget, member, since)
+            spent = self._standings.spent(budget, member, start)
             if spent:
                 shares.append(wire.ServiceShare(service=member, spent=spent))
         shares.sort(key=lambda share: (-share.spent, share.service))
@@ -138,11 +138,16 @@ def _rolling(now: dt.datetime, seconds: int) -> float:
     return windows.span(windows.Window(rolling_seconds=seconds), now).start.timestamp()
 
 
-def _totals(sums: Sums) -> wire.UsageTotals:
+def _totals(aggregate: Aggregate, of: Callable[[Aggregate], Sums]) -> wire.UsageTotals:
+    sums, aside, off = of(aggregate), of(aggregate.quarantined), of(aggregate.written_off)
     return wire.UsageTotals(
         requests=sums.counts.requests,
         errors=sums.counts.errors,
         tokens=sums.counts.tokens,
         picodollars=sums.picodollars,
         uncosted_tokens=sums.uncosted,
+        quarantined_picodollars=aside.picodollars,
+        quarantined_tokens=aside.counts.budgeted_tokens,
+        written_off_picodollars=-off.picodollars,
+        written_off_tokens=-off.counts.budgeted_tokens,
     )

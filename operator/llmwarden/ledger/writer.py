@@ -11,14 +11,17 @@ from typing import NamedTuple, TypeVar
 
 import anyio.from_thread
 import anyio.to_thread
+import msgspec
 
 from llmwarden import tracing
 from llmwarden.contracts import ledger as wire
+from llmwarden.contracts.correction import Order
 from llmwarden.domain import leases as policy
 from llmwarden.errors import UnavailableError
 from llmwarden.ledger.budgets.leases import Asked
 from llmwarden.ledger.core import Core
-from llmwarden.ledger.store import Batch, BehindError, Ground, Lending, Merged, PriceRecord, Store
+from llmwarden.ledger.store import Batch, BehindError, Delta, Ground, Lending, Merged, PriceRecord, Store, corrections
+from llmwarden.ledger.store.corrections import Selection
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +29,7 @@ Answered = tuple[Merged, tuple[wire.LeaseGrant, ...]]
 T = TypeVar("T")
 
 MAX_BATCH = 256  # reports in one transaction: bounds how long the first of them waits
+MOST_BIRTHS = 20_000  # pods: more than can wait
 MAX_WAITING = 4096  # reports that wait; more are refused: their proxies send the same totals again anyway
 
 # Under load a report waits so long for others: a transaction's own cost is that of several reports. One that has waited for a
@@ -74,14 +78,18 @@ class Writer:
                 await self._write(batch)
                 written = loop.time()
 
-    async def report(self, report: wire.Report, now: int) -> Answered:
+    async def report(self, report: wire.Report, now: int, born: int = 0) -> Answered:
         """Store a report; returns once it is on the disk, with what its journal is granted.
 
-        Raises UnavailableError when it could not be stored, or when too many wait.
+        `born` is when its pod was created, in seconds since the epoch: what it can have used goes by that. Raises UnavailableError when it could not be stored, or when too many wait.
         """
         if len(self._waiting) >= MAX_WAITING:
             message = f"{MAX_WAITING} reports wait for the disk already"
             raise UnavailableError(message)
+        births = self._store.births
+        births[report.pod.uid] = born
+        while len(births) > MOST_BIRTHS:
+            del births[next(iter(births))]
         loop = asyncio.get_running_loop()
         waiting = _Waiting(report, now, loop.time(), loop.create_future())
         self._waiting.append(waiting)
@@ -113,13 +121,40 @@ class Writer:
         async with self._busy:
             self._core.merged((), await self._caught_up(self._store.follow))
 
-    async def _caught_up(self, work: Callable[[], Batch]) -> Batch:
+    async def _caught_up(self, work: Callable[[], T]) -> T:
         try:
             return await anyio.to_thread.run_sync(work)
         except BehindError as error:
             logger.warning("%s", error)
             await self._on_behind()
             return await anyio.to_thread.run_sync(work)
+
+    async def correct(
+        self, order: Order, selection: Selection, decider: corrections.Decider, now: int
+    ) -> tuple[str, bool]:
+        """Do an order of the platform; returns its answer as it is kept, and whether it was done before.
+
+        `decider` is asked in the event loop. Raises UnavailableError, ConflictError and TooLargeError as `Store.correct` does.
+        """
+
+        def before(batch: Batch) -> corrections.Decider:
+            anyio.from_thread.run_sync(lambda: self._core.merged((), batch))
+            return _Hopping(decider)
+
+        async with self._busy:
+            batch, answer, repeated = await self._caught_up(
+                lambda: self._store.correct(
+                    order.id,
+                    msgspec.json.encode(order).decode(),
+                    selection,
+                    now,
+                    release=order.action == "Release",
+                    decider=before,
+                    dry_run=order.dry_run,
+                )
+            )
+            self._core.corrected(batch)
+        return answer, repeated
 
     async def release(self, journal_ids: Sequence[int]) -> list[int]:
         """End journals whose pods are gone; returns those that had not ended. Raises UnavailableError."""
@@ -144,6 +179,19 @@ class Writer:
         for one, merged in zip(batch, result.merged, strict=True):
             if not one.done.done():  # its client may have gone
                 one.done.set_result((merged, loan.answer(one.report, merged)))
+
+
+class _Hopping:
+    """Asks a decider in the event loop, from the transaction's thread."""
+
+    def __init__(self, decider: corrections.Decider) -> None:
+        self._decider = decider
+
+    def fraction(self, there: Sequence[Delta]) -> corrections.Fraction:
+        return anyio.from_thread.run_sync(self._decider.fraction, there)
+
+    def answer(self, moved: Sequence[Delta]) -> str:
+        return anyio.from_thread.run_sync(self._decider.answer, moved)
 
 
 class _Loan:

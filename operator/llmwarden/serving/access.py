@@ -26,6 +26,10 @@ class Access(Protocol):
         """Raises UnavailableError when that cannot be found out now."""
         ...
 
+    async def may(self, caller: Caller, verb: str) -> bool:
+        """Whether the caller has a verb on the LLMServices of all namespaces. Raises UnavailableError as above."""
+        ...
+
 
 class Reviewer:
     """The Access of production. `monotonic` is in seconds."""
@@ -33,26 +37,33 @@ class Reviewer:
     def __init__(self, client: Client, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._client = client
         self._monotonic = monotonic
-        self._known: OrderedDict[tuple[str, str, str, str], tuple[float, bool]] = OrderedDict()
+        self._known: OrderedDict[tuple[str, str, str, str, str], tuple[float, bool]] = OrderedDict()
 
     async def may_list(self, caller: Caller, namespace: str, resource: str = "llmservices") -> bool:
         """See Access."""
-        key = (caller.namespace, caller.account, namespace, resource)
+        return await self._may(caller, namespace, resource, "list")
+
+    async def may(self, caller: Caller, verb: str) -> bool:
+        """See Access."""
+        return await self._may(caller, "", "llmservices", verb)
+
+    async def _may(self, caller: Caller, namespace: str, resource: str, verb: str) -> bool:
+        key = (caller.namespace, caller.account, namespace, resource, verb)
         cached = self._known.get(key)
         if cached is not None and self._monotonic() < cached[0]:
             return cached[1]
-        allowed = await self._ask(caller, namespace, resource)
+        allowed = await self._ask(caller, namespace, resource, verb)
         self._known[key] = (self._monotonic() + GOOD_SECONDS, allowed)
         self._known.move_to_end(key)
         while len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
         return allowed
 
-    async def _ask(self, caller: Caller, namespace: str, resource: str) -> bool:
+    async def _ask(self, caller: Caller, namespace: str, resource: str, verb: str) -> bool:
         attributes = {
             "group": names.GROUP,
             "resource": resource,
-            "verb": "list",
+            "verb": verb,
             **({"namespace": namespace} if namespace else {}),
         }
         review = {

@@ -98,6 +98,35 @@ CASES = {
             "18m": [],
         },
     ),
+    "forged usage, as both replicas say, of two namespaces, until it is written off": Case(
+        "LLMUsageQuarantined",
+        {
+            f'llmwarden_ledger_quarantined_{what}{{namespace="{namespace}",llmservice="bot",pod="ledger-{ledger}"}}': values
+            for ledger in "ab"
+            for what, namespace, values in (
+                ("tokens", "shop", "0x5 1000x10 0x10"),
+                ("requests", "shop", "0x5 3x10 0x10"),
+                ("requests", "web", "0x5 7x15 0x10"),
+                ("tokens", "web", "0x30"),
+            )
+        },
+        {
+            "4m": [],
+            "8m": [
+                {"namespace": "llmwarden-system", "service_namespace": name, "llmservice": "bot", "severity": "warning"}
+                for name in ("shop", "web")
+            ],
+            "18m": [
+                {
+                    "namespace": "llmwarden-system",
+                    "service_namespace": "web",
+                    "llmservice": "bot",
+                    "severity": "warning",
+                }
+            ],
+            "25m": [],
+        },
+    ),
     "a provider that was never read": Case(
         "LLMProviderUnread",
         {f"llmwarden_provider_read_timestamp_seconds{{{LABELS}}}": "0x160 96600x20"},
@@ -119,13 +148,14 @@ def test_bills_are_watched_only_where_there_are_accounts_and_nothing_without_the
         "LLMWatchFailing",
         "LLMLedgerQuota",
         "LLMLedgerRowsFolded",
+        "LLMUsageQuarantined",
     ]
     assert platform.rules(params(rules=False)) is None
 
 
 def test_each_alert_says_what_it_means_and_where_to_read_on() -> None:
     (group,) = rule()["spec"]["groups"]
-    assert len(group["rules"]) == 8
+    assert len(group["rules"]) == 9
     for alert in group["rules"]:
         assert alert["annotations"]["runbook_url"] == f"docs/runbooks/{alert['alert']}.md"
     assert len({alert["annotations"]["summary"] for alert in group["rules"]}) == len(group["rules"])

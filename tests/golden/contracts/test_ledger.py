@@ -30,7 +30,7 @@ DAILY = "LLMService/shop/bot/daily"
 TOKENS = wire.Tokens(1000, 200, 100, 50, 20, 10, 5, 4)
 LABELS = wire.Labels("search", "checkout", "b")
 PRICE = wire.Picodollars(150, 600, 75, 190, 5, 300, 700, 800, 900)
-TOTALS = wire.UsageTotals(3, 1, TOKENS, 123_456, 7)
+TOTALS = wire.UsageTotals(3, 1, TOKENS, 123_456, 7, 50, 6, 40, 5)
 EXAMPLES: dict[str, msgspec.Struct] = {
     "ledger-config": wire.Config(
         1,

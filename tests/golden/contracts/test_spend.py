@@ -32,6 +32,10 @@ ROW = SpendRow(
     123_456,
     "0.000000123456",
     uncosted_tokens=7,
+    quarantined_picodollars=50,
+    quarantined_tokens=6,
+    written_off_picodollars=40,
+    written_off_tokens=5,
 )
 GPU = gpu_spend("shop/chat", wire.GpuUsage(7_200_000, 4 * 10**12, 10**12, 5 * 10**11, unpriced_milliseconds=3_600_000))
 EXAMPLE = Spend(NOW, NOW + dt.timedelta(hours=1), DIMENSIONS, (ROW,), ROW, (GPU,))

@@ -34,13 +34,17 @@ class _Every(frozenset[str]):
 
 
 class EveryPod:
-    """In place of the API server: every pod was injected for `services`, and may ask for any other as well."""
+    """In place of the API server: every pod was injected for `services`, and may ask for any other as well.
+
+    `created` says when pods were created, by UID, in seconds since the epoch; one that is not in it long ago.
+    """
 
     def __init__(self, *services: str) -> None:
         self.services = _Every(services or ("bot",))
+        self.created: dict[str, int] = {}
 
-    async def injected(self, _caller: Caller) -> Injected:
-        return Injected(self.services)
+    async def injected(self, caller: Caller) -> Injected:
+        return Injected(self.services, self.created.get(caller.pod_uid, 0))
 
 
 def service(

@@ -12,7 +12,7 @@ from llmwarden.contracts import ledger as wire
 from llmwarden.domain.cost import Rates
 from llmwarden.errors import UnavailableError
 from llmwarden.ledger.store import Issued, Store, schema
-from llmwarden.ledger.store.counts import Counts
+from llmwarden.ledger.store.counts import FIELDS, Counts
 from llmwarden.ledger.store.engine import Database
 from tests.unit.ledger.objects import BUCKET
 
@@ -116,4 +116,49 @@ def test_a_database_of_schema_0002_is_taken_over(database: str) -> None:
     (delta,) = store.sums()
     assert delta.counts == Counts(requests=3, input=70, output=9)
     assert store.held(-1, 0) == ([], -1)
+    store.close()
+
+
+def test_a_database_of_schema_0005_is_taken_over(database: str) -> None:
+    """What was counted before there were marks has none; its journals go on, and it can be written off. Keys keep their ids."""
+    opened = Database(database)
+    with opened.writer.begin() as connection:
+        config = Config(attributes={"connection": connection})
+        config.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations"))
+        command.upgrade(config, "0005")
+        names = "namespace, service, provider, model, price_id, context, tier, feature, team, cohort"
+        connection.execute(
+            sa.text(f"INSERT INTO keys (id, {names}) VALUES (7, 'shop', 'bot', 'openai', 'm', '', 0, '', '', '', '')")  # noqa: S608 - names from above
+        )
+        connection.execute(
+            sa.text(
+                "INSERT INTO journals (id, journal, pod_uid, namespace, pod_name, sequence, final, first_reported_at, "
+                "last_reported_at) VALUES (3, 'j', 'u', 'shop', 'bot-0', 1, false, 1, 1)"
+            )
+        )
+        for table, at in (("rows", "journal_id"), ("spend", "")):
+            key = f"{at}, bucket, key_id" if at else "bucket, key_id"
+            place = f"3, {BUCKET}, 7" if at else f"{BUCKET}, 7"
+            zeros = ", ".join("0" for _ in FIELDS[1:])
+            connection.execute(
+                sa.text(f"INSERT INTO {table} ({key}, {', '.join(FIELDS)}) VALUES ({place}, 70, {zeros})")  # noqa: S608 - names from above
+            )
+    opened.close()
+    for _ in range(2):
+        store = Store(database)
+        (delta,) = store.sums()
+        assert (delta.counts, delta.mark) == (Counts(input=70), "")
+        store.close()
+    store = Store(database)
+    sent = wire.Row(service="bot", provider="openai", model="m", price_id=None, bucket=BUCKET, requests=0, errors=0, tokens=wire.Tokens(input=75))  # fmt: skip
+    told = wire.Report(contract=1, journal="j", sequence=2, pod=wire.PodRef("shop", "bot-0", "u"), rows=(sent,))
+    (merged,) = store.merge([(told, 400)]).merged
+    assert [delta.counts for delta in merged.deltas] == [Counts(input=5)]
+    with store.database.reading() as connection:
+        assert connection.execute(sa.text("SELECT id, mark FROM keys")).all() == [(7, "")]
+        if not store.database.postgresql:
+            assert connection.execute(sa.text("PRAGMA foreign_key_check")).all() == []
+            assert connection.execute(sa.text("PRAGMA foreign_keys")).scalar() == 1
+    with pytest.raises(sa.exc.IntegrityError), store.database.writer.begin() as connection:
+        connection.execute(sa.text("DELETE FROM keys"))  # rows refer to it, as before
     store.close()

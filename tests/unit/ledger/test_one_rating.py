@@ -6,30 +6,36 @@ Everything is real but HTTP: reports are merged by the store, counted by `Core`,
 import asyncio
 import datetime as dt
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from llmwarden.cli import cost
 from llmwarden.contracts import ledger as wire
+from llmwarden.contracts.correction import Correction, Order
 from llmwarden.contracts.spend import By, Spend
 from llmwarden.domain import money
 from llmwarden.domain.cost import Rates
+from llmwarden.domain.plausible import Pace
 from llmwarden.ledger.core import Core
+from llmwarden.ledger.http import correction_api
 from llmwarden.ledger.rating import spend
 from llmwarden.ledger.rating.pricing import Catalogue
 from llmwarden.ledger.store import Issued, PriceRecord, Store, queries
+from llmwarden.ledger.store.corrections import Selection
 from llmwarden.status import figures
-from tests.unit.ledger.objects import NOW, FakeClock, budget, model_price, service, view_of
+from tests.unit.ledger.objects import NOW, FakeClock, budget, model_price, service, shared, view_of
 
 AT = int(NOW.timestamp())
 MIDNIGHT = AT // 86_400 * 86_400
 START = AT // 900 * 900 - 20 * 3600
 SERVICE = "shop/bot"
 KEY = "LLMService/shop/bot/daily"
+EVERYBODY = "ClusterLLMBudget/everybody"
 
 LONG = 200_000  # input tokens from which on the price that was handed out is another
 HANDED_OUT: Final = Rates(
@@ -102,7 +108,8 @@ def objects(*, repriced: bool) -> list[dict[str, object]]:
     changes = dt.datetime.fromtimestamp(CHANGES, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     table = model_price("table", ["zz-table"], ("2026-01-01T00:00:00Z", "0.15", "0.60"), (changes, "0.10", "0.40"))
     new = model_price("new", ["zz-new"], ("2026-01-01T00:00:00Z", "0.04", "0.08"))
-    return [service(budgets=(budget(amount="1000"),)), table, *([new] if repriced else [])]
+    everybody = shared("ClusterLLMBudget", "everybody", {}, amount="1000")
+    return [service(budgets=(budget(amount="1000"),)), everybody, table, *([new] if repriced else [])]
 
 
 def asked(store: Store, core: Core, by: tuple[By, ...]) -> Spend:
@@ -113,8 +120,10 @@ def asked(store: Store, core: Core, by: tuple[By, ...]) -> Spend:
     return asyncio.run(spend.summarise(sums, by, span=span, rater=core.history.rater))
 
 
-def compare(rows: Sequence[Used], store: Store, core: Core, *, repriced: bool) -> None:
-    """Compare everything that anybody is told with the sum by hand."""
+def compare(
+    rows: Sequence[Used], store: Store, core: Core, *, repriced: bool, everywhere: Sequence[Used] | None = None
+) -> None:
+    """Compare everything that anybody is told with the sum by hand. `everywhere`: what shared budgets count, unless it is all."""
     every = [(one.bucket, *one.spent(repriced=repriced)) for one in rows]
     picodollars, uncosted = sum(one[1] for one in every), sum(one[2] for one in every)
     today = sum(one[1] + one[3] for one in every if one[0] >= MIDNIGHT)
@@ -131,6 +140,11 @@ def compare(rows: Sequence[Used], store: Store, core: Core, *, repriced: bool) -
     assert usage.services[SERVICE].last24h.picodollars == usage.services[SERVICE].total.picodollars == picodollars
     assert usage.services[SERVICE].total.uncosted_tokens == uncosted
     assert core.standings.by_key[KEY].spent == usage.budgets[KEY].spent == today
+    month = sum(
+        spent + most
+        for spent, _, most in (one.spent(repriced=repriced) for one in (rows if everywhere is None else everywhere))
+    )
+    assert core.standings.by_key[EVERYBODY].spent == usage.budgets[EVERYBODY].spent == month
 
     bys: tuple[tuple[By, ...], ...] = (
         ("service",), ("hour",), ("day", "model"), ("kind",), ("model", "tier", "hour"), ("pod",),
@@ -175,6 +189,98 @@ def test_everybody_is_told_the_same(
         compare(rows, store, restarted, repriced=repriced)
     finally:
         store.close()
+
+
+forged = st.builds(
+    lambda one, size: replace(one, tokens=wire.Tokens(input=size, cached_input=size // 3, output=size // 5)),
+    used,
+    st.sampled_from([2**40, 10**11, 2**37 + 1]),
+)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.lists(used, max_size=8),
+    more=st.lists(forged, min_size=1, max_size=3),
+    action=st.sampled_from(["none", "release", "all", "quarantined", "zz-own", "some"]),
+    repriced=st.booleans(),
+)
+def test_everybody_is_told_the_same_of_forged_usage_and_of_what_is_written_off(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[Used], more: list[Used], action: str, *, repriced: bool
+) -> None:
+    def place(one: Used) -> tuple[object, ...]:
+        return (one.bucket, one.model, one.price_id, one.tier, one.context)
+
+    rows = list({place(one): one for one in rows}.values())
+    more = [one for one in {place(one): one for one in more}.values() if place(one) not in set(map(place, rows))]
+    path = tmp_path_factory.mktemp("ledger") / "ledger.sqlite3"
+    store = Store(str(path), Pace())
+    try:
+        clock = FakeClock()
+        store.record_prices([PriceRecord(Issued("openai", "zz-own", "p"), HANDED_OUT)], AT)
+        core = Core(Catalogue(), store.prices(), clock, 5.0)
+        core.configure(view_of(*objects(repriced=False)))
+        pod = wire.PodRef("shop", "bot-0", "uid")
+        told = tuple(one.row() for one in (*rows, *more))
+        report = wire.Report(contract=1, journal="j", sequence=1, pod=pod, rows=told)
+        core.merged([(report, AT)], store.merge([(report, AT)]))
+        compare([*rows, *more], store, core, repriced=False, everywhere=rows)
+        if action != "none":
+            correct(store, core, action)
+        own, everywhere = {
+            "none": ([*rows, *more], rows),
+            "release": ([*rows, *more], [*rows, *more]),
+            "all": ([], []),
+            "quarantined": (rows, rows),
+            "zz-own": ([one for one in [*rows, *more] if one.model != "zz-own"], [one for one in rows if one.model != "zz-own"]),
+            "some": ([], []),
+        }[action]  # fmt: skip
+        if repriced:
+            core.configure(view_of(*objects(repriced=True)))
+        restarted = Core(Catalogue(), store.prices(), clock, 5.0)
+        restarted.rebuild(store.sums(), store.last_reports())
+        restarted.configure(view_of(*objects(repriced=repriced)))
+        for one in (core, restarted):
+            if action != "some":
+                compare(own, store, one, repriced=repriced, everywhere=everywhere)
+            total = asked(store, one, ("service",)).total
+            usage = asyncio.run(one.usage.usage()).services[SERVICE].total
+            assert usage.picodollars == total.picodollars >= 0
+            assert usage.tokens == total.tokens
+            assert usage.quarantined_picodollars == total.quarantined_picodollars >= 0
+            assert usage.quarantined_tokens == total.quarantined_tokens >= 0
+            assert usage.written_off_picodollars == total.written_off_picodollars >= 0
+            assert usage.written_off_tokens == total.written_off_tokens >= 0
+            assert asked(store, one, ("pod", "kind")).total == total
+            shared_spent = one.standings.by_key[EVERYBODY].spent
+            assert shared_spent >= usage.picodollars - usage.quarantined_picodollars
+    finally:
+        store.close()
+
+
+def correct(store: Store, core: Core, action: str) -> None:
+    """Do an order as the ledger does it."""
+    now = core.clock()
+    order = Order(
+        contract=1, id="an-order", action="Release" if action == "release" else "WriteOff", service=SERVICE,
+        start=now - dt.timedelta(days=2), end=now + dt.timedelta(days=1), reason="a test",
+        picodollars=10**12 + 7 if action == "some" else None,
+    )  # fmt: skip
+    decider = correction_api.Decider(core, order, "llmwarden-system:somebody", now)
+    selection = Selection(
+        "shop", "bot", AT - 2 * 86_400, AT + 86_400, "zz-own" if action == "zz-own" else "", quarantined_only=action == "quarantined"
+    )  # fmt: skip
+    batch, answer, _ = store.correct(
+        order.id, "", selection, AT, release=action == "release", decider=lambda _: decider
+    )
+    core.corrected(batch)
+    done = msgspec.json.decode(answer, type=Correction)
+    assert action != "some" or done.picodollars <= 10**12 + 7
+    if action not in {"release", "none"}:
+        total = asked(store, core, ("service",)).total
+        assert (total.written_off_picodollars, total.written_off_tokens) == (
+            done.picodollars, done.tokens.input + done.tokens.output,
+        )  # fmt: skip
 
 
 def test_the_change_of_price_is_within_an_hour() -> None:

@@ -105,10 +105,21 @@ class Standings:
         told = list(deltas)
         for delta, sums in zip(told, self._history.aggregate.rated(told), strict=True):
             for key in self._spends.get(delta.service, ()):
+                if delta.quarantined and is_shared(self.by_key[key].shared.budget):
+                    continue
                 room = self.room(key)  # looks whether its window still holds
                 if room is not None and delta.bucket >= self.by_key[key].start:
                     found[key] = found.get(key, 0) + sums.spent(room[0].unit)
         return found
+
+    def spent(self, budget: policy.Budget, service: str, start: float) -> int:
+        """What a service (`namespace/name`) has spent of a budget from `start` on, in the budget's unit.
+
+        Quarantined usage counts in the budgets of the service and of its namespace only: it must not exhaust what others share.
+        """
+        aggregate = self._history.aggregate
+        sums = aggregate.everywhere(service, start) if is_shared(budget) else aggregate.since(service, start)
+        return sums.spent(budget.unit)
 
     def shown_state(self, standing: Standing) -> wire.BudgetState:
         """The state for people: used up also where what is left is too little for the calls that come.
@@ -158,7 +169,7 @@ class Standings:
                 logger.warning("budget %s stays in its last window: %s", shared.budget.key, error)
                 span = before.span if before else windows.Span(now, now + dt.timedelta(seconds=names.BUCKET_SECONDS))
         start = span.start.timestamp()
-        spent = sum(self._history.aggregate.since(member, start).spent(shared.budget.unit) for member in shared.members)
+        spent = sum(self.spent(shared.budget, member, start) for member in shared.members)
         return Standing(shared, span, spent, policy.state(shared.budget.limit, spent, shared.budget.warn_at))
 
     def _judge(self, keys: Iterable[str], now: dt.datetime) -> None:
@@ -176,6 +187,11 @@ class Standings:
                     logger.info("budget %s was %s and is %s", key, before.state, after.state)
         if moved:
             self._tell(moved)
+
+
+def is_shared(budget: policy.Budget) -> bool:
+    """Whether namespaces share a budget."""
+    return not budget.namespace
 
 
 def _within(span: windows.Span, now: dt.datetime) -> bool:

@@ -16,10 +16,13 @@ from starlette.types import ASGIApp
 
 from llmwarden import names
 from llmwarden.contracts import ledger as wire
+from llmwarden.contracts.correction import CORRECTIONS_PATH
 from llmwarden.errors import UNREADABLE
 from llmwarden.ledger.core import Core
-from llmwarden.ledger.http import intake, openapi, reporters
+from llmwarden.ledger.http import ages, intake, openapi, reporters
 from llmwarden.ledger.http.audit_api import AuditApi
+from llmwarden.ledger.http.correction_api import MAX_BODY as MAX_ORDER_BODY
+from llmwarden.ledger.http.correction_api import CorrectionApi
 from llmwarden.ledger.http.gpu_api import MAX_BODY as MAX_GPU_BODY
 from llmwarden.ledger.http.gpu_api import GpuApi
 from llmwarden.ledger.http.query_api import SpendApi
@@ -69,15 +72,16 @@ def create_app(
     questions: SpendApi | None = None,
     holdings: GpuApi | None = None,
     audit: AuditApi | None = None,
+    corrections: CorrectionApi | None = None,
 ) -> ASGIApp:
     """Make the ASGI app. `namespace` is our own (whose operator may read all); `stopping` ends long polls at once.
 
-    `questions` answers what people ask, `holdings` takes which pods have GPUs, `audit` is told who is refused and answers what happened;
-    without them there is the proxies' contract alone.
+    `questions` answers what people ask, `holdings` takes which pods have GPUs, `audit` is told who is refused and answers what happened,
+    `corrections` takes the platform's orders; without them there is the proxies' contract alone.
     """
     who = Reporters(pods, core.knows, lambda: core.synced)
     api = Api(core, writer, who, metrics, namespace=namespace, stopping=stopping)
-    table = endpoints(api, ready, questions, holdings, audit)
+    table = endpoints(api, ready, questions, holdings, audit, corrections=corrections)
 
     def unsynced() -> str | None:
         return None if core.synced else "the ledger has not yet read the cluster's LLMServices and prices"
@@ -94,6 +98,8 @@ def endpoints(
     questions: SpendApi | None,
     holdings: GpuApi | None,
     audit: AuditApi | None = None,
+    *,
+    corrections: CorrectionApi | None = None,
 ) -> tuple[Endpoint, ...]:
     """List every endpoint of the ledger: its routes, its metrics' path labels and its OpenAPI description follow from this table."""
     # Reports of usage and of GPUs are taken before we have read the cluster: what was used must not be lost.
@@ -110,6 +116,17 @@ def endpoints(
     if audit is not None:
         asked = Endpoint("GET", "/v1/audit", audit.audit, token_header=names.HEADER_TOKEN, operation=openapi.AUDIT)
         table.append(asked)
+    if corrections is not None:
+        for method, handler, operation, body in (
+            ("POST", corrections.correct, openapi.CORRECT, MAX_ORDER_BODY),
+            ("GET", corrections.corrections, openapi.CORRECTIONS, 0),
+        ):
+            table.append(
+                Endpoint(
+                    method, CORRECTIONS_PATH, handler, token_header=names.HEADER_TOKEN, synced=True, body=body,
+                    too_large=f"an order has at most {MAX_ORDER_BODY} bytes", operation=operation,
+                )
+            )  # fmt: skip
     if questions is not None:
 
         async def described(_: Visit) -> Response:
@@ -245,21 +262,23 @@ class Api:
         if not auth.is_pod(visit.who(), pod.namespace, pod.name, pod.uid):
             raise Refusal(403, "forbidden", "the token is not bound to the pod that the report names")
         injected = await self._who.reporting(visit.who(), now)
-        report, strange = reporters.own(report, injected)
+        report, strange = reporters.own(report, injected.services)
         report, odd = intake.take(report, now, self._may_report(pod.namespace))
         odd[reporters.NOT_INJECTED] += strange
-        own = [f"{pod.namespace}/{name}" for name in injected]
+        report, odd[ages.REASON] = ages.take(report, int(injected.created))
+        own = [f"{pod.namespace}/{name}" for name in injected.services]
         report = self._core.standings.desk.take(report, lambda key: self._core.standings.may_lease(key, own))
         for reason, count in (+odd).items():
             logger.warning("report of pod %s/%s: %d rows were odd (%s)", pod.namespace, pod.name, count, reason)
             self._metrics.odd_rows.labels(reason).inc(count)
         with self._who.under_way(report):
-            merged, leases = await self._writer.report(report, int(now))
+            merged, leases = await self._writer.report(report, int(now), int(injected.created))
         core = self._core
         self._metrics.rows.inc(len(report.rows))
         self._metrics.backwards.inc(merged.backwards)
         self._metrics.odd_rows.labels("folded").inc(merged.folded)
         self._metrics.folded(pod.namespace, merged.others, merged.unremembered)
+        self._metrics.quarantined(pod.namespace, pod.name, merged.quarantined)
         services = {f"{pod.namespace}/{row.service}" for row in report.rows}
         if core.synced:
             # It may just have been deleted; what it used was used all the same.

@@ -8,14 +8,16 @@ import msgspec
 from llmwarden import __version__
 from llmwarden.contracts import ledger as wire
 from llmwarden.contracts.audit import KINDS, Audit
+from llmwarden.contracts.correction import Correction, Corrections, Order
 from llmwarden.contracts.reconciliation import Reconciliation
 from llmwarden.contracts.spend import DIMENSIONS, Spend
 from llmwarden.ledger.http.query_api import MOST_DIMENSIONS
 from llmwarden.ledger.providers.reconciliation import MOST_DAYS, SHOWN_DAYS
 from llmwarden.serving.guard import Endpoint, describe
 
-(_answer, _accounts, _audit, _error), _COMPONENTS = msgspec.json.schema_components(
-    [Spend, Reconciliation, Audit, wire.ErrorAnswer], ref_template="#/components/schemas/{name}"
+(_answer, _accounts, _audit, _error, _order, _correction, _corrections), _COMPONENTS = msgspec.json.schema_components(
+    [Spend, Reconciliation, Audit, wire.ErrorAnswer, Order, Correction, Corrections],
+    ref_template="#/components/schemas/{name}",
 )
 
 
@@ -81,6 +83,35 @@ RECONCILIATION: Final[dict[str, Any]] = {
     ],
     "responses": {
         "200": {"description": "Every account.", "content": {"application/json": {"schema": _accounts}}},
+        **_REFUSED,
+    },
+}
+CORRECT: Final[dict[str, Any]] = {
+    "operationId": "correct",
+    "summary": "Write off usage that was reported, or release what is quarantined. For the platform team.",
+    "requestBody": {"required": True, "content": {"application/json": {"schema": _order}}},
+    "responses": {
+        "200": {
+            "description": "What was moved, or would be (dryRun).",
+            "content": {"application/json": {"schema": _correction}},
+        },
+        "409": {
+            "description": "Another order was done by this id.",
+            "content": {"application/json": {"schema": _error}},
+        },
+        **_REFUSED,
+    },
+}
+CORRECTIONS: Final[dict[str, Any]] = {
+    "operationId": "getCorrections",
+    "summary": "What was written off and released, by whom and why, newest first.",
+    "parameters": [
+        _parameter(
+            "namespace", "Only this namespace; unset, all, which the caller must be allowed.", {"type": "string"}
+        )
+    ],
+    "responses": {
+        "200": {"description": "The orders.", "content": {"application/json": {"schema": _corrections}}},
         **_REFUSED,
     },
 }

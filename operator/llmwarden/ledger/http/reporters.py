@@ -58,15 +58,15 @@ class Reporters:
             message = f"pod {caller.namespace}/{caller.pod_name} was not injected for {', '.join(others)[:200]}"
             raise Refusal(403, NOT_INJECTED, message)
 
-    async def reporting(self, caller: Caller, now: float) -> Collection[str]:
-        """Return the services (bare names) that a pod may report for. `now` is in seconds since the epoch. Raises as `injected`."""
+    async def reporting(self, caller: Caller, now: float) -> Injected:
+        """Return the services that a pod may report for, and when it was created. `now` is in seconds since the epoch. Raises as `injected`."""
         found = await self.injected(caller)
         if self._synced() and now - found.created < YOUNG_SECONDS:
             unknown = [name for name in found.services if not self._knows(f"{caller.namespace}/{name}")]
             if unknown:
                 message = f"the ledger has not yet read LLMService {unknown[0]}: report again"
                 raise Refusal(503, "unknown_service", message, RETRY_SECONDS)
-        return found.services
+        return found
 
     @contextmanager
     def under_way(self, report: wire.Report) -> Iterator[None]:

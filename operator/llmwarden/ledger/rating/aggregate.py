@@ -10,7 +10,7 @@ totals only.
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from msgspec.structs import astuple
 
@@ -45,6 +45,15 @@ class Sums:
             self.picodollars + other.picodollars,
             self.uncosted + other.uncosted,
             self.assumed + other.assumed,
+        )
+
+    def less(self, other: "Sums") -> "Sums":
+        """Return this without a part of it."""
+        return Sums(
+            counts.less(self.counts, other.counts),
+            self.picodollars - other.picodollars,
+            self.uncosted - other.uncosted,
+            self.assumed - other.assumed,
         )
 
     def spent(self, unit: wire.Unit) -> int:
@@ -115,12 +124,36 @@ class _Service:
 
 
 class Aggregate:
-    """See the module. `now` in its methods is in seconds since the epoch."""
+    """See the module. `now` in its methods is in seconds since the epoch.
+
+    Every sum is over all usage, quarantined usage included, less what was written off. `quarantined` has the same sums of what is
+    quarantined, and `written_off` of what was written off, below zero: both are parts of ours.
+    """
 
     def __init__(self, rater: Rater) -> None:
         self._rater = rater
         self._services: dict[str, _Service] = {}
         self.unpriced: Counter[str] = Counter()  # by namespace, how many keys without a usable price are kept
+        self._parts: dict[str, Aggregate] = {}  # made when there is anything in them
+
+    @property
+    def quarantined(self) -> "Aggregate":
+        """What of it shared budgets leave out."""
+        return self._part("quarantined")
+
+    @property
+    def written_off(self) -> "Aggregate":
+        """What was written off of it: negative."""
+        return self._part("written_off")
+
+    def _part(self, name: str) -> "Aggregate":
+        return self._parts.get(name) or self._parts.setdefault(name, Aggregate(self._rater))
+
+    def everywhere(self, service: str, start: float) -> Sums:
+        """Return `since` without what is quarantined: what counts in every budget."""
+        whole = self.since(service, start)
+        aside = self._parts.get("quarantined")
+        return whole if aside is None else whole.less(aside.since(service, start))
 
     @property
     def services(self) -> Iterable[str]:
@@ -128,9 +161,15 @@ class Aggregate:
         return self._services.keys()
 
     def apply(self, deltas: Iterable[Delta], now: float) -> None:
-        """Count what reports added."""
+        """Count what reports added, and what corrections moved."""
         oldest = now - HORIZON_SECONDS
         for delta in deltas:
+            if delta.mark:
+                plain = [replace(delta, mark="")]
+                if delta.quarantined:
+                    self.quarantined.apply(plain, now)
+                if delta.written_off:
+                    self.written_off.apply(plain, now)
             service = self._services.setdefault(delta.service, _Service())
             sums, key, late = self._rate(delta, service.late)
             keep = delta.bucket >= oldest
@@ -174,6 +213,8 @@ class Aggregate:
 
         `only`: of these services these buckets; `but`: not this service's bucket.
         """
+        for part in self._parts.values():
+            part.reprice(only, but)
         changed: dict[str, Rerated] = {}
         for name in self._services if only is None else only:
             service = self._services.get(name)
@@ -221,6 +262,8 @@ class Aggregate:
 
     def forget(self, now: float) -> None:
         """Drop buckets beyond the horizon; they stay in the totals, rated as they are now."""
+        for part in self._parts.values():
+            part.forget(now)
         oldest = now - HORIZON_SECONDS
         for name, service in self._services.items():
             for bucket in [bucket for bucket in service.buckets if bucket < oldest]:

@@ -15,7 +15,7 @@ from llmwarden.contracts import ledger as wire
 from llmwarden.domain import gpuhours
 from llmwarden.domain.gpuhours import WINDOW_SECONDS, GpuTime, Share, Work
 from llmwarden.ledger.rating.aggregate import DAY, HORIZON_SECONDS, Aggregate
-from llmwarden.ledger.store import HeldSum
+from llmwarden.ledger.store import HeldSum, counts
 from llmwarden.names import BUCKET_SECONDS
 
 MOST_AT_ONCE: Final = 500  # hours that are shared while others wait: about a tenth of a second
@@ -187,13 +187,13 @@ class GpuHours:
         windows = range(first, int(end), WINDOW_SECONDS)
         found = [(window, share) for window in windows if (share := self.share(service, window)) is not None]
         present = self.present(service)
-        counts = [self._aggregate().counts_of(service, buckets_of(window)) for window, _ in found]
+        used = [self._aggregate().counts_of(service, buckets_of(window)) for window, _ in found]
         return wire.GpuUsage(
             milliseconds=sum(share.gpu_ms for _, share in found),
             picodollars=sum(share.cost for _, share in found),
             idle=sum(share.idle for _, share in found),
             covered=sum(share.covered for _, share in found),
-            tokens=sum(each.budgeted_tokens for each in counts),
+            tokens=sum(each.budgeted_tokens for each in used),
             unpriced_milliseconds=sum(share.unpriced_gpu_ms for _, share in found),
             products=self._unpriced(service, end),
             input_picodollars=present.input if present is not None else None,
@@ -223,12 +223,16 @@ class GpuHours:
     def _share(self, service: str, window: int) -> Share:
         buckets = buckets_of(window)
         pieces = self._pieces(service, buckets)
-        whole = self._aggregate().counts_of(service, buckets)
+        # What is quarantined takes no share: else it would take the cost of plausible calls out of shared budgets. It is rated as they are.
+        aggregate = self._aggregate()
+        aside = aggregate.quarantined
+        whole = counts.less(aggregate.counts_of(service, buckets), aside.counts_of(service, buckets))
         shared_input = shared_output = 0
-        for key, late in self._aggregate().late_of(service, buckets):
-            if not self._priced(key.provider, key.model, key.bucket):
-                shared_input += late.input
-                shared_output += late.output
+        for sign, of in ((1, aggregate), (-1, aside)):
+            for key, late in of.late_of(service, buckets):
+                if not self._priced(key.provider, key.model, key.bucket):
+                    shared_input += sign * late.input
+                    shared_output += sign * late.output
         work = Work(
             whole.input,
             whole.output,

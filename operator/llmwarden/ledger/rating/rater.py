@@ -14,7 +14,7 @@ from llmwarden import names
 from llmwarden.contracts import ledger as wire
 from llmwarden.domain.cost import ORDINARY, Rates, cost, most_expensive
 from llmwarden.ledger.store import Issued
-from llmwarden.ledger.store.counts import Counts
+from llmwarden.ledger.store.counts import Counts, negative
 
 PriceOf = Callable[[Issued], Rates | None]
 """The rates of a price, None where the ledger never handed it out for this provider and model."""
@@ -64,7 +64,10 @@ UNKNOWN = Rating(None)
 
 
 def rate(count: Counts, price: wire.Picodollars) -> int:
-    """Return the cost of counters in picodollars (`domain.cost` has the rules)."""
+    """Return the cost of counters in picodollars (`domain.cost` has the rules). What a correction takes off costs less than nothing."""
+    taken_off = negative(count)
+    if taken_off is not None:
+        return -cost(taken_off, price, requests=taken_off.requests)
     return cost(count, price, requests=count.requests)
 
 

@@ -18,6 +18,7 @@ from llmwarden.domain.gpuhours import hours
 from llmwarden.ledger.rating.rater import LateKey, Rater, Rating
 from llmwarden.ledger.store import Issued, counts
 from llmwarden.ledger.store.counts import Counts
+from llmwarden.ledger.store.model import RowKey
 from llmwarden.ledger.store.queries import Sum
 
 OTHER: Final = "other"
@@ -31,6 +32,23 @@ class Figures(msgspec.Struct):
     counts: Counts = counts.ZERO
     picodollars: int = 0
     uncosted: int = 0
+    quarantined: int = 0
+    quarantined_tokens: int = 0
+    written_off: int = 0
+    written_off_tokens: int = 0
+
+    def add(self, part: Counts, rating: Rating, key: RowKey) -> None:
+        """Count a part of a key's usage."""
+        spent, tokens = rating.picodollars(part), part.budgeted_tokens
+        self.counts = counts.add(self.counts, part)
+        self.picodollars += spent
+        self.uncosted += rating.uncosted(part)
+        if key.quarantined:
+            self.quarantined += spent
+            self.quarantined_tokens += tokens
+        if key.written_off:  # it is negative in itself
+            self.written_off -= spent
+            self.written_off_tokens -= tokens
 
 
 async def summarise(
@@ -48,11 +66,8 @@ async def summarise(
     for number, one in enumerate(sums):
         rating = _rating(one, rater)
         for kind, part in _kinds(one.counts) if "kind" in by else (("", one.counts),):
-            spent, uncosted = rating.picodollars(part), rating.uncosted(part)
             for figures in (groups[_place(one, kind, by, folded)], total):
-                figures.counts = counts.add(figures.counts, part)
-                figures.picodollars += spent
-                figures.uncosted += uncosted
+                figures.add(part, rating, one.key)
         if number % YIELD_EVERY == YIELD_EVERY - 1:
             await asyncio.sleep(0)
     timed = [index for index, dimension in enumerate(by) if dimension in {"hour", "day"}]
@@ -147,6 +162,10 @@ def _row(by: dict[str, str], figures: Figures) -> SpendRow:
         picodollars=figures.picodollars,
         usd=money.to_decimal(figures.picodollars),
         uncosted_tokens=figures.uncosted,
+        quarantined_picodollars=figures.quarantined,
+        quarantined_tokens=figures.quarantined_tokens,
+        written_off_picodollars=figures.written_off,
+        written_off_tokens=figures.written_off_tokens,
     )
 
 

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from llmwarden.ledger.store import tables as t
 from llmwarden.ledger.store.counts import FIELDS, Counts
 from llmwarden.ledger.store.engine import Database
-from llmwarden.ledger.store.model import RowKey
+from llmwarden.ledger.store.model import RELEASED, RowKey
 from llmwarden.ledger.store.queries import Sum
 
 DAY: Final = 86_400
@@ -170,7 +170,8 @@ class Accounts:
             ]
 
     def _of(self, provider: str, namespaces: Collection[str] | None) -> list[sa.ColumnElement[bool]]:
-        found = [t.keys.c.provider == provider]
+        # What is quarantined was probably never used: the provider would not have it.
+        found = [t.keys.c.provider == provider, t.keys.c.mark.not_in(RELEASED)]
         if namespaces is not None:
             found.append(t.keys.c.namespace.in_(sorted(namespaces)))
         return found

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 import sqlalchemy as sa
 
 from llmwarden import names
-from llmwarden.ledger.store import gpu
+from llmwarden.ledger.store import gpu, meters
 from llmwarden.ledger.store import tables as t
 from llmwarden.ledger.store.counts import FIELDS
 from llmwarden.ledger.store.engine import Database
@@ -42,6 +42,7 @@ def step(database: Database, connection: sa.Connection, now: int, keep: int) -> 
     """Do a bounded part of what is to be done, in the connection's transaction, which must hold the change number's lock."""
     cut = (now - keep) // BUCKET_SECONDS * BUCKET_SECONDS
     gpu.forget(connection, (now - BUCKETS_SECONDS) * 1000)
+    meters.forget(connection, now)
     folded = _forget_folded(connection, now)
     return Compacted(_fold(connection, cut), _days(database, connection, now), _forget(connection, cut), folded)
 

@@ -104,6 +104,50 @@ def bounded(counts: Counts, largest: int) -> Counts:
     return counts if max(values) <= largest else Counts(*(min(value, largest) for value in values))
 
 
+def less(left: Counts, right: Counts) -> Counts:
+    """Difference of each counter."""
+    return left if right is ZERO else Counts(*map(sub, astuple(left), astuple(right)))
+
+
+def negative(counts: Counts) -> Counts | None:
+    """The counters with the other sign where some is below zero, as a correction's are; else None."""
+    values = astuple(counts)
+    return Counts(*(-value for value in values)) if min(values) < 0 else None
+
+
+def portion(whole_of: Counts, numerator: int, denominator: int) -> Counts:
+    """Return a share of the counters, each rounded down, from nothing to all of them.
+
+    Each kind by itself, without its parts: so what is left has no part that exceeds its whole.
+    """
+    if numerator >= denominator:
+        return whole_of
+    c = whole_of
+
+    def cut(value: int) -> int:
+        return max(value, 0) * numerator // denominator
+
+    cached, hour, heard = cut(c.cached_input), cut(c.cache_write_1h), cut(c.input_audio)
+    reasoning, spoken = cut(c.reasoning), cut(c.output_audio)
+    written = hour + cut(c.cache_write - c.cache_write_1h)
+    return Counts(
+        input=cut(c.input - c.cached_input - c.cache_write - c.input_audio) + cached + written + heard,
+        cached_input=cached,
+        cache_write=written,
+        output=cut(c.output - c.reasoning - c.output_audio) + reasoning + spoken,
+        reasoning=reasoning,
+        cache_write_1h=hour,
+        input_audio=heard,
+        output_audio=spoken,
+        requests=cut(c.requests),
+        errors=cut(c.errors),
+        estimated=cut(c.estimated),
+        busy_ms=cut(c.busy_ms),
+        prefill_ms=cut(c.prefill_ms),
+        decode_ms=cut(c.decode_ms),
+    )
+
+
 def as_dict(counts: Counts) -> dict[str, int]:
     """Counters by name."""
     return msgspec.structs.asdict(counts)

@@ -103,6 +103,16 @@ class Database:
             yield connection
 
     @contextmanager
+    def migrating(self) -> Iterator[sa.Connection]:
+        """Begin a transaction that changes the schema. SQLite changes a constraint only by making its table again: references wait meanwhile."""
+        self._references(on=False)
+        try:
+            with self.transaction() as connection:
+                yield connection
+        finally:
+            self._references(on=True)
+
+    @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
         """Open a connection for questions. Raises what SQLAlchemy raises: see `guard`."""
         with tracing.span("read", self._attributes), self.reader.connect() as connection:
@@ -111,6 +121,14 @@ class Database:
     def least(self, *values: Any) -> sa.ColumnElement[Any]:
         """Return the smaller of two values in one row."""
         return sa.func.least(*values) if self.postgresql else sa.func.min(*values)
+
+    def _references(self, *, on: bool) -> None:
+        if not self.postgresql:
+            connection = self.writer.raw_connection()  # in no transaction: within one, SQLite ignores it
+            try:
+                connection.cursor().execute(f"PRAGMA foreign_keys={'ON' if on else 'OFF'}")
+            finally:
+                connection.close()
 
     def close(self) -> None:
         """Let go of it."""

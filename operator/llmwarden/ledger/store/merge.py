@@ -1,6 +1,6 @@
 """Merging reports: one transaction for all that came together, a constant number of statements for any number of reports."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -14,7 +14,8 @@ from llmwarden.ledger.store import tables as t
 from llmwarden.ledger.store.counts import FIELDS, Counts
 from llmwarden.ledger.store.engine import Database
 from llmwarden.ledger.store.key_ids import KeyIds
-from llmwarden.ledger.store.model import Merged, RowKey, key_of
+from llmwarden.ledger.store.meters import Meters
+from llmwarden.ledger.store.model import QUARANTINED, Delta, Merged, RowKey, key_of
 from llmwarden.ledger.store.quotas import NOTHING, Place, Quotas, Remembered, Sizes, Sorter
 from llmwarden.ledger.store.row_parameter import text
 from llmwarden.ledger.store.statements import LARGEST, chunks
@@ -49,66 +50,120 @@ def merge(
     quotas: Quotas,
     reports: Sequence[tuple[wire.Report, int]],
     journals: Mapping[JournalName, "Journal"],
+    *,
+    meters: Meters,
 ) -> "Merge":
     """Say what these reports change, given what is known of their journals. Writes nothing but keys that are new."""
-    made = Merge()
-    wanted: list[dict[Address, Counts]] = []
-    folded: list[int] = []
-    for report, _ in reports:
-        journal = journals[report.journal, report.pod.uid]
-        found: dict[Address, Counts] = {}
-        dropped = 0
-        for row in report.rows:
-            if row.bucket < journal.folded_before:
-                dropped += 1
-                continue
-            address = (journal.id, key_of(report.pod.namespace, row), row.bucket)
-            reported = counts.whole(counts.of_row(row))
-            found[address] = counts.merge(found[address], reported) if address in found else reported
-        wanted.append(found)
-        folded.append(dropped)
+    made = Merge(told=meters.moved)
+    told = [_told(report, journals[report.journal, report.pod.uid]) for report, _ in reports]
     sorter = Sorter(quotas, ids)
-    places = _placed(connection, ids, sorter, reports, journals, wanted=wanted)
-    known = {
-        (journal.id, key_id, bucket): values
-        for journal in journals.values()
-        for (bucket, key_id), values in journal.rows.items()
-    }
+    places = _placed(connection, ids, sorter, reports, journals, wanted=[rows for rows, _ in told])
+    counted = _Counted(connection, ids, journals.values())
     latest: dict[JournalName, int] = {}
-    for (report, now), found, placed, dropped in zip(reports, wanted, places, folded, strict=True):
+    for (report, now), (rows, dropped), placed in zip(reports, told, places, strict=True):
         name = (report.journal, report.pod.uid)
         journal = journals[name]
         newest = report.sequence > latest.get(name, journal.sequence)
-        deltas = []
+        if newest:
+            latest[name] = report.sequence
+        grown: list[tuple[Address, Counts]] = []
         backwards = others = unremembered = 0
-        for (_, key, bucket), reported in found.items():
-            place = placed[journal.id, key, bucket]
-            target = (journal.id, ids[place.key], bucket)
-            old = known.get(target)
-            if place.key == key:
-                grown = counts.grow(old or counts.ZERO, reported)
-                if grown.new == old:
-                    backwards += grown.backwards
-                    continue
-                total = grown.new
+        for address, reported in rows.items():
+            place = placed[address]
+            if place.key == address[1]:
+                growth, fresh = counted.growth(address, reported)
             else:
                 others += 1
                 unremembered += place.digest is None
-                grown = _folded(made, journal, bucket, place, reported, newest=newest)
-                if grown.delta == counts.ZERO:
-                    backwards += grown.backwards
-                    continue
-                total = counts.bounded(counts.add(old or counts.ZERO, grown.delta), LARGEST)
-            backwards += grown.backwards
-            made.rows[target] = known[target] = total
-            sum_of = (target[1], bucket)
-            made.spend[sum_of] = counts.add(made.spend.get(sum_of, counts.ZERO), grown.delta)
-            deltas.append(place.key.delta(bucket, grown.delta))
-        if newest:
-            latest[name] = report.sequence
-        made.take(report, now, Merged(tuple(deltas), backwards, dropped, newest, journal.id, others, unremembered))
+                growth = _folded(made, journal, address[2], place, reported, newest=newest)
+                fresh = growth.delta != counts.ZERO
+            backwards += growth.backwards
+            if fresh:
+                grown.append(((journal.id, place.key, address[2]), growth.delta))
+        plausible = meters.plausible(report.pod.uid, [growth for _, growth in grown], now)
+        ids.find(
+            connection, {_marked(key) for ((_, key, _), _), fits in zip(grown, plausible, strict=True) if not fits}
+        )
+        deltas = tuple(
+            counted.count(made, address, growth, plausible=fits)
+            for (address, growth), fits in zip(grown, plausible, strict=True)
+        )
+        quarantined = len(plausible) - sum(plausible)
+        merged = Merged(deltas, backwards, dropped, newest, journal.id, others, unremembered, quarantined)
+        made.take(report, now, merged)
     made.size(sorter)
     return made
+
+
+def _told(report: wire.Report, journal: "Journal") -> tuple[dict[Address, Counts], int]:
+    """What a report says of each address, and how many of its rows are of buckets that were folded."""
+    found: dict[Address, Counts] = {}
+    dropped = 0
+    for row in report.rows:
+        if row.bucket < journal.folded_before:
+            dropped += 1
+            continue
+        address = (journal.id, key_of(report.pod.namespace, row), row.bucket)
+        reported = counts.whole(counts.of_row(row))
+        found[address] = counts.merge(found[address], reported) if address in found else reported
+    return found, dropped
+
+
+def _marked(key: RowKey) -> RowKey:
+    return key._replace(mark=QUARANTINED)
+
+
+class _Counted:
+    """What is counted of the reports' journals: ordinary, and aside (quarantined). Both together are what they have reported."""
+
+    def __init__(self, connection: sa.Connection, ids: KeyIds, journals: Iterable["Journal"]) -> None:
+        journals = list(journals)
+        self._ids = ids
+        self._ordinary = {
+            (journal.id, key_id, bucket): values
+            for journal in journals
+            for (bucket, key_id), values in journal.rows.items()
+        }
+        aside = {
+            (journal.id, key_id, bucket): values
+            for journal in journals
+            for (bucket, key_id), values in journal.quarantined.items()
+        }
+        keys = ids.key(connection, {key_id for _, key_id, _ in aside}) if aside else {}
+        self._aside: dict[Address, Counts] = {
+            (journal_id, keys[key_id]._replace(mark=""), bucket): values
+            for (journal_id, key_id, bucket), values in aside.items()
+        }
+
+    def growth(self, address: Address, reported: Counts) -> tuple[counts.Growth, bool]:
+        """By how much a row has grown, and whether it is news at all (as the first report of zeros is)."""
+        journal_id, key, bucket = address
+        old = self._ordinary.get((journal_id, self._ids[key], bucket))
+        if address in self._aside:
+            old = counts.add(old or counts.ZERO, self._aside[address])
+        growth = counts.grow(old or counts.ZERO, reported)
+        return growth, growth.new != old
+
+    def count(self, made: "Merge", address: Address, growth: Counts, *, plausible: bool) -> Delta:
+        """Count what a row has grown by."""
+        journal_id, key, bucket = address
+        counted = key if plausible else _marked(key)
+        place = (journal_id, self._ids[counted], bucket)
+        before = (self._ordinary.get(place) if plausible else self._aside.get(address)) or counts.ZERO
+        # Each part is whole by itself: what is rated, or written off, is never more than what it is a part of.
+        after = counts.whole(counts.bounded(counts.add(before, growth), LARGEST))
+        if plausible:
+            self._ordinary[place] = after
+        else:
+            self._aside[address] = after
+            # An ordinary row stands beside each quarantined one: by it the quotas know that the row has its place.
+            beside = (journal_id, self._ids[key], bucket)
+            made.rows[beside] = self._ordinary.setdefault(beside, counts.ZERO)
+        made.rows[place] = after
+        delta = counts.less(after, before)
+        sum_of = (place[1], bucket)
+        made.spend[sum_of] = counts.add(made.spend.get(sum_of, counts.ZERO), delta)
+        return counted.delta(bucket, delta)
 
 
 def _placed(
@@ -123,8 +178,8 @@ def _placed(
     """Say where each row counts, report by report; the keys of these places have ids then."""
     ids.look(connection, {key for found in wanted for _, key, _ in found})
     places = [
-        {address: sorter.place(journals[report.journal, report.pod.uid], address[1], address[2]) for address in found}
-        for (report, _), found in zip(reports, wanted, strict=True)
+        {address: sorter.place(journals[report.journal, report.pod.uid], address[1], address[2]) for address in rows}
+        for (report, _), rows in zip(reports, wanted, strict=True)
     ]
     ids.find(connection, {place.key for placed in places for place in placed.values()})
     return places
@@ -153,7 +208,9 @@ class Journal:
     folded_before: int
     name: str = ""
     sizes: Sizes = NOTHING
+    told_until: int = 0
     rows: dict[tuple[int, int], Counts] = field(default_factory=dict)
+    quarantined: dict[tuple[int, int], Counts] = field(default_factory=dict)
     folded: dict[tuple[int, int], Remembered] = field(default_factory=dict)  # by bucket and digest
 
 
@@ -174,6 +231,7 @@ class Merge:
     ended: set[int] = field(default_factory=set)  # journals whose last report this was: they keep nothing
     folded: dict[tuple[int, int, int], Remembered] = field(default_factory=dict)  # by journal id, bucket and digest
     added: Mapping[str, int] = field(default_factory=dict)  # by namespace, what this adds to its quota
+    told: Mapping[str, int] = field(default_factory=dict)  # by pod UID, until when it has told
 
     def take(self, report: wire.Report, now: int, merged: Merged) -> None:
         """Note what a report says beside its rows. Of the leases only the journal's newest report counts."""
@@ -227,6 +285,7 @@ class Merge:
                 for (budget, journal_id), outstanding in sorted(self.balances.items())
                 if journal_id not in self.ended
             ],
+            "meters": [{"pod_uid": uid, "told_until": until} for uid, until in sorted(self.told.items())],
         }
         if self.ended:
             connection.execute(sa.delete(t.leases).where(t.leases.c.journal_id.in_(sorted(self.ended))))
@@ -259,14 +318,17 @@ def _read(
         for bucket in wanted[journal, uid] or (NO_BUCKET,)
     ]
     found: dict[JournalName, Journal] = {}
-    for number, journal_id, sequence, before, units, folded, bucket, key_id, *values in connection.execute(
+    for number, journal_id, sequence, before, units, folded, told, bucket, key_id, mark, *values in connection.execute(
         statements.of(database).read, {"asked": text(asked)}
     ):
         name = names[number]
         if name not in found:
-            found[name] = Journal(journal_id, sequence, before, name[0], Sizes(units, folded))
-        if key_id is not None:
+            found[name] = Journal(journal_id, sequence, before, name[0], Sizes(units, folded), told or 0)
+        if mark == "":  # NULL where there is no row at all
             found[name].rows[bucket, key_id] = Counts(*values)
+        elif mark == QUARANTINED:
+            found[name].quarantined[bucket, key_id] = Counts(*values)
+        # What was written off was reported all the same.
     for name, journal in found.items():
         if journal.sizes.folded:
             for chunk in chunks(sorted(wanted[name])):

@@ -1,12 +1,21 @@
 """What goes into the store and comes out of it."""
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from llmwarden.contracts import ledger as wire
 from llmwarden.domain.cost import Rates
 from llmwarden.errors import UnavailableError
 from llmwarden.ledger.store.counts import Counts
+
+QUARANTINED: Final = "quarantined"
+"""Mark of growth that is implausible (`meters.py`): shared budgets do not count it until the platform releases it."""
+WRITTEN_OFF: Final = "written-off"
+"""Mark of what the platform wrote off: negative counters beside the ordinary ones."""
+QUARANTINED_WRITTEN_OFF: Final = "quarantined-written-off"
+"""Mark of what the platform wrote off of quarantined usage: negative counters beside the quarantined ones."""
+RELEASED: Final = {QUARANTINED: "", QUARANTINED_WRITTEN_OFF: WRITTEN_OFF}
+"""What a release makes of the marks."""
 
 
 class BehindError(UnavailableError):
@@ -22,7 +31,11 @@ class Issued(NamedTuple):
 
 
 class RowKey(NamedTuple):
-    """The labels by which the counters are kept apart. `price_id` is "" where no price was known."""
+    """The labels by which the counters are kept apart. `price_id` is "" where no price was known.
+
+    `mark` is "" for ordinary usage. Sums are sums over all marks: what is written off is negative. Only what is quarantined is left out of
+    some sums, those of shared budgets.
+    """
 
     namespace: str
     service: str
@@ -34,11 +47,22 @@ class RowKey(NamedTuple):
     feature: str
     team: str
     cohort: str
+    mark: str = ""
+
+    @property
+    def quarantined(self) -> bool:
+        """Whether shared budgets leave it out."""
+        return self.mark in RELEASED
+
+    @property
+    def written_off(self) -> bool:
+        """Whether it is a part of a write-off: its counters are negative."""
+        return self.mark in {WRITTEN_OFF, QUARANTINED_WRITTEN_OFF}
 
     def delta(self, bucket: int, counts: Counts) -> "Delta":
         """As the aggregate takes it."""
-        service = f"{self.namespace}/{self.service}"
-        return Delta(service, self.provider, self.model, self.price_id or None, bucket, counts, self.context, self.tier)
+        service, price_id = f"{self.namespace}/{self.service}", self.price_id or None
+        return Delta(service, self.provider, self.model, price_id, bucket, counts, self.context, self.tier, self.mark)
 
 
 def key_of(namespace: str, row: wire.Row) -> RowKey:
@@ -60,7 +84,7 @@ def key_of(namespace: str, row: wire.Row) -> RowKey:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """By how much one key has grown through a report; `service` is `namespace/name`."""
+    """By how much one key has grown through a report (or, negative, shrunk by a correction); `service` is `namespace/name`."""
 
     service: str
     provider: str
@@ -70,6 +94,17 @@ class Delta:
     counts: Counts
     context: int = 0
     tier: str = ""
+    mark: str = ""  # see RowKey
+
+    @property
+    def quarantined(self) -> bool:
+        """Whether shared budgets leave it out."""
+        return self.mark in RELEASED
+
+    @property
+    def written_off(self) -> bool:
+        """Whether it is a part of a write-off."""
+        return self.mark in {WRITTEN_OFF, QUARANTINED_WRITTEN_OFF}
 
 
 def issued_of(row: wire.Row | Delta) -> Issued | None:
@@ -84,6 +119,7 @@ class Merged:
     `backwards`: rows in which some counter was below what was known (nothing is taken back). `folded`: rows left out because
     their bucket was folded long ago: they are counted. `latest`: no newer report of the journal was there: its leases count.
     `others`: rows that count under `names.FOLDED` because of a quota, `unremembered`: those of them that count in full (`quotas.py`).
+    `quarantined`: rows whose growth is implausible.
     """
 
     deltas: tuple[Delta, ...]
@@ -93,6 +129,7 @@ class Merged:
     journal_id: int = 0
     others: int = 0
     unremembered: int = 0
+    quarantined: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,7 @@ def _make(database: Database) -> Statements:
 
     asked = given("asked", {"number": big, "journal": words, "uid": words, "bucket": big})
     same = sa.and_(t.journals.c.journal == asked.c.journal, t.journals.c.pod_uid == asked.c.uid)
+    metered = t.meters.c.pod_uid == asked.c.uid
     there = sa.and_(t.rows.c.journal_id == t.journals.c.id, t.rows.c.bucket == asked.c.bucket)
     read = sa.select(
         asked.c.number,
@@ -68,10 +69,17 @@ def _make(database: Database) -> Statements:
         t.journals.c.folded_before,
         t.journals.c.units,
         t.journals.c.folded_rows,
+        t.meters.c.told_until,
         asked.c.bucket,
         t.rows.c.key_id,
+        t.keys.c.mark,
         *(t.rows.c[name] for name in FIELDS),
-    ).select_from(asked.join(t.journals, same).outerjoin(t.rows, there))
+    ).select_from(
+        asked.join(t.journals, same)
+        .outerjoin(t.meters, metered)
+        .outerjoin(t.rows, there)
+        .outerjoin(t.keys, t.keys.c.id == t.rows.c.key_id)
+    )
 
     journal = given(
         "journals",
@@ -80,6 +88,7 @@ def _make(database: Database) -> Statements:
     row = given("rows", {"journal_id": big, "bucket": big, "key_id": big, **counters})
     spend = given("spend", {"bucket": big, "key_id": big, **counters})
     service = given("services", {"namespace": words, "name": words, "now": big})
+    meter = given("meters", {"pod_uid": words, "told_until": big})
     lease = given("leases", {"budget": words, "journal_id": big, "outstanding": big})
     journals = (
         sa.update(t.journals)
@@ -128,12 +137,17 @@ def _make(database: Database) -> Statements:
     leases = leases.on_conflict_do_update(
         index_elements=["budget", "journal_id"], set_={"outstanding": leases.excluded["outstanding"]}
     )
+    meters = _insert(database, t.meters, {name: meter.c[name] for name in ("pod_uid", "told_until")})
+    meters = meters.on_conflict_do_update(
+        index_elements=["pod_uid"], set_={"told_until": meters.excluded["told_until"]}
+    )
     each: dict[str, tuple[tuple[sa.Insert | sa.Update, tuple[str, ...]], ...]] = {
         "journals": ((journals, ("journals",)),),
         "rows": ((rows, ("rows",)),),
         "spend": ((sums, ("spend",)), (log, ("spend", "number"))),
         "services": ((services, ("services",)),),
         "leases": ((leases, ("leases",)),),
+        "meters": ((meters, ("meters",)),),
     }
     together: sa.Select[Any] | None = None
     if database.postgresql:

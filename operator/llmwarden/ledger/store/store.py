@@ -1,7 +1,7 @@
 """The store's methods: each is one transaction, or one question. See the package for what is kept."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -11,13 +11,16 @@ import sqlalchemy as sa
 
 from llmwarden.contracts import ledger as wire
 from llmwarden.domain.cost import Rates
-from llmwarden.errors import WardenError
-from llmwarden.ledger.store import compact, gpu, leases, merge, schema, statements
+from llmwarden.domain.plausible import Pace
+from llmwarden.errors import ConflictError, WardenError
+from llmwarden.ledger.store import compact, corrections, gpu, leases, merge, schema, statements
 from llmwarden.ledger.store import tables as t
 from llmwarden.ledger.store.compact import Compacted
+from llmwarden.ledger.store.corrections import Selection
 from llmwarden.ledger.store.counts import FIELDS, Counts
 from llmwarden.ledger.store.engine import Database
 from llmwarden.ledger.store.key_ids import KeyIds
+from llmwarden.ledger.store.meters import Meters
 from llmwarden.ledger.store.model import Batch, BehindError, Delta, Issued, PriceRecord, issued_of
 from llmwarden.ledger.store.quotas import Quotas, committed
 from llmwarden.ledger.store.statements import chunks
@@ -37,10 +40,10 @@ class Store:
     `sums`, `lease_state` and what `queries` asks may run beside the others.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, pace: Pace | None = None) -> None:
         """Open or create the SQLite file at a path, or the PostgreSQL database at a `postgresql://` URL; migrate it.
 
-        Raises SchemaError if a newer ledger wrote it, UnavailableError if it cannot be opened or another ledger has it.
+        Growth above `pace` is quarantined (`meters.py`); None takes any. Raises SchemaError if a newer ledger wrote it, UnavailableError if it cannot be opened or another ledger has it.
         """
         self.database = Database(url)
         self._ids = KeyIds(self.database)
@@ -48,8 +51,10 @@ class Store:
         self._logged = 0  # rows of `log` since it was pruned
         self._seen = 0  # the last change that our sums in memory have
         self._issued: set[Issued] = set()  # prices that are known in memory
+        self._pace = pace
+        self.births: MutableMapping[str, int] = {}  # by pod UID, when it was created: to be filled before it reports
         try:
-            with self.database.guard(), self.database.transaction() as connection:
+            with self.database.guard(), self.database.migrating() as connection:
                 schema.upgrade(connection, self.database.name)
                 self._seen = self._number(connection)
                 self._count(connection)
@@ -79,7 +84,9 @@ class Store:
                 number = self._next(connection)
                 foreign, prices = self._foreign(connection, number)
                 known = merge.read(self.database, connection, reports)
-                made = merge.merge(connection, self._ids, self.quotas, reports, known)
+                told = {uid: journal.told_until for (_, uid), journal in known.items() if journal.told_until}
+                meters = Meters(self._pace, self.births, told)
+                made = merge.merge(connection, self._ids, self.quotas, reports, known, meters=meters)
                 prices |= self._unknown_prices(connection, (delta for one in made.merged for delta in one.deltas))
                 if lending is not None:
                     held = leases.held(self.database, connection, lending.budgets, made.balances)
@@ -120,10 +127,10 @@ class Store:
         with self.database.guard(), self.database.reading() as connection, connection.begin():
             seen = self._number(connection)  # of the same moment as the sums: one snapshot
             found = connection.execution_options(yield_per=_CHUNK).execute(query)
-            for namespace, service, provider, model, price_id, context, tier, bucket, *values in found:
+            for namespace, service, provider, model, price_id, context, tier, mark, bucket, *values in found:
                 counts = Counts(*map(int, values))
                 name = f"{namespace}/{service}"
-                yield Delta(name, provider, model, price_id or None, bucket, counts, context, tier)
+                yield Delta(name, provider, model, price_id or None, bucket, counts, context, tier, mark)
             self._seen = seen
 
     def last_reports(self) -> dict[str, int]:
@@ -132,6 +139,50 @@ class Store:
         with self.database.guard(), self.database.reading() as connection:
             found = connection.execute(query.where(t.services.c.last_reported_at > 0))
             return {f"{namespace}/{name}": last for namespace, name, last in found}
+
+    # Corrections ------------------------------------------------------------------------------------------------------
+
+    def correct(
+        self,
+        order_id: str,
+        request: str,
+        selection: Selection,
+        now: int,
+        *,
+        release: bool,
+        decider: Callable[[Batch], corrections.Decider],
+        dry_run: bool = False,
+    ) -> tuple[Batch, str, bool]:
+        """Do an order of the platform, once.
+
+        Returns what that changed (and what others did before), its answer as it is kept, and whether it was done before. `request` is the order as JSON. `decider` is given what others did first. Raises ConflictError where another order was done by
+        this id, TooLargeError, and BehindError as `merge` does; then nothing was changed.
+        """
+        work = corrections.release if release else corrections.write_off
+        with self.database.guard():
+            with self.database.transaction() as connection:
+                number = self._next(connection)
+                foreign, prices = self._foreign(connection, number)
+                before = None if dry_run else corrections.done(connection, order_id)
+                if before is not None and before.request != request:
+                    message = f"another order was done by the id {order_id}"
+                    raise ConflictError(message)
+                judge = decider(Batch((), foreign, prices))
+                # It has counted what others did, whatever becomes of this transaction.
+                self._seen = number - 1
+                self._issued.update(prices)
+                if before is not None:
+                    connection.rollback()
+                    return Batch(()), before.answer, True
+                made, deltas, answer = work(connection, self._ids, selection, judge)
+                if dry_run:
+                    connection.rollback()
+                    return Batch(()), answer, False
+                corrections.keep(connection, selection, corrections.Entry(order_id, now, request, answer))
+                made.write(self.database, connection, number)
+            self._ids.committed()
+            self._seen = number
+            return Batch((), tuple(deltas)), answer, False
 
     # Leases -----------------------------------------------------------------------------------------------------------
 
@@ -338,5 +389,6 @@ _AGGREGATED = (
     t.keys.c.price_id,
     t.keys.c.context,
     t.keys.c.tier,
+    t.keys.c.mark,
 )
 _LOCK = sa.select(t.changes.c.number).with_for_update()

@@ -44,7 +44,9 @@ keys = sa.Table(
     *(
         sa.Column(name, sa.BigInteger if kind is int else sa.Text, nullable=False)
         for name, kind in RowKey.__annotations__.items()
+        if name != "mark"
     ),
+    sa.Column("mark", sa.Text, nullable=False, server_default=""),
     sa.UniqueConstraint(*RowKey._fields),
 )
 
@@ -99,6 +101,14 @@ leases = sa.Table(
     sa.Column("budget", sa.Text, primary_key=True),
     sa.Column("journal_id", sa.Integer, sa.ForeignKey("journals.id"), primary_key=True),
     sa.Column("outstanding", sa.BigInteger, nullable=False),  # in the budget's unit
+    sqlite_with_rowid=False,
+)
+
+meters = sa.Table(
+    "meters",
+    METADATA,
+    sa.Column("pod_uid", sa.Text, primary_key=True),
+    sa.Column("told_until", sa.BigInteger, nullable=False),  # milliseconds since the epoch: see `meters.py`
     sqlite_with_rowid=False,
 )
 

@@ -29,7 +29,7 @@ def rules(params: ClusterParams) -> Manifest | None:
     """Build the PrometheusRule."""
     if not params.capabilities.rules:
         return None
-    wanted = [_unwatched(params), _quota(params), _folded(params)]
+    wanted = [_unwatched(params), _quota(params), _folded(params), _quarantined(params)]
     if params.accounts:
         wanted += [*_drifts(params), _unread(params)]
     return {
@@ -89,6 +89,30 @@ def _folded(params: ClusterParams) -> dict[str, Any]:
 def _tenants(expression: str) -> str:
     """Name the namespace that a figure is about `tenant`: an alert's own namespace is ours."""
     return f'label_replace({expression}, "tenant", "$1", "namespace", "(.+)")'
+
+
+def _quarantined(params: ClusterParams) -> dict[str, Any]:
+    whose = f"namespace, {names.LABEL_M_SERVICE}"
+    tokens, requests = (
+        f"max by ({whose}) ({metric})"
+        for metric in (names.METRIC_LEDGER_QUARANTINED, names.METRIC_LEDGER_QUARANTINED_REQUESTS)
+    )
+    return _alert(
+        params,
+        "LLMUsageQuarantined",
+        # The alert is the platform's, in our namespace: the service's is in a label of its own. max: each replica says the same.
+        f'label_replace(\n  ({tokens} > 0) or ({requests} > 0),\n  "service_namespace", "$1", "namespace", "(.*)"\n)',
+        severity="warning",
+        summary=(
+            f"LLMService {{{{ $labels.service_namespace }}}}/{{{{ $labels.{names.LABEL_M_SERVICE} }}}} reported implausible usage: "
+            "{{ $value | humanize }} tokens (or calls) are quarantined"
+        ),
+        description=(
+            "A pod reported more tokens or calls than one pod can plausibly use (ledger.plausible in the chart's values). They count in the service's own "
+            "budgets and in its namespace's, but not in ClusterLLMBudgets. The ledger's log names the pod. If the usage is real, kubectl llm release; if "
+            "it is not, kubectl llm writeoff."
+        ),
+    )
 
 
 def _drifts(params: ClusterParams) -> list[dict[str, Any]]:
