@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from llmwarden.api.v1alpha1 import LLMService
+from llmwarden.domain.budgets import Budget
 from llmwarden.errors import WardenError
 from llmwarden.injection.sidecar import decide
 from llmwarden.settings import Settings
@@ -28,6 +29,7 @@ class World:
     ]  # that may select a pod, by namespace and its labels
     namespace_labels: Callable[[str], Mapping[str, str] | None]  # None: not known
     ca_pem: str
+    budgets: Callable[[LLMService], Iterable[Budget]] = lambda _: ()  # shared ones that hold for a service
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ def review(body: bytes, world: World, settings: Settings) -> Answer:
             namespace=namespace,
             namespace_labels=labels,
             ca_pem=world.ca_pem,
+            shared=world.budgets,
         )
     except WardenError as error:
         return _answer(uid, "error", [f"LLM Warden left this pod as it is: {error}"])
