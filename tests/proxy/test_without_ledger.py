@@ -88,6 +88,18 @@ async def test_a_call_at_the_very_start_waits_for_the_configuration(tmp_path: Pa
             assert (await ledger.total(1)).tokens.input == 9
 
 
+async def test_a_ledger_that_does_not_know_the_service_has_said_nothing(tmp_path: Path) -> None:
+    async with accounted(tmp_path) as ledger:
+        bot = ledger.services.pop("bot")
+        async with running(tmp_path, ledger=ledger, route={"budgets": [DENY]}) as (server, proxy):
+            await ledger.until_followed()
+            assert (await call(proxy)).status_code == 503
+            assert not server.requests
+            ledger.services["bot"] = bot
+            ledger.change()
+            await until(proxy, 200)
+
+
 async def test_a_restart_has_the_last_configuration_and_needs_no_contract_for_it(tmp_path: Path) -> None:
     async with accounted(tmp_path) as ledger:
         ledger.price("m-1", 1)

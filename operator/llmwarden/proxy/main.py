@@ -92,12 +92,18 @@ class Proxy:
         dialects = found()
         self.metrics.compiled.set(compiled_modules())
         self.endpoints = []
+        self._certified: list[tuple[Endpoint, ssl.SSLContext]] = []  # routes that show a client certificate
+        self._plain_tls = tls
         for route in settings.routes:
             service, limits = _service(
                 route, MeteredService(route, dialects, self.shared), settings.limits, settings.ca_file
             )
-            pool = Pool(parse_origin(route.upstream), settings.limits, self._tls_of(route) or tls, proxies)
-            self.endpoints.append(Endpoint(route, service, pool, limits))
+            certified = self._tls_of(route)
+            pool = Pool(parse_origin(route.upstream), settings.limits, certified or tls, proxies)
+            endpoint = Endpoint(route, service, pool, limits)
+            self.endpoints.append(endpoint)
+            if certified is not None:
+                self._certified.append((endpoint, certified))
         self._listening = False
         self._draining = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -180,13 +186,16 @@ class Proxy:
         self.admin.close()
 
     async def _sweep(self) -> None:
-        """Enforce deadlines, copy the journal's errors into their metric, reload certificates that changed."""
+        """Enforce deadlines, copy the journal's errors into their metric, reload certificates that changed or that we may not show."""
         while True:
             await asyncio.sleep(_SWEEP_SECONDS)
             for endpoint in self.endpoints:
                 endpoint.sweep()
             for file in self._files:
                 file.refresh()
+            for endpoint, certified in self._certified:
+                gone = endpoint.route.service in self.shared.ledger.keyless
+                endpoint.pool.use(self._plain_tls if gone else certified)
             if self.journal.errors > self._journal_errors:
                 self.metrics.journal_errors.inc(self.journal.errors - self._journal_errors)
                 self._journal_errors = self.journal.errors

@@ -131,7 +131,7 @@ class Reporter:
                 await self._configured.wait()
 
     def _apply(self, config: Config) -> None:
-        self._shared.ledger.config = config
+        self._shared.ledger.take(config)
         self._configured.set()
         self._shared.gate.configure(config)
         for budget in config.budgets.values():

@@ -195,7 +195,7 @@ async def configured(opened: Opened) -> Opened:
     if ledger.await_config is not None:
         await ledger.await_config(_CONFIG_SECONDS)
     config = ledger.config.services.get(route.name) if ledger.config is not None else None
-    if config is None:
+    if config is None or config.state == "Released":
         return opened
     labels = route.shared.labels.of(opened.headers, config.labels)
     return Opened(route, opened.match, opened.dialect, config, opened.headers, labels)

@@ -22,10 +22,20 @@ class LedgerView:
         self.clock = LedgerClock()
         self.prices = PriceBook()
         self.config: Config | None = None
+        self.keyless: frozenset[str] = (
+            frozenset()
+        )  # services that are gone: the platform's key is not for their pods any more
         self.ask_price: Callable[[str, str], Awaitable[None]] | None = None
         self.ask_price_soon: Callable[[str, str], None] | None = None
         self.ask_lease: Callable[[Short, float], Awaitable[None]] | None = None
         self.await_config: Callable[[float], Awaitable[None]] | None = None
+
+    def take(self, config: Config) -> None:
+        """Take a configuration."""
+        self.config = config
+        self.keyless = frozenset(
+            [name for name, service in config.services.items() if service.departed or service.state == "Released"]
+        )
 
     def price_generation(self, service: str) -> str:
         """The generation that a price must have to be fresh; "" where there is no configuration."""
