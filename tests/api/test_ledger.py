@@ -261,11 +261,12 @@ def test_a_proxys_life_with_the_ledger(ledger: Ledger) -> None:
     assert usage["services"][f"{namespace}/bot"]["total"]["requests"] == 7
     assert usage["budgets"][key]["topServices"] == [{"service": f"{namespace}/bot", "spent": 7 * 150_000 * 10**6}]
 
-    # Deleted: released at once.
+    # Deleted: its own budgets are gone with it, and our key is not for its pods any more, at once.
     with ThreadPoolExecutor() as pool:
         poll = pool.submit(ledger.config, mine, generation=config["generation"], wait="25")
         plane.kubectl("delete", "llmservice", "bot", "--namespace", namespace)
-        assert poll.result().json()["services"]["bot"]["state"] == "Released"
+        told = poll.result().json()["services"]["bot"]
+        assert (told["state"], told["departed"], told["budgets"]) == ("Active", True, [])
     assert ledger.end() == 0
 
 

@@ -9,6 +9,7 @@ import pytest
 from llmwarden.errors import UnavailableError
 from llmwarden.ledger.http import reporters
 from llmwarden.ledger.pods import Injected
+from llmwarden.ledger.store import Remembered
 from llmwarden.serving.auth import Caller
 from tests.ledger.test_http import DAILY, Ledger, code, ledger, row, running  # noqa: F401 - a fixture
 from tests.unit.ledger.objects import NOW, budget, service, shared, view_of
@@ -79,8 +80,8 @@ async def test_a_pod_of_a_service_that_is_gone_still_reports(tmp_path: Path) -> 
         async with running(tmp_path, pods=Known(u="bot")) as ledger:  # noqa: F811
             if not life:
                 ledger.core.configure(view_of(*OBJECTS))
-                ledger.store.record_labels({"shop/bot": {}})
-            ledger.core.remember_services(ledger.store.labels())
+                ledger.store.remember({"shop/bot": Remembered({}, "openai")})
+            ledger.core.remember_services(ledger.store.remembered())
             ledger.core.configure(view_of())
             assert (await ledger.report(row(requests=1 + life), sequence=life)).json()["accepted"] == 1
 

@@ -12,19 +12,22 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import prometheus_client
 import uvloop
 
 from llmwarden import names
 from llmwarden.errors import UnavailableError
+from llmwarden.ledger import view
 from llmwarden.ledger.core import Core
+from llmwarden.ledger.departed import Departed
 from llmwarden.ledger.http.app import create_app
 from llmwarden.ledger.http.gpu_api import GpuApi
 from llmwarden.ledger.main import bound
 from llmwarden.ledger.metrics import Metrics
 from llmwarden.ledger.rating.pricing import Catalogue
-from llmwarden.ledger.store import Store
+from llmwarden.ledger.store import Remembered, Store
 from llmwarden.ledger.writer import Writer
 from llmwarden.serving import servers
 from llmwarden.serving.auth import Caller
@@ -58,6 +61,15 @@ async def run(port: int, database: str, objects: Path, clock: Path) -> None:
         core.rebuild(list(store.sums()), store.last_reports())
 
     writer = Writer(store, core, rebuild)
+    departed = Departed(store.remembered(), lambda: core.history.aggregate.services)
+
+    async def take(items: list[dict[str, Any]]) -> None:
+        read = [view.read_service(item) for item in items if item["kind"] == "LLMService"]
+        gone = departed({f"{one.namespace}/{one.name}": Remembered(one.labels, one.provider) for one in read}, {"shop"})
+        await writer.remember(departed.take_unsaved())
+        labels, providers = ({key: was[part] for key, was in gone.items()} for part in (0, 1))
+        core.configure(view_of(*items, departed=labels, providers=providers))  # type: ignore[arg-type]
+
     stop = servers.stop_on_signals()
     tokens = Tokens()
     holdings = GpuApi(core, store, writer, namespace=names.DEFAULT_NAMESPACE)
@@ -83,7 +95,7 @@ async def run(port: int, database: str, objects: Path, clock: Path) -> None:
             found = read()
             if found != seen:
                 seen = found
-                core.configure(view_of(*json.loads(found)))
+                await take(json.loads(found))
             if store.database.postgresql:
                 with suppress(UnavailableError):  # as production does: reports wait, the process stays
                     await writer.follow()

@@ -17,11 +17,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from llmwarden.contracts import ledger as wire
 from llmwarden.proxy.http import egress
 from llmwarden.proxy.http.egress import HttpProxy, Proxies, proxies
 from llmwarden.proxy.settings import parse_origin
 from llmwarden.serving import pki
-from tests.proxy.fakes import CHAT, Proxy, Received, Server, post, provider, running, talk, whole
+from tests.proxy.fakes import CHAT, Proxy, Received, Server, accounted, post, provider, running, talk, whole
 from tests.proxy.test_forwarding import HAS_IPV6, echo
 
 NAME = "upstream.test"  # resolves nowhere: who reaches it went through the proxy
@@ -256,6 +257,38 @@ async def test_an_upstream_that_asks_who_we_are_is_shown_the_services_certificat
                     while not server.peers or server.peers[-1] != ssl.PEM_cert_to_DER_cert(pair[0]):
                         server.drop()  # new connections show what the files hold now
                         await until_served(proxy)
+        finally:
+            await proxy.stop()
+
+
+async def test_once_its_service_is_gone_a_pod_shows_the_services_certificate_no_more(tmp_path: Path) -> None:
+    pair = identity("bot")
+    files = tmp_path / "tls.crt", tmp_path / "tls.key"
+    for file, text in zip(files, pair, strict=True):
+        file.write_text(text)
+    route = {"clientCertificateFile": str(files[0]), "clientKeyFile": str(files[1])}
+    async with (
+        accounted(tmp_path) as ledger,
+        tls_server(tmp_path, "localhost", client=pair[0]) as (server, bundle),
+    ):
+        proxy = Proxy(
+            tmp_path,
+            f"https://localhost:{server.port}",
+            contract={"caFile": str(bundle)},
+            route=route,
+            ledger=ledger,
+        )
+        await proxy.start()
+        try:
+            await until_served(proxy)
+            ledger.services["bot"] = wire.ServiceConfig("Active", "openai", departed=True)
+            ledger.change()
+            async with asyncio.timeout(20):
+                while (await talk(proxy.port, post(CHAT))).startswith(b"HTTP/1.1 200 "):
+                    await asyncio.sleep(0.05)
+            ledger.services["bot"] = wire.ServiceConfig("Active", "openai")
+            ledger.change()
+            await until_served(proxy)
         finally:
             await proxy.stop()
 

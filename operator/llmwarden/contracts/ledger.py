@@ -17,8 +17,10 @@ Who may ask
     are taken.
 
 `GET /v1/config?contract=1&services=a,b&generation=G&wait=25`
-    A long poll: answered at once when the generation is another than G, else after `wait` seconds with 304. A service whose state is
-    `Released` has no LLMService any more: pass through, ungated, unreported. A generation is one per namespace: it moves with budgets'
+    A long poll: answered at once when the generation is another than G, else after `wait` seconds with 304. A service that is `departed` has
+    no LLMService any more: its pods are gated by the shared budgets that held for it, and report, and our key goes to the upstream no more. One
+    that is `Released` never had one that the ledger knows, and no budget holds for it: pass through, ungated, unreported, and without our
+    key. A generation is one per namespace: it moves with budgets'
     states and windows, prices and specs, not with every dollar.
 
 `GET /v1/price?contract=1&service=a&model=m`
@@ -112,7 +114,11 @@ class BudgetConfig(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class ServiceConfig(msgspec.Struct, frozen=True, rename="camel"):
-    """One service of the pod. `Released`: its LLMService is gone: pass through, ungated and unreported."""
+    """One service of the pod.
+
+    `departed`: its LLMService is gone: gate and report as before, but add no key of ours. Its state is `Active`, so that a proxy which does not
+    know the field goes on gating. `Released`: the ledger knows neither the service nor a budget over it: pass through, ungated and unreported.
+    """
 
     state: Literal["Active", "Released"]
     provider: str = ""
@@ -120,6 +126,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, rename="camel"):
     budgets: tuple[str, ...] = ()
     price_generation: str = ""
     labels: Labels = Labels()  # where a request says nothing
+    departed: bool = False
 
 
 class Config(msgspec.Struct, frozen=True, rename="camel"):

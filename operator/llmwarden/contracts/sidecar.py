@@ -9,7 +9,8 @@
      "adminPort": 15099, "journalDir": "/var/lib/llmwarden", "otlpEndpoint": "http://collector.observability.svc:4318",
      "routes": [{"service": "support-bot", "mode": "Env", "backend": "OpenAI", "listen": {"host": "127.0.0.1", "port": 15100},
                  "upstream": "https://api.openai.com", "credentialFile": "/var/run/llmwarden/credentials/support-bot/key",
-                 "thresholdsSeconds": {"duration": [10.0], "ttft": [1.0], "tpot": []}}]}
+                 "thresholdsSeconds": {"duration": [10.0], "ttft": [1.0], "tpot": []},
+                 "budgets": [{"key": "LLMBudget/shop/support", "onLedgerLoss": "Deny"}]}]}
 
 - `host: ""` is every address, IPv4 and IPv6. `upstream` is an origin with an optional prefix, without the API version: the client's
   path (`/v1/...`) is appended.
@@ -51,8 +52,21 @@ class Thresholds(msgspec.Struct, frozen=True):
     tpot: tuple[float, ...] = ()
 
 
+class Budget(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
+    """A budget over a route's service, as far as it matters to a proxy whose ledger has never answered.
+
+    `Deny`: until there is a configuration, measured calls are answered 503 with `Retry-After`. A budget that would stop no call is left out.
+    """
+
+    key: str
+    on_ledger_loss: Literal["Allow", "Deny"]
+
+
 class Route(msgspec.Struct, frozen=True, rename="camel"):
-    """One LLMService in this pod. `upstream` is an origin with an optional prefix, without the API version."""
+    """One LLMService in this pod. `upstream` is an origin with an optional prefix, without the API version.
+
+    `budgets` are those that held for the service when the pod was created, by key. Once the ledger has answered, its configuration counts.
+    """
 
     service: str
     mode: Mode
@@ -67,6 +81,7 @@ class Route(msgspec.Struct, frozen=True, rename="camel"):
     # Service of the cluster may get it, and one of type ExternalName is an alias of another name.
     resolves_to: str | None = None
     context_thresholds: tuple[float, ...] = ()  # the same of the context window's use, 0 to 1
+    budgets: tuple[Budget, ...] = ()
 
 
 class Ledger(msgspec.Struct, frozen=True, rename="camel"):
@@ -124,14 +139,15 @@ class Settings(msgspec.Struct, frozen=True, rename="camel"):
 def document(settings: Settings) -> dict[str, Any]:
     """Give the contract as JSON objects, by the names that it has on its way.
 
-    What is absent (None, no context thresholds) is left out. Of `limits` only what is not the default is written, so that a proxy of
+    What is absent (None, no context thresholds, no budgets) is left out. Of `limits` only what is not the default is written, so that a proxy of
     another version keeps its own; the two caps are written both where either is not.
     """
     written: dict[str, Any] = _present(msgspec.to_builtins(settings))
     written["routes"] = [_present(route) for route in written["routes"]]
     for route in written["routes"]:
-        if not route["contextThresholds"]:
-            del route["contextThresholds"]
+        for field in ("contextThresholds", "budgets"):
+            if not route[field]:
+                del route[field]
     limits, default = written.pop("limits"), msgspec.to_builtins(Limits())
     changed = {field: value for field, value in limits.items() if value != default[field]}
     if not changed.keys().isdisjoint(_CAPS):

@@ -5,6 +5,7 @@ Amounts are whole picodollars or tokens, as `unit` says. A budget is keyed by na
 
 import datetime as dt
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from llmwarden.api.v1alpha1.common import Admit, BudgetPolicy, BudgetScope, Limit
@@ -79,6 +80,15 @@ def of_service(service: LLMService) -> tuple[Budget, ...]:
     )
 
 
+def of_service_readable(service: LLMService) -> tuple[Budget, ...]:
+    """Return those of the service's own budgets that can work; its conditions name the others."""
+    good: list[Budget] = []
+    for budget in service.spec.budgets:
+        with suppress(InvalidSpecError):
+            good += of_service(service.replace(spec=service.spec.replace(budgets=(budget,))))
+    return tuple(good)
+
+
 def of_namespace(budget: LLMBudget) -> Budget:
     """Return the budget. Raises InvalidSpecError where it can never work."""
     namespace, name = budget.metadata.namespace, budget.metadata.name
@@ -101,6 +111,16 @@ def namespace_applies(budget: LLMBudget, service: LLMService) -> bool:
 def cluster_applies(budget: ClusterLLMBudget, namespace_labels: Mapping[str, str]) -> bool:
     """Whether a ClusterLLMBudget holds for the services of a namespace with these labels."""
     return selectors.matches(budget.spec.namespace_selector, namespace_labels)
+
+
+def stops_without_ledger(budget: Budget) -> bool:
+    """Whether calls must be refused while the ledger does not answer: `onLedgerLoss: Deny`, of a budget that does more than alert."""
+    return budget.on_ledger_loss == "Deny" and budget.action != "Alert"
+
+
+def matters_without_ledger(budget: Budget) -> bool:
+    """Whether a proxy must know of the budget before the ledger has ever answered."""
+    return stops_without_ledger(budget)
 
 
 def state(limit: int, spent: int, warn_at: Iterable[int] = ()) -> BudgetState:

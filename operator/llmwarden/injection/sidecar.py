@@ -5,7 +5,7 @@ The webhook turns the difference into a JSON patch; the operator asks the same f
 
 import copy
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,7 +14,8 @@ import msgspec
 from llmwarden import names
 from llmwarden.api.v1alpha1 import LLMService
 from llmwarden.contracts import sidecar
-from llmwarden.domain import durations, indicators, upstream
+from llmwarden.domain import budgets, durations, indicators, upstream
+from llmwarden.domain.budgets import Budget
 from llmwarden.errors import InvalidSpecError
 from llmwarden.injection import aws, exposure
 from llmwarden.injection.egress import Egress, copies, egress
@@ -45,6 +46,13 @@ USER: Final = 65532  # the image's own user ("nonroot" of the distroless images)
 START_SECONDS: Final = 120  # how long the proxy may take to listen before the kubelet restarts it
 _CERTIFICATE, _CERTIFICATE_KEY = "tls.crt", "tls.key"  # in a Secret of type kubernetes.io/tls
 
+SharedBudgets = Callable[[LLMService], Iterable[Budget]]
+"""The LLMBudgets and ClusterLLMBudgets that hold for a service."""
+
+
+def _no_budgets(_: LLMService) -> Iterable[Budget]:
+    return ()
+
 
 @dataclass(frozen=True, slots=True)
 class Injection:
@@ -64,10 +72,14 @@ def decide(
     namespace_labels: Mapping[str, str],
     ca_pem: str,
     limits: Limits = NONE,
+    shared: SharedBudgets = _no_budgets,
 ) -> Injection:
-    """Select the services of a pod in `namespace`, whose LimitRanges and ResourceQuotas are `limits`, and inject their proxy."""
+    """Select the services of a pod in `namespace`, whose LimitRanges and ResourceQuotas are `limits`, and inject their proxy.
+
+    `shared`: see `inject`.
+    """
     selection = select(pod, namespace, namespace_labels, services, settings.namespace)
-    return inject(pod, selection.injected, settings, ca_pem, selection.findings, limits=limits)
+    return inject(pod, selection.injected, settings, ca_pem, selection.findings, limits=limits, shared=shared)
 
 
 def inject(
@@ -78,10 +90,12 @@ def inject(
     findings: Iterable[Finding] = (),
     *,
     limits: Limits = NONE,
+    shared: SharedBudgets = _no_budgets,
 ) -> Injection:
     """Give the pod with the proxy for `services`. The pod that was given is not changed.
 
-    `ca_pem` verifies the ledger. `findings` are those made before; they go onto the pod with the new ones.
+    `ca_pem` verifies the ledger. `findings` are those made before; they go onto the pod with the new ones. `shared` gives the budgets that
+    hold for a service beside its own: what of them matters without a ledger goes into the proxy's contract.
     """
     ordered = sorted(services, key=lambda service: service.metadata.name)
     noticed = list(findings)
@@ -119,7 +133,7 @@ def inject(
     if any(route.mode == "Env" for route in routes):
         out = egress(app_containers(changed), beside_a_key=bool(keyed))
     noticed += [_distrusted(service, out.refused) for service in keyed if out.refused]
-    contract = _contract(routes, admin, settings, ca_pem, out)
+    contract = _contract(routes, admin, settings, ca_pem, out, shared)
     container = _container(routes, port_names, contract, fitted.resources, settings, out=out)
     noticed += _sign(container, routes, app_containers(changed))
     container["env"] += _stability(app_containers(changed))
@@ -283,11 +297,13 @@ def _stability(apps: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return [copy.deepcopy(setting)] if setting else []
 
 
-def _contract(routes: Iterable[Route], admin: int, settings: Settings, ca_pem: str, out: Egress) -> sidecar.Settings:
+def _contract(  # noqa: PLR0917 - its parts
+    routes: Iterable[Route], admin: int, settings: Settings, ca_pem: str, out: Egress, shared: SharedBudgets
+) -> sidecar.Settings:
     """Give what the proxy is to know."""
     return sidecar.Settings(
         names.CONTRACT,
-        tuple(_route(route) for route in routes),
+        tuple(_route(route, shared) for route in routes),
         sidecar.Ledger(settings.ledger_url, names.TOKEN_FILE, ca_pem),
         admin_port=admin,
         otlp_endpoint=settings.otlp_endpoint or None,
@@ -299,7 +315,7 @@ def _contract(routes: Iterable[Route], admin: int, settings: Settings, ca_pem: s
     )
 
 
-def _route(route: Route) -> sidecar.Route:
+def _route(route: Route, shared: SharedBudgets) -> sidecar.Route:
     name = route.service.metadata.name
     context = {item.context_use.threshold_percent / 100 for item in route.service.spec.objectives if item.context_use}
     folder = f"{names.CREDENTIALS_DIR}/{name}"
@@ -316,6 +332,17 @@ def _route(route: Route) -> sidecar.Route:
         client_key_file=f"{folder}/{_CERTIFICATE_KEY}" if certified else None,
         thresholds_seconds=_thresholds(route.service),
         context_thresholds=tuple(sorted(context)),
+        budgets=_budgets(route.service, shared),
+    )
+
+
+def _budgets(service: LLMService, shared: SharedBudgets) -> tuple[sidecar.Budget, ...]:
+    """Give what a proxy must know of budgets before the ledger has answered, by key: the same for the same cluster."""
+    held = {budget.key: budget for budget in (*budgets.of_service_readable(service), *shared(service))}
+    return tuple(
+        sidecar.Budget(key, on_ledger_loss="Deny")
+        for key, budget in sorted(held.items())
+        if budgets.matters_without_ledger(budget)
     )
 
 

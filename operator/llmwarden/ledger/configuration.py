@@ -23,6 +23,7 @@ class Configuration:
         self._clock = clock
         self._report_seconds = report_seconds
         self._view = View()
+        self._gone: dict[str, list[Service]] = {}  # services that are gone, by namespace
         self._changed: dict[str, asyncio.Event] = {}  # by namespace, of those whose proxies wait
         self._generations: dict[str, str] = {}
         self._price_generations: dict[str, str] = {}
@@ -30,6 +31,9 @@ class Configuration:
     def configure(self, view: View) -> None:
         """Take what the cluster says."""
         self._view = view
+        self._gone = {}
+        for service in view.departed.values():
+            self._gone.setdefault(service.namespace, []).append(service)
 
     async def changed(self, namespace: str, seconds: float) -> bool:
         """Wait until anything changes for a namespace's proxies, at most so long; returns whether something did."""
@@ -45,18 +49,24 @@ class Configuration:
         known = self._generations.get(namespace)
         if known is None:
             services = [
-                (service.name, self._service_config(service)) for service in self._view.by_namespace.get(namespace, ())
+                (service.name, self._service_config(service))
+                for service in (*self._view.by_namespace.get(namespace, ()), *self._gone.get(namespace, ()))
             ]
-            keys = sorted({key for _, config in services for key in config.budgets})
+            everywhere = self._view.everywhere.get(namespace, ())
+            keys = sorted({*everywhere, *(key for _, config in services for key in config.budgets)})
             rules = [(key, msgspec.structs.replace(self._budget_config(key), spent=0)) for key in keys]
-            told = (services, rules, self._history.catalogue.bounds)
+            told = (services, rules, self._history.catalogue.bounds, everywhere)
             known = hashlib.sha256(msgspec.json.encode(told)).hexdigest()[:16]
             self._generations[namespace] = known
         return known
 
     def config(self, namespace: str, services: Iterable[str]) -> wire.Config:
-        """Return the configuration of these services (bare names); one that does not exist is Released."""
-        found = {name: self._view.services.get(f"{namespace}/{name}") for name in services}
+        """Return the configuration of these services (bare names).
+
+        One that is gone is departed: the shared budgets that held for it still do. One that never was, and that no budget holds for, is
+        Released.
+        """
+        found = {name: self._view.told(namespace, name) for name in services}
         keys = {key for service in found.values() if service for key in service.budgets}
         return wire.Config(
             contract=names.CONTRACT,
@@ -73,7 +83,7 @@ class Configuration:
 
     def price_generation(self, service: str) -> str:
         """Return the generation of the current prices of a service (`namespace/name`); "" if it does not exist (yet)."""
-        known = self._view.services.get(service)
+        known = self._view.find(service)
         return "" if known is None else self._service_config(known).price_generation
 
     def moved(self, namespaces: Iterable[str] = (), *, everything: bool = False) -> None:
@@ -102,6 +112,7 @@ class Configuration:
             sample_percent=service.sample_percent,
             budgets=service.budgets,
             price_generation=prices,
+            departed=service.departed,
         )
 
     def _budget_config(self, key: str) -> wire.BudgetConfig:

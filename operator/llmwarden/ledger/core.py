@@ -130,7 +130,7 @@ class Core:
 
     def knows(self, service: str) -> bool:
         """Whether a service (`namespace/name`) is there, was there, or has spent anything: whether it may be reported."""
-        return service in self._seen or service in self.usage.last_reports
+        return service in self._seen or service in self.usage.last_reports or service in self.view.departed
 
     def _wake(self, namespaces: Iterable[str]) -> None:
         """Wake the proxies of namespaces where a budget's state or window has changed."""

@@ -106,7 +106,7 @@ class History:
 
     def price(self, service: str, model: str) -> tuple[Resolved | None, dt.datetime | None]:
         """Price of a model for a service (`namespace/name`) now, and until when that holds."""
-        known = self.view.services.get(service)
+        known = self.view.find(service)
         if known is None:
             return None, None
         return self.catalogue.resolve_until(known.provider, model, self._clock())

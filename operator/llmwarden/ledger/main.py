@@ -9,7 +9,6 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Mapping
 from functools import partial
 
 import anyio.to_thread
@@ -39,7 +38,7 @@ from llmwarden.ledger.providers.account_metrics import AccountState
 from llmwarden.ledger.providers.reconciliation import Reconciler, SecretKeys, watching
 from llmwarden.ledger.quota_metrics import QuotaState
 from llmwarden.ledger.rating.pricing import Catalogue
-from llmwarden.ledger.store import Quota, Store, presence, spans
+from llmwarden.ledger.store import Quota, Remembered, Store, presence, spans
 from llmwarden.ledger.store.accounts import Accounts
 from llmwarden.ledger.store.compact import DAY
 from llmwarden.ledger.watch import Watch
@@ -120,9 +119,9 @@ async def _serve(
 ) -> None:
     stop = servers.stop_on_signals()
     writer = Writer(store, core, lambda: _rebuild(core, store))
-    labels = store.labels()
-    core.remember_services(labels)
-    departed = Departed(labels, lambda: core.history.aggregate.services)
+    remembered = store.remembered()
+    core.remember_services(remembered)
+    departed = Departed(remembered, lambda: core.history.aggregate.services)
     trail = Trail(core.clock, time.monotonic)
     watch = Watch(client, core.configure, departed, partial(changes.record, trail))
     accounts = Reconciler(
@@ -259,17 +258,17 @@ async def _reconcile(core: Core, accounts: Reconciler) -> None:
 
 
 async def _tick(core: Core, store: Store, writer: Writer, departed: Departed) -> None:
-    """Each second: time passes, other replicas are followed, labels are saved."""
+    """Each second: time passes, other replicas are followed, what services are is saved."""
     while True:
         await asyncio.sleep(1)
-        labels: dict[str, Mapping[str, str]] = {}
+        unsaved: dict[str, Remembered] = {}
         try:
             if store.database.postgresql:
                 await writer.follow()
-            labels = dict(departed.take_unsaved())
-            if labels:
-                await writer.record_labels(labels)
+            unsaved = departed.take_unsaved()
+            if unsaved:
+                await writer.remember(unsaved)
         except UnavailableError as error:
             logger.warning("the database does not answer, trying again: %s", error)
-            departed.put_back(labels)
+            departed.put_back(unsaved)
         core.tick()

@@ -23,13 +23,17 @@ Alike = TypeVar("Alike")
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """An LLMService as the ledger needs it; `budgets` are the keys of all that apply to it."""
+    """An LLMService as the ledger needs it; `budgets` are the keys of all that apply to it.
+
+    `departed`: it is gone, and this is for its pods that still run. It has no budgets of its own then.
+    """
 
     namespace: str
     name: str
     provider: str
     sample_percent: float = 100.0
     budgets: tuple[str, ...] = ()
+    departed: bool = False
 
     @property
     def key(self) -> str:
@@ -47,20 +51,46 @@ class Shared:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """See the module. Services by `namespace/name`, and sorted by namespace; budgets by key, faults by `Kind/namespace/name`."""
+    """See the module. Services by `namespace/name`, and sorted by namespace; budgets by key, faults by `Kind/namespace/name`.
+
+    `departed` are services that are gone. `everywhere`: by namespace, the budgets that hold for any service of it, whatever its labels.
+    """
 
     services: Mapping[str, Service] = field(default_factory=dict)
     by_namespace: Mapping[str, Sequence[Service]] = field(default_factory=dict)
     budgets: Mapping[str, Shared] = field(default_factory=dict)
     prices: tuple[ModelPrice, ...] = ()
     invalid: Mapping[str, str] = field(default_factory=dict)
+    departed: Mapping[str, Service] = field(default_factory=dict)
+    everywhere: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def find(self, service: str) -> Service | None:
+        """Return a service (`namespace/name`) that is there or was; None for one that never was, as far as is known."""
+        return self.services.get(service) or self.departed.get(service)
+
+    def told(self, namespace: str, name: str) -> Service | None:
+        """Return what a pod that was injected for a service is told of it; None where nothing holds for it.
+
+        One that is not known (made and deleted while we did not look, say) has the budgets that hold whatever a service's labels are.
+        """
+        found = self.find(f"{namespace}/{name}")
+        budgets = self.everywhere.get(namespace, ())
+        if found is None and budgets:
+            return Service(namespace, name, "", budgets=budgets, departed=True)
+        return found
 
     def changed(self, before: "View") -> set[str]:
         """Namespaces with a service that is other than before, or that spends from a budget that is."""
         differ = {
             key.partition("/")[0]
-            for key in self.services.keys() | before.services.keys()
-            if self.services.get(key) != before.services.get(key)
+            for now, was in ((self.services, before.services), (self.departed, before.departed))
+            for key in now.keys() | was.keys()
+            if now.get(key) != was.get(key)
+        }
+        differ |= {
+            namespace
+            for namespace in self.everywhere.keys() | before.everywhere.keys()
+            if self.everywhere.get(namespace) != before.everywhere.get(namespace)
         }
         for key, shared in self.budgets.items():
             known = before.budgets.get(key)
@@ -190,10 +220,12 @@ def build(
     model_prices: Mapping[ObjectName, ReadPrice],
     namespace_labels: Mapping[str, Labels],
     departed: Mapping[str, Labels] | None = None,
+    providers: Mapping[str, str] | None = None,
 ) -> View:
-    """Put everything together. `departed`: labels of services (`namespace/name`) that are gone but have spent.
+    """Put everything together. `departed`: labels of services (`namespace/name`) that are gone; `providers` whose models they called.
 
-    A service that is gone still counts in the shared budgets that it spent from: else deleting it would refill them.
+    A service that is gone still counts in the shared budgets that it spent from: else deleting it would refill them. And they still hold for
+    its pods: else deleting it would let them go.
     """
     invalid = {
         f"{kind}/{namespace}/{name}" if namespace else f"{kind}/{name}": read.fault
@@ -216,14 +248,23 @@ def build(
     ]  # a service's own come first: of two budgets equally near their end it is the one its owner knows
     shared += _namespace_shared(namespace_budgets.values(), spenders)
     shared += _cluster_shared(cluster_budgets.values(), spenders, namespace_labels)
-    applied: dict[str, list[str]] = {key: [] for key in present}
+    applied: dict[str, list[str]] = {key: [] for key in spenders}
     for one in shared:
         for member in one.members:
-            if member in applied:
-                applied[member].append(one.budget.key)
+            applied[member].append(one.budget.key)
     made = {
         key: Service(read.namespace, read.name, read.provider, read.sample_percent, tuple(applied[key]))
         for key, read in sorted(present.items())
+    }
+    gone = {
+        key: Service(
+            key.partition("/")[0],
+            key.partition("/")[2],
+            (providers or {}).get(key, ""),
+            budgets=tuple(applied[key]),
+            departed=True,
+        )
+        for key in sorted(spenders.keys() - present.keys())
     }
     by_namespace: dict[str, list[Service]] = {}
     for service in made.values():
@@ -234,6 +275,8 @@ def build(
         {one.budget.key: one for one in shared},
         tuple(read.price for read in model_prices.values() if read.price is not None),
         invalid,
+        gone,
+        _everywhere(namespace_budgets.values(), cluster_budgets.values(), namespace_labels),
     )
 
 
@@ -263,6 +306,22 @@ def _cluster_shared(
         members = sorted(key for key in spenders if key.partition("/")[0] in names)
         shared.append(Shared(read.budget, tuple(members)))
     return shared
+
+
+def _everywhere(
+    namespaced: Iterable[ReadBudget], cluster: Iterable[ReadBudget], namespace_labels: Mapping[str, Labels]
+) -> dict[str, tuple[str, ...]]:
+    """By namespace, the budgets that hold for a service without labels."""
+    found: dict[str, list[str]] = {}
+    for read in namespaced:
+        if isinstance(read.source, LLMBudget) and read.budget and selectors.matches(read.source.spec.selector, {}):
+            found.setdefault(read.source.metadata.namespace, []).append(read.budget.key)
+    for read in cluster:
+        if isinstance(read.source, ClusterLLMBudget) and read.budget:
+            for name, labels in namespace_labels.items():
+                if budgets.cluster_applies(read.source, labels):
+                    found.setdefault(name, []).append(read.budget.key)
+    return {namespace: tuple(keys) for namespace, keys in found.items()}
 
 
 def _provider(item: Mapping[str, Any]) -> str:

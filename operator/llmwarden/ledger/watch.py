@@ -7,7 +7,7 @@ Of an object only what was read from it is kept, and a hash: ten thousand LLMSer
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -17,6 +17,7 @@ from llmwarden.domain import differences
 from llmwarden.kube import Client, Informer, ObjectName
 from llmwarden.ledger import view
 from llmwarden.ledger.changes import Change
+from llmwarden.ledger.store import Remembered
 from llmwarden.ledger.view import Labels, View
 
 logger = logging.getLogger(__name__)
@@ -32,8 +33,8 @@ Object = dict[str, Any]
 Read = TypeVar("Read")
 Changed = Callable[[Change], None]
 """Told of each change of our kinds after the first reading."""
-DepartedLabels = Callable[[Mapping[str, Labels]], Mapping[str, Labels]]
-"""Told the labels of the services that are there; answers those of services that are gone but have spent."""
+DepartedServices = Callable[[Mapping[str, Remembered], Collection[str]], Mapping[str, Remembered]]
+"""Told the services and the namespaces that are there; answers services that are gone but have spent, or may have pods that run."""
 
 
 class Watch:
@@ -43,7 +44,7 @@ class Watch:
         self,
         client: Client,
         on_view: Callable[[View], None],
-        departed: DepartedLabels,
+        departed: DepartedServices,
         changed: Changed = lambda _: None,
     ) -> None:
         self._on_view = on_view
@@ -135,14 +136,19 @@ class Watch:
             await asyncio.sleep(GATHER_SECONDS)
 
     def _view(self) -> View:
-        present = {f"{namespace}/{name}": read.labels for (namespace, name), read in self._services.items()}
+        present = {
+            f"{namespace}/{name}": Remembered(read.labels, read.provider)
+            for (namespace, name), read in self._services.items()
+        }
+        gone = self._departed(present, self.namespaces)
         return view.build(
             self._services,
             namespace_budgets=self._namespace_budgets,
             cluster_budgets=self._cluster_budgets,
             model_prices=self._prices,
             namespace_labels=self.namespaces,
-            departed=self._departed(present),
+            departed={key: was.labels for key, was in gone.items()},
+            providers={key: was.provider for key, was in gone.items()},
         )
 
 

@@ -20,7 +20,18 @@ from llmwarden.domain import leases as policy
 from llmwarden.errors import UnavailableError
 from llmwarden.ledger.budgets.leases import Asked
 from llmwarden.ledger.core import Core
-from llmwarden.ledger.store import Batch, BehindError, Delta, Ground, Lending, Merged, PriceRecord, Store, corrections
+from llmwarden.ledger.store import (
+    Batch,
+    BehindError,
+    Delta,
+    Ground,
+    Lending,
+    Merged,
+    PriceRecord,
+    Remembered,
+    Store,
+    corrections,
+)
 from llmwarden.ledger.store.corrections import Selection
 
 logger = logging.getLogger(__name__)
@@ -101,10 +112,10 @@ class Writer:
         async with self._busy:
             await anyio.to_thread.run_sync(self._store.record_prices, [record], now)
 
-    async def record_labels(self, labels: Mapping[str, Mapping[str, str]]) -> None:
-        """Remember the labels of services; returns once they are on the disk. Raises UnavailableError."""
+    async def remember(self, services: Mapping[str, Remembered]) -> None:
+        """Keep what services are now; returns once that is on the disk. Raises UnavailableError."""
         async with self._busy:
-            await anyio.to_thread.run_sync(self._store.record_labels, labels)
+            await anyio.to_thread.run_sync(self._store.remember, services)
 
     async def alone(self, work: Callable[[], T]) -> T:
         """Run something else that writes the database, while nothing else does. Raises UnavailableError."""

@@ -92,15 +92,21 @@ class Proxy:
         dialects = found()
         self.metrics.compiled.set(compiled_modules())
         self.endpoints = []
+        self._certified: list[tuple[Endpoint, ssl.SSLContext]] = []  # routes that show a client certificate
+        self._plain_tls = tls
         for route in settings.routes:
             service, limits = _service(
                 route, MeteredService(route, dialects, self.shared), settings.limits, settings.ca_file
             )
+            certified = self._tls_of(route)
             origin = parse_origin(route.upstream)
             # Without TLS, an HTTP proxy of the application's would read the key.
             way = None if route.credential_file and not origin.tls else proxies
-            pool = Pool(origin, settings.limits, self._tls_of(route) or tls, way, route.resolves_to)
-            self.endpoints.append(Endpoint(route, service, pool, limits))
+            pool = Pool(origin, settings.limits, certified or tls, way, route.resolves_to)
+            endpoint = Endpoint(route, service, pool, limits)
+            self.endpoints.append(endpoint)
+            if certified is not None:
+                self._certified.append((endpoint, certified))
         self._listening = False
         self._draining = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -183,13 +189,16 @@ class Proxy:
         self.admin.close()
 
     async def _sweep(self) -> None:
-        """Enforce deadlines, copy the journal's errors into their metric, reload certificates that changed."""
+        """Enforce deadlines, copy the journal's errors into their metric, reload certificates that changed or that we may not show."""
         while True:
             await asyncio.sleep(_SWEEP_SECONDS)
             for endpoint in self.endpoints:
                 endpoint.sweep()
             for file in self._files:
                 file.refresh()
+            for endpoint, certified in self._certified:
+                gone = endpoint.route.service in self.shared.ledger.keyless
+                endpoint.pool.use(self._plain_tls if gone else certified)
             if self.journal.errors > self._journal_errors:
                 self.metrics.journal_errors.inc(self.journal.errors - self._journal_errors)
                 self._journal_errors = self.journal.errors

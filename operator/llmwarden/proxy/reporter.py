@@ -60,6 +60,7 @@ class Reporter:
         self._interval = 5.0
         self._reported_at = 0.0  # monotonic
         self._logged = ""
+        self._configured = asyncio.Event()
         self._soon = asyncio.Event()  # a call waits for a lease
         self._again = 0.0  # seconds until that may be asked for again
         self._granted: set[asyncio.Future[None]] = set()
@@ -67,6 +68,7 @@ class Reporter:
         view.ask_price = self.ask_price
         view.ask_price_soon = self.ask_price_soon
         view.ask_lease = self.ask_lease
+        view.await_config = self.await_config
 
     def restore(self) -> None:
         """Start with the configuration and the prices of the last run, if this pod has any: see `saved`."""
@@ -120,8 +122,17 @@ class Reporter:
         except OSError:
             self._shared.metrics.journal_errors.inc()
 
+    async def await_config(self, seconds: float) -> None:
+        """Wait for the first configuration, at most so long; not at all where the ledger has not answered for a while."""
+        if self._shared.gate.lost(self._shared.ledger.clock()):
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._configured.wait()
+
     def _apply(self, config: Config) -> None:
-        self._shared.ledger.config = config
+        self._shared.ledger.take(config)
+        self._configured.set()
         self._shared.gate.configure(config)
         for budget in config.budgets.values():
             if budget.fallback_model:

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from llmwarden.api.v1alpha1 import LLMService
+from llmwarden.domain.budgets import Budget
 from llmwarden.errors import WardenError
 from llmwarden.injection.limits import NONE, Limits
 from llmwarden.injection.selection import Finding
@@ -33,6 +34,7 @@ class World:
     namespace_labels: Callable[[str], Mapping[str, str] | None]  # None: not known
     ca_pem: str
     limits: Callable[[str], Limits] = lambda _namespace: NONE  # of a namespace, by its name
+    budgets: Callable[[LLMService], Iterable[Budget]] = lambda _: ()  # shared ones that hold for a service
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ def review(body: bytes, world: World, settings: Settings) -> Answer:
             namespace_labels=labels,
             ca_pem=world.ca_pem,
             limits=world.limits(namespace),
+            shared=world.budgets,
         )
     except WardenError as error:
         return _answer(uid, "error", [f"LLM Warden left this pod as it is: {error}"])

@@ -5,11 +5,13 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
 from llmwarden import kube, names, settings
+from llmwarden.api.v1alpha1 import LLMService
+from llmwarden.domain.budgets import Budget
 from llmwarden.errors import WardenError
 from llmwarden.injection import limits
 from llmwarden.kube import Client, Informer, ObjectName, ScopedInformer
@@ -25,17 +27,17 @@ from llmwarden.serving.servers import (
 from llmwarden.settings import Settings
 from llmwarden.webhook.admission import World
 from llmwarden.webhook.app import app
+from llmwarden.webhook.budgets import Budgets, read_cluster_budget, read_namespace_budget
 from llmwarden.webhook.services import Services, brief
 
 logger = logging.getLogger(__name__)
 
 CONCURRENCY = 256  # requests at a time; more get 503, which the API server admits
-NAMESPACE_LABELS = (names.LABEL_NAMESPACE_INJECTION, names.LABEL_ALLOW_OPT_OUT)
 _NO_LABELS: Mapping[str, str] = MappingProxyType({})  # one for all namespaces without
 
 
 class Cluster:
-    """The webhook's copy of what it decides by: LLMServices and, of namespaces, the labels that we give a meaning."""
+    """The webhook's copy of what it decides by: LLMServices, the budgets over them, and the labels of namespaces."""
 
     def __init__(self, client: Client) -> None:
         self._services = Services()
@@ -45,7 +47,27 @@ class Cluster:
         self.limit_ranges = ScopedInformer(client, "v1", "limitranges", transform=limits.limit_range)
         self.quotas = ScopedInformer(client, "v1", "resourcequotas", transform=limits.quota)
         self._limiting = (self.limit_ranges, self.quotas)
-        self.namespaces = Informer(client, "v1", "namespaces", transform=_labels_of_ours)
+        self.namespaces = Informer(client, "v1", "namespaces", transform=_labels)
+        self._budgets = Budgets()
+        self.namespace_budgets = Informer(
+            client,
+            names.API_VERSION,
+            "llmbudgets",
+            on_change=self._budgets.take_namespaced,
+            transform=read_namespace_budget,
+        )
+        self.cluster_budgets = Informer(
+            client,
+            names.API_VERSION,
+            "clusterllmbudgets",
+            on_change=self._budgets.take_cluster,
+            transform=read_cluster_budget,
+        )
+
+    @property
+    def informers(self) -> tuple[Informer, ...]:
+        """Return those of all namespaces."""
+        return self.services, self.namespaces, self.namespace_budgets, self.cluster_budgets
 
     def _take(self, key: ObjectName, old: Packed | None, new: Packed | None) -> None:
         self._services.take(key, old, new)
@@ -71,13 +93,18 @@ class Cluster:
                 group.create_task(informer.run())
 
     def labels_of(self, namespace: str) -> Mapping[str, str] | None:
-        """Give a namespace's labels as far as we give them a meaning; None where it is not known (yet)."""
+        """Give a namespace's labels; None where it is not known (yet)."""
         return self.namespaces.items.get(("", namespace))
 
+    def budgets(self, service: LLMService) -> Iterator[Budget]:
+        """Give the shared budgets that hold for a service, those alone that matter to a proxy without a ledger."""
+        return self._budgets.over(service, self.labels_of(service.metadata.namespace))
+
     def fault(self) -> str | None:
-        """Say what is missing before pods can be judged; None where nothing is."""
-        for informer in (self.services, self.namespaces):
-            if not informer.synced.is_set():
+        """Say what is missing before pods can be judged; None where nothing is. Kinds of budgets may be absent."""
+        for informer in self.informers:
+            may_be_absent = informer in {self.namespace_budgets, self.cluster_budgets}
+            if not informer.synced.is_set() and not (may_be_absent and informer.absent):
                 return f"the webhook has not read {informer.name} yet"
         for informer in self._limiting:
             # One that cannot be read keeps no proxy out of pods: most namespaces have no such rules.
@@ -86,9 +113,8 @@ class Cluster:
         return None
 
 
-def _labels_of_ours(item: dict[str, Any]) -> Mapping[str, str]:
-    labels = item["metadata"].get("labels") or {}
-    return {label: labels[label] for label in NAMESPACE_LABELS if label in labels} or _NO_LABELS
+def _labels(item: dict[str, Any]) -> Mapping[str, str]:
+    return item["metadata"].get("labels") or _NO_LABELS
 
 
 async def run(
@@ -104,7 +130,8 @@ async def run(
     certificate = ServingCertificate(client, config.namespace, names.SECRET_WEBHOOK_TLS)
 
     def world() -> World:
-        return World(cluster.fault(), cluster.candidates, cluster.labels_of, certificate.ca, cluster.limits_of)
+        limits_of, budgets = cluster.limits_of, cluster.budgets
+        return World(cluster.fault(), cluster.candidates, cluster.labels_of, certificate.ca, limits_of, budgets)
 
     def ready() -> str | None:
         if not certificate.ready.is_set():
@@ -124,7 +151,7 @@ async def run(
             ),
             serve_metrics(ready, stop=stop, sock=metrics_sock),
         ],
-        background=[certificate.run(), cluster.services.run(), cluster.namespaces.run(), cluster.run_limits()],
+        background=[certificate.run(), *(informer.run() for informer in cluster.informers), cluster.run_limits()],
     )
 
 

@@ -13,15 +13,16 @@ from llmwarden.api.v1alpha1 import LLMService, parse
 from llmwarden.errors import InvalidSpecError
 from llmwarden.kube import ObjectName
 from llmwarden.kube.packed import Packed, pack, unpack
+from llmwarden.webhook import budgets
 
 logger = logging.getLogger(__name__)
 
-_METADATA = ("name", "namespace", "deletionTimestamp")
+_METADATA = ("name", "namespace", "deletionTimestamp", "labels")  # labels: LLMBudgets select services by them
 _OBJECTIVES = ("latency", "contextUse")  # those whose thresholds become bounds of the proxy's histograms
 
 
 def brief(item: Mapping[str, Any]) -> Packed:
-    """Pack of an LLMService what `desired.selection` and `desired.sidecar` read: no budget, no figure, nobody's managed fields."""
+    """Pack of an LLMService what `injection.selection` and `injection.sidecar` read: no figure, no price, nobody's managed fields."""
     metadata, spec = item["metadata"], item.get("spec") or {}
     injection = (item.get("status") or {}).get("injection") or {}
     objectives = [
@@ -29,12 +30,14 @@ def brief(item: Mapping[str, Any]) -> Packed:
         for objective in spec.get("objectives") or ()
         if any(kind in objective for kind in _OBJECTIVES)
     ]
+    own = budgets.own(item)
     return pack(
         {
-            "metadata": {key: metadata[key] for key in _METADATA if key in metadata},
+            "metadata": {key: metadata[key] for key in _METADATA if metadata.get(key)},
             "spec": {
                 **{key: spec[key] for key in ("backend", "workload") if key in spec},
                 **({"objectives": objectives} if objectives else {}),
+                **({"budgets": own} if own else {}),
             },
             **({"status": {"injection": injection}} if injection.get("state") == "Stopped" else {}),
         }

@@ -36,7 +36,7 @@ EXAMPLES: dict[str, msgspec.Struct] = {
         1,
         "abc",
         5.0,
-        {"bot": wire.ServiceConfig("Active", "openai", 12.5, (DAILY,), "p1", LABELS)},
+        {"bot": wire.ServiceConfig("Active", "openai", 12.5, (DAILY,), "p1", LABELS, departed=True)},
         {
             DAILY: wire.BudgetConfig(
                 "USD",

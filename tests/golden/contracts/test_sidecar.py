@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from llmwarden import names
-from llmwarden.api.v1alpha1 import LLMService, parse
+from llmwarden.api.v1alpha1 import LLMBudget, LLMService, parse
 from llmwarden.contracts import sidecar
+from llmwarden.domain.budgets import Budget, of_namespace
 from llmwarden.injection.sidecar import inject
 from llmwarden.proxy.settings import load
 from llmwarden.settings import Settings
@@ -34,6 +35,10 @@ WRITTEN = sidecar.Settings(
             client_key_file="/var/run/llmwarden/credentials/bot/tls.key",
             thresholds_seconds=sidecar.Thresholds((10.0,), (0.5, 1.0), (0.05,)),
             context_thresholds=(0.8,),
+            budgets=(
+                sidecar.Budget("LLMBudget/shop/support", "Deny"),
+                sidecar.Budget("LLMService/shop/bot/day", "Deny"),
+            ),
         ),
         sidecar.Route("chat", "Port", "VLLM", sidecar.Listen("", 15200), "http://127.0.0.1:8000"),
     ),
@@ -47,12 +52,17 @@ WRITTEN = sidecar.Settings(
 
 
 def service(
-    name: str, backend: dict[str, Any], objectives: tuple[dict[str, Any], ...] = (), **workload: Any
+    name: str,
+    backend: dict[str, Any],
+    objectives: tuple[dict[str, Any], ...] = (),
+    budgets: tuple[dict[str, Any], ...] = (),
+    **workload: Any,
 ) -> LLMService:
     spec = {
         "backend": backend,
         "workload": {"selector": {"matchLabels": {"app": "shop"}}, **workload},
         "objectives": list(objectives),
+        "budgets": list(budgets),
     }
     return parse(LLMService, {"metadata": {"name": name, "namespace": "shop"}, "spec": spec})
 
@@ -62,6 +72,17 @@ def latency(indicator: str, threshold: str) -> dict[str, Any]:
         "name": f"{indicator.lower()}-{threshold.replace('.', '-')}",
         "latency": {"indicator": indicator, "threshold": threshold, "targetPercent": 99},
     }
+
+
+def hard(name: str | None = None) -> dict[str, Any]:
+    """A budget that blocks, with and without the ledger."""
+    policy = {
+        "limit": {"amount": "25.00"},
+        "window": {"calendar": "Day"},
+        "onExceeded": {"action": "Block"},
+        "onLedgerLoss": "Deny",
+    }
+    return policy if name is None else {"name": name, **policy}
 
 
 def injected() -> str:
@@ -95,12 +116,21 @@ def injected() -> str:
             latency("TimePerOutputToken", "50ms"),
             {"name": "context", "contextUse": {"thresholdPercent": 80, "targetPercent": 99}},
         ),
+        (hard("day"),),
     )
     settings = replace(PLATFORM, unbounded_output_tokens=0)
     chat = service("chat", {"type": "VLLM"}, interception={"type": "Port", "port": {"name": "http"}})
+    support = parse(
+        LLMBudget,
+        {"metadata": {"name": "support", "namespace": "shop"}, "spec": {**hard(), "selector": {}}},
+    )
+
+    def shared(of: LLMService) -> tuple[Budget, ...]:
+        return (of_namespace(support),) if of is bot else ()
+
     # Beside a key no authority of the application's is trusted, so that part comes from a pod without one.
     trusting = service("bot", {"type": "OpenAI"})
-    written = contract_of(inject(pod, [bot, chat], settings, "a $CA").pod)
+    written = contract_of(inject(pod, [bot, chat], settings, "a $CA", shared=shared).pod)
     written["caFile"] = contract_of(inject(pod, [trusting], settings, "a $CA").pod)["caFile"]
     return json.dumps(written, separators=(",", ":"), sort_keys=True)
 

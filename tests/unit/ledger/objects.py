@@ -117,6 +117,7 @@ def view_of(
     *items: Mapping[str, Any],
     namespaces: Mapping[str, Mapping[str, str]] | None = None,
     departed: Mapping[str, Mapping[str, str]] | None = None,
+    providers: Mapping[str, str] | None = None,
 ) -> view.View:
     def keyed(kind: str) -> dict[view.ObjectName, Mapping[str, Any]]:
         return {
@@ -132,6 +133,7 @@ def view_of(
         model_prices={key: view.read_price(item) for key, item in keyed("ModelPrice").items()},
         namespace_labels=namespaces or {"shop": {}},
         departed=departed,
+        providers=providers,
     )
 
 

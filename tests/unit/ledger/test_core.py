@@ -141,7 +141,8 @@ def test_a_service_that_is_gone_still_counts_in_the_shared_budget(core: Core) ->
     spend(core, "bot", DOLLAR)
     core.configure(view_of(service("again", labels=labels), team, departed={"shop/bot": labels}))
     assert core.standings.by_key["LLMBudget/shop/support"].spent == DOLLAR
-    assert core.configuration.config("shop", ["bot", "again"]).services["bot"].state == "Released"
+    gone = core.configuration.config("shop", ["bot", "again"]).services["bot"]
+    assert (gone.state, gone.departed, gone.budgets) == ("Active", True, ("LLMBudget/shop/support",))
 
 
 def test_a_bad_zone_leaves_out_one_budget_and_says_so(core: Core, caplog: pytest.LogCaptureFixture) -> None:

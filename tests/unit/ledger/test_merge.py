@@ -16,7 +16,7 @@ from msgspec.structs import astuple
 from llmwarden.contracts import ledger as wire
 from llmwarden.domain.cost import Rates
 from llmwarden.errors import UnavailableError
-from llmwarden.ledger.store import Issued, Lending, PriceRecord, SchemaError, Store, counts
+from llmwarden.ledger.store import Issued, Lending, PriceRecord, Remembered, SchemaError, Store, counts
 from llmwarden.ledger.store.counts import Counts
 from tests.unit.ledger.objects import BUCKET
 
@@ -209,12 +209,12 @@ def test_what_was_written_is_there_after_reopening(database: str) -> None:
     first = Store(path)
     first.merge([(report(row(Counts(requests=1, input=7), price_id="p")), 1)])
     first.record_prices([PriceRecord(ISSUED, Rates(price))], 1)
-    first.record_labels({"shop/bot": {"team": "support"}})
+    first.remember({"shop/bot": Remembered({"team": "support"}, "openai")})
     first.close()
     second = Store(path)
     assert [delta.counts.input for delta in second.sums()] == [7]
     assert second.prices() == {ISSUED: Rates(price)}
-    assert second.labels() == {"shop/bot": {"team": "support"}}
+    assert second.remembered() == {"shop/bot": Remembered({"team": "support"}, "openai")}
     second.close()
 
 

@@ -11,7 +11,7 @@ from alembic.config import Config
 from llmwarden.contracts import ledger as wire
 from llmwarden.domain.cost import Rates
 from llmwarden.errors import UnavailableError
-from llmwarden.ledger.store import Issued, Store, schema
+from llmwarden.ledger.store import Issued, Remembered, Store, schema
 from llmwarden.ledger.store.counts import FIELDS, Counts
 from llmwarden.ledger.store.engine import Database
 from tests.unit.ledger.objects import BUCKET
@@ -57,7 +57,7 @@ def test_a_database_of_version_0_1_is_taken_over(tmp_path: Path) -> None:
     )
     assert sums["shop/gone", "x"].price_id is None
     assert store.last_reports() == {"shop/bot": 300, "shop/gone": 300}
-    assert store.labels()["shop/bot"] == {"team": "support"}
+    assert store.remembered()["shop/bot"] == Remembered({"team": "support"}, "")
     price = wire.Picodollars(input=150_000, output=600_000, cached_input=75_000, cache_write=150_000)
     assert store.prices() == {Issued("openai", "m", "p"): Rates(price)}
     # Its journals go on where they were: the same totals again are nothing new.

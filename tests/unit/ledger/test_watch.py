@@ -3,13 +3,14 @@
 import copy
 import json
 import tracemalloc
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, cast
 
 import pytest
 import yaml
 
 from llmwarden.kube import Client
+from llmwarden.ledger.store import Remembered
 from llmwarden.ledger.view import View
 from llmwarden.ledger.watch import Watch
 from tests.unit.ledger.objects import budget, model_price, service, shared
@@ -52,10 +53,10 @@ class Told:
     """A watch that events are given to, as if an API server had sent them."""
 
     def __init__(self) -> None:
-        self.departed: list[Mapping[str, Mapping[str, str]]] = []
+        self.departed: list[Mapping[str, Remembered]] = []
         self.watch = Watch(cast("Client", None), lambda _: None, self._departed)
 
-    def _departed(self, present: Mapping[str, Mapping[str, str]]) -> Mapping[str, Mapping[str, str]]:
+    def _departed(self, present: Mapping[str, Remembered], _: Collection[str]) -> Mapping[str, Remembered]:
         self.departed.append(present)
         return {}
 
@@ -88,7 +89,7 @@ def test_all_kinds_come_together(told: Told) -> None:
     )
     assert [price.metadata.name for price in found.prices] == ["own"]
     assert told.watch.namespaces == {"shop": {"center": "retail"}}
-    assert told.departed == [{"shop/bot": {"team": "support"}}]
+    assert told.departed == [{"shop/bot": Remembered({"team": "support"}, "openai")}]
     told.tell("LLMService", service(), "DELETED")
     assert told.view().services == {}
 

@@ -55,7 +55,7 @@ def test_of_a_service_nothing_is_kept_that_injection_does_not_read() -> None:
     item = service(
         "bot", spec={"budgets": budgets, "objectives": objectives, "alerts": {"email": {"to": ["a@b.example"]}}}
     )
-    item["metadata"] |= {"managedFields": [{"manager": "kubectl"}], "generation": 7, "labels": {"team": "x"}}
+    item["metadata"] |= {"managedFields": [{"manager": "kubectl"}], "generation": 7}
     item["status"] = {"injection": {"state": "Active"}, "usage": {"requests": 12}}
     assert unpack(brief(item)) == {
         "metadata": {"name": "bot", "namespace": "shop"},
@@ -124,6 +124,10 @@ async def test_until_all_is_read_no_pod_is_judged() -> None:
     cluster.services.synced.set()
     assert "namespaces" in (cluster.fault() or "")
     cluster.namespaces.synced.set()
+    assert "llmbudgets" in (cluster.fault() or "")
+    cluster.namespace_budgets.synced.set()
+    assert "clusterllmbudgets" in (cluster.fault() or "")
+    cluster.cluster_budgets.absent = True  # its kind is not installed
     assert "limitranges" in (cluster.fault() or "")
     cluster.limit_ranges.synced.set()
     cluster.quotas._fails(

@@ -139,14 +139,14 @@ class Standings:
 
     def _keys_of(self, services: Iterable[str]) -> set[str]:
         """Return the keys of the budgets of these services (`namespace/name`)."""
-        return {key for name in services if (service := self._view.services.get(name)) for key in service.budgets}
+        return {key for name in services if (service := self._view.find(name)) for key in service.budgets}
 
     def _namespaces_of(self, key: str) -> Collection[str]:
         found = self._namespaces.get(key)
         if found is None:
             shared = self._view.budgets.get(key)
             members = shared.members if shared is not None else ()
-            found = {member.partition("/")[0] for member in members if member in self._view.services}
+            found = {member.partition("/")[0] for member in members}
             if shared is not None:
                 self._namespaces[key] = found
         return found

@@ -185,7 +185,7 @@ class Api:
         deadline = asyncio.get_running_loop().time() + wait
         while True:
             if caller.pod_uid:
-                asked = [key for name in services if (key := f"{namespace}/{name}") in self._core.view.services]
+                asked = [key for name in services if self._core.view.find(key := f"{namespace}/{name}")]
                 self._core.usage.presence.seen(asked, caller.pod_uid, self._core.clock().timestamp())
             current = self._core.configuration.generation(namespace)
             if current != known:
@@ -207,7 +207,7 @@ class Api:
         if caller.pod_uid:
             await self._who.asking(caller, [service])
         core = self._core
-        known = core.view.services.get(f"{namespace}/{service}")
+        known = core.view.find(f"{namespace}/{service}")
         generation = core.configuration.price_generation(f"{namespace}/{service}")
         provisional = core.history.provisional_price(f"{namespace}/{service}", model)
         if provisional is not None:
@@ -283,7 +283,7 @@ class Api:
         if core.synced:
             # It may just have been deleted; what it used was used all the same.
             self._metrics.unknown_service_rows.inc(
-                sum(f"{pod.namespace}/{row.service}" not in core.view.services for row in report.rows)
+                sum(core.view.find(f"{pod.namespace}/{row.service}") is None for row in report.rows)
             )
         self._metrics.unknown_price_rows.inc(
             sum((issued := issued_of(row)) is not None and issued not in core.history.prices for row in report.rows)

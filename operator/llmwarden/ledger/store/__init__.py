@@ -16,15 +16,25 @@ Tables
 - `leases`: the outstanding balance of each (budget, journal).
 - `prices`, `issued`: every price that was ever handed out, and for which providers and models: a row is always rated by
   the price it was counted at, and cannot name a cheaper model's.
-- `services`: the labels that each service had last (when it is gone, what it spent still counts in the shared budgets), and
-  when it was last reported.
+- `services`: the labels and the provider that each service had last (when it is gone, what it spent still counts in the
+  shared budgets, and these still gate its pods), and when it was last reported.
 - `gpu_pods`, `gpu_held`: GPUs that pods of services held, and sums of their time by bucket (`gpu.py`).
 Costs are not stored: they are counters times prices, both of which never change once written (but for growing counters).
 """
 
 from llmwarden.ledger.store.gpu import HeldSum, Lost, PodKey, PodSpan
 from llmwarden.ledger.store.leases import Ground, Held, Holding, Lending, Silent
-from llmwarden.ledger.store.model import Batch, BehindError, Delta, Issued, Merged, PriceRecord, RowKey, issued_of
+from llmwarden.ledger.store.model import (
+    Batch,
+    BehindError,
+    Delta,
+    Issued,
+    Merged,
+    PriceRecord,
+    Remembered,
+    RowKey,
+    issued_of,
+)
 from llmwarden.ledger.store.quotas import Quota, Quotas
 from llmwarden.ledger.store.schema import SchemaError
 from llmwarden.ledger.store.store import Store
@@ -46,6 +56,7 @@ __all__ = [
     "PriceRecord",
     "Quota",
     "Quotas",
+    "Remembered",
     "RowKey",
     "SchemaError",
     "Silent",

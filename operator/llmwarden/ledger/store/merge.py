@@ -16,7 +16,7 @@ from llmwarden.ledger.store.engine import Database
 from llmwarden.ledger.store.key_ids import KeyIds
 from llmwarden.ledger.store.meters import Meters
 from llmwarden.ledger.store.model import QUARANTINED, Delta, Merged, RowKey, key_of
-from llmwarden.ledger.store.quotas import NOTHING, Place, Quotas, Remembered, Sizes, Sorter
+from llmwarden.ledger.store.quotas import NOTHING, FoldedRow, Place, Quotas, Sizes, Sorter
 from llmwarden.ledger.store.row_parameter import text
 from llmwarden.ledger.store.statements import LARGEST, chunks
 
@@ -193,7 +193,7 @@ def _folded(
         return counts.Growth(reported, reported if newest else counts.ZERO)
     before = journal.folded.get((bucket, place.digest))
     grown = counts.grow(before.counts if before is not None else counts.ZERO, reported)
-    remembered = Remembered(place.whole, grown.new)
+    remembered = FoldedRow(place.whole, grown.new)
     journal.folded[bucket, place.digest] = made.folded[journal.id, bucket, place.digest] = remembered
     return grown
 
@@ -211,7 +211,7 @@ class Journal:
     told_until: int = 0
     rows: dict[tuple[int, int], Counts] = field(default_factory=dict)
     quarantined: dict[tuple[int, int], Counts] = field(default_factory=dict)
-    folded: dict[tuple[int, int], Remembered] = field(default_factory=dict)  # by bucket and digest
+    folded: dict[tuple[int, int], FoldedRow] = field(default_factory=dict)  # by bucket and digest
 
 
 @dataclass(slots=True)
@@ -229,7 +229,7 @@ class Merge:
         default_factory=dict
     )  # by budget and journal id: what the journal keeps
     ended: set[int] = field(default_factory=set)  # journals whose last report this was: they keep nothing
-    folded: dict[tuple[int, int, int], Remembered] = field(default_factory=dict)  # by journal id, bucket and digest
+    folded: dict[tuple[int, int, int], FoldedRow] = field(default_factory=dict)  # by journal id, bucket and digest
     added: Mapping[str, int] = field(default_factory=dict)  # by namespace, what this adds to its quota
     told: Mapping[str, int] = field(default_factory=dict)  # by pod UID, until when it has told
 
@@ -337,7 +337,7 @@ def _read(
                 for bucket, digest, whole, *values in connection.execute(
                     query.where(of.journal_id == journal.id, of.bucket.in_(chunk))
                 ):
-                    journal.folded[bucket, digest] = Remembered(whole, Counts(*values))
+                    journal.folded[bucket, digest] = FoldedRow(whole, Counts(*values))
     return found
 
 

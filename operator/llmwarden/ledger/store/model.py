@@ -1,5 +1,6 @@
 """What goes into the store and comes out of it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -28,6 +29,13 @@ class Issued(NamedTuple):
     provider: str
     model: str
     price_id: str
+
+
+class Remembered(NamedTuple):
+    """What a service (`namespace/name`) was when it was last seen: it still holds for its pods once it is gone."""
+
+    labels: Mapping[str, str]
+    provider: str = ""
 
 
 class RowKey(NamedTuple):

@@ -57,7 +57,7 @@ class Sizes(NamedTuple):
 NOTHING: Final = Sizes()
 
 
-class Remembered(NamedTuple):
+class FoldedRow(NamedTuple):
     """A folded row: whether all of it was replaced or only its labels, and its own counters."""
 
     whole: bool
@@ -71,7 +71,7 @@ class Known(Protocol):
     name: str
     sizes: Sizes
     rows: dict[tuple[int, int], Counts]
-    folded: dict[tuple[int, int], Remembered]
+    folded: dict[tuple[int, int], FoldedRow]
 
 
 class Place(NamedTuple):

@@ -21,7 +21,7 @@ from llmwarden.ledger.store.counts import FIELDS, Counts
 from llmwarden.ledger.store.engine import Database
 from llmwarden.ledger.store.key_ids import KeyIds
 from llmwarden.ledger.store.meters import Meters
-from llmwarden.ledger.store.model import Batch, BehindError, Delta, Issued, PriceRecord, issued_of
+from llmwarden.ledger.store.model import Batch, BehindError, Delta, Issued, PriceRecord, Remembered, issued_of
 from llmwarden.ledger.store.quotas import Quotas, committed
 from llmwarden.ledger.store.statements import chunks
 
@@ -254,7 +254,7 @@ class Store:
             self._count(connection)
             return done
 
-    # Prices and labels ------------------------------------------------------------------------------------------------
+    # Prices and services ------------------------------------------------------------------------------------------------
 
     def record_prices(self, records: Iterable[PriceRecord], now: int) -> None:
         """Remember prices; one that is known already stays as it is (an id names its numbers)."""
@@ -282,24 +282,27 @@ class Store:
         self._issued.update(found)
         return found
 
-    def labels(self) -> dict[str, dict[str, str]]:
-        """Last known labels of every service (`namespace/name`)."""
+    def remembered(self) -> dict[str, Remembered]:
+        """What every service (`namespace/name`) was last."""
+        columns = (t.services.c.namespace, t.services.c.name, t.services.c.labels, t.services.c.provider)
         with self.database.guard(), self.database.reading() as connection:
-            found = connection.execute(sa.select(t.services.c.namespace, t.services.c.name, t.services.c.labels))
             return {
-                f"{namespace}/{name}": msgspec.json.decode(raw, type=dict[str, str]) for namespace, name, raw in found
+                f"{namespace}/{name}": Remembered(msgspec.json.decode(labels, type=dict[str, str]), provider)
+                for namespace, name, labels, provider in connection.execute(sa.select(*columns))
             }
 
-    def record_labels(self, labels: Mapping[str, Mapping[str, str]]) -> None:
-        """Remember the labels of services (`namespace/name`)."""
+    def remember(self, services: Mapping[str, Remembered]) -> None:
+        """Keep what services (`namespace/name`) are now."""
         values = []
-        for key, found in labels.items():
+        for key, found in services.items():
             namespace, _, name = key.partition("/")
-            values.append({"namespace": namespace, "name": name, "labels": msgspec.json.encode(dict(found)).decode()})
+            labels = msgspec.json.encode(dict(found.labels)).decode()
+            values.append({"namespace": namespace, "name": name, "labels": labels, "provider": found.provider})
         if values:
             statement = self.database.insert(t.services)
             upsert = statement.on_conflict_do_update(
-                index_elements=["namespace", "name"], set_={"labels": statement.excluded["labels"]}
+                index_elements=["namespace", "name"],
+                set_={column: statement.excluded[column] for column in ("labels", "provider")},
             )
             with self.database.guard(), self.database.transaction() as connection:
                 connection.execute(upsert, values)

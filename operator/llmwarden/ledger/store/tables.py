@@ -137,6 +137,7 @@ services = sa.Table(
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("labels", sa.Text, nullable=False, server_default="{}"),  # JSON object
     sa.Column("last_reported_at", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("provider", sa.Text, nullable=False, server_default=""),
 )
 
 gpu_pods = sa.Table(

@@ -17,6 +17,7 @@ from llmwarden.contracts.ledger import Labels
 from llmwarden.proxy.calls import estimate
 from llmwarden.proxy.calls.route import Opened
 from llmwarden.proxy.dialects.base import Asked
+from llmwarden.proxy.money import refusals
 from llmwarden.proxy.money.gate import Allowed, Bound, Denied, NeedsPrice, Outcome, Reservations, Short
 from llmwarden.proxy.seam import Forward, Refusal, Request
 from llmwarden.proxy.telemetry.trace import Trace
@@ -24,6 +25,8 @@ from llmwarden.proxy.telemetry.trace import Trace
 _NOTHING_ASKED: Final = Asked()
 _NO_PROMPT: Final = estimate.Prompt()
 _LEASE_SECONDS: Final = 2.0  # a call waits for a lease no longer
+_CONFIG_SECONDS: Final = 2.0  # and for the first configuration
+_UNREADY: Final = 503  # SDKs try again
 _ENCODED: Final = "LLM Warden: the budget is used up, and the request is too large or encoded, so its model cannot be changed to the fallback"
 
 
@@ -185,6 +188,25 @@ def admit(inquiry: Inquiry) -> Admission | Awaitable[Admission]:
     return _admit_later(inquiry, outcome)
 
 
+async def configured(opened: Opened) -> Opened:
+    """Wait a moment for the first configuration; returns what is opened by it, or the same where it did not come."""
+    route = opened.route
+    ledger = route.shared.ledger
+    if ledger.await_config is not None:
+        await ledger.await_config(_CONFIG_SECONDS)
+    config = ledger.config.services.get(route.name) if ledger.config is not None else None
+    if config is None or config.state == "Released":
+        return opened
+    labels = route.shared.labels.of(opened.headers, config.labels)
+    return Opened(route, opened.match, opened.dialect, config, opened.headers, labels)
+
+
+def unready(inquiry: Inquiry) -> Refused:
+    """Refuse a call that no configuration says anything about, under a budget that does not go on without the ledger."""
+    route = inquiry.opened.route
+    return _refused(inquiry, refusals.unconfigured(route.hard, route.full_name))
+
+
 async def _admit_later(inquiry: Inquiry, outcome: NeedsPrice | Short) -> Admission:
     """Ask the ledger for what is missing, and check again. A lease is waited for until a deadline."""
     route = inquiry.opened.route
@@ -231,13 +253,22 @@ def _check(inquiry: Inquiry, *, price_asked: bool, last: bool = False) -> Outcom
 def _decide(inquiry: Inquiry, outcome: Allowed | Denied) -> Admission:
     opened = inquiry.opened
     if isinstance(outcome, Denied):
-        answer = opened.dialect.refusal(
-            outcome.code, outcome.message, budget=outcome.budget, retry_after=outcome.retry_after
-        )
-        return Refused(inquiry, outcome, answer)
+        return _refused(inquiry, outcome)
     if outcome.fallback is not None:
         opened.route.tariff.quote(outcome.fallback, "", alias=opened.alias)  # its price is needed at the end
     return Admitted(inquiry, outcome)
+
+
+def _refused(inquiry: Inquiry, denied: Denied) -> Refused:
+    dialect = inquiry.opened.dialect
+    if not denied.unready:
+        answer = dialect.refusal(denied.code, denied.message, budget=denied.budget, retry_after=denied.retry_after)
+        return Refused(inquiry, denied, answer)
+    headers = [(names.HEADER_BUDGET, denied.budget.encode())]
+    if denied.retry_after is not None:
+        headers.append((b"Retry-After", b"%d" % denied.retry_after))
+    body = dialect.error_body(_UNREADY, denied.code, denied.message)
+    return Refused(inquiry, denied, Refusal(_UNREADY, body, tuple(headers)))
 
 
 def _capped(cap: int, window: int) -> int:

@@ -5,7 +5,17 @@ from collections.abc import Awaitable
 from typing import Final
 
 from llmwarden.proxy.calls import estimate, settle, signals
-from llmwarden.proxy.calls.admission import FREE, Admission, Admitted, Inquiry, Refused, admit, inquire
+from llmwarden.proxy.calls.admission import (
+    FREE,
+    Admission,
+    Admitted,
+    Inquiry,
+    Refused,
+    admit,
+    configured,
+    inquire,
+    unready,
+)
 from llmwarden.proxy.calls.route import Deferred, Opened
 from llmwarden.proxy.dialects import shape
 from llmwarden.proxy.dialects.base import Answer, Event
@@ -80,6 +90,8 @@ class MeteredCall:
         opened = self.opened
         if opened.match.poll:
             return self._poll(opened.match.poll)
+        if opened.config is None and opened.route.hard:
+            return self._admit_unconfigured(body)
         inquiry = self._inquiry = inquire(opened, self._request, self.trace, body)
         admission = admit(inquiry)
         # One class after the other: a tuple of classes takes compiled code longer.
@@ -90,12 +102,25 @@ class MeteredCall:
             return self._refuse(admission)
         return self._admit_later(admission, body)
 
-    async def _admit_later(self, waiting: Awaitable[Admission], body: bytes | None) -> Decision:
-        admission = await waiting
+    async def _admit_unconfigured(self, body: bytes | None) -> Decision:
+        """Wait for the first configuration; without one a budget refuses the call."""
+        opened = self.opened = await configured(self.opened)
+        inquiry = self._inquiry = inquire(opened, self._request, self.trace, body)
+        if opened.config is None:
+            return self._refuse(unready(inquiry))
+        admission = admit(inquiry)
+        if isinstance(admission, Admitted | Refused):
+            return self._decided(admission, body)
+        return self._decided(await admission, body)
+
+    def _decided(self, admission: Admission, body: bytes | None) -> Decision:
         if isinstance(admission, Refused):
             return self._refuse(admission)
         self._admitted = admission
         return admission.forward(body)
+
+    async def _admit_later(self, waiting: Awaitable[Admission], body: bytes | None) -> Decision:
+        return self._decided(await waiting, body)
 
     def _refuse(self, refused: Refused) -> Decision:
         self._leave()

@@ -87,6 +87,8 @@ class MeteredRoute:
         self.busy = Busy() if route.mode == "Port" else None
         self.kept_bytes = 0  # of answers that are kept to be read at their ends
         self.deferred: dict[str, Deferred] = {}  # by the id that a later request asks for
+        # Of the budgets that held when the pod was made: one without which nothing passes while there is no configuration.
+        self.hard = next((budget.key for budget in route.budgets if budget.on_ledger_loss == "Deny"), "")
 
     def unmeasured(self, reason: str) -> None:
         """Count what passes without being understood."""

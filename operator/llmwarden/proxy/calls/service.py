@@ -40,6 +40,8 @@ class MeteredService:
         """A call when the request goes to an endpoint that some dialect knows."""
         ledger_config = self.shared.ledger.config
         config = ledger_config.services.get(self.route.name) if ledger_config is not None else None
+        if self.route.hard and config is not None and config.state == "Released":
+            config = None  # the ledger knows nothing of the service, and the webhook knew of a budget: the ledger is to say more
         kept = request.kept
         opened = kept.opened if kept is not None else None
         if not isinstance(opened, Opened) or opened.route is not self.route or opened.config is not config:
@@ -75,7 +77,9 @@ class MeteredService:
         self.shared.metrics.limited.labels(self.route.name, reason).inc()
 
     def credentials(self) -> tuple[frozenset[bytes], bytes]:
-        """The provider's key, when we hold it; headers that are for us go no further."""
+        """The provider's key, when we hold it and the service is still there; headers that are for us go no further."""
+        if self.route.name in self.shared.ledger.keyless:
+            return signals.LABEL_HEADERS, b""
         drop, line = self._credentials.headers()
         return united(drop, signals.LABEL_HEADERS), line
 

@@ -86,11 +86,13 @@ class UpstreamConnection(asyncio.Protocol):
         "_state",
         "idle_since",
         "lost",
+        "tls",
         "transport",
     )
 
-    def __init__(self, pool: "Pool") -> None:
+    def __init__(self, pool: "Pool", tls: ssl.SSLContext | None = None) -> None:
         self._pool = pool
+        self.tls = tls  # that it was made with
         self.transport: asyncio.Transport = cast("asyncio.Transport", None)  # until connection_made
         self.lost = False
         self.idle_since = 0.0
@@ -295,6 +297,9 @@ class Pool:
 
     def put(self, connection: UpstreamConnection) -> None:
         """Keep a connection for the next request."""
+        if connection.tls is not self._tls:
+            connection.transport.close()
+            return
         if connection.lost or connection.transport.is_closing():
             return
         if len(self._idle) >= _MAX_IDLE:
@@ -320,10 +325,10 @@ class Pool:
 
         One for a splice is its own from the first byte: in HTTP/2 a server need not wait for the client.
         """
-        origin = self.origin
+        origin, tls = self.origin, self._tls
 
         def made() -> UpstreamConnection:
-            connection = UpstreamConnection(self)
+            connection = UpstreamConnection(self, tls)
             if splice is not None:
                 connection.splice(splice)
             return connection
@@ -336,13 +341,19 @@ class Pool:
                 _, connection = await asyncio.get_running_loop().create_connection(
                     made,
                     sock=sock,
-                    ssl=self._tls if origin.tls else None,
+                    ssl=tls if origin.tls else None,
                     server_hostname=origin.host if origin.tls else None,
                 )
             except BaseException:  # a cancellation too: the transport may not have taken the socket yet
                 sock.close()
                 raise
         return connection
+
+    def use(self, tls: ssl.SSLContext | None) -> None:
+        """Make connections by this context from now on; those that were made by another serve no further request."""
+        if tls is not self._tls:
+            self._tls = tls
+            self.close()
 
     def close(self) -> None:
         """Close all that is idle."""

@@ -15,12 +15,13 @@ _RETRY_SECONDS: Final = 60  # above that, SDKs hang their applications (shared c
 
 
 class Denied(msgspec.Struct, frozen=True):
-    """A refusal. Without `retry_after` the client is told not to try again."""
+    """A refusal. Without `retry_after` the client is told not to try again. `unready`: 503, not the budget's own status."""
 
     budget: str
     code: str
     message: str
     retry_after: int | None = None
+    unready: bool = False
 
 
 def stricter(first: Denied | None, second: Denied) -> Denied:
@@ -106,6 +107,17 @@ def unaccountable(key: str, seconds: float) -> Denied:
         "ledger_unavailable",
         f"LLM Warden: {_title(key)} cannot be checked: the ledger has not answered for "
         f"{int(seconds)} s, and the budget's onLedgerLoss is Deny. Try again when the ledger is back",
+    )
+
+
+def unconfigured(key: str, name: str) -> Denied:
+    """The ledger has never answered this pod, and a budget of its service does not go on without it: to be tried again."""
+    return Denied(
+        key,
+        "ledger_unavailable",
+        f"LLM Warden: calls of {name} wait for the ledger: it has not answered since this pod started, and the onLedgerLoss of {_title(key)} is Deny",
+        _UNTOLD_SECONDS,
+        unready=True,
     )
 
 
