@@ -58,7 +58,7 @@ GPU_EXPORTER: Final = "llmwarden-gpu-exporter"
 COLLECTOR: Final = "llmwarden-collector"
 WEBHOOK_CONFIGURATION: Final = "llmwarden"
 ROLE_VIEW: Final = "llmwarden-view"  # the ClusterRole by which people may see services and their spend
-WEBHOOK_PATH: Final = "/mutate-pod"
+WEBHOOK_PATH: Final = "/mutate-pod"  # a random segment follows (`serving.pki`); earlier versions had none
 WEBHOOK_PORT: Final = 9443
 LEDGER_PORT: Final = 8443
 GPU_EXPORTER_PORT: Final = 9400  # the port of dcgm-exporter, so that both are scraped alike
@@ -138,6 +138,7 @@ METRIC_PROVIDER_TOKENS: Final = "llmwarden_provider_tokens"
 METRIC_PROVIDER_DRIFT: Final = "llmwarden_provider_cost_drift"
 METRIC_PROVIDER_READ: Final = "llmwarden_provider_read_timestamp_seconds"
 METRIC_WATCH_UP: Final = "llmwarden_watch_up"
+METRIC_CONNECTIONS_CLOSED: Final = "llmwarden_connections_closed_total"
 METRIC_WATCH_ERRORS: Final = "llmwarden_watch_errors_total"
 
 # What the PrometheusRules record for each objective (label `objective`), so that status asks one question for all.

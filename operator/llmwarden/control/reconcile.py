@@ -263,7 +263,7 @@ class Reconciler:
 
     async def _cluster(self) -> None:
         """Certificates first: without their CA the API server could not call the webhook."""
-        bundle = await self._certificates()
+        bundle, webhook_path = await self._certificates()
         if bundle != self._world.ca_bundle:
             self._world.ca_bundle = bundle
         params = ClusterParams(
@@ -272,6 +272,7 @@ class Reconciler:
             settings=self._settings,
             capabilities=self._world.capabilities,
             ca_bundle=bundle,
+            webhook_path=webhook_path,
             accounts=bool(self._world.count("ProviderAccount")),
             gpu=self._choose_exporter(),
         )
@@ -289,7 +290,8 @@ class Reconciler:
         self._world.exporter_chosen(choice, facts)
         return choice
 
-    async def _certificates(self) -> str:
+    async def _certificates(self) -> tuple[str, str]:
+        """Write the Secrets that are due; returns the CA's bundle and the path under which the webhook is called."""
         existing: dict[str, dict[str, Any]] = {}
         for secret in SECRETS:
             try:
@@ -301,7 +303,8 @@ class Reconciler:
             name = manifest["metadata"]["name"]
             existing[name] = await self._client.apply(manifest)
             logger.info("Secret %s written", name)
-        return pki.ca_bundle(existing.get(names.SECRET_CA)) or ""
+        authority = existing.get(names.SECRET_CA)
+        return pki.ca_bundle(authority) or "", pki.called_path(authority, self._now())
 
 
 class _Built(NamedTuple):

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from llmwarden import names
 from llmwarden.api.v1alpha1 import LLMService
 from llmwarden.domain.budgets import Budget
 from llmwarden.domain.objectives import Objective
@@ -29,13 +30,14 @@ class ClusterParams:
     """For what exists once.
 
     `services` are those that say something of their traces, `namespaces` those that hold a service, in order. `ca_bundle` is PEM, empty while
-    there is none; `gpu`: which GPU exporter is ours to run.
+    there is none; `webhook_path`: under which the webhook is called, with a secret segment; `gpu`: which GPU exporter is ours to run.
     """
 
     services: tuple[LLMService, ...]
     settings: Settings
     capabilities: Capabilities
     ca_bundle: str = ""
+    webhook_path: str = names.WEBHOOK_PATH
     accounts: bool = False  # whether there is a ProviderAccount
     gpu: Choice = NO_EXPORTER
     namespaces: tuple[str, ...] = ()

@@ -27,7 +27,7 @@ def webhook_configuration(params: ClusterParams) -> Manifest | None:
                     "service": {
                         "name": names.WEBHOOK,
                         "namespace": settings.namespace,
-                        "path": names.WEBHOOK_PATH,
+                        "path": params.webhook_path,
                         "port": 443,
                     },
                 },
