@@ -32,9 +32,7 @@ TRUSTED_SECONDS: Final = 3600.0
 ADDRESSES: Final = 4096  # of which the rate is remembered
 LOOKED_AT: Final = 64  # of the oldest strangers, for the one that goes
 
-PROVE: Final = (
-    "llmwarden.io/prove"  # the key in an ASGI scope's extensions of a function that says: this caller has proved itself
-)
+PROVE: Final = "prove"  # the key in an ASGI scope's extensions of a function that says: this caller has proved itself
 
 Reason = Literal["rate", "address", "crowd", "full", "head", "certificate"]
 
