@@ -26,11 +26,24 @@ class Params:
 
 
 @dataclass(frozen=True, slots=True)
+class Owner:
+    """A ConfigMap in our namespace. Kubernetes deletes what it owns when it is deleted."""
+
+    name: str
+    uid: str
+
+    def reference(self) -> dict[str, object]:
+        """Make the entry of an object's ownerReferences."""
+        return {"apiVersion": "v1", "kind": "ConfigMap", "name": self.name, "uid": self.uid}
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterParams:
     """For what exists once.
 
     `services` are those that say something of their traces, `namespaces` those that hold a service, in order. `ca_bundle` is PEM, empty while
     there is none; `webhook_path`: under which the webhook is called, with a secret segment; `gpu`: which GPU exporter is ours to run.
+    `owner` is an object of the chart with which those in our own namespace go; None where there is none.
     """
 
     services: tuple[LLMService, ...]
@@ -41,3 +54,4 @@ class ClusterParams:
     accounts: bool = False  # whether there is a ProviderAccount
     gpu: Choice = NO_EXPORTER
     namespaces: tuple[str, ...] = ()
+    owner: Owner | None = None

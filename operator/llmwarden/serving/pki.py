@@ -231,6 +231,18 @@ def _secret(
     }
 
 
+def as_written(secret: Mapping[str, Any]) -> dict[str, Any]:
+    """Make the manifest that a Secret of ours was written from."""
+    metadata = secret["metadata"]
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {key: metadata[key] for key in ("name", "namespace", "labels") if key in metadata},
+        "type": secret["type"],
+        "data": secret["data"],
+    }
+
+
 def _builder(
     subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, now: dt.datetime, days: int
 ) -> x509.CertificateBuilder:
