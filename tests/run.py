@@ -151,7 +151,12 @@ TIERS = (
     ),
     Tier("unit", 300, (_tests("tests/unit", "tests/fuzz", "-n", "2", "--dist", "worksteal"),)),
     # Our programs as processes of their own, talking over real sockets.
-    Tier("process", 900, (_tests("tests/proxy", "tests/ledger", "tests/money", *SIDE_BY_SIDE),), needs=("compiled",)),
+    Tier(
+        "process",
+        900,
+        (_tests("tests/proxy", "tests/ledger", "tests/money", "tests/webhook", *SIDE_BY_SIDE),),
+        needs=("compiled",),
+    ),
     Tier(
         "api",
         900,

@@ -4,12 +4,15 @@ Everything is production's but the ports, which may be another's on this machine
 kind of object in Python, for which asyncio sets other options.
 """
 
-import asyncio
+import dataclasses
+import os
 import sys
+
+import uvloop
 
 from llmwarden import kube
 from llmwarden.serving.servers import listen, start_logging, stop_on_signals
-from llmwarden.settings import Settings
+from llmwarden.settings import load
 from llmwarden.webhook.main import run
 
 
@@ -20,9 +23,11 @@ async def main(namespace: str) -> None:
     sys.stdout.write(f"{https.getsockname()[1]} {metrics.getsockname()[1]}\n")
     sys.stdout.flush()
     async with await kube.connect() as client:
-        await run(Settings(namespace=namespace), client, stop, sock=https, metrics_sock=metrics)
+        await run(
+            dataclasses.replace(load(os.environ), namespace=namespace), client, stop, sock=https, metrics_sock=metrics
+        )
 
 
 if __name__ == "__main__":
     start_logging("WARNING")
-    asyncio.run(main(sys.argv[1]))
+    uvloop.run(main(sys.argv[1]))

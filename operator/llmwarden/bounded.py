@@ -9,11 +9,14 @@ class TooLongError(Exception):
 
 async def read(parts: AsyncIterable[bytes], most: int) -> bytes:
     """Return the parts joined. Raises TooLongError as soon as they are more than `most` bytes."""
-    found: list[bytes] = []
+    received: list[bytes] = []
     size = 0
-    async for part in parts:
-        size += len(part)
-        if size > most:
-            raise TooLongError
-        found.append(part)
-    return b"".join(found)
+    try:
+        async for part in parts:
+            size += len(part)
+            if size > most:
+                raise TooLongError
+            received.append(part)
+        return b"".join(received)
+    finally:
+        received.clear()  # an error's traceback would keep them for as long as it lives

@@ -59,14 +59,17 @@ WEBHOOK: Final = "llmwarden-webhook"
 LEDGER: Final = "llmwarden-ledger"
 GPU_EXPORTER: Final = "llmwarden-gpu-exporter"
 COLLECTOR: Final = "llmwarden-collector"
-WEBHOOK_CONFIGURATION: Final = "llmwarden"
+WEBHOOK_CONFIGURATION: Final = "llmwarden-pods"  # the chart makes it, the operator fills it
+OLD_WEBHOOK_CONFIGURATION: Final = "llmwarden"  # that operators of earlier versions made
+SETTINGS: Final = "llmwarden-settings"  # the chart's ConfigMap
 CORRECTOR: Final = "llmwarden-corrector"  # the service account that may write off usage and release what is quarantined
 VERB_WRITE_OFF: Final = "writeoff"  # RBAC verbs on llmservices: what the platform may do with what was reported
 VERB_RELEASE: Final = "release"
 ROLE_VIEW: Final = "llmwarden-view"  # the ClusterRole by which people may see services and their spend
 ROLE_AUDIT: Final = "llmwarden-audit"  # the ClusterRole by which people may see the audit
 RESOURCE_AUDIT: Final = "audit"  # not served by the API server: what RBAC of the audit names
-WEBHOOK_PATH: Final = "/mutate-pod"
+ROLE_ASK: Final = "llmwarden-ask"  # the Role by which people may reach the ledger through the API server
+WEBHOOK_PATH: Final = "/mutate-pod"  # a random segment follows (`serving.pki`); earlier versions had none
 WEBHOOK_PORT: Final = 9443
 LEDGER_PORT: Final = 8443
 GPU_EXPORTER_PORT: Final = 9400  # the port of dcgm-exporter, so that both are scraped alike
@@ -152,6 +155,7 @@ METRIC_PROVIDER_TOKENS: Final = "llmwarden_provider_tokens"
 METRIC_PROVIDER_DRIFT: Final = "llmwarden_provider_cost_drift"
 METRIC_PROVIDER_READ: Final = "llmwarden_provider_read_timestamp_seconds"
 METRIC_WATCH_UP: Final = "llmwarden_watch_up"
+METRIC_CONNECTIONS_CLOSED: Final = "llmwarden_connections_closed_total"
 METRIC_WATCH_ERRORS: Final = "llmwarden_watch_errors_total"
 
 # What the PrometheusRules record for each objective (label `objective`), so that status asks one question for all.

@@ -61,6 +61,9 @@ class Settings:
     injection_stuck_seconds: float = 60.0  # a proxy that has not started for so long stops injection for its service
     injection_retry_seconds: float = 900.0  # a stopped injection is tried again after this
     webhook_timeout: int = 5
+    webhook_client_ca: str = ""  # PEM of who signs the API servers' client certificates; empty: none is asked for
+    webhook_client_names: tuple[str, ...] = ()  # names of which such a certificate must have one; empty: any
+    gpu_enabled: bool = True  # whether GPU exporters are looked for and run; the chart then gives the rights for it
     dcgm_image: str = "nvcr.io/nvidia/k8s/dcgm-exporter:4.5.3-4.8.2-distroless"
     gpu_node_label: str = "nvidia.com/gpu.present"
     database_path: str = "/data/ledger.sqlite3"

@@ -12,6 +12,7 @@ from tests.api.support import ControlPlane, Run
 ROOT = Path(__file__).parents[2]
 INSTALL = ROOT / "manifests" / "install.yaml"
 NAMESPACE = "llmwarden-system"
+HOOKS = "mutatingwebhookconfigurations.admissionregistration.k8s.io"
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +23,7 @@ def installed(crds: ControlPlane) -> Iterator[ControlPlane]:
     yield crds
     crds.kubectl("delete", "validatingadmissionpolicybinding,validatingadmissionpolicy", "llmwarden-operator")
     crds.kubectl("delete", "clusterrole,clusterrolebinding", "-l", "app.kubernetes.io/name=llmwarden")
+    crds.kubectl("delete", "mutatingwebhookconfiguration", "llmwarden-pods")
     crds.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
 
 
@@ -83,10 +85,19 @@ def versions(plane: ControlPlane) -> dict[str, str]:
         ("operator", "get", "secrets=other", NAMESPACE, False),
         ("operator", "get", "secrets", "default", False),
         ("operator", "create", "secrets", "default", False),
-        ("operator", "patch", "mutatingwebhookconfigurations.admissionregistration.k8s.io=llmwarden", "", True),
-        ("operator", "patch", "mutatingwebhookconfigurations.admissionregistration.k8s.io=other", "", False),
-        ("operator", "patch", "daemonsets.apps", NAMESPACE, True),
-        ("operator", "patch", "daemonsets.apps", "default", False),
+        ("operator", "patch", f"{HOOKS}=llmwarden-pods", "", True),
+        ("operator", "list", f"{HOOKS}=llmwarden-pods", "", True),
+        ("operator", "delete", f"{HOOKS}=llmwarden-pods", "", False),
+        ("operator", "delete", f"{HOOKS}=llmwarden", "", True),
+        ("operator", "patch", f"{HOOKS}=llmwarden", "", False),
+        ("operator", "create", HOOKS, "", False),
+        ("operator", "list", HOOKS, "", False),
+        ("operator", "patch", f"{HOOKS}=other", "", False),
+        ("operator", "patch", "daemonsets.apps=llmwarden-gpu-exporter", NAMESPACE, True),
+        ("operator", "patch", "daemonsets.apps=other", NAMESPACE, False),
+        ("operator", "patch", "daemonsets.apps=llmwarden-gpu-exporter", "default", False),
+        ("operator", "patch", "serviceaccounts=llmwarden-ledger", NAMESPACE, False),
+        ("operator", "create", "serviceaccounts/token=llmwarden-ledger", NAMESPACE, False),
         ("operator", "patch", "deployments.apps", NAMESPACE, False),
         ("webhook", "watch", "llmservices.llmwarden.io", "", True),
         ("webhook", "get", "secrets=llmwarden-webhook-tls", NAMESPACE, True),
@@ -156,6 +167,34 @@ def test_the_operator_makes_mends_and_deletes_its_own(installed: ControlPlane, n
     mended = as_operator(installed, namespace, configmap("ours", OURS, owner))
     assert mended.code == 0, mended.err
     assert installed.run_kubectl("delete", "configmap", "ours", "-n", namespace, who("operator")).code == 0
+
+
+def test_the_operator_makes_no_secret_but_its_own(installed: ControlPlane) -> None:
+    def secret(name: str) -> str:
+        return f"{{apiVersion: v1, kind: Secret, metadata: {{name: {name}, labels: {OURS}}}}}"
+
+    refused = as_operator(installed, NAMESPACE, secret("other"))
+    assert refused.code != 0
+    assert "only the Secrets of its certificates" in refused.err
+    account = "{apiVersion: v1, kind: ServiceAccount, metadata: {name: other, labels: {a: b}}}"
+    refused = as_operator(installed, NAMESPACE, account)
+    assert refused.code != 0
+    assert "managed-by" in refused.err
+    made = as_operator(installed, NAMESPACE, secret("llmwarden-ca"))
+    assert made.code == 0, made.err
+    installed.kubectl("delete", "secret", "llmwarden-ca", "-n", NAMESPACE)
+
+
+def test_who_asks_the_ledger_through_the_api_server_is_named(installed: ControlPlane) -> None:
+    """By default no group is: an ordinary user, and a pod's service account, are refused by the API server itself."""
+    path = f"/api/v1/namespaces/{NAMESPACE}/services/https:llmwarden-ledger:https/proxy/v1/spend"
+    for person in ("dana", "system:serviceaccount:default:default"):
+        refused = installed.run_kubectl("get", "--raw", path, f"--as={person}", "--as-group=system:authenticated")
+        assert refused.code != 0
+        assert "services/proxy" in refused.err
+    installed.kubectl("create", "rolebinding", "ask", "--role=llmwarden-ask", "--group=platform", "-n", NAMESPACE)
+    asked = installed.run_kubectl("get", "--raw", path, "--as=dana", "--as-group=platform")
+    assert "forbidden" not in asked.err.lower()  # there is no pod behind it here
 
 
 def test_nobody_else_is_held_to_it(installed: ControlPlane, namespace: str) -> None:

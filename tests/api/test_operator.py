@@ -1,16 +1,24 @@
 """The operator as a process of its own, with the chart's least rights, on a real API server. Writes are counted in its audit log."""
 
+import json
+import re
 import signal
 import uuid
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+import yaml
 
 from llmwarden import names
 from tests.api.operating import (
     ALL_OF_CHAT,
+    HOOKS,
+    INSTALL,
     LLM,
+    NAMESPACE,
     USER,
     Operator,
     about,
@@ -21,7 +29,8 @@ from tests.api.operating import (
     settled,
     until,
 )
-from tests.api.support import ControlPlane
+from tests.api.support import ControlPlane, documents
+from tools import manifests
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -93,10 +102,11 @@ def test_what_is_owned_goes_with_the_service_also_while_the_operator_is_down(
     crds.http.delete(f"{LLM.format(namespace)}/support-bot").raise_for_status()
     assert crds.http.get(f"{LLM.format(namespace)}/support-bot").status_code == 404
     until(lambda: children(crds, namespace) == set(), "the garbage collector takes what was owned")
-    # What has no owner is pruned when it returns: this was the last service.
-    hooks = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/llmwarden"
+    # What has no owner is taken away when it returns: this was the last service.
+    hooks = f"{HOOKS}/{names.WEBHOOK_CONFIGURATION}"
     start()
-    until(lambda: crds.http.get(hooks).status_code == 404, "the webhook configuration goes with the last service")
+    until(lambda: not crds.http.get(hooks).json().get("webhooks"), "the webhook goes with the last service")
+    assert crds.http.get(hooks).status_code == 200
 
 
 def test_the_webhook_configuration_is_as_narrow_as_the_services(
@@ -104,13 +114,14 @@ def test_the_webhook_configuration_is_as_narrow_as_the_services(
 ) -> None:
     start()
     make(crds, sample("support-bot", namespace))
-    path = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/llmwarden"
+    path = f"{HOOKS}/{names.WEBHOOK_CONFIGURATION}"
 
     def namespaces() -> list[str]:
-        answer = crds.http.get(path)
-        if answer.status_code != 200:
+        hooks = crds.http.get(path).json().get("webhooks")
+        if not hooks:
             return []
-        [hook] = answer.json()["webhooks"]
+        [hook] = hooks
+        assert re.fullmatch(f"{names.WEBHOOK_PATH}/[0-9a-f]{{32}}", hook["clientConfig"]["service"]["path"])
         assert hook["failurePolicy"] == "Ignore"
         assert hook["clientConfig"]["caBundle"]
         [given] = [item for item in hook["namespaceSelector"]["matchExpressions"] if item["operator"] == "In"]
@@ -120,6 +131,126 @@ def test_the_webhook_configuration_is_as_narrow_as_the_services(
     until(lambda: namespace in namespaces(), "the namespace is selected")
     crds.http.delete(f"{LLM.format(namespace)}/support-bot").raise_for_status()
     until(lambda: namespace not in namespaces(), "the namespace is no longer selected")
+
+
+def configuration(name: str, **labels: str) -> dict[str, object]:
+    """A webhook configuration without effect."""
+    api = "admissionregistration.k8s.io/v1"
+    return {"apiVersion": api, "kind": "MutatingWebhookConfiguration", "metadata": {"name": name, "labels": labels}}
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_the_configuration_of_an_earlier_version_is_deleted_once_and_nobody_else_s(
+    crds: ControlPlane, namespace: str, start: Callable[[], Operator], *, ours: bool
+) -> None:
+    old = f"{HOOKS}/{names.OLD_WEBHOOK_CONFIGURATION}"
+    labels = {names.LABEL_MANAGED_BY: names.MANAGED_BY} if ours else {}
+    crds.http.post(HOOKS, json=configuration(names.OLD_WEBHOOK_CONFIGURATION, **labels)).raise_for_status()
+    try:
+        operator = start()
+        make(crds, sample("support-bot", namespace))
+        settled(crds, operator, namespace, "support-bot")
+        if ours:
+            until(lambda: crds.http.get(old).status_code == 404, "it is deleted")
+        else:
+            assert crds.http.get(old).status_code == 200
+        made = crds.http.get(f"{HOOKS}/{names.WEBHOOK_CONFIGURATION}").json()
+        assert made["webhooks"]
+        # Labels are the chart's as before: no sync has anything to put right.
+        chart = next(item for item in documents(INSTALL) if item["kind"] == "MutatingWebhookConfiguration")
+        assert made["metadata"]["labels"] == chart["metadata"]["labels"]
+        mark = crds.audit_mark()
+        crds.kubectl("apply", "--server-side", "-f", "-", given=json.dumps(chart))  # no conflict
+        operator.rounds(2)
+        assert crds.http.get(f"{HOOKS}/{names.WEBHOOK_CONFIGURATION}").json()["webhooks"] == made["webhooks"]
+        assert crds.writes(mark, USER) == []
+    finally:
+        crds.http.delete(old)
+
+
+def test_the_operator_cannot_make_a_webhook_configuration(crds: ControlPlane, kubeconfig: Path) -> None:
+    del kubeconfig  # its rights are given
+    for name in (names.WEBHOOK_CONFIGURATION, "other"):
+        crds.kubectl("delete", "mutatingwebhookconfiguration", name, "--ignore-not-found")
+        text = json.dumps(configuration(name))
+        refused = crds.run_kubectl("apply", "--server-side", f"--as={USER}", "-f", "-", given=text)
+        assert refused.code != 0
+        assert "cannot create resource" in refused.err
+    chart = next(item for item in documents(INSTALL) if item["kind"] == "MutatingWebhookConfiguration")
+    crds.kubectl("apply", "--server-side", "-f", "-", given=json.dumps(chart))
+    given = crds.run_kubectl(
+        "apply",
+        "--server-side",
+        f"--as={USER}",
+        "-f",
+        "-",
+        given=json.dumps(configuration(names.WEBHOOK_CONFIGURATION)),
+    )
+    assert given.code == 0, given.err
+
+
+def test_with_the_release_goes_what_the_operator_made_in_its_namespace(
+    crds: ControlPlane, namespace: str, start: Callable[[], Operator], monitoring: Callable[[], None]
+) -> None:
+    monitoring()
+    settings = f"/api/v1/namespaces/{NAMESPACE}/configmaps"
+    secrets = f"/api/v1/namespaces/{NAMESPACE}/secrets"
+    monitors = f"/apis/monitoring.coreos.com/v1/namespaces/{NAMESPACE}/podmonitors"
+
+    def there() -> set[str]:
+        items = [item for path in (secrets, monitors) for item in crds.http.get(path).json()["items"]]
+        return {item["metadata"]["name"] for item in items}
+
+    operator = start()
+    make(crds, sample("chat", namespace))
+    settled(crds, operator, namespace, "chat")
+    made = there()
+    assert {names.SECRET_CA, names.SECRET_WEBHOOK_TLS, names.POD_MONITOR_PROXIES} <= made
+    # The release takes over what was made without it.
+    owner = crds.http.post(settings, json={"metadata": {"name": names.SETTINGS}}).raise_for_status().json()
+
+    def owned() -> bool:
+        items = [item for path in (secrets, monitors) for item in crds.http.get(path).json()["items"]]
+        owners = [[one["uid"] for one in item["metadata"].get("ownerReferences", [])] for item in items]
+        return all(uids == [owner["metadata"]["uid"]] for uids in owners)
+
+    until(owned, "everything has its owner")
+    crds.http.delete(f"{settings}/{names.SETTINGS}").raise_for_status()
+    until(lambda: not there() & made, "it goes with the release")
+    operator.rounds(3)
+    assert not there() & made  # and does not come back while the operator still runs
+
+
+def test_without_gpus_the_operator_needs_no_right_to_their_exporters(
+    crds: ControlPlane, namespace: str, start: Callable[..., Operator]
+) -> None:
+    """The rights are taken away: an operator that tried would say that its watches fail."""
+    off = {item["metadata"]["name"]: item for item in without_gpus()}
+    before = [item for item in documents(INSTALL) if item["kind"] in {"Role", "ClusterRole"}]
+    crds.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", given=listed(list(off.values())))
+    try:
+        operator = start(LLMWARDEN_GPU_ENABLED="false")
+        item = sample("chat", namespace)
+        item["spec"]["gpu"] = {"exporter": "Auto"}
+        make(crds, item)
+        settled(crds, operator, namespace, "chat")
+        assert condition(crds, namespace, "chat", "GPUMetricsReady") == ("False", "Disabled")
+        assert condition(crds, namespace, "chat", "Observed")[0] == "True"
+        assert "forbidden" not in operator.log.read_text().lower()
+    finally:
+        crds.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", given=listed(before))
+
+
+def without_gpus() -> list[dict[str, Any]]:
+    """The operator's roles of an installation without GPUs."""
+    every = [item for item in yaml.safe_load_all(manifests.render(settings=["gpu.enabled=false"])) if item]
+    return [
+        item for item in every if item["kind"] in {"Role", "ClusterRole"} and item["metadata"]["name"] == names.OPERATOR
+    ]
+
+
+def listed(items: list[dict[str, Any]]) -> str:
+    return json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
 
 
 def test_the_prometheus_operator_may_come_later(

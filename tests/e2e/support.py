@@ -15,6 +15,7 @@ from cluster import target
 from cluster.lifecycle import DEFAULT_NAME, Cluster
 from demo import images, steps
 from demo.kube import Kube, condition
+from llmwarden import names
 
 WORKLOADS = "llmwarden-demo:dev"
 RESTRICTED = {
@@ -154,7 +155,7 @@ class Stage:
         """Wait until the webhook is asked for pods of this namespace."""
 
         def check() -> str:
-            found = self.kube.get("mutatingwebhookconfiguration", "llmwarden")
+            found = self.kube.get("mutatingwebhookconfiguration", names.WEBHOOK_CONFIGURATION)
             return (
                 "" if self.namespace in json.dumps(found) else "the webhook configuration does not name the namespace"
             )

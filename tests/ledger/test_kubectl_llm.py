@@ -55,6 +55,11 @@ async def api_server(ledger: Ledger, mintable: dict[str, str]) -> AsyncIterator[
         return JSONResponse({"kind": "TokenRequest", "status": {"token": mintable[name]}}, 201)
 
     async def proxy(request: Request) -> Response:
+        if request.path_params["namespace"] == "closed":
+            message = (
+                'services "https:llmwarden-ledger:https" is forbidden: User "dana" cannot get resource "services/proxy"'
+            )
+            return status(403, "Forbidden", message)
         if request.path_params["namespace"] != "llmwarden-system":
             return status(404, "NotFound", 'services "llmwarden-ledger" not found')
         headers = {key: value for key, value in request.headers.items() if key not in {"authorization", "host"}}
@@ -136,6 +141,14 @@ async def test_all_namespaces_as_json_and_csv(ledger: Ledger, tmp_path: Path) ->
     code, out, _ = await kubectl_llm(ledger, tmp_path, "-A", "-o", "csv", "--by", "label.team")
     assert out.splitlines()[0].startswith("label.team,usd,requests")
     assert [line.split(",")[0] for line in out.splitlines()[1:]] == ["", "red"]
+
+
+async def test_who_may_not_reach_the_ledger_is_told_which_role_to_ask_for(ledger: Ledger, tmp_path: Path) -> None:
+    arguments = ("--ledger-namespace", "closed", "--service-account", "shop/viewer")
+    code, _, err = await kubectl_llm(ledger, tmp_path, *arguments)
+    assert code == 1
+    assert "binding of the Role llmwarden-ask in namespace closed" in err
+    assert "rbac.askLedger" in err
 
 
 async def test_a_team_member_sees_the_team_s_and_is_told_why_not_the_rest(ledger: Ledger, tmp_path: Path) -> None:

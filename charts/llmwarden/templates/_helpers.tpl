@@ -171,6 +171,9 @@ LLMWARDEN_UNBOUNDED_OUTPUT_TOKENS: {{ $v.proxy.unboundedOutputTokens | int64 | q
 LLMWARDEN_INJECTION_STUCK_SECONDS: {{ $v.injection.stuckSeconds | quote }}
 LLMWARDEN_INJECTION_RETRY_SECONDS: {{ $v.injection.retrySeconds | quote }}
 LLMWARDEN_WEBHOOK_TIMEOUT: {{ $v.injection.webhookTimeoutSeconds | quote }}
+LLMWARDEN_WEBHOOK_CLIENT_CA: {{ $v.webhook.clientCA | quote }}
+LLMWARDEN_WEBHOOK_CLIENT_NAMES: {{ $v.webhook.clientNames | toJson | quote }}
+LLMWARDEN_GPU_ENABLED: {{ $v.gpu.enabled | quote }}
 LLMWARDEN_DCGM_IMAGE: {{ $v.gpu.dcgmImage | quote }}
 LLMWARDEN_GPU_NODE_LABEL: {{ $v.gpu.nodeLabel | quote }}
 LLMWARDEN_DATABASE_PATH: "/data/ledger.sqlite3"

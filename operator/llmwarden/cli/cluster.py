@@ -1,7 +1,7 @@
 """What `kubectl llm` takes from the kubeconfig and from the cluster: a namespace, an LLMService, and a client of the ledger.
 
-To ask the ledger, a user needs two rights: `get` on the ledger's services/proxy (the chart gives it to all who are authenticated), and `create`
-on the serviceaccounts/token of an account that may list LLMServices.
+To ask the ledger, a user needs two rights: `get` on the ledger's services/proxy (the Role names.ROLE_ASK, which the chart binds to the groups of
+its `rbac.askLedger`), and `create` on the serviceaccounts/token of an account that may list LLMServices.
 """
 
 import os

@@ -192,6 +192,14 @@ class ApiServerClient(LedgerClient):
             return await self._client.request_bytes(
                 method, proxied, query, document, headers={names.HEADER_TOKEN: self._credential}, max_bytes=MAX_ANSWER
             )
+        except ForbiddenError as error:
+            if "services/proxy" not in str(error):
+                raise  # the ledger's own word
+            message = (
+                f"you may not reach the ledger through the API server: ask for a binding of the Role {names.ROLE_ASK} in namespace "
+                f"{self._system} (the chart's rbac.askLedger) ({error})"
+            )
+            raise ForbiddenError(message) from error
         except (NotFoundError, NotInstalledError) as error:
             message = f"there is no ledger in namespace {self._system} ({error})"
             raise NotFoundError(message) from error

@@ -25,13 +25,13 @@ from llmwarden.control.judge import judge
 from llmwarden.control.observe.resources import Name, WorkKey
 from llmwarden.control.observe.world import World
 from llmwarden.domain import budgets, conditions, engine_objectives, upstream
-from llmwarden.errors import InvalidSpecError, NotFoundError
+from llmwarden.errors import ForbiddenError, InvalidSpecError, NotFoundError
 from llmwarden.injection import rollout
 from llmwarden.injection.sidecar import REFUSING
 from llmwarden.kube import Client
 from llmwarden.manifests import gpu_choice
 from llmwarden.manifests.builder import build, build_cluster
-from llmwarden.manifests.params import ClusterParams, Params
+from llmwarden.manifests.params import ClusterParams, Owner, Params
 from llmwarden.serving import pki
 from llmwarden.settings import Settings
 from llmwarden.snapshot import Figures, Outcome, Snapshot, queue_bounds
@@ -66,6 +66,8 @@ class Reconciler:
         self._events = Events(client, now)
         self._built: dict[WorkKey, _Built] = {}
         self._tried: dict[str, dt.datetime] = {}
+        self._owned_before = False
+        self._old_configuration_gone = False
         world.on_gone = self._applier.forget
 
     async def reconcile_once(self, key: WorkKey) -> float | None:
@@ -265,7 +267,10 @@ class Reconciler:
 
     async def _cluster(self) -> None:
         """Certificates first: without their CA the API server could not call the webhook."""
-        bundle = await self._certificates()
+        owner = await self._owner()
+        if owner is None and self._owned_before:
+            return  # the release is being uninstalled: what was made now would stay
+        bundle, webhook_path = await self._certificates(owner)
         if bundle != self._world.ca_bundle:
             self._world.ca_bundle = bundle
         params = ClusterParams(
@@ -274,8 +279,10 @@ class Reconciler:
             settings=self._settings,
             capabilities=self._world.capabilities,
             ca_bundle=bundle,
+            webhook_path=webhook_path,
             accounts=bool(self._world.count("ProviderAccount")),
             gpu=self._choose_exporter(),
+            owner=owner,
         )
         failed = self._world.unread()
         wanted = [manifest for manifest in build_cluster(params) if manifest["kind"] not in failed]
@@ -283,6 +290,42 @@ class Reconciler:
         for kind, why in failed.items():
             logger.error("%s cannot be applied: %s", kind, why)
         await self._applier.prune(self._world.owned_once(), wanted)
+        await self._webhook_told(wanted)
+
+    async def _webhook_told(self, applied: list[dict[str, Any]]) -> None:
+        """Note whether the API server is told to call the webhook. Then what operators of earlier versions made is not needed any more."""
+        configuration = next((item for item in applied if item["kind"] == "MutatingWebhookConfiguration"), None)
+        stands = configuration is not None and self._applier.stands(part_of(configuration))
+        self._world.webhook_told = stands and bool((configuration or {}).get("webhooks"))
+        if not stands or self._old_configuration_gone:
+            return
+        kind, name = (
+            ("admissionregistration.k8s.io/v1", "mutatingwebhookconfigurations"),
+            names.OLD_WEBHOOK_CONFIGURATION,
+        )
+        try:
+            old = await self._client.get(*kind, name)
+            if (old["metadata"].get("labels") or {}).get(names.LABEL_MANAGED_BY) == names.MANAGED_BY:
+                await self._client.delete(*kind, name, uid=old["metadata"]["uid"])
+                logger.info("MutatingWebhookConfiguration %s of an earlier version deleted", name)
+        except NotFoundError:
+            pass
+        except ForbiddenError as error:
+            logger.warning(
+                "MutatingWebhookConfiguration %s of an earlier version cannot be looked for: %s", name, error
+            )
+        self._old_configuration_gone = True
+
+    async def _owner(self) -> Owner | None:
+        """Return the chart's object with which ours go; None where the operator runs without the chart, or the chart's release goes."""
+        try:
+            item = await self._client.get("v1", "configmaps", names.SETTINGS, self._settings.namespace)
+        except (NotFoundError, ForbiddenError):
+            return None
+        if item["metadata"].get("deletionTimestamp"):
+            return None
+        self._owned_before = True
+        return Owner(names.SETTINGS, item["metadata"]["uid"])
 
     def _choose_exporter(self) -> gpu_choice.Choice:
         """Choose which GPU exporter the cluster gets."""
@@ -291,7 +334,8 @@ class Reconciler:
         self._world.exporter_chosen(choice, facts)
         return choice
 
-    async def _certificates(self) -> str:
+    async def _certificates(self, owner: Owner | None) -> tuple[str, str]:
+        """Write the Secrets that are due; returns the CA's bundle and the path under which the webhook is called."""
         existing: dict[str, dict[str, Any]] = {}
         for secret in SECRETS:
             try:
@@ -299,11 +343,22 @@ class Reconciler:
             except NotFoundError:
                 continue
         wanted = pki.secrets_wanted(existing, self._now(), self._settings.namespace, self._settings.cluster_domain)
+        due = {manifest["metadata"]["name"] for manifest in wanted}
+        references = [owner.reference()] if owner is not None else []
+        # Those that an earlier version wrote, or another release, get their owner.
+        wanted += [
+            pki.as_written(secret)
+            for name, secret in existing.items()
+            if name not in due and not _has(secret, references)
+        ]
         for manifest in wanted:
             name = manifest["metadata"]["name"]
+            if references:
+                manifest["metadata"]["ownerReferences"] = references
             existing[name] = await self._client.apply(manifest)
             logger.info("Secret %s written", name)
-        return pki.ca_bundle(existing.get(names.SECRET_CA)) or ""
+        authority = existing.get(names.SECRET_CA)
+        return pki.ca_bundle(authority) or "", pki.called_path(authority, self._now())
 
 
 class _Built(NamedTuple):
@@ -312,6 +367,12 @@ class _Built(NamedTuple):
     made_of: int | None
     parts: tuple[Part, ...]
     failed: Mapping[str, str]
+
+
+def _has(secret: Mapping[str, Any], references: list[dict[str, object]]) -> bool:
+    """Tell whether a Secret has these owners."""
+    there = {entry.get("uid") for entry in secret["metadata"].get("ownerReferences") or ()}
+    return all(reference["uid"] in there for reference in references)
 
 
 def _sooner(*times: float | None) -> float | None:

@@ -54,6 +54,8 @@ COMPACT_SECONDS = 600.0
 CHECKPOINT_SECONDS = 0.5
 SHARE_SECONDS = 30.0
 COMPACT_PAUSE_SECONDS = 0.5
+CONNECTIONS = 32_768  # ten thousand proxies, each with a report and a question that waits
+CONNECTIONS_FROM_ONE = 1024  # without a good token so far: all proxies of a node, where its address is what we see
 GRACE_SECONDS = 5  # long polls are answered at once, everything else takes milliseconds
 
 
@@ -182,7 +184,16 @@ async def _serve(
     await servers.until_stopped(
         stop,
         servers=[
-            servers.serve(app, port=port, tls=certificate, stop=stop, grace_seconds=GRACE_SECONDS),
+            servers.serve(
+                app,
+                port=port,
+                tls=certificate,
+                stop=stop,
+                grace_seconds=GRACE_SECONDS,
+                name="ledger",
+                connections=CONNECTIONS,
+                connections_from_one=CONNECTIONS_FROM_ONE,
+            ),
             servers.serve_metrics(ready, port=metrics_port, stop=stop),
         ],
         background=[

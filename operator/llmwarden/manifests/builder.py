@@ -41,5 +41,13 @@ def build(params: Params) -> list[Manifest]:
 
 
 def build_cluster(params: ClusterParams) -> list[Manifest]:
-    """Build what exists once in the cluster."""
-    return [stamped(manifest) for builder in CLUSTER if (manifest := builder(params)) is not None]
+    """Build what exists once in the cluster. What is in our own namespace goes with the chart's release."""
+    built = (manifest for builder in CLUSTER if (manifest := builder(params)) is not None)
+    return [stamped(_owned(manifest, params)) for manifest in built]
+
+
+def _owned(manifest: Manifest, params: ClusterParams) -> Manifest:
+    metadata = manifest["metadata"]
+    if params.owner is None or metadata.get("namespace") != params.settings.namespace:
+        return manifest
+    return {**manifest, "metadata": {**metadata, "ownerReferences": [params.owner.reference()]}}

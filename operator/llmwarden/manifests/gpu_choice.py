@@ -26,6 +26,7 @@ NODE_DEPLOY: Final = (
 RUNTIME_CLASS: Final = (
     "nvidia"  # made by NVIDIA's GPU operator, and by k3s: the runtime that brings the driver into containers
 )
+DISABLED: Final = "This installation runs no GPU exporter, and looks for none (the chart's gpu.enabled)."
 SHOWN: Final = 200  # characters of what a kubelet says of a container
 
 
@@ -111,6 +112,8 @@ def unfit_of(daemon_set: Mapping[str, Any] | None) -> Unfit | None:
 
 def choose(exporters: Collection[str], settings: Settings, facts: Facts, now: dt.datetime) -> Choice:
     """Choose for the whole cluster: two exporters would report everything twice. `exporters`: those that services ask for."""
+    if not settings.gpu_enabled:
+        return Choice(None, "Disabled", DISABLED) if exporters else NO_EXPORTER
     if not exporters:
         return NO_EXPORTER
     if facts.foreign:
@@ -172,8 +175,8 @@ def verdict(service: LLMService, choice: Choice, facts: Facts, settings: Setting
     """Say of a service whether its GPUs are measured, by what and why; None where it does not ask."""
     if service.spec.gpu is None or service.spec.gpu.exporter == "None":
         return None
-    if choice.foreign is not None:
-        return "True", choice.reason, choice.why
+    if not settings.gpu_enabled or choice.foreign is not None:
+        return ("True", choice.reason, choice.why) if settings.gpu_enabled else ("False", "Disabled", DISABLED)
     if facts.nodes is None or facts.pods is None:
         return "Unknown", choice.reason, choice.why
     if not facts.nodes:

@@ -1,23 +1,33 @@
-"""The MutatingWebhookConfiguration, narrowed to the namespaces that hold an LLMService. It fails open, always."""
+"""The content of the MutatingWebhookConfiguration, narrowed to the namespaces that hold an LLMService. It fails open, always.
+
+The chart makes the object without `webhooks`, so that it goes with the release and the operator needs no right to create one. Labels are the
+chart's: no field here is one that a render has, so neither Helm nor Argo CD undoes what the operator writes.
+"""
 
 import base64
 
 from llmwarden import names
 from llmwarden.injection.selection import PROTECTED_NAMESPACES
-from llmwarden.manifests.manifest import Manifest, ours
+from llmwarden.manifests.manifest import Manifest
 from llmwarden.manifests.params import ClusterParams
 
 
-def webhook_configuration(params: ClusterParams) -> Manifest | None:
-    """Build it; None where no LLMService exists, or while there is no CA to trust."""
-    settings = params.settings
-    namespaces = list(params.namespaces)
-    if not namespaces or not params.ca_bundle:
-        return None
+def webhook_configuration(params: ClusterParams) -> Manifest:
+    """Build it; without webhooks where no LLMService exists, or while there is no CA to trust."""
     return {
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "MutatingWebhookConfiguration",
-        "metadata": ours(names.WEBHOOK_CONFIGURATION, "webhook"),
+        "metadata": {"name": names.WEBHOOK_CONFIGURATION},
+        **_webhooks(params),
+    }
+
+
+def _webhooks(params: ClusterParams) -> Manifest:
+    settings = params.settings
+    namespaces = list(params.namespaces)
+    if not namespaces or not params.ca_bundle:
+        return {}  # an empty list would be dropped by the API server, and differ for ever
+    return {
         "webhooks": [
             {
                 "name": f"pods.{names.GROUP}",
@@ -27,7 +37,7 @@ def webhook_configuration(params: ClusterParams) -> Manifest | None:
                     "service": {
                         "name": names.WEBHOOK,
                         "namespace": settings.namespace,
-                        "path": names.WEBHOOK_PATH,
+                        "path": params.webhook_path,
                         "port": 443,
                     },
                 },

@@ -1,7 +1,10 @@
 """One guard for every HTTP endpoint of ours: who calls, whether we can answer yet, how large a body may be and how long it may take.
 
-It checks in this order: the token (401), our copy of the cluster (503), the body (413, 408). Then the handler judges the rest. A refusal looks
-the same everywhere.
+It checks in this order: the path (404, 405), the token (401), our copy of the cluster (503), the body (413, 408, 503). Then the handler judges
+the rest. A refusal looks the same everywhere.
+
+All bodies that are being read share one bound (`bodies.Bodies`): many callers at once cannot fill our memory. How a connection is bounded
+before its request is there is in `connections.py`; the guard tells it who has proved itself (`crowd.PROVE`).
 
 An application is a table of `Endpoint`s. From the same table follow its routes, the path labels of its metrics, and its OpenAPI description
 (`describe`). A handler gets a `Visit`: the request's parameters, the caller and the whole body.
@@ -10,7 +13,6 @@ The sidecar's admin port and the GPU exporter's server are not built with this: 
 and close a connection whose head is too long or too slow (`proxy/admin.py`, `gpu/main.py`).
 """
 
-import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -27,6 +29,8 @@ from llmwarden.errors import UnavailableError
 from llmwarden.serving import answers
 from llmwarden.serving.answers import Refusal
 from llmwarden.serving.auth import Authenticator, Caller
+from llmwarden.serving.bodies import Bodies, MadeRoomError
+from llmwarden.serving.crowd import PROVE
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +40,7 @@ holds a connection on purpose."""
 REQUEST_TIMEOUT: Final = 408
 SERVER_ERROR: Final = 500
 NOT_FOUND: Final = "not_found"  # the code of a path, or of its method, that is not in the table
+NO_ROOM: Final = "no_room"  # the code of a body that had to make room for others
 OTHER: Final = "other"  # the path label of what is not in the table: paths come from outside
 
 
@@ -65,8 +70,9 @@ class Endpoint:
     """One row of an application's table.
 
     `token`: a bearer token is needed; `token_header` names another header that may carry it. `synced`: the answer needs the whole of our copy
-    of the cluster; until it is there, the answer is 503 with Retry-After. `body`: the most bytes of a body, 0 for none; `too_large` is the
-    sentence that says what to do about a larger one. `operation`: what OpenAPI says of it, None for what only our own processes call.
+    of the cluster; until it is there, the answer is 503 with Retry-After. `body`: the most bytes of a body, 0 for none; `seconds`: how long it
+    may take, BODY_SECONDS at most; `too_large` is the sentence that says what to do about a larger one. `operation`: what OpenAPI says of it, None for
+    what only our own processes call.
     """
 
     method: str
@@ -76,6 +82,7 @@ class Endpoint:
     token_header: str = ""
     synced: bool = False
     body: int = 0
+    seconds: float = BODY_SECONDS
     too_large: str = ""
     operation: Mapping[str, Any] | None = field(default=None, hash=False)
 
@@ -97,6 +104,8 @@ class Guard:
     returns None once all has. `refuse` makes the answer of a refusal. `refused` is told of every refusal and whose
     request it was, `answered` of
     every answer: its path label, its status, the refusal's code ("" for none, `bug` for a fault of ours), and the seconds that it took.
+    `bodies` bounds the bytes of all bodies that are being read. `secret_path` is given where a path is a secret that proves who calls: it
+    returns the table's path of a request's path, None where there is none. Labels, logs and spans only ever have the table's path.
     """
 
     def __init__(
@@ -107,12 +116,16 @@ class Guard:
         refuse: Callable[[Refusal], Response] = answers.refuse,
         answered: Answered = lambda *_: None,
         refused: Refused = lambda *_: None,
+        bodies: Bodies | None = None,
+        secret_path: Callable[[str], str | None] | None = None,
     ) -> None:
         self._authenticator = authenticator
         self._unsynced = unsynced
         self._refuse = refuse
         self._answered = answered
         self._refused = refused
+        self._bodies = bodies or Bodies()
+        self._secret_path = secret_path
 
     def application(self, endpoints: Sequence[Endpoint]) -> ASGIApp:
         """Make the ASGI app of a table. A dictionary and no router: reports are nearly all that comes, and a router is a tenth of their cost."""
@@ -125,12 +138,16 @@ class Guard:
             if scope["type"] != "http":
                 return
             method, path = scope["method"], scope["path"]
+            if self._secret_path is not None:
+                path = self._secret_path(path) or ""
             endpoint = table.get((method, path)) or (table.get(("GET", path)) if method == "HEAD" else None)
             if endpoint is not None:
                 response = await self._serve(endpoint, Request(scope, receive))
             else:
-                refusal = Refusal(405 if path in allowed else 404, NOT_FOUND, f"there is no {method} {path[:200]}")
+                there = f"there is no {method} {path[:200]}" if self._secret_path is None else "there is nothing here"
+                refusal = Refusal(405 if path in allowed else 404, NOT_FOUND, there)
                 response = self._refuse(refusal)
+                response.headers["Connection"] = "close"
                 if path in allowed:
                     response.headers["Allow"] = ", ".join(allowed[path])
                 self._answered(path if path in allowed else OTHER, response.status_code, refusal.code, 0.0)
@@ -142,6 +159,8 @@ class Guard:
         started, code, caller = time.perf_counter(), "", None
         try:
             caller = await self._caller(endpoint, request) if endpoint.token else None
+            if caller is not None or self._secret_path is not None:
+                _prove(request.scope)
             self._require_sync(endpoint)
             body = await self._body(endpoint, request) if endpoint.body else b""
             response = await endpoint.handler(Visit(request.query_params, request.headers, caller, body))
@@ -149,7 +168,7 @@ class Guard:
             code = refusal.code
             self._refused(endpoint.path, refusal, caller)
             response = self._refuse(refusal)
-            if refusal.status == REQUEST_TIMEOUT:
+            if refusal.status == REQUEST_TIMEOUT or code == NO_ROOM:
                 response.headers["Connection"] = "close"  # else the rest of the body would hold the connection
         except UnavailableError as error:
             logger.warning("%s cannot be served now: %s", endpoint.path, error)
@@ -187,18 +206,31 @@ class Guard:
             raise Refusal(503, "not_synced", missing, answers.RETRY_SECONDS)
 
     async def _body(self, endpoint: Endpoint, request: Request) -> bytes:
-        too_large = Refusal(413, "too_large", endpoint.too_large or f"a body has at most {endpoint.body} bytes")
         declared = request.headers.get("content-length", "")
         if declared.isdigit() and int(declared[:12]) > endpoint.body:
-            raise too_large
+            raise _too_large(endpoint)
+        seconds = min(endpoint.seconds, BODY_SECONDS)
         try:
-            async with asyncio.timeout(BODY_SECONDS):
-                return await bounded.read(request.stream(), endpoint.body)
+            async with self._bodies.reading(seconds) as body:
+                return await bounded.read(body.counted(request.stream()), endpoint.body)
         except bounded.TooLongError:
-            raise too_large from None
+            raise _too_large(endpoint) from None
+        except MadeRoomError:
+            message = "too many bodies are being read, and this one had taken the longest"
+            raise Refusal(503, NO_ROOM, message, answers.RETRY_SECONDS) from None
         except TimeoutError:
-            message = f"the body was not complete after {BODY_SECONDS:.0f} s"
+            message = f"the body was not complete after {seconds:.0f} s"
             raise Refusal(REQUEST_TIMEOUT, "timeout", message) from None
+
+
+def _too_large(endpoint: Endpoint) -> Refusal:
+    return Refusal(413, "too_large", endpoint.too_large or f"a body has at most {endpoint.body} bytes")
+
+
+def _prove(scope: Scope) -> None:
+    prove = (scope.get("extensions") or {}).get(PROVE)
+    if prove is not None:
+        prove()
 
 
 def describe(

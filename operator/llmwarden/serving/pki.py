@@ -2,11 +2,16 @@
 
 Pure but for the keys' randomness: times are arguments, nothing is read or written. The operator calls `secrets_wanted`
 and applies what it returns; webhook and ledger read their Secret through `serving.ServingCertificate`.
+
+With the CA goes the webhook's path, which is random: API servers show no client certificate by default, so the path is what tells them from
+others. Both are replaced together. The predecessors of both are good for `OVERLAP` more. The API server is told of a new path after `SETTLE`
+only: until then not every webhook has read it.
 """
 
 import base64
 import binascii
 import datetime as dt
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -24,7 +29,19 @@ CA_DAYS: Final = 3650
 LEAF_DAYS: Final = 90
 CA_KEY, CA_CERT = "tls.key", "tls.crt"  # the keys of a kubernetes.io/tls Secret
 CA_BUNDLE: Final = "ca.crt"
+PATH, OLD_PATH, ROTATED, PATHS = (
+    "path",
+    "old-path",
+    "rotated",
+    "paths",
+)  # the last one in the webhook's Secret, the others in the CA's
+OVERLAP: Final = dt.timedelta(days=1)  # for which the old CA is trusted and the old path is served
+SETTLE: Final = dt.timedelta(
+    minutes=10
+)  # longer than a webhook takes to read its Secret, or to be replaced in an upgrade
 CLOCK_SKEW: Final = dt.timedelta(hours=1)  # how far another machine's clock may be behind ours
+
+_NEVER: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 # Secret of a leaf -> name of the Service that it serves.
 LEAVES: Final[Mapping[str, str]] = {
@@ -105,30 +122,77 @@ def secrets_wanted(
     """Give the Secrets that must be written: missing, unreadable, due for renewal, or not signed by our present CA.
 
     `existing`: Secrets of our namespace by name, as the API server gives them. Empty where all is well.
-    A CA that is renewed keeps its predecessor in the bundle (`ca.crt`), so that whoever reads the bundle trusts the leaves
+    A CA that is renewed keeps its predecessor in the bundle (`ca.crt`) for OVERLAP, so that whoever reads the bundle trusts the leaves
     of both until those are replaced.
     """
     written: list[dict[str, Any]] = []
-    old_ca = pair_of(existing.get(names.SECRET_CA))
-    bundle = _text(existing.get(names.SECRET_CA), CA_BUNDLE)
+    held = existing.get(names.SECRET_CA)
+    old_ca, bundle, route = pair_of(held), _text(held, CA_BUNDLE), _Route.of(held)
     ca = old_ca
     if ca is None or not _usable_ca(ca) or needs_renewal(ca.certificate, now):
         ca = make_ca(now)
         previous = [old_ca.certificate] if old_ca is not None and _valid(old_ca.certificate, now) else []
         bundle = "".join([ca.certificate, *previous])
-        written.append(_secret(names.SECRET_CA, namespace, ca, bundle))
-    elif ca.certificate not in bundle:
+        route = _Route.new((route.path or names.WEBHOOK_PATH) if previous else "", now)
+    elif not route.path:
+        # Of an earlier version: its webhooks serve one fixed path until they are replaced.
+        route = _Route.new(names.WEBHOOK_PATH, now)
+    elif now - route.rotated >= OVERLAP:
+        bundle, route = ca.certificate, _Route(route.path, "", route.rotated)
+    if ca.certificate not in bundle:
         bundle = ca.certificate
-        written.append(_secret(names.SECRET_CA, namespace, ca, bundle))
+    if (ca, bundle, route) != (old_ca, _text(held, CA_BUNDLE), _Route.of(held)):
+        written.append(_secret(names.SECRET_CA, namespace, ca, bundle, route.dump()))
     for secret, service in LEAVES.items():
         wanted = dns_names(service, namespace, cluster_domain)
         leaf = pair_of(existing.get(secret))
+        more = {PATHS: "\n".join(filter(None, (route.path, route.old)))} if secret == names.SECRET_WEBHOOK_TLS else {}
         if leaf is None or needs_renewal(leaf.certificate, now) or not _serves(leaf, ca, wanted):
             leaf = make_leaf(ca, wanted, now)
-        elif _text(existing.get(secret), CA_BUNDLE) == bundle:
+        elif all(_text(existing.get(secret), key) == value for key, value in {CA_BUNDLE: bundle, **more}.items()):
             continue
-        written.append(_secret(secret, namespace, leaf, bundle))
+        written.append(_secret(secret, namespace, leaf, bundle, more))
     return written
+
+
+def called_path(ca_secret: Mapping[str, Any] | None, now: dt.datetime) -> str:
+    """Give the path under which the API server is to call the webhook, out of the CA's Secret; "" where there is none."""
+    route = _Route.of(ca_secret)
+    return route.old if route.old and now - route.rotated < SETTLE else route.path
+
+
+def paths(webhook_secret: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Give the paths that the webhook serves, out of its Secret; none where an earlier version has written it."""
+    return tuple(_text(webhook_secret, PATHS).split())
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """The webhook's path, the one before it ("" where there is none), and since when this one is."""
+
+    path: str
+    old: str
+    rotated: dt.datetime
+
+    @classmethod
+    def new(cls, old: str, now: dt.datetime) -> "_Route":
+        return cls(f"{names.WEBHOOK_PATH}/{secrets.token_hex(16)}", old, now.replace(microsecond=0))
+
+    @classmethod
+    def of(cls, secret: Mapping[str, Any] | None) -> "_Route":
+        try:
+            rotated = dt.datetime.fromisoformat(_text(secret, ROTATED))
+        except ValueError:
+            return cls("", "", _NEVER)
+        path = _text(secret, PATH)
+        return (
+            cls(path, _text(secret, OLD_PATH), rotated)
+            if rotated.tzinfo and path.startswith("/")
+            else cls("", "", _NEVER)
+        )
+
+    def dump(self) -> dict[str, str]:
+        return {PATH: self.path, OLD_PATH: self.old, ROTATED: self.rotated.isoformat()}
 
 
 def ca_bundle(secret: Mapping[str, Any] | None) -> str | None:
@@ -150,8 +214,10 @@ def _text(secret: Mapping[str, Any] | None, key: str) -> str:
         return ""
 
 
-def _secret(name: str, namespace: str, pair: KeyPair, bundle: str) -> dict[str, Any]:
-    data = {CA_CERT: pair.certificate, CA_KEY: pair.key, CA_BUNDLE: bundle}
+def _secret(
+    name: str, namespace: str, pair: KeyPair, bundle: str, more: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    data = {CA_CERT: pair.certificate, CA_KEY: pair.key, CA_BUNDLE: bundle, **(more or {})}
     return {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -162,6 +228,18 @@ def _secret(name: str, namespace: str, pair: KeyPair, bundle: str) -> dict[str, 
         },
         "type": "kubernetes.io/tls",
         "data": {key: base64.b64encode(value.encode()).decode() for key, value in data.items()},
+    }
+
+
+def as_written(secret: Mapping[str, Any]) -> dict[str, Any]:
+    """Make the manifest that a Secret of ours was written from."""
+    metadata = secret["metadata"]
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {key: metadata[key] for key in ("name", "namespace", "labels") if key in metadata},
+        "type": secret["type"],
+        "data": secret["data"],
     }
 
 

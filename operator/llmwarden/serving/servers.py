@@ -20,10 +20,11 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import signal
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, MutableMapping
 from typing import Any, Final
 
 import prometheus_client
@@ -33,9 +34,11 @@ from prometheus_client.exposition import choose_encoder
 from starlette.responses import PlainTextResponse, Response
 
 from llmwarden import names
-from llmwarden.errors import NotFoundError, WardenError
+from llmwarden.errors import InvalidSpecError, NotFoundError, WardenError
 from llmwarden.kube import Client
 from llmwarden.serving import audit, pki
+from llmwarden.serving.connections import Connection, Door
+from llmwarden.serving.crowd import MOST, MOST_FROM_ONE, Crowd, Guest
 from llmwarden.serving.guard import Check, Endpoint, Guard, Visit, probe
 
 logger = logging.getLogger(__name__)
@@ -47,6 +50,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 GRACE_SECONDS: Final = 20  # below a pod's 30 s, so that we end before we are killed
+SPARE_FILES: Final = 128  # file descriptors for all but connections: databases, watches, the other server
 FIRST_POLL_SECONDS: Final = 10.0
 POLL_SECONDS: Final = 60.0
 LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s %(message)s"
@@ -64,6 +68,9 @@ class ServingCertificate:
 
     `context` is one object for the server's whole life: new handshakes take what was loaded last. The key goes from the
     API into OpenSSL by way of an anonymous file in memory: it is never on a disk.
+
+    With `client_ca` (PEM), clients must show a certificate that it signed, and with `client_names` one with such a common name or DNS name.
+    Raises InvalidSpecError where `client_ca` cannot be read.
     """
 
     def __init__(
@@ -74,6 +81,8 @@ class ServingCertificate:
         *,
         first_poll_seconds: float = FIRST_POLL_SECONDS,
         poll_seconds: float = POLL_SECONDS,
+        client_ca: str = "",
+        client_names: Collection[str] = (),
     ) -> None:
         self._client = client
         self._namespace = namespace
@@ -83,7 +92,17 @@ class ServingCertificate:
         self._loaded: pki.KeyPair | None = None
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self._client_names = frozenset(client_names)
+        self.authenticates = bool(client_ca)  # whether clients must show a certificate
+        if client_ca:
+            try:
+                self.context.load_verify_locations(cadata=client_ca)
+            except (ssl.SSLError, ValueError) as error:
+                message = f"the CA of client certificates cannot be read: {error}"
+                raise InvalidSpecError(message) from error
+            self.context.verify_mode = ssl.CERT_REQUIRED
         self.ca = ""  # PEM bundle that verifies this certificate, and its siblings
+        self.paths: tuple[str, ...] = ()  # under which the server is called, if the Secret says so; the newest first
         self.ready = asyncio.Event()  # set once a certificate is loaded
 
     async def run(self) -> None:
@@ -110,10 +129,22 @@ class ServingCertificate:
             message = f"Secret {self._secret} holds no {pki.CA_CERT} and {pki.CA_KEY}"
             raise NotFoundError(message)
         self.ca = pki.ca_bundle(secret) or ""
+        self.paths = pki.paths(secret)
         if pair == self._loaded:
             return False
         self._load(pair)
         return True
+
+    def trusts(self, connection: ssl.SSLObject) -> bool:
+        """Tell whether the client certificate of a connection, which the CA has signed, has one of the names that may call."""
+        if not self._client_names:
+            return True
+        certificate = connection.getpeercert() or {}
+        fields = (field for part in certificate.get("subject", ()) for field in part)
+        shown = {
+            value for kind, value in (*fields, *certificate.get("subjectAltName", ())) if kind in {"commonName", "DNS"}
+        }
+        return not shown.isdisjoint(self._client_names)
 
     def _load(self, pair: pki.KeyPair) -> None:
         try:
@@ -143,7 +174,22 @@ def _memory_file(text: str) -> Iterator[str]:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server without its own signal handlers: one process has several servers and one end."""
+    """uvicorn's server with our own doors, and without its signal handlers: one process has several servers and one end."""
+
+    def __init__(self, config: uvicorn.Config, crowd: Crowd, tls: ServingCertificate | None) -> None:
+        super().__init__(config)
+        self._crowd = crowd
+        self._tls = tls
+        self._trusts = tls.trusts if tls is not None and tls.authenticates else None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        tls = self._tls.context if self._tls is not None else None
+        self.lifespan.state = {}
+        self.servers = [Door(sock, self._connection, self._crowd, tls) for sock in sockets or ()]  # type: ignore[misc]
+        self.started = True
+
+    def _connection(self, guest: Guest) -> Connection:
+        return Connection(self.config, self.server_state, guest, self._trusts)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -178,13 +224,16 @@ async def serve(
     tls: ServingCertificate | None = None,
     sock: socket.socket | None = None,
     grace_seconds: int = GRACE_SECONDS,
-    concurrency: int | None = None,
     keep_alive_seconds: int = 75,
+    name: str = "metrics",
+    connections: int = MOST,
+    connections_from_one: int = MOST_FROM_ONE,
 ) -> None:
     """Serve an ASGI app until `stop` is set, then let running requests finish for `grace_seconds`.
 
     With `tls`, listens only once there is a certificate: until then a client's connection is refused at once rather
-    than hanging. `concurrency`: requests beyond so many at a time get 503. Raises OSError where the port is taken.
+    than hanging. `name` is the server's in metrics. `connections` and `connections_from_one` bound who may be connected
+    (`crowd`); there are fewer where the process may not open as many files. Raises OSError where the port is taken.
     """
     if tls is not None and not await _first(tls.ready, stop):
         return
@@ -197,13 +246,13 @@ async def serve(
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=concurrency,
         timeout_keep_alive=keep_alive_seconds,
         timeout_graceful_shutdown=grace_seconds,
     )
     config.load()
-    config.ssl = tls.context if tls else None
-    server = _Server(config)
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    crowd = Crowd(name, min(connections, max(files - SPARE_FILES, SPARE_FILES)), connections_from_one)
+    server = _Server(config, crowd, tls)
     bound = sock or listen(host, port)
     logger.info("listening on %s, %s", bound.getsockname(), "https" if tls else "http")
 
@@ -303,3 +352,5 @@ def start_logging(level: str) -> None:
     logging.basicConfig(format=LOG_FORMAT, level=logging.WARNING)
     logging.getLogger("llmwarden").setLevel(level.upper())
     audit.start()
+    # It warns of each malformed request: anybody could fill the log.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)

@@ -21,6 +21,7 @@ KINDS = {
     "ConfigMap",
     "CustomResourceDefinition",
     "Deployment",
+    "MutatingWebhookConfiguration",
     "NetworkPolicy",
     "PersistentVolumeClaim",
     "PodDisruptionBudget",
@@ -35,6 +36,7 @@ CLUSTER_SCOPED = {
     "ClusterRole",
     "ClusterRoleBinding",
     "CustomResourceDefinition",
+    "MutatingWebhookConfiguration",
     "ValidatingAdmissionPolicy",
     "ValidatingAdmissionPolicyBinding",
 }
@@ -306,6 +308,55 @@ def test_deployments_and_services_are_made_only_for_a_wanted_collector(*, enable
     assert made == (["deployments", "services"] if enabled else [])
 
 
+def operators(*settings: str) -> list[dict[str, Any]]:
+    return [rule for _, name, rule in rules(rendered(*settings)) if name == names.OPERATOR]
+
+
+def verbs(resource: str, *settings: str) -> set[str]:
+    return {verb for rule in operators(*settings) if resource in rule["resources"] for verb in rule["verbs"]}
+
+
+def test_the_webhook_configuration_is_made_by_the_chart_and_filled_by_name(chart: list[dict[str, Any]]) -> None:
+    (made,) = [item for item in chart if item["kind"] == "MutatingWebhookConfiguration"]
+    assert made["metadata"]["name"] == names.WEBHOOK_CONFIGURATION
+    assert "webhooks" not in made  # not even an empty list: a sync would put that back
+    given = [rule for rule in operators() if "mutatingwebhookconfigurations" in rule["resources"]]
+    assert {(*rule["resourceNames"],): {*rule["verbs"]} for rule in given} == {
+        (names.WEBHOOK_CONFIGURATION,): {"get", "list", "watch", "patch"},
+        (names.OLD_WEBHOOK_CONFIGURATION,): {"get", "delete"},
+    }
+
+
+def test_what_can_be_written_by_name_is() -> None:
+    """In our own namespace, and what is in no namespace; beside services names are not known beforehand."""
+    for kind, name, rule in rules(rendered("collector.enabled=true")):
+        if name == names.OPERATOR and kind == "Role" and {"patch", "update", "delete"} & set(rule["verbs"]):
+            assert rule.get("resourceNames"), rule
+
+
+def test_without_gpus_there_is_no_right_to_what_their_exporters_need() -> None:
+    off = "gpu.enabled=false"
+    for resource in ("daemonsets", "serviceaccounts", "runtimeclasses"):
+        assert verbs(resource)
+        assert not verbs(resource, off)
+    assert verbs("nodes") == {"get", "list", "watch"}
+    assert verbs("nodes", off) == {"get"}
+    for rule in operators(off, "collector.enabled=true"):
+        if "serviceaccounts" in rule["resources"]:
+            assert "delete" not in rule["verbs"] or names.COLLECTOR in rule["resourceNames"]
+    assert load(settings_of(rendered(off))).gpu_enabled is False
+
+
+@pytest.mark.parametrize("groups", [(), ("platform", "oidc:dev"), ("system:authenticated",)])
+def test_the_ledger_is_reached_through_the_api_server_by_the_groups_that_are_named(groups: tuple[str, ...]) -> None:
+    made = rendered(*(f"rbac.askLedger[{number}]={group}" for number, group in enumerate(groups)))
+    (role,) = [item for item in made if item["kind"] == "Role" and item["metadata"]["name"] == names.ROLE_ASK]
+    assert role["rules"][0]["verbs"] == ["get"]
+    bindings = [item for item in made if item["kind"] == "RoleBinding" and item["roleRef"]["name"] == names.ROLE_ASK]
+    assert tuple(subject["name"] for binding in bindings for subject in binding["subjects"]) == groups
+    assert not any("system:authenticated" in str(item.get("subjects")) for item in rendered())
+
+
 def test_only_the_operator_writes_anything_but_reviews(chart: list[dict[str, Any]]) -> None:
     for _, name, rule in rules(chart):
         if name in {"llmwarden-webhook", "llmwarden-ledger"} and rule["resources"] not in (
@@ -347,6 +398,9 @@ def test_what_providers_bill_is_in_no_role_of_teams_and_their_keys_are_the_ledge
         ("ledger.persistance.enabled=false", "persistance"),
         ("ledger.replicas=2", "secretName"),
         ("backends.allowedHosts[0]=https://example.com", "allowedHosts"),
+        ("webhook.clientCA=ca.crt", "clientCA"),
+        ("gpu.enabled=maybe", "enabled"),
+        ("rbac.askLedger=everybody", "askLedger"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(setting: str, says: str) -> None:

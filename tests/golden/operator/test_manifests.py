@@ -17,7 +17,7 @@ from llmwarden.api.v1alpha1 import ClusterLLMBudget, LLMBudget, LLMService, pars
 from llmwarden.domain import budgets, objectives
 from llmwarden.manifests.builder import build, build_cluster
 from llmwarden.manifests.gpu_choice import Choice, Foreign, Unfit, unfit_of
-from llmwarden.manifests.params import ClusterParams, Params
+from llmwarden.manifests.params import ClusterParams, Owner, Params
 from llmwarden.settings import Settings
 from llmwarden.snapshot import Capabilities
 
@@ -201,9 +201,25 @@ def test_what_is_known_of_nvidias_exporter_is_written_on_ours() -> None:
     assert ours["spec"]["template"]["spec"]["runtimeClassName"] == "nvidia"
 
 
-def test_without_a_service_or_a_ca_there_is_no_webhook_configuration() -> None:
+def test_without_a_service_or_a_ca_the_webhook_configuration_is_as_the_chart_makes_it() -> None:
     for changes in ({"services": (), "namespaces": ()}, {"ca_bundle": ""}):
-        assert "MutatingWebhookConfiguration" not in {item["kind"] for item in build_cluster(cluster_params(**changes))}
+        every = build_cluster(cluster_params(**changes))
+        (made,) = [item for item in every if item["kind"] == "MutatingWebhookConfiguration"]
+        assert "webhooks" not in made
+
+
+def test_the_webhook_configuration_has_no_field_of_the_chart_s_and_the_secret_path() -> None:
+    every = build_cluster(cluster_params(webhook_path="/mutate-pod/secret"))
+    (made,) = [item for item in every if item["kind"] == "MutatingWebhookConfiguration"]
+    assert made["metadata"].keys() == {"name", "annotations"}
+    assert made["webhooks"][0]["clientConfig"]["service"]["path"] == "/mutate-pod/secret"
+
+
+def test_what_is_in_our_namespace_goes_with_the_release() -> None:
+    owner = Owner(names.SETTINGS, "uid-1")
+    for item in build_cluster(cluster_params(owner=owner)):
+        owners = item["metadata"].get("ownerReferences", [])
+        assert [one["uid"] for one in owners] == (["uid-1"] if "namespace" in item["metadata"] else [])
 
 
 def test_the_hash_follows_the_content_alone() -> None:

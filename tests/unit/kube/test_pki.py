@@ -113,3 +113,71 @@ def test_another_namespace_needs_other_names() -> None:
     made = pki.secrets_wanted({}, NOW, "warden")
     moved = pki.secrets_wanted(existing(*made), NOW, "elsewhere")
     assert [secret["metadata"]["name"] for secret in moved] == [names.SECRET_WEBHOOK_TLS, names.SECRET_LEDGER_TLS]
+
+
+def path_of(secret: dict[str, Any]) -> str:
+    return text(secret, pki.PATH)
+
+
+def test_the_webhook_s_path_cannot_be_guessed_and_stays() -> None:
+    made = pki.secrets_wanted({}, NOW, "warden")
+    path = path_of(made[0])
+    assert path.startswith(f"{names.WEBHOOK_PATH}/")
+    assert len(path) - len(names.WEBHOOK_PATH) == 33
+    assert path != path_of(pki.secrets_wanted({}, NOW, "warden")[0])
+    assert pki.called_path(made[0], NOW) == path
+    assert pki.paths(made[1]) == (path,)
+    assert pki.PATHS not in made[2]["data"]  # not the ledger's
+
+
+def test_a_path_is_replaced_with_the_ca_and_both_predecessors_are_good_for_as_long() -> None:
+    made = pki.secrets_wanted({}, NOW, "warden")
+    later = NOW + 2500 * DAY
+    renewed = pki.secrets_wanted(existing(*made), later, "warden")
+    old, new = path_of(made[0]), path_of(renewed[0])
+    assert old != new
+    assert pki.paths(renewed[1]) == (new, old)
+    # Webhooks have not read it yet: what the API server is told follows.
+    assert pki.called_path(renewed[0], later) == old
+    assert pki.called_path(renewed[0], later + pki.SETTLE) == new
+    assert pki.secrets_wanted(existing(*renewed), later + pki.OVERLAP - DAY / 100, "warden") == []
+    ended = pki.secrets_wanted(existing(*renewed), later + pki.OVERLAP, "warden")
+    assert [item["metadata"]["name"] for item in ended] == [
+        names.SECRET_CA,
+        names.SECRET_WEBHOOK_TLS,
+        names.SECRET_LEDGER_TLS,
+    ]
+    assert pki.paths(ended[1]) == (new,)
+    assert text(ended[0], "ca.crt") == text(renewed[0], "tls.crt")
+    assert text(ended[1], "tls.crt") == text(renewed[1], "tls.crt")  # the leaf stays
+    assert pki.secrets_wanted(existing(*ended), later + pki.OVERLAP, "warden") == []
+
+
+def test_secrets_of_an_earlier_version_get_a_path_while_its_webhooks_serve_theirs() -> None:
+    made = pki.secrets_wanted({}, NOW, "warden")
+    for secret in made:
+        secret["data"] = {
+            key: value for key, value in secret["data"].items() if key in {"tls.crt", "tls.key", "ca.crt"}
+        }
+    assert pki.called_path(made[0], NOW) == ""
+    upgraded = pki.secrets_wanted(existing(*made), NOW, "warden")
+    assert [item["metadata"]["name"] for item in upgraded] == [names.SECRET_CA, names.SECRET_WEBHOOK_TLS]
+    assert pki.paths(upgraded[1]) == (path_of(upgraded[0]), names.WEBHOOK_PATH)
+    assert text(upgraded[0], "tls.crt") == text(made[0], "tls.crt")
+    assert pki.called_path(upgraded[0], NOW) == names.WEBHOOK_PATH
+    assert pki.called_path(upgraded[0], NOW + pki.SETTLE) == path_of(upgraded[0])
+
+
+def test_without_its_ca_a_path_has_no_successor_to_share_with() -> None:
+    """Whoever deletes the CA's Secret wants neither the CA nor the path any longer."""
+    _, webhook, ledger = pki.secrets_wanted({}, NOW, "warden")
+    made = pki.secrets_wanted(existing(webhook, ledger), NOW, "warden")
+    assert pki.paths(made[1]) == (path_of(made[0]),)
+    assert pki.called_path(made[0], NOW) == path_of(made[0])
+
+
+@pytest.mark.parametrize("damage", [{pki.ROTATED: "!!!"}, {pki.ROTATED: ""}, {pki.PATH: ""}, {pki.PATH: "eA=="}])
+def test_a_damaged_path_is_replaced(damage: dict[str, str]) -> None:
+    made = pki.secrets_wanted({}, NOW, "warden")
+    made[0]["data"].update(damage)
+    assert len(pki.paths(pki.secrets_wanted(existing(*made), NOW, "warden")[1])) == 2

@@ -187,3 +187,15 @@ def test_the_condition_follows_what_is_asked_and_outlives_a_restart() -> None:
     restarted = status(snapshot(measured.dump(), gpu=("Unknown", "NotKnown", "Not read yet.")))
     assert found(restarted) == found(measured)
     assert found(status(snapshot(measured.dump(), gpu=None))) is None
+
+
+def test_an_installation_without_gpus_runs_none_and_says_so() -> None:
+    off = replace(SETTINGS, gpu_enabled=False)
+    choice = chosen(PLAIN, "DCGM", settings=off)
+    assert (choice.exporter, choice.foreign, choice.reason) == (None, None, "Disabled")
+    assert chosen(PLAIN, None, settings=off) == gpu_choice.NO_EXPORTER
+    said = gpu_choice.verdict(service("Auto"), choice, Facts(), off)
+    assert said is not None
+    assert said[:2] == ("False", "Disabled")
+    assert "gpu.enabled" in said[2]
+    assert gpu_choice.verdict(service(None), choice, Facts(), off) is None

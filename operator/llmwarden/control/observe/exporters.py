@@ -25,6 +25,7 @@ class Exporters:
         def informer(api_version: str, plural: str, namespace: str | None = None, **more: Any) -> Informer:
             return Informer(client, api_version, plural, namespace, on_change=lambda *_: on_change(), **more)
 
+        self._enabled = settings.gpu_enabled
         ours = f"{names.LABEL_NAME}={names.MANAGED_BY},{names.LABEL_COMPONENT}=gpu-exporter"
         self._nodes = informer("v1", "nodes", label_selector=f"{settings.gpu_node_label}=true", transform=_strip_node)
         self._classes = informer("node.k8s.io/v1", "runtimeclasses", transform=_strip_class)
@@ -33,10 +34,12 @@ class Exporters:
     @property
     def informers(self) -> tuple[Informer, ...]:
         """All informers, for whoever runs them."""
-        return self._nodes, self._classes, self._pods
+        return (self._nodes, self._classes, self._pods) if self._enabled else ()
 
     async def synced(self) -> None:
         """Wait until they are read, but not for long."""
+        if not self._enabled:
+            return
         waits = [asyncio.ensure_future(informer.synced.wait()) for informer in self.informers]
         await asyncio.wait(waits, timeout=SYNC_SECONDS)
         for wait in waits:

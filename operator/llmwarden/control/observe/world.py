@@ -11,7 +11,7 @@ import asyncio
 import datetime as dt
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from llmwarden import names
 from llmwarden.api.v1alpha1 import LLMService
@@ -147,23 +147,25 @@ class World(Resources):
         self.usage: wire.Usage | None = None
         self.accounts: Mapping[str, reconciliation.Account] = {}
         self.ca_bundle = ""
+        self.webhook_told = False  # whether the API server is told to call the webhook
         # Told of every object of ours that a watch saw deleted.
         self.on_gone: Callable[[Identity], None] = lambda _identity: None
 
     # Watching -------------------------------------------------------------------------------------------------------
 
     def _informers(self) -> dict[str, OwnedInformer]:
-        def informer(api_version: str, plural: str, namespace: str | None = None) -> OwnedInformer:
+        def informer(api_version: str, plural: str, namespace: str | None = None, **more: Any) -> OwnedInformer:
             return OwnedInformer(
                 self._client,
                 api_version,
                 plural,
                 namespace,
-                label_selector=MANAGED,
                 on_change=lambda _key, old, new: self._owned_changed(old, new),
+                **(more or {"label_selector": MANAGED}),
             )
 
-        own = self._settings.namespace
+        own, gpu = self._settings.namespace, self._settings.gpu_enabled
+        accounts = gpu or self._settings.collector.enabled  # the chart gives the rights to ServiceAccounts only then
         return {
             "ConfigMap": informer("v1", "configmaps"),
             "PodMonitor": informer(MONITORING, "podmonitors"),
@@ -173,26 +175,35 @@ class World(Resources):
             "AlertmanagerConfig": informer(ROUTING, "alertmanagerconfigs"),
             "GrafanaDashboard": informer(GRAFANA, "grafanadashboards"),
             "NetworkPolicy": informer("networking.k8s.io/v1", "networkpolicies"),
-            "ServiceAccount": informer("v1", "serviceaccounts", own),
+            **({"ServiceAccount": informer("v1", "serviceaccounts", own)} if accounts else {}),
             "Deployment": informer("apps/v1", "deployments", own),
-            "DaemonSet": informer("apps/v1", "daemonsets", own),
+            **({"DaemonSet": informer("apps/v1", "daemonsets", own)} if gpu else {}),
             "Service": informer("v1", "services", own),
+            # By name, for the operator has no right to others. Its labels are the chart's.
             "MutatingWebhookConfiguration": informer(
-                "admissionregistration.k8s.io/v1", "mutatingwebhookconfigurations"
+                "admissionregistration.k8s.io/v1",
+                "mutatingwebhookconfigurations",
+                field_selector=f"metadata.name={names.WEBHOOK_CONFIGURATION}",
             ),
         }
 
     @property
     def _needed(self) -> tuple[Informer, ...]:
         """The informers without which no status can be computed."""
-        return (*self._owned.values(), self._daemon_sets, self._endpoints, *self._local)
+        return (*self._owned.values(), *self._exporters_there, self._endpoints, *self._local)
+
+    @property
+    def _exporters_there(self) -> tuple[Informer, ...]:
+        """The informer of other GPU exporters, where they are looked for."""
+        return (self._daemon_sets,) if self._settings.gpu_enabled else ()
 
     async def run(self) -> None:
         """Watch for ever; ends by cancellation only."""
         async with asyncio.TaskGroup() as group:
             for informer in (*self._owned.values(), *self._choosers.informers, *self._exporters.informers):
                 group.create_task(informer.run())
-            group.create_task(self._daemon_sets.run())
+            for informer in self._exporters_there:
+                group.create_task(informer.run())
             group.create_task(self._endpoints.run())
             group.create_task(self._follow_capabilities())
             await self._listed.wait()
@@ -453,7 +464,7 @@ class World(Resources):
     def webhook_ready(self) -> bool:
         """Whether some endpoint of the webhook is ready, and the API server is told to call it."""
         ready = any(item["ready"] for item in self._endpoints.items.values())
-        return ready and bool(self._owned["MutatingWebhookConfiguration"].items)
+        return ready and self.webhook_told
 
     def seen(self, name: Name) -> Seen | None:
         """Return all that is known of a service; None where it is gone or being deleted. Raises InvalidSpecError."""
