@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from llmwarden import names
 from llmwarden.domain.plausible import Pace
 from tests import postgresql
 from tests.ledger.test_http import DAILY, DOLLAR, POD, Ledger, code, row, running
@@ -130,8 +131,8 @@ async def test_it_is_shown(opened: Opened) -> None:
         assert forged["quarantinedTokens"] == FORGED
         assert forged["quarantinedPicodollars"] == forged["picodollars"] == FORGED * 2_500_000
         labels = {"namespace": "shop", "llmservice": "bot"}
-        assert ledger.metric("llmwarden_ledger_quarantined_tokens", **labels) == FORGED
-        assert ledger.metric("llmwarden_ledger_quarantined_requests", **labels) == 1
+        assert ledger.metric(names.METRIC_LEDGER_QUARANTINED, **labels) == FORGED
+        assert ledger.metric(names.METRIC_LEDGER_QUARANTINED_REQUESTS, **labels) == 1
         assert ledger.metric("llmwarden_ledger_quarantined_rows_total", namespace="shop") == 1
         # What is honest beside it counts everywhere.
         assert (await spent(ledger))[ALL][1] == 2 * HONEST
