@@ -64,6 +64,15 @@ class Settings:
     gpu_node_label: str = "nvidia.com/gpu.present"
     database_path: str = "/data/ledger.sqlite3"
     pod_detail_days: int = 35  # spend by pod is known for so long
+    # What a pod, a service and a namespace may hold of a budget that others share: so many percent of its limit, and `lease_factor` times
+    # what it used in the last `lease_window_seconds` (docs/money.md).
+    lease_pod_percent: int = 10
+    lease_service_percent: int = 20
+    lease_namespace_percent: int = 25
+    lease_factor: int = 4
+    lease_window_seconds: int = 900
+    # RFC 3339. Until then the ledger believes balances that it never granted: only after its database was restored from a backup.
+    lease_believe_until: str = ""
     database_url: str = field(
         default="", repr=False
     )  # postgresql://…, with its password; empty: SQLite at database_path

@@ -174,5 +174,11 @@ LLMWARDEN_DCGM_IMAGE: {{ $v.gpu.dcgmImage | quote }}
 LLMWARDEN_GPU_NODE_LABEL: {{ $v.gpu.nodeLabel | quote }}
 LLMWARDEN_DATABASE_PATH: "/data/ledger.sqlite3"
 LLMWARDEN_POD_DETAIL_DAYS: {{ $v.ledger.podDetailDays | quote }}
+LLMWARDEN_LEASE_POD_PERCENT: {{ $v.ledger.leases.podPercent | quote }}
+LLMWARDEN_LEASE_SERVICE_PERCENT: {{ $v.ledger.leases.servicePercent | quote }}
+LLMWARDEN_LEASE_NAMESPACE_PERCENT: {{ $v.ledger.leases.namespacePercent | quote }}
+LLMWARDEN_LEASE_FACTOR: {{ $v.ledger.leases.factor | quote }}
+LLMWARDEN_LEASE_WINDOW_SECONDS: {{ $v.ledger.leases.windowSeconds | int64 | quote }}
+LLMWARDEN_LEASE_BELIEVE_UNTIL: {{ $v.ledger.leases.believeUntil | quote }}
 LLMWARDEN_LOG_LEVEL: {{ $v.logLevel | quote }}
 {{- end }}

@@ -48,9 +48,10 @@ def merge(
     ids: "KeyIds",
     reports: Sequence[tuple[wire.Report, int]],
     journals: Mapping[JournalName, "Journal"],
+    believe_until: int = 0,
 ) -> "Merge":
     """Say what these reports change, given what is known of their journals. Writes nothing but keys that are new."""
-    made = Merge()
+    made = Merge(believe_until=believe_until)
     wanted: list[dict[Address, Counts]] = []
     folded: list[int] = []
     for report, _ in reports:
@@ -122,6 +123,10 @@ class Merge:
         default_factory=dict
     )  # by budget and journal id: what the journal keeps
     ended: set[int] = field(default_factory=set)  # journals whose last report this was: they keep nothing
+    believe_until: int = (
+        0  # reports before this time are believed what they say of their balances (`Store.believe_until`)
+    )
+    _believed: set[tuple[str, int]] = field(default_factory=set)
 
     def take(self, report: wire.Report, now: int, merged: Merged) -> None:
         """Note what a report says beside its rows. Of the leases only the journal's newest report counts."""
@@ -137,9 +142,20 @@ class Merge:
             self.services[name] = max(now, self.services.get(name, 0))
         if merged.latest:
             for use in report.leases:
-                self.balances[use.budget, journal_id] = policy.kept(min(use.balance, LARGEST))
+                place = (use.budget, journal_id)
+                said = min(use.balance, LARGEST)
+                # Two reports of a journal in one batch: what the first gave back is not its own any more.
+                self.balances[place] = policy.kept(said, self.balances.get(place, LARGEST))
+                if now < self.believe_until:
+                    self._believed.add(place)
             if report.final:
                 self.ended.add(journal_id)
+
+    def hold_to(self, stored: Mapping[tuple[str, int], int]) -> None:
+        """Hold what journals say they keep to what is stored: a balance that nobody granted is none."""
+        for place, said in self.balances.items():
+            if place not in self._believed:
+                self.balances[place] = policy.kept(said, stored.get(place, 0))
 
     def grant(self, granted: Mapping[tuple[str, int], int]) -> None:
         """Add to balances."""

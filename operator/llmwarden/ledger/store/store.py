@@ -41,6 +41,8 @@ class Store:
         """
         self.database = Database(url)
         self._ids = KeyIds(self.database)
+        # After a restore from a backup, balances that journals report are believed until this time (seconds since the epoch).
+        self.believe_until = 0
         self._seen = 0  # the last change that our sums in memory have
         self._issued: set[Issued] = set()  # prices that are known in memory
         try:
@@ -73,11 +75,14 @@ class Store:
                 number = self._next(connection)
                 foreign, prices = self._foreign(connection, number)
                 known = merge.read(self.database, connection, reports)
-                made = merge.merge(connection, self._ids, reports, known)
+                made = merge.merge(connection, self._ids, reports, known, self.believe_until)
+                budgets = lending.budgets if lending is not None else ()
+                stored = leases.stored(self.database, connection, budgets, made.balances)
+                made.hold_to(stored.own)
                 prices |= self._unknown_prices(connection, (delta for one in made.merged for delta in one.deltas))
                 if lending is not None:
-                    held = leases.held(self.database, connection, lending.budgets, made.balances)
-                    granted = lending.decide(leases.Ground(held, tuple(made.merged), foreign, prices))
+                    held = leases.held(stored, lending.budgets, made.balances)
+                    granted = lending.decide(leases.Ground(held, made.balances, tuple(made.merged), foreign, prices))
                     # It has counted what others did, whatever becomes of this transaction.
                     self._seen = number - 1
                     self._issued.update(prices)
@@ -89,7 +94,7 @@ class Store:
             self._ids.committed()
             self._seen = number
             self._issued.update(prices)
-            return Batch(tuple(made.merged), foreign, prices)
+            return Batch(tuple(made.merged), foreign, prices, made.balances, frozenset(made.ended))
 
     def follow(self) -> Batch:
         """What other replicas changed since we last looked. Raises BehindError where `sums` must be read anew."""
@@ -132,10 +137,20 @@ class Store:
         with self.database.guard(), self.database.reading() as connection:
             return leases.state(connection)
 
+    def holding(self) -> list[leases.Silent]:
+        """Every journal that holds something, with what it holds."""
+        with self.database.guard(), self.database.reading() as connection:
+            return leases.holding(connection)
+
     def silent(self, after: int, before: int, most: int) -> list[leases.Silent]:
         """Journals that have not ended and last reported between these times (seconds since the epoch), oldest first."""
         with self.database.guard(), self.database.reading() as connection:
             return leases.silent(connection, after, before, most)
+
+    def services_of(self, journal_ids: Sequence[int]) -> dict[int, tuple[str, ...]]:
+        """Which services (bare names) these journals have reported."""
+        with self.database.guard(), self.database.reading() as connection:
+            return leases.services(connection, journal_ids)
 
     def release(self, journal_ids: Iterable[int]) -> list[int]:
         """End journals whose pods are confirmed dead, and their leases; returns those that had not ended."""

@@ -8,6 +8,7 @@ from llmwarden.manifests.manifest import DASHBOARD_OVERVIEW_UID, Manifest, ours
 from llmwarden.manifests.monitors import API_VERSION
 from llmwarden.manifests.params import ClusterParams
 
+HOARDED_SHARE: Final = 0.05  # of the limit, held beyond what was used in the last quarter of an hour
 UNREAD_SECONDS: Final = 86_400  # providers are asked each hour, and again after six at most
 _BY: Final = f"account, {names.LABEL_M_PROVIDER}"
 _MEANING: Final = {
@@ -27,7 +28,7 @@ def rules(params: ClusterParams) -> Manifest | None:
     """Build the PrometheusRule."""
     if not params.capabilities.rules:
         return None
-    wanted = [_unwatched(params)]
+    wanted = [_unwatched(params), _hoarded(params)]
     if params.accounts:
         wanted += [*_drifts(params), _unread(params)]
     return {
@@ -51,6 +52,28 @@ def _unwatched(params: ClusterParams) -> dict[str, Any]:
             "LLM Warden learns of changes through watches. Until this watch works again, the operator does not act on edits and new pods, the webhook "
             "may let pods start without a proxy, or the ledger keeps old budgets and prices. The pod's log has the API server's answer. "
             "If it is `forbidden`, a ClusterRole differs from what the chart installed."
+        ),
+    )
+
+
+def _hoarded(params: ClusterParams) -> dict[str, Any]:
+    service = names.LABEL_M_SERVICE
+    return _alert(
+        params,
+        "LLMBudgetHoarded",
+        # Under a label of its own: the rule's namespace is ours. max: each replica of the ledger says the same.
+        f'max by (kind, budget, holder, {service}) (label_replace({names.METRIC_LEASE_UNUSED}, "holder", "$1", "namespace", "(.*)")) '
+        f"> {HOARDED_SHARE}",
+        wait="15m",
+        severity="warning",
+        summary=(
+            "{{ $labels.kind }} {{ $labels.budget }}: namespace {{ $labels.holder }}"
+            f"{{{{ with $labels.{service} }}}} (service {{{{ . }}}}){{{{ end }}}} holds {{{{ $value | humanizePercentage }}}} of the limit "
+            "and spends little of it"
+        ),
+        description=(
+            "Others that share this budget cannot spend what it holds. Either its calls reserve much more than they use, or a program in its pods "
+            "reports in the proxy's name. The ledger bounds what one holder gets (ledger.leases in the chart's values). Nothing was overspent."
         ),
     )
 
