@@ -75,6 +75,15 @@ class Settings:
     audit_days: int = 400  # audit entries are kept for so long
     plausible_tokens_per_second: int = 200_000  # of one pod: more is quarantined (domain/plausible.py)
     plausible_requests_per_second: int = 10_000
+    # What a pod, a service and a namespace may hold of a budget that others share: so many percent of its limit, and `lease_factor` times
+    # what it used in the last `lease_window_seconds` (docs/money.md).
+    lease_pod_percent: int = 10
+    lease_service_percent: int = 20
+    lease_namespace_percent: int = 25
+    lease_factor: int = 4
+    lease_window_seconds: int = 900
+    # RFC 3339. Until then the ledger believes balances that it never granted: only after its database was restored from a backup.
+    lease_believe_until: str = ""
     database_url: str = field(
         default="", repr=False
     )  # postgresql://…, with its password; empty: SQLite at database_path

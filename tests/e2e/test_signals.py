@@ -38,7 +38,7 @@ WRONG = (
     names.RECORD_GPU_HOT,
 )
 # What is there only where a pod lies to the ledger; tests/ledger looks for these series, by the same constants, after forged reports.
-LIES = (names.METRIC_LEDGER_QUARANTINED, names.METRIC_LEDGER_QUARANTINED_REQUESTS)
+LIES = (names.METRIC_LEDGER_QUARANTINED, names.METRIC_LEDGER_QUARANTINED_REQUESTS, names.METRIC_LEASE_UNUSED)
 CLOSED_HOURS = (names.METRIC_GPU_COST, names.METRIC_GPU_TOKENS, names.METRIC_GPU_UNPRICED)
 LINKS = {
     "Runbook": f"{RUNBOOKS}/{BLOCKED}.md",

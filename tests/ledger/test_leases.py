@@ -149,7 +149,7 @@ async def test_a_pod_gets_no_lease_of_what_does_not_hold_for_it_and_claims_none(
         assert (answer.status_code, answer.json()["leases"]) == (200, [])
     assert held(ledger) == 0
     await ask(ledger, 1, balance=10**15)
-    assert held(ledger) == LIMIT  # of its own it may claim all there is, and no more
+    assert held(ledger) == 0  # nor a balance of its own that nobody granted
 
 
 async def test_a_restart_keeps_what_is_out(ledger: Ledger, tmp_path: Path) -> None:

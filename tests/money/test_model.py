@@ -96,13 +96,14 @@ class Ledger:
         if report.sequence > self.sequences.get(report.proxy, -1):
             self.sequences[report.proxy] = report.sequence
             for use in report.uses:
-                self.outstanding[report.proxy] = leases.kept(use.balance)
+                kept = leases.kept(use.balance, self.outstanding.get(report.proxy, 0))
+                self.outstanding[report.proxy] = kept
                 given = leases.divide(
                     limit=LIMIT,
                     spent=self.spent,
                     outstanding=self.leased,
                     claimants=sum(held > 0 for held in self.outstanding.values()),
-                    ask=leases.Ask(use.balance, use.wanted, use.needed),
+                    ask=leases.Ask(kept, use.wanted, use.needed),
                 )
                 self.outstanding[report.proxy] += given.granted
                 if given.hungry:

@@ -185,5 +185,11 @@ LLMWARDEN_QUOTA_UNPRICED_ROWS: {{ $v.ledger.quotas.unpricedRows | int64 | quote 
 LLMWARDEN_AUDIT_DAYS: {{ $v.ledger.auditDays | quote }}
 LLMWARDEN_PLAUSIBLE_TOKENS_PER_SECOND: {{ $v.ledger.plausible.tokensPerSecond | int64 | quote }}
 LLMWARDEN_PLAUSIBLE_REQUESTS_PER_SECOND: {{ $v.ledger.plausible.requestsPerSecond | int64 | quote }}
+LLMWARDEN_LEASE_POD_PERCENT: {{ $v.ledger.leases.podPercent | quote }}
+LLMWARDEN_LEASE_SERVICE_PERCENT: {{ $v.ledger.leases.servicePercent | quote }}
+LLMWARDEN_LEASE_NAMESPACE_PERCENT: {{ $v.ledger.leases.namespacePercent | quote }}
+LLMWARDEN_LEASE_FACTOR: {{ $v.ledger.leases.factor | quote }}
+LLMWARDEN_LEASE_WINDOW_SECONDS: {{ $v.ledger.leases.windowSeconds | int64 | quote }}
+LLMWARDEN_LEASE_BELIEVE_UNTIL: {{ $v.ledger.leases.believeUntil | quote }}
 LLMWARDEN_LOG_LEVEL: {{ $v.logLevel | quote }}
 {{- end }}

@@ -80,6 +80,7 @@ class Core:
             delta.service for delta in batch.foreign if not delta.written_off
         }:  # reported to another replica since we last looked: a second ago
             self.usage.reported(service, int(now.timestamp()))
+        self._lent(reports, batch)
         for (report, at), result in zip(reports, batch.merged, strict=True):
             self.history.count(result.deltas)
             touched.update(delta.service for delta in result.deltas)
@@ -135,6 +136,20 @@ class Core:
     def _wake(self, namespaces: Iterable[str]) -> None:
         """Wake the proxies of namespaces where a budget's state or window has changed."""
         self.configuration.moved(namespaces)
+
+    def _lent(self, reports: Sequence[tuple[wire.Report, int]], batch: Batch) -> None:
+        """Take who holds what, and what its pods used. Before it is counted: after that, what it costs cannot be told apart."""
+        holders = self.standings.desk.holders
+        for (report, _), result in zip(reports, batch.merged, strict=True):
+            if not report.leases:
+                continue
+            namespace, uid = report.pod.namespace, report.pod.uid
+            holders.know(result.journal_id, namespace, uid, {f"{namespace}/{row.service}" for row in report.rows})
+            for key, amount in self.standings.pending(result.deltas).items():
+                holders.use(key, uid, amount)
+        for (key, journal), balance in batch.balances.items():
+            holders.put(key, journal, balance)
+        holders.end(batch.ended)
 
     def _true_up(self) -> None:
         if self.synced:  # before that prices are not read, and all would be shared twice

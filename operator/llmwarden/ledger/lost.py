@@ -1,13 +1,17 @@
-"""Pods that are gone without a last report: their leases are free again, and what they did not report is said to be missing.
+"""Pods that are gone: their leases are free again, and what they did not report is said to be missing.
 
 A pod that ends in the ordinary way reports for the last time. One that was lost (its node died, or it was deleted by force) leaves a
 journal that neither ended nor reports; only the API server can say that it is gone and not merely cut off from us. What it used
 since its last report is unknown: at most one reporting interval's worth.
+
+Whoever holds a lease is looked for as well, however old its journal is and however lately it reported: the largest leases first. A pod that
+was deleted by force may go on, and its token is good for a moment: what it is granted then is taken back at the next look.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
 import anyio.to_thread
@@ -22,6 +26,7 @@ SILENT_SECONDS: Final = 90  # three of the longest intervals between two reports
 LONG_AGO_SECONDS: Final = 7 * 86400  # a journal that was silent for longer is not asked about any more
 SWEEP_SECONDS: Final = 15.0
 MOST: Final = 100  # pods asked about in one sweep: a dead zone must not flood the API server
+MOST_LARGEST: Final = 50  # of these, the holders that are asked about for the size of their leases, at every sweep
 _ENDED: Final = frozenset({"Succeeded", "Failed"})
 
 
@@ -40,6 +45,14 @@ class Journals(Protocol):
         """See there."""
         ...
 
+    def holding(self) -> list[Silent]:
+        """See there."""
+        ...
+
+    def services_of(self, journal_ids: Sequence[int]) -> Mapping[int, Sequence[str]]:
+        """See there."""
+        ...
+
 
 class Ends(Protocol):
     """Of `writer.Writer`."""
@@ -50,7 +63,11 @@ class Ends(Protocol):
 
 
 class LostPods:
-    """See the module. `now` gives seconds since the epoch, `services` the keys of those that exist."""
+    """See the module.
+
+    `now` gives seconds since the epoch, `services` the keys of those that exist, `share` which part of a limit is at most held by balances
+    (by budget).
+    """
 
     def __init__(
         self,
@@ -61,6 +78,7 @@ class LostPods:
         now: Callable[[], float],
         *,
         services: Callable[[], Iterable[str]],
+        share: Callable[[Mapping[str, int]], float] = lambda _: 0.0,
     ) -> None:
         self._client = client
         self._journals = journals
@@ -68,6 +86,8 @@ class LostPods:
         self._metrics = metrics
         self._now = now
         self._services = services
+        self._share = share
+        self._looked: dict[int, float] = {}  # journals that hold something, and when their pod was last looked for
         self._asked: dict[int, float] = {}  # journals whose pod is there all the same, and when that was seen
 
     async def run(self) -> None:
@@ -81,6 +101,33 @@ class LostPods:
 
     async def sweep(self) -> None:
         """Look once. Raises UnavailableError."""
+        await self.sweep_silent()
+        await self.sweep_holders()
+
+    async def sweep_holders(self) -> None:
+        """Look for the pods that hold something: the largest holders, and of the others those that were not looked for longest."""
+        now = self._now()
+        holding = await anyio.to_thread.run_sync(self._journals.holding)
+        # A clock that was set back must not put off a look.
+        self._looked = {
+            one.journal_id: min(self._looked[one.journal_id], now) for one in holding if one.journal_id in self._looked
+        }
+        largest = sorted(holding, key=lambda one: -self._share(one.balances))[:MOST_LARGEST]
+        first = {one.journal_id for one in largest}
+        others = sorted(
+            (one for one in holding if one.journal_id not in first),
+            key=lambda one: self._looked.get(one.journal_id, 0.0),
+        )
+        gone: list[Silent] = []
+        for one in [*largest, *others[: MOST - len(largest)]]:
+            self._looked[one.journal_id] = now
+            if await self._is_gone(one):
+                gone.append(one)
+        reported = await anyio.to_thread.run_sync(self._journals.services_of, [one.journal_id for one in gone])
+        await self._end([replace(one, services=tuple(reported.get(one.journal_id, ()))) for one in gone])
+
+    async def sweep_silent(self) -> None:
+        """Look for the pods that neither ended nor report. Raises UnavailableError."""
         now = self._now()
         for key in self._services():
             # A counter that begins at 1 has no increase: the first loss would alert nobody.
@@ -98,6 +145,9 @@ class LostPods:
                 gone.append(one)
             else:
                 self._asked[one.journal_id] = now
+        await self._end(gone)
+
+    async def _end(self, gone: Sequence[Silent]) -> None:
         ended = set(await self._ends.release([one.journal_id for one in gone]) if gone else ())
         for one in gone:
             if one.journal_id not in ended:

@@ -17,8 +17,9 @@ import prometheus_client
 import uvloop
 
 from llmwarden import __version__, kube, names, tracing
+from llmwarden.domain.leases import HoldLimits
 from llmwarden.domain.plausible import Pace
-from llmwarden.errors import UnavailableError, WardenError
+from llmwarden.errors import InvalidSpecError, UnavailableError, WardenError
 from llmwarden.ledger import changes
 from llmwarden.ledger.audit import Trail
 from llmwarden.ledger.collector import Collector
@@ -30,6 +31,7 @@ from llmwarden.ledger.http.audit_api import AuditApi
 from llmwarden.ledger.http.correction_api import CorrectionApi
 from llmwarden.ledger.http.gpu_api import GpuApi
 from llmwarden.ledger.http.query_api import SpendApi
+from llmwarden.ledger.lease_metrics import LeaseState
 from llmwarden.ledger.lost import LostPods
 from llmwarden.ledger.metrics import Metrics, State
 from llmwarden.ledger.pods import InjectedPods, PodEnds
@@ -51,6 +53,9 @@ from llmwarden.settings import Settings, load
 logger = logging.getLogger(__name__)
 
 COMPACT_SECONDS = 600.0
+HOLDERS_SECONDS = 30.0
+HOLDERS_ALONE_SECONDS = 600.0  # where no other replica changes them: for a commit whose answer was lost
+MOST_BELIEVED_SECONDS = 3600.0
 CHECKPOINT_SECONDS = 0.5
 SHARE_SECONDS = 30.0
 COMPACT_PAUSE_SECONDS = 0.5
@@ -90,6 +95,7 @@ async def run(settings: Settings, *, port: int, metrics_port: int) -> None:
     try:
         core = Core(Catalogue(), store.prices(), lambda: dt.datetime.now(dt.UTC), settings.report_seconds)
         bound(store, core, settings)
+        bound_leases(core, store, settings)
         core.rebuild(store.sums(), store.last_reports())
         async with await kube.connect() as client, httpx.AsyncClient(timeout=providers.TIMEOUT) as http:
             await _serve(settings, core, store, client, http, port=port, metrics_port=metrics_port)
@@ -107,6 +113,37 @@ def bound(store: Store, core: Core, settings: Settings) -> None:
     )
     store.quotas.unpriced = lambda namespace: core.history.aggregate.unpriced[namespace]
     store.quotas.settled = core.history.settled
+
+
+def bound_leases(core: Core, store: Store, settings: Settings) -> None:
+    """Set what holders may hold, and whether balances are believed for a while. Raises InvalidSpecError."""
+    holders = core.standings.desk.holders
+    holders.limits = HoldLimits(
+        settings.lease_pod_percent,
+        settings.lease_service_percent,
+        settings.lease_namespace_percent,
+        settings.lease_factor,
+        max(settings.lease_window_seconds, 1),
+    )
+    holders.reload(store.lease_state())
+    if not settings.lease_believe_until:
+        return
+    try:
+        until = dt.datetime.fromisoformat(settings.lease_believe_until).timestamp()
+    except ValueError as error:
+        message = (
+            f"LLMWARDEN_LEASE_BELIEVE_UNTIL is {settings.lease_believe_until!r}, not a time like 2026-12-01T08:00:00Z"
+        )
+        raise InvalidSpecError(message) from error
+    # At most an hour from now: who forgets the setting must not open the gate for good.
+    now = core.clock().timestamp()
+    store.believe_until = int(min(until, now + MOST_BELIEVED_SECONDS))
+    if store.believe_until > now:
+        logger.warning(
+            "for %d s, balances that proxies report are believed, as after a restore from a backup: anyone who may "
+            "report can claim what is left of its budgets",
+            store.believe_until - now,
+        )
 
 
 async def _serve(
@@ -140,6 +177,7 @@ async def _serve(
     prometheus_client.REGISTRY.register(State(core, watch.synced, store.size))
     prometheus_client.REGISTRY.register(GpuState(core))
     prometheus_client.REGISTRY.register(QuotaState(store.quotas))
+    prometheus_client.REGISTRY.register(LeaseState(core))
     prometheus_client.REGISTRY.register(AccountState(lambda: accounts.shown))
 
     def ready() -> str | None:
@@ -175,6 +213,7 @@ async def _serve(
         metrics,
         lambda: core.clock().timestamp(),
         services=lambda: list(core.view.services),
+        share=core.standings.desk.holders.share,
     )
 
     async def end() -> None:
@@ -206,6 +245,7 @@ async def _serve(
             *([_share(core, store, writer)] if store.database.postgresql else []),
             _compact(writer, settings.pod_detail_days * DAY),
             lost.run(),
+            _reload_holders(store, writer),
             holdings.run(),
             watching(client, accounts, partial(changes.record, trail)).run(),
             trail.run(store.database, writer.alone, dt.timedelta(days=settings.audit_days)),
@@ -238,6 +278,16 @@ async def _share(core: Core, store: Store, writer: Writer) -> None:
         except UnavailableError as error:
             logger.warning("what other replicas hear is not known now: %s", error)
         await asyncio.sleep(SHARE_SECONDS)
+
+
+async def _reload_holders(store: Store, writer: Writer) -> None:
+    """Take who holds what from the store again, for ever: other replicas change it."""
+    while True:
+        await asyncio.sleep(HOLDERS_SECONDS if store.database.postgresql else HOLDERS_ALONE_SECONDS)
+        try:
+            await writer.reload_holders()
+        except UnavailableError as error:
+            logger.warning("who holds which leases is not known anew: %s", error)
 
 
 async def checkpoints(store: Store) -> None:

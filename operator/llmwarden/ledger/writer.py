@@ -170,7 +170,14 @@ class Writer:
     async def release(self, journal_ids: Sequence[int]) -> list[int]:
         """End journals whose pods are gone; returns those that had not ended. Raises UnavailableError."""
         async with self._busy:
-            return await anyio.to_thread.run_sync(self._store.release, journal_ids)
+            ended = await anyio.to_thread.run_sync(self._store.release, journal_ids)
+            self._core.standings.desk.holders.end(journal_ids)
+        return ended
+
+    async def reload_holders(self) -> None:
+        """Take from the store who holds what, as other replicas changed it. Raises UnavailableError."""
+        async with self._busy:
+            self._core.standings.desk.holders.reload(await anyio.to_thread.run_sync(self._store.lease_state))
 
     async def _write(self, batch: Sequence[_Waiting]) -> None:
         reports = [(one.report, one.now) for one in batch]
@@ -227,8 +234,15 @@ class _Loan:
         asked = [
             one
             for report, merged in zip(self._reports, ground.merged, strict=True)
-            for one in self._asked(report, merged)
+            for one in self._asked(report, merged, ground.kept)
         ]
+        for report, merged in zip(self._reports, ground.merged, strict=True):
+            if report.leases:
+                pod = report.pod
+                services = {f"{pod.namespace}/{row.service}" for row in report.rows}
+                self._desk.holders.know(merged.journal_id, pod.namespace, pod.uid, services)
+        for one in asked:
+            self._desk.holders.put(one.use.budget, one.journal_id, one.balance)
         self._desk.notes(asked)
         pending = self._core.standings.pending(delta for merged in ground.merged for delta in merged.deltas)
         self._granted = self._desk.decide(asked, ground.held, pending)
@@ -250,7 +264,13 @@ class _Loan:
             for one, grant in found
         )
 
-    def _asked(self, report: wire.Report, merged: Merged) -> list[Asked]:
+    def _asked(
+        self, report: wire.Report, merged: Merged, kept: Mapping[tuple[str, int], int] | None = None
+    ) -> list[Asked]:
         if not merged.latest:
             return []  # a newer report of the journal said what it has
-        return [Asked(merged.journal_id, use) for use in report.leases if self._desk.leased(use.budget)]
+        return [
+            Asked(merged.journal_id, use, (kept or {}).get((use.budget, merged.journal_id)))
+            for use in report.leases
+            if self._desk.leased(use.budget)
+        ]

@@ -55,6 +55,33 @@ CASES = {
     "a provider that answered lately": Case(
         "LLMProviderUnread", {f"llmwarden_provider_read_timestamp_seconds{{{LABELS}}}": "0+600x20"}, {"3h": []}, "10m"
     ),
+    "a namespace that holds much of a shared budget and spends little, and one that did so for a moment": Case(
+        "LLMBudgetHoarded",
+        {
+            'llmwarden_ledger_lease_unused_ratio{namespace="shop",llmservice="",budget="all",kind="ClusterLLMBudget",pod="ledger-a"}': (
+                "0.2x40 0x20"
+            ),
+            'llmwarden_ledger_lease_unused_ratio{namespace="web",llmservice="",budget="all",kind="ClusterLLMBudget",pod="ledger-a"}': (
+                "0.2x10 0x50"
+            ),
+            'llmwarden_ledger_lease_unused_ratio{namespace="calm",llmservice="",budget="all",kind="ClusterLLMBudget",pod="ledger-a"}': (
+                "0.04x60"
+            ),
+        },
+        {
+            "12m": [],
+            "20m": [
+                {
+                    "namespace": "llmwarden-system",
+                    "holder": "shop",
+                    "budget": "all",
+                    "kind": "ClusterLLMBudget",
+                    "severity": "warning",
+                }
+            ],
+            "50m": [],
+        },
+    ),
     "a namespace whose quota fills, and which is given more": Case(
         "LLMLedgerQuota",
         {
@@ -149,13 +176,14 @@ def test_bills_are_watched_only_where_there_are_accounts_and_nothing_without_the
         "LLMLedgerQuota",
         "LLMLedgerRowsFolded",
         "LLMUsageQuarantined",
+        "LLMBudgetHoarded",
     ]
     assert platform.rules(params(rules=False)) is None
 
 
 def test_each_alert_says_what_it_means_and_where_to_read_on() -> None:
     (group,) = rule()["spec"]["groups"]
-    assert len(group["rules"]) == 9
+    assert len(group["rules"]) == 10
     for alert in group["rules"]:
         assert alert["annotations"]["runbook_url"] == f"docs/runbooks/{alert['alert']}.md"
     assert len({alert["annotations"]["summary"] for alert in group["rules"]}) == len(group["rules"])

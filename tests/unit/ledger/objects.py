@@ -10,7 +10,7 @@ from llmwarden.domain.cost import Rates
 from llmwarden.ledger import view
 from llmwarden.ledger.core import Core
 from llmwarden.ledger.pods import Injected
-from llmwarden.ledger.store import Batch, Delta, Issued, Merged
+from llmwarden.ledger.store import Batch, Delta, Issued, Lending, Merged
 from llmwarden.ledger.store.counts import Counts
 from llmwarden.serving.auth import Caller
 
@@ -45,6 +45,11 @@ class EveryPod:
 
     async def injected(self, caller: Caller) -> Injected:
         return Injected(self.services, self.created.get(caller.pod_uid, 0))
+
+
+def granting(key: str, amount: int) -> Lending:
+    """Grant so much of a budget to each journal that reports."""
+    return Lending([key], lambda ground: {(key, merged.journal_id): amount for merged in ground.merged})
 
 
 def service(

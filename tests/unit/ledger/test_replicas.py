@@ -29,7 +29,7 @@ from llmwarden.ledger.store import (
 from llmwarden.ledger.store.counts import Counts
 from llmwarden.ledger.store.merge import Merge
 from tests import postgresql
-from tests.unit.ledger.objects import FakeClock, service, view_of
+from tests.unit.ledger.objects import FakeClock, granting, service, view_of
 from tests.unit.ledger.test_merge import report, row
 
 PRICE = Rates(wire.Picodollars(input=2, output=3, cached_input=1, cache_write=2))
@@ -142,19 +142,19 @@ def lent(amount: int, seen: list[Ground]) -> Lending:
 def test_grants_see_what_other_replicas_took_and_gave(pair: tuple[Replica, Replica]) -> None:
     first, second = pair
     seen: list[Ground] = []
-    sent = msgspec.structs.replace(report(row(Counts(requests=1, input=10))), leases=(wire.LeaseUse(BUDGET, 5, 100),))
+    sent = msgspec.structs.replace(report(row(Counts(requests=1, input=10))), leases=(wire.LeaseUse(BUDGET, 0, 100),))
     batch = first.done(first.store.merge([(sent, 1)], lent(70, seen)))
     assert batch.merged[0].latest
-    assert seen[0].held == {BUDGET: Held(5, 1), "other": Held()}  # what it keeps, before the grant
+    assert seen[0].held == {BUDGET: Held(), "other": Held()}  # before the grant
     assert [delta.counts for delta in seen[0].merged[0].deltas] == [Counts(requests=1, input=10)]
     # Another journal asks another replica: what the first took and was granted is there.
     other = msgspec.structs.replace(sent, journal="k", leases=(wire.LeaseUse(BUDGET, 0, 100),))
     batch = second.store.merge([(other, 2)], lent(7, seen))
-    assert seen[1].held == {BUDGET: Held(75, 1), "other": Held()}
+    assert seen[1].held == {BUDGET: Held(70, 1), "other": Held()}
     assert [delta.counts for delta in seen[1].foreign] == [Counts(requests=1, input=10)]
     assert batch.foreign == ()  # it was given to `decide`
     # The first journal spends 30 of it: what it keeps stands, and an older report changes nothing of that.
-    for sequence, balance in ((3, 45), (2, 75)):
+    for sequence, balance in ((3, 45), (2, 70)):
         use = (wire.LeaseUse(BUDGET, balance),)
         (merged,) = second.store.merge([(msgspec.structs.replace(sent, sequence=sequence, leases=use), 2)]).merged
         assert merged.latest is (sequence == 3)
@@ -189,7 +189,8 @@ def test_a_transaction_that_fails_after_its_grants_leaves_neither_rows_nor_grant
 def test_a_final_report_ends_the_leases_of_its_journal(database: str) -> None:
     store = Store(database)
     sent = report(row(Counts(requests=1)))
-    (merged,) = store.merge([(msgspec.structs.replace(sent, leases=(wire.LeaseUse(BUDGET, 5),)), 1)]).merged
+    asking = msgspec.structs.replace(sent, leases=(wire.LeaseUse(BUDGET, 0, 5),))
+    (merged,) = store.merge([(asking, 1)], granting(BUDGET, 5)).merged
     assert [holding.outstanding for holding in store.lease_state()] == [5]
     store.merge([(msgspec.structs.replace(sent, sequence=2, final=True), 1)])
     assert store.lease_state() == []

@@ -12,6 +12,7 @@ import msgspec
 from llmwarden.contracts import ledger as wire
 from llmwarden.domain import leases as policy
 from llmwarden.domain.budgets import Budget
+from llmwarden.ledger.budgets.holders import Holders
 from llmwarden.ledger.store import Held
 
 CLAIM_SECONDS = 60.0  # a journal that wanted nothing for so long claims no share
@@ -24,10 +25,16 @@ Room = Callable[[str], tuple[Budget, int] | None]
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What one journal says of one budget, in a report that is its latest."""
+    """What one journal says of one budget, in a report that is its latest. `kept`: its balance, as far as the ledger granted it."""
 
     journal_id: int
     use: wire.LeaseUse
+    kept: int | None = None
+
+    @property
+    def balance(self) -> int:
+        """What it holds: what it says where the ledger did not look."""
+        return self.use.balance if self.kept is None else self.kept
 
 
 @dataclass(slots=True)
@@ -51,7 +58,8 @@ def hard(budget: Budget) -> int:
 class Desk:
     """See the module. `now` gives seconds since the epoch."""
 
-    def __init__(self, room: Room, now: Callable[[], float]) -> None:
+    def __init__(self, room: Room, now: Callable[[], float], holders: Holders) -> None:
+        self.holders = holders
         self._room = room
         self._now = now
         self._claims: dict[str, _Claims] = {}
@@ -61,7 +69,7 @@ class Desk:
     def take(self, report: wire.Report, allowed: Callable[[str], bool]) -> wire.Report:
         """The report with those leases only that its pod may have: of budgets that hold for its namespace, and no more than the limit."""
         kept: list[wire.LeaseUse] = []
-        for use in report.leases:
+        for use in {use.budget: use for use in report.leases}.values():  # one that names a budget twice is heard once
             found = self._room(use.budget)
             if found is not None and allowed(use.budget):
                 most = hard(found[0])
@@ -101,9 +109,11 @@ class Desk:
                 spent=spent,
                 outstanding=out[key],
                 claimants=self._claimants(key),
-                ask=policy.Ask(one.use.balance, one.use.wanted, one.use.needed),
+                ask=policy.Ask(one.balance, one.use.wanted, one.use.needed),
+                room=self.holders.room(key, one.journal_id),
             )
             out[key] += grant.granted
+            self.holders.put(key, one.journal_id, one.balance + grant.granted)
             claims = self._claims.setdefault(key, _Claims())
             if grant.hungry and (not grant.retry_seconds or hard(budget) - spent < one.use.needed):
                 self._dry[key] = (now, hard(budget))
@@ -123,7 +133,7 @@ class Desk:
     def recalls(self, one: Asked) -> bool:
         """Whether what lies idle with this journal should come back: calls of others wait."""
         claims = self._claims.get(one.use.budget)
-        if claims is None or one.use.balance < RECALL_LEAST:
+        if claims is None or one.balance < RECALL_LEAST:
             return False
         now = self._now()
         return any(journal != one.journal_id and now < until for journal, until in claims.hungry.items())
@@ -151,6 +161,7 @@ class Desk:
                 del self._claims[key]
         self._dry = {key: dry for key, dry in self._dry.items() if self._room(key) is not None}
         self.near = {key for key in self.near if self._room(key) is not None}
+        self.holders.forget()
 
     def _claimants(self, key: str) -> int:
         claims = self._claims.get(key)

@@ -4,6 +4,7 @@ import datetime as dt
 import logging
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from llmwarden import names
 from llmwarden.contracts import ledger as wire
@@ -11,11 +12,14 @@ from llmwarden.domain import budgets as policy
 from llmwarden.domain import windows
 from llmwarden.errors import InvalidSpecError
 from llmwarden.ledger.budgets import leases as lending
+from llmwarden.ledger.budgets.holders import Bounds, Group, Holders
 from llmwarden.ledger.history import Clock, History
 from llmwarden.ledger.store import Delta
 from llmwarden.ledger.view import Shared, View
 
 logger = logging.getLogger(__name__)
+
+RECENT_SECONDS: Final = 2.0  # for so long what a holder used lately is not looked up again
 
 
 @dataclass(slots=True)
@@ -42,8 +46,11 @@ class Standings:
         self._tell = moved
         self._view = View()
         self.by_key: dict[str, Standing] = {}
-        self.desk = lending.Desk(self.room, lambda: clock().timestamp())
+        seconds: Callable[[], float] = lambda: clock().timestamp()  # noqa: E731 - a name for both
+        self.desk = lending.Desk(self.room, seconds, Holders(self.bounds, self._lately, seconds))
+        self._recent: dict[tuple[str, Group], tuple[float, int]] = {}  # what holders used, and until when that is good
         self._spends: dict[str, list[str]] = {}  # by service, also one that is gone, the budgets it spends from
+        self._bounds: dict[str, Bounds] = {}
         self._namespaces: dict[str, set[str]] = {}  # by budget, where it holds, once asked
 
     def configure(self, view: View, *, prices_changed: bool) -> set[str]:
@@ -60,6 +67,8 @@ class Standings:
             for member in shared.members:
                 self._spends.setdefault(member, []).append(key)
         self._namespaces = {}
+        self._bounds = {}
+        self._recent = {}
         moved: set[str] = set()
         for key, standing in self.by_key.items():
             was = stood.get(key)
@@ -99,6 +108,13 @@ class Standings:
             standing = self.by_key[key]
         return standing.shared.budget, standing.spent
 
+    def bounds(self, key: str) -> Bounds:
+        """Return what is bounded of what holders hold of a budget: of one that several services, or several namespaces, share."""
+        found = self._bounds.get(key)
+        if found is None:
+            found = self._bounds[key] = self._bounded(key)
+        return found
+
     def pending(self, deltas: Iterable[Delta]) -> dict[str, int]:
         """By budget, what these would add to what is spent of it: growth that is not on the disk yet, and so not counted."""
         found: dict[str, int] = {}
@@ -136,6 +152,35 @@ class Standings:
     def near_end(self, services: Iterable[str]) -> bool:
         """Tell whether a budget of these services (`namespace/name`) is near its end."""
         return not self.desk.near.isdisjoint(self._keys_of(services))
+
+    def _bounded(self, key: str) -> Bounds:
+        shared = self._view.budgets.get(key)
+        if shared is None or shared.budget.scope == "LLMService" or not lending.is_leased(shared.budget):
+            return Bounds(0)
+        limit = lending.hard(shared.budget)
+        if sum(member in self._view.services for member in shared.members) < 2:  # noqa: PLR2004 - nobody to share it with
+            return Bounds(limit)
+        several = len(self._namespaces_of(key)) > 1
+        return Bounds(limit, ("pod", "service", "namespace") if several else ("pod", "service"))
+
+    def _lately(self, key: str, group: Group, seconds: int) -> int:
+        """What a service or a namespace used of a budget in so many seconds, to the bucket; looked up every few seconds."""
+        now = self._clock().timestamp()
+        until, used = self._recent.get((key, group), (0.0, 0))
+        if 0 <= until - now <= RECENT_SECONDS:
+            return used
+        shared = self._view.budgets.get(key)
+        used = 0
+        if shared is not None:
+            prefix = f"{group.name}/"
+            start = now - seconds - names.BUCKET_SECONDS
+            used = sum(
+                self._history.aggregate.since(member, start).spent(shared.budget.unit)
+                for member in ([group.name] if group.level == "service" else shared.members)
+                if group.level == "service" or member.startswith(prefix)
+            )
+        self._recent[key, group] = (now + RECENT_SECONDS, used)
+        return used
 
     def _keys_of(self, services: Iterable[str]) -> set[str]:
         """Return the keys of the budgets of these services (`namespace/name`)."""

@@ -1,9 +1,10 @@
 """Leases on the disk: the outstanding balance of each (budget, journal). Who gets what is `domain/leases.py`' to say.
 
 One transaction keeps a budget exact, `Store.merge` under the lock of the change number:
-1. It takes the reports' rows, and by their `leases` what each journal keeps (`domain.leases.kept`), where no newer report of
-   the journal was there (`Merged.latest`); a final report ends all leases of its journal. Spent grows and outstanding shrinks
-   together.
+1. It takes the reports' rows, and by their `leases` what each journal keeps (`domain.leases.kept`: never more than is stored, which is
+   what it was granted and has not given back), where no newer report of the journal was there (`Merged.latest`); a final report ends
+   all leases of its journal. Spent grows and outstanding shrinks together. Only after a database was restored from a backup, and only
+   while the platform says so (`Store.believe_until`), a journal is believed a balance that is not stored.
 2. Where a journal wants more, `Lending.decide` is given the `Ground` to decide on, and what it grants is added. Under the lock
    nothing else moves: with what others committed (`Ground.foreign`) counted, and what these reports add on top (`Ground.merged`,
    which is not counted before it is on the disk), limit - spent - outstanding is exact on every replica. `decide` runs in a worker
@@ -12,7 +13,7 @@ One transaction keeps a budget exact, `Store.merge` under the lock of the change
    same again. Where a commit's answer is lost, rows are found by the log, and what was granted is out until the journal's next report.
 A report whose leases are too old (it is not `latest`) has its rows counted all the same: only its lease part is left out.
 
-`Store.lease_state()` lists every balance with its journal and pod; `Store.silent(...)` lists journals that neither ended nor
+`Store.lease_state()` lists every balance with its journal and pod, `Store.holding()` the journals that have one; `Store.silent(...)` lists journals that neither ended nor
 report any more, and `Store.release(journal_ids)` ends those, and their leases, whose pod is confirmed dead.
 """
 
@@ -46,6 +47,9 @@ class Ground:
     """
 
     held: Mapping[str, Held]
+    kept: Mapping[tuple[str, int], int] = field(
+        default_factory=dict
+    )  # by budget and journal id, what these journals keep
     merged: Sequence[Merged] = ()
     foreign: tuple[Delta, ...] = ()
     prices: Mapping[Issued, Rates] = field(default_factory=dict)
@@ -67,13 +71,14 @@ class Holding:
 
 @dataclass(frozen=True, slots=True)
 class Silent:
-    """A journal that has not ended but does not report any more; `services` are those that it has reported."""
+    """A journal whose pod may be gone; `services` are those that it has reported, `balances` by budget what it holds, where that was asked."""
 
     journal_id: int
     namespace: str
     pod_name: str
     pod_uid: str
     services: tuple[str, ...]
+    balances: dict[str, int] = field(default_factory=dict)
 
 
 Granted = Mapping[tuple[str, int], int]
@@ -89,23 +94,41 @@ class Lending:
     decide: Decide
 
 
-def held(
-    database: Database, connection: sa.Connection, budgets: Collection[str], balances: Mapping[tuple[str, int], int]
-) -> dict[str, Held]:
-    """What is out of these budgets, where these journals' balances are not what is stored but what their reports say."""
-    out = {budget: [0, 0] for budget in budgets}
-    stored = connection.execute(
-        statements.of(database).held,
-        {
-            "budgets": text([{"budget": budget} for budget in out]),
-            "pairs": text([{"budget": budget, "journal_id": journal} for budget, journal in balances if budget in out]),
-        },
-    )
-    for budget, journal_id, outstanding, holders in stored:
-        # Journal 0 is all of them. What one of ours has is taken off, and what it keeps is added below.
-        sign = -1 if journal_id else 1
-        out[budget][0] += sign * int(outstanding)
-        out[budget][1] += sign * holders
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Balances above zero as they are stored: of some journals, and of some budgets the sum and how many there are."""
+
+    own: Mapping[tuple[str, int], int]
+    sums: Mapping[str, tuple[int, int]]
+
+
+def stored(
+    database: Database, connection: sa.Connection, budgets: Collection[str], places: Collection[tuple[str, int]]
+) -> Stored:
+    """What is stored of these (budget, journal id), and what is out of these budgets in all. One statement."""
+    own: dict[tuple[str, int], int] = {}
+    sums: dict[str, tuple[int, int]] = {}
+    if not places and not budgets:
+        return Stored(own, sums)
+    given = {
+        "budgets": text([{"budget": budget} for budget in budgets]),
+        "pairs": text([{"budget": budget, "journal_id": journal} for budget, journal in places]),
+    }
+    for budget, journal_id, outstanding, holders in connection.execute(statements.of(database).held, given):
+        if journal_id:
+            own[budget, journal_id] = int(outstanding)
+        else:
+            sums[budget] = (int(outstanding), holders)
+    return Stored(own, sums)
+
+
+def held(stored: Stored, budgets: Collection[str], balances: Mapping[tuple[str, int], int]) -> dict[str, Held]:
+    """What is out of these budgets, where these journals' balances are not what is stored (`stored.own`) but what they keep."""
+    out = {budget: list(stored.sums.get(budget, (0, 0))) for budget in budgets}
+    for (budget, _), outstanding in stored.own.items():
+        if budget in out:
+            out[budget][0] -= outstanding
+            out[budget][1] -= 1
     for (budget, _), kept in balances.items():
         if budget in out and kept > 0:
             out[budget][0] += kept
@@ -134,6 +157,29 @@ def state(connection: sa.Connection) -> list[Holding]:
     return [Holding(*row) for row in connection.execute(query)]
 
 
+def holding(connection: sa.Connection) -> list[Silent]:
+    """Every journal that holds something, whether it reports or has ended, and how much of which budgets it holds."""
+    journals = t.journals.c
+    query = (
+        sa.select(
+            journals.id,
+            journals.namespace,
+            journals.pod_name,
+            journals.pod_uid,
+            t.leases.c.budget,
+            t.leases.c.outstanding,
+        )
+        .join_from(t.leases, t.journals)
+        .where(t.leases.c.outstanding > 0)
+    )
+    holders: dict[int, tuple[str, str, str]] = {}
+    balances: dict[int, dict[str, int]] = {}
+    for journal_id, namespace, name, uid, budget, outstanding in connection.execute(query):
+        holders[journal_id] = (namespace, name, uid)
+        balances.setdefault(journal_id, {})[budget] = int(outstanding)
+    return [Silent(journal_id, *pod, (), balances[journal_id]) for journal_id, pod in holders.items()]
+
+
 def silent(connection: sa.Connection, after: int, before: int, most: int) -> list[Silent]:
     """At most so many journals that have not ended and whose last report came after one time and before another, oldest first."""
     journals = t.journals.c
@@ -144,16 +190,24 @@ def silent(connection: sa.Connection, after: int, before: int, most: int) -> lis
         .limit(most)
     )
     found = connection.execute(query).all()
-    services: dict[int, list[str]] = {}
+    reported = services(connection, [row[0] for row in found])
+    return [Silent(*row, reported.get(row[0], ())) for row in found]
+
+
+def services(connection: sa.Connection, journal_ids: Sequence[int]) -> dict[int, tuple[str, ...]]:
+    """Which services (bare names) these journals have reported."""
+    if not journal_ids:
+        return {}
+    found: dict[int, list[str]] = {}
     spent = (
         sa.select(t.rows.c.journal_id, t.keys.c.service)
         .join_from(t.rows, t.keys)
-        .where(t.rows.c.journal_id.in_([row[0] for row in found]))
+        .where(t.rows.c.journal_id.in_(journal_ids))
         .distinct()
     )
-    for journal_id, service in connection.execute(spent) if found else ():
-        services.setdefault(journal_id, []).append(service)
-    return [Silent(*row, tuple(sorted(services.get(row[0], ())))) for row in found]
+    for journal_id, service in connection.execute(spent):
+        found.setdefault(journal_id, []).append(service)
+    return {journal_id: tuple(sorted(some)) for journal_id, some in found.items()}
 
 
 def release(connection: sa.Connection, journal_ids: Iterable[int]) -> list[int]:

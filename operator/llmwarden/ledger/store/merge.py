@@ -52,9 +52,10 @@ def merge(
     journals: Mapping[JournalName, "Journal"],
     *,
     meters: Meters,
+    believe_until: int = 0,
 ) -> "Merge":
     """Say what these reports change, given what is known of their journals. Writes nothing but keys that are new."""
-    made = Merge(told=meters.moved)
+    made = Merge(told=meters.moved, believe_until=believe_until)
     told = [_told(report, journals[report.journal, report.pod.uid]) for report, _ in reports]
     sorter = Sorter(quotas, ids)
     places = _placed(connection, ids, sorter, reports, journals, wanted=[rows for rows, _ in told])
@@ -232,6 +233,9 @@ class Merge:
     folded: dict[tuple[int, int, int], FoldedRow] = field(default_factory=dict)  # by journal id, bucket and digest
     added: Mapping[str, int] = field(default_factory=dict)  # by namespace, what this adds to its quota
     told: Mapping[str, int] = field(default_factory=dict)  # by pod UID, until when it has told
+    # Reports before this time are believed what they say of their balances (`Store.believe_until`).
+    believe_until: int = 0
+    _believed: set[tuple[str, int]] = field(default_factory=set)
 
     def take(self, report: wire.Report, now: int, merged: Merged) -> None:
         """Note what a report says beside its rows. Of the leases only the journal's newest report counts."""
@@ -247,7 +251,12 @@ class Merge:
             self.services[name] = max(now, self.services.get(name, 0))
         if merged.latest:
             for use in report.leases:
-                self.balances[use.budget, journal_id] = policy.kept(min(use.balance, LARGEST))
+                place = (use.budget, journal_id)
+                said = min(use.balance, LARGEST)
+                # Two reports of a journal in one batch: what the first gave back is not its own any more.
+                self.balances[place] = policy.kept(said, self.balances.get(place, LARGEST))
+                if now < self.believe_until:
+                    self._believed.add(place)
             if report.final:
                 self.ended.add(journal_id)
 
@@ -256,6 +265,12 @@ class Merge:
         self.added = sorter.added
         for journal_id, sizes in sorter.sizes.items():
             self.journals[journal_id] |= {"units": sizes.units, "folded_rows": sizes.folded}
+
+    def hold_to(self, stored: Mapping[tuple[str, int], int]) -> None:
+        """Hold what journals say they keep to what is stored: a balance that nobody granted is none."""
+        for place, said in self.balances.items():
+            if place not in self._believed:
+                self.balances[place] = policy.kept(said, stored.get(place, 0))
 
     def grant(self, granted: Mapping[tuple[str, int], int]) -> None:
         """Add to balances."""

@@ -148,6 +148,9 @@ class Batch:
     merged: tuple[Merged, ...]
     foreign: tuple[Delta, ...] = ()
     prices: dict[Issued, Rates] = field(default_factory=dict)
+    # By budget and journal id, the balances that these reports' journals have now; and the journals whose last report was among them.
+    balances: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    ended: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

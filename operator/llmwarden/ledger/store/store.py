@@ -49,6 +49,8 @@ class Store:
         self._ids = KeyIds(self.database)
         self.quotas = Quotas()
         self._logged = 0  # rows of `log` since it was pruned
+        # After a restore from a backup, balances that journals report are believed until this time (seconds since the epoch).
+        self.believe_until = 0
         self._seen = 0  # the last change that our sums in memory have
         self._issued: set[Issued] = set()  # prices that are known in memory
         self._pace = pace
@@ -86,11 +88,16 @@ class Store:
                 known = merge.read(self.database, connection, reports)
                 told = {uid: journal.told_until for (_, uid), journal in known.items() if journal.told_until}
                 meters = Meters(self._pace, self.births, told)
-                made = merge.merge(connection, self._ids, self.quotas, reports, known, meters=meters)
+                made = merge.merge(
+                    connection, self._ids, self.quotas, reports, known, meters=meters, believe_until=self.believe_until
+                )
+                budgets = lending.budgets if lending is not None else ()
+                stored = leases.stored(self.database, connection, budgets, made.balances)
+                made.hold_to(stored.own)
                 prices |= self._unknown_prices(connection, (delta for one in made.merged for delta in one.deltas))
                 if lending is not None:
-                    held = leases.held(self.database, connection, lending.budgets, made.balances)
-                    granted = lending.decide(leases.Ground(held, tuple(made.merged), foreign, prices))
+                    held = leases.held(stored, lending.budgets, made.balances)
+                    granted = lending.decide(leases.Ground(held, made.balances, tuple(made.merged), foreign, prices))
                     # It has counted what others did, whatever becomes of this transaction.
                     self._seen = number - 1
                     self._issued.update(prices)
@@ -104,7 +111,7 @@ class Store:
             committed(self.quotas, made.added)
             self._seen = number
             self._issued.update(prices)
-            return Batch(tuple(made.merged), foreign, prices)
+            return Batch(tuple(made.merged), foreign, prices, made.balances, frozenset(made.ended))
 
     def follow(self) -> Batch:
         """What other replicas changed since we last looked. Raises BehindError where `sums` must be read anew."""
@@ -191,10 +198,20 @@ class Store:
         with self.database.guard(), self.database.reading() as connection:
             return leases.state(connection)
 
+    def holding(self) -> list[leases.Silent]:
+        """Every journal that holds something, with what it holds."""
+        with self.database.guard(), self.database.reading() as connection:
+            return leases.holding(connection)
+
     def silent(self, after: int, before: int, most: int) -> list[leases.Silent]:
         """Journals that have not ended and last reported between these times (seconds since the epoch), oldest first."""
         with self.database.guard(), self.database.reading() as connection:
             return leases.silent(connection, after, before, most)
+
+    def services_of(self, journal_ids: Sequence[int]) -> dict[int, tuple[str, ...]]:
+        """Which services (bare names) these journals have reported."""
+        with self.database.guard(), self.database.reading() as connection:
+            return leases.services(connection, journal_ids)
 
     def release(self, journal_ids: Iterable[int]) -> list[int]:
         """End journals whose pods are confirmed dead, and their leases; returns those that had not ended."""

@@ -8,6 +8,7 @@ from llmwarden.manifests.manifest import DASHBOARD_OVERVIEW_UID, Manifest, ours
 from llmwarden.manifests.monitors import API_VERSION
 from llmwarden.manifests.params import ClusterParams
 
+HOARDED_SHARE: Final = 0.05  # of the limit, held beyond what was used in the last quarter of an hour
 UNREAD_SECONDS: Final = 86_400  # providers are asked each hour, and again after six at most
 _BY: Final = f"account, {names.LABEL_M_PROVIDER}"
 _MEANING: Final = {
@@ -29,7 +30,7 @@ def rules(params: ClusterParams) -> Manifest | None:
     """Build the PrometheusRule."""
     if not params.capabilities.rules:
         return None
-    wanted = [_unwatched(params), _quota(params), _folded(params), _quarantined(params)]
+    wanted = [_unwatched(params), _quota(params), _folded(params), _quarantined(params), _hoarded(params)]
     if params.accounts:
         wanted += [*_drifts(params), _unread(params)]
     return {
@@ -111,6 +112,28 @@ def _quarantined(params: ClusterParams) -> dict[str, Any]:
             "A pod reported more tokens or calls than one pod can plausibly use (ledger.plausible in the chart's values). They count in the service's own "
             "budgets and in its namespace's, but not in ClusterLLMBudgets. The ledger's log names the pod. If the usage is real, kubectl llm release; if "
             "it is not, kubectl llm writeoff."
+        ),
+    )
+
+
+def _hoarded(params: ClusterParams) -> dict[str, Any]:
+    service = names.LABEL_M_SERVICE
+    return _alert(
+        params,
+        "LLMBudgetHoarded",
+        # Under a label of its own: the rule's namespace is ours. max: each replica of the ledger says the same.
+        f'max by (kind, budget, holder, {service}) (label_replace({names.METRIC_LEASE_UNUSED}, "holder", "$1", "namespace", "(.*)")) '
+        f"> {HOARDED_SHARE}",
+        wait="15m",
+        severity="warning",
+        summary=(
+            "{{ $labels.kind }} {{ $labels.budget }}: namespace {{ $labels.holder }}"
+            f"{{{{ with $labels.{service} }}}} (service {{{{ . }}}}){{{{ end }}}} holds {{{{ $value | humanizePercentage }}}} of the limit "
+            "and spends little of it"
+        ),
+        description=(
+            "Others that share this budget cannot spend what it holds. Either its calls reserve much more than they use, or a program in its pods "
+            "reports in the proxy's name. The ledger bounds what one holder gets (ledger.leases in the chart's values). Nothing was overspent."
         ),
     )
 
