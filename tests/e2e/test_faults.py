@@ -15,18 +15,27 @@ CLIENT = {"OPENAI_API_KEY": "dummy", "MODEL": "gpt-4o-mini", "RATE": "5"}
 CALLS = 150  # of the application that outlives the ledger
 
 
-def served(stage: Stage, app: str) -> int:
-    """Return how many calls of an application were answered with 200; 0 while it does not listen yet."""
+def answered(stage: Stage, app: str, status: int) -> int:
+    """Return how many calls of an application were answered with this status; 0 while it does not listen yet."""
     try:
-        return int(stage.figures(app)["requests"].get("200", 0))
+        return int(stage.figures(app)["requests"].get(str(status), 0))
     except ClusterError:
         return 0
 
 
-def grows(stage: Stage, app: str, seconds: float = 60) -> None:
-    """Wait until more calls are answered than now."""
-    before = served(stage, app)
-    stage.kube.wait(f"{app} is served", lambda: "" if served(stage, app) > before + 3 else f"{before} answers", seconds)
+def served(stage: Stage, app: str) -> int:
+    """Return how many calls of an application were served."""
+    return answered(stage, app, 200)
+
+
+def grows(stage: Stage, app: str, seconds: float = 60, status: int = 200) -> None:
+    """Wait until more calls are answered with this status than now."""
+    before = answered(stage, app, status)
+    stage.kube.wait(
+        f"{app} is answered {status}",
+        lambda: "" if answered(stage, app, status) > before + 3 else f"{before} answers",
+        seconds,
+    )
 
 
 def key(namespace: str) -> dict[str, object]:
@@ -53,7 +62,7 @@ def keyed(app: str) -> dict[str, object]:
     }
 
 
-def test_deleting_the_resource_takes_what_it_owns_and_the_pods_keep_serving(trusted: Stage) -> None:
+def test_deleting_the_resource_takes_what_it_owns_and_our_key_and_the_pods_keep_calling(trusted: Stage) -> None:
     ns = trusted.namespace
     trusted.apply(llm(ns, "bot", keyed("bot")))
     trusted.wait_injecting()
@@ -76,10 +85,14 @@ def test_deleting_the_resource_takes_what_it_owns_and_the_pods_keep_serving(trus
             lambda: "children are left" if any(trusted.kube.items(kind, ns, labelled) for kind in owned) else "",
             60,
         )
-        grows(trusted, "bot")
+        # The provider refuses the application's own key, which only says that it is one.
+        grows(trusted, "bot", status=401)
     finally:
         trusted.kube.run("-n", SYSTEM, "scale", "deployment", "llmwarden-operator", "--replicas=1")
         trusted.kube.wait_rolled_out("deployment", "llmwarden-operator", SYSTEM, 90)
+    grows(trusted, "bot", status=401)
+    # A service of the same name takes the pods up again.
+    trusted.apply(llm(ns, "bot", keyed("bot")))
     grows(trusted, "bot")
 
 

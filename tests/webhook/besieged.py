@@ -66,7 +66,13 @@ def api_server(secret: dict[str, Any]) -> Starlette:
         routes=[
             Route(f"/api/v1/namespaces/{NAMESPACE}/secrets/{names.SECRET_WEBHOOK_TLS}", the_secret),
             Route(f"/apis/{names.API_VERSION}/llmservices", listing("LLMService", [SERVICE])),
+            Route(f"/apis/{names.API_VERSION}/llmbudgets", listing("LLMBudget", [])),
+            Route(f"/apis/{names.API_VERSION}/clusterllmbudgets", listing("ClusterLLMBudget", [])),
             Route("/api/v1/namespaces", listing("Namespace", namespaces)),
+            Route("/api/v1/namespaces/{namespace}/limitranges", listing("LimitRange", [])),
+            Route("/api/v1/namespaces/{namespace}/resourcequotas", listing("ResourceQuota", [])),
+            Route("/api/v1/limitranges", listing("LimitRange", [])),
+            Route("/api/v1/resourcequotas", listing("ResourceQuota", [])),
         ]
     )
 
