@@ -173,7 +173,7 @@ def test_the_operator_cannot_make_a_webhook_configuration(crds: ControlPlane, ku
     for name in (names.WEBHOOK_CONFIGURATION, "other"):
         crds.kubectl("delete", "mutatingwebhookconfiguration", name, "--ignore-not-found")
         text = json.dumps(configuration(name))
-        refused = crds.run_kubectl("apply", "--server-side", f"--as={USER}", "-f", "-", given=text)
+        refused = crds.run_kubectl("create", f"--as={USER}", "-f", "-", given=text)
         assert refused.code != 0
         assert "cannot create resource" in refused.err
     chart = next(item for item in documents(INSTALL) if item["kind"] == "MutatingWebhookConfiguration")
