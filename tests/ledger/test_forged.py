@@ -196,6 +196,23 @@ async def test_a_write_off_opens_the_budgets_again_and_every_sum_shows_it(opened
         assert (one["order"]["reason"], one["order"]["onBehalfOf"], one["by"]) == ("forged", "ada", done["by"])
 
 
+async def test_what_is_quarantined_written_off_and_released_is_in_the_audit(opened: Opened) -> None:
+    async with opened() as ledger:
+        await ledger.report(row(), row(model="gpt-4o", tokens={"input": FORGED}))
+        await ledger.correct(model="gpt-4o", tokens=1, dryRun=True)
+        for _ in range(2):  # the second time it is no news
+            await ledger.correct(model="gpt-4o", tokens=1, onBehalfOf="ada")
+        await ledger.correct(id="an-order-2", action="Release", model="gpt-4o")
+        entries = (await ledger.get("/v1/audit", token="operator")).json()["entries"]
+        told = {entry["kind"]: entry for entry in reversed(entries)}
+        assert [entry["kind"] for entry in reversed(entries)] == ["Quarantined", "WrittenOff", "Released"]
+        assert told["Quarantined"]["object"] == "Pod/shop/bot-0"
+        assert told["WrittenOff"]["object"] == told["Released"]["object"] == "LLMService/shop/bot"
+        assert told["WrittenOff"]["by"] == "llmwarden-system:llmwarden-corrector"
+        assert " dollars on behalf of ada: forged" in told["WrittenOff"]["text"]
+        assert {entry["namespace"] for entry in entries} == {"shop"}
+
+
 async def test_an_accepted_row_is_written_off_by_amount_and_never_below_zero(opened: Opened) -> None:
     async with opened() as ledger:
         await ledger.report(row(tokens={"input": 10_000_000}))

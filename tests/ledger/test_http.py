@@ -163,6 +163,7 @@ async def running(
     holdings = GpuApi(core, store, writer, namespace="llmwarden-system")
     await holdings.follow()
     trail = Trail(clock, time.monotonic)
+    audit = AuditApi(trail, store.database, Rights(), namespace="llmwarden-system")
     app = create_app(
         core,
         writer,
@@ -180,8 +181,10 @@ async def running(
             accounts=accounts(core, store, writer) if accounts else None,
         ),
         holdings=holdings,
-        audit=AuditApi(trail, store.database, Rights(), namespace="llmwarden-system"),
-        corrections=CorrectionApi(core, store.database, writer, Rights(), namespace="llmwarden-system"),
+        audit=audit,
+        corrections=CorrectionApi(
+            core, store.database, writer, Rights(), namespace="llmwarden-system", corrected=audit.corrected
+        ),
     )
     sock = servers.listen("127.0.0.1", 0)
     server = asyncio.create_task(servers.serve(app, sock=sock, stop=stop, grace_seconds=2))

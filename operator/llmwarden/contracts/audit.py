@@ -9,9 +9,10 @@ from typing import Final, Literal, get_args
 
 import msgspec
 
-Kind = Literal["Changed", "Refused", "Quarantined", "WrittenOff", "Unmetered", "OptedOut"]
+Kind = Literal["Changed", "Refused", "Quarantined", "WrittenOff", "Released", "Unmetered", "OptedOut"]
 """Changed: a budget, a price or a provider account was created, edited or deleted. Refused: a caller of the ledger was not let in, or a pod
-may not report. Quarantined, WrittenOff: usage that was held back, or taken back. Unmetered, OptedOut: a pod without a proxy, and why."""
+may not report. Quarantined, WrittenOff, Released: usage that was held back, taken back, or counted after all. Unmetered, OptedOut: a pod
+without a proxy, and why."""
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 
 

@@ -191,6 +191,7 @@ async def _serve(
     tokens, access = TokenReviewer(client), Reviewer(client)
     holdings = GpuApi(core, store, writer, namespace=settings.namespace)
     await holdings.follow()
+    audit = AuditApi(trail, store.database, access, namespace=settings.namespace)
     app = create_app(
         core,
         writer,
@@ -202,8 +203,10 @@ async def _serve(
         stopping=stop,
         holdings=holdings,
         questions=SpendApi(core, store, access, namespace=settings.namespace, accounts=accounts),
-        audit=AuditApi(trail, store.database, access, namespace=settings.namespace),
-        corrections=CorrectionApi(core, store.database, writer, access, namespace=settings.namespace),
+        audit=audit,
+        corrections=CorrectionApi(
+            core, store.database, writer, access, namespace=settings.namespace, corrected=audit.corrected
+        ),
     )
 
     lost = LostPods(

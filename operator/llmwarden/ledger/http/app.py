@@ -80,7 +80,8 @@ def create_app(
     `corrections` takes the platform's orders; without them there is the proxies' contract alone.
     """
     who = Reporters(pods, core.knows, lambda: core.synced)
-    api = Api(core, writer, who, metrics, namespace=namespace, stopping=stopping)
+    quarantined = audit.quarantined if audit is not None else lambda _: None
+    api = Api(core, writer, who, metrics, namespace=namespace, stopping=stopping, quarantined=quarantined)
     table = endpoints(api, ready, questions, holdings, audit, corrections=corrections)
 
     def unsynced() -> str | None:
@@ -166,6 +167,7 @@ class Api:
         *,
         namespace: str,
         stopping: asyncio.Event,
+        quarantined: Callable[[wire.PodRef], None],
     ) -> None:
         self._core = core
         self._writer = writer
@@ -173,6 +175,7 @@ class Api:
         self._metrics = metrics
         self._namespace = namespace
         self._stopping = stopping
+        self._quarantined = quarantined
 
     async def config(self, visit: Visit) -> Response:
         """GET /v1/config."""
@@ -279,6 +282,8 @@ class Api:
         self._metrics.odd_rows.labels("folded").inc(merged.folded)
         self._metrics.folded(pod.namespace, merged.others, merged.unremembered)
         self._metrics.quarantined(pod.namespace, pod.name, merged.quarantined)
+        if merged.quarantined:
+            self._quarantined(pod)
         services = {f"{pod.namespace}/{row.service}" for row in report.rows}
         if core.synced:
             # It may just have been deleted; what it used was used all the same.

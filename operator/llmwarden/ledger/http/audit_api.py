@@ -8,7 +8,9 @@ import anyio.to_thread
 from starlette.responses import Response
 
 from llmwarden import names
-from llmwarden.contracts.audit import KINDS, Audit
+from llmwarden.contracts import ledger as wire
+from llmwarden.contracts.audit import KINDS, Audit, Kind
+from llmwarden.contracts.correction import Correction
 from llmwarden.ledger.audit import Trail
 from llmwarden.ledger.http import intake
 from llmwarden.ledger.http.query_api import instant
@@ -43,6 +45,23 @@ class AuditApi:
         pod = f"Pod/{caller.namespace}/{caller.pod_name}" if caller is not None and caller.pod_name else ""
         namespace = caller.namespace if caller is not None else ""
         self._trail.record("Refused", f"{path}: {refusal.message}", namespace=namespace, about=pod, by=by)
+
+    def quarantined(self, pod: wire.PodRef) -> None:
+        """Record a pod whose report had rows that are implausible."""
+        text = "reported more than one pod can plausibly use: the rows count in no ClusterLLMBudget until they are released"
+        about = f"Pod/{pod.namespace}/{pod.name}"
+        self._trail.record("Quarantined", text, namespace=pod.namespace, about=about)
+
+    def corrected(self, done: Correction) -> None:
+        """Record a write-off or a release."""
+        order = done.order
+        kind: Kind = "WrittenOff" if order.action == "WriteOff" else "Released"
+        behalf = f" on behalf of {order.on_behalf_of}" if order.on_behalf_of else ""
+        tokens = done.tokens.input + done.tokens.output
+        text = f"{tokens} tokens of {done.usd} dollars{behalf}: {order.reason}"
+        namespace = order.service.partition("/")[0]
+        about = f"LLMService/{order.service}"
+        self._trail.record(kind, text, namespace=namespace, about=about, by=done.by, mark=order.id)
 
     async def audit(self, visit: Visit) -> Response:
         """GET /v1/audit."""

@@ -6,7 +6,7 @@ Who may do it is RBAC's to say: the verbs `writeoff` and `release` on llmservice
 import datetime as dt
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import anyio.to_thread
@@ -43,13 +43,23 @@ _VERBS: Final = {"WriteOff": names.VERB_WRITE_OFF, "Release": names.VERB_RELEASE
 class CorrectionApi:
     """See the module."""
 
-    def __init__(self, core: Core, database: Database, writer: Writer, access: Access, *, namespace: str) -> None:
-        """`namespace` is our own, whose operator may read all."""
+    def __init__(
+        self,
+        core: Core,
+        database: Database,
+        writer: Writer,
+        access: Access,
+        *,
+        namespace: str,
+        corrected: Callable[[Correction], None] = lambda _: None,
+    ) -> None:
+        """`namespace` is our own, whose operator may read all. `corrected` is told of each order that was done."""
         self._core = core
         self._database = database
         self._writer = writer
         self._access = access
         self._namespace = namespace
+        self._corrected = corrected
 
     async def correct(self, visit: Visit) -> Response:
         """POST /v1/corrections."""
@@ -69,6 +79,7 @@ class CorrectionApi:
             raise Refusal(409, "conflict", str(error)) from error
         done = msgspec.structs.replace(msgspec.json.decode(answer, type=Correction), repeated=repeated)
         if not repeated and not order.dry_run:
+            self._corrected(done)
             logger.warning(
                 "%s of %s (on behalf of %r) for %s: %s, %d tokens. Reason: %r",
                 order.action, by, order.on_behalf_of, order.service, money.human(done.picodollars),
