@@ -53,7 +53,7 @@ class _Plain(msgspec.Struct):
     container: Any = None
 
 
-class _Request(_Plain):
+class _MessagesRequest(_Plain):
     messages: list[_In] | None = None
 
 
@@ -127,7 +127,7 @@ class _Event(msgspec.Struct):
     error: Any = None
 
 
-_request: Final = msgspec.json.Decoder(_Request)
+_request: Final = msgspec.json.Decoder(_MessagesRequest)
 _unshaped: Final = msgspec.json.Decoder(_Unshaped)
 _blocks: Final = msgspec.json.Decoder(list[_Block])
 _message: Final = msgspec.json.Decoder(_Message)
@@ -142,7 +142,7 @@ class Messages:
     def read_request(self, body: bytes, match: Match) -> Asked | None:
         """Read what matters; None for what is not a JSON object."""
         try:
-            request: _Request | _Unshaped = _request.decode(body)
+            request: _MessagesRequest | _Unshaped = _request.decode(body)
         except UNREADABLE:
             try:
                 request = _unshaped.decode(body)  # the upstream will say what is wrong with it

@@ -32,7 +32,7 @@ class _Tools(msgspec.Struct, rename="camel"):
     tools: list[dict[str, msgspec.Raw]] | None = None
 
 
-class _Request(msgspec.Struct, rename="camel"):
+class _ConverseRequest(msgspec.Struct, rename="camel"):
     messages: list[_In] | None = None
     system: msgspec.Raw = _NEVER_SENT
     inference_config: _Inference | None = None
@@ -156,7 +156,7 @@ class _Whole(_Metadata, rename="camel"):
     stop_reason: str | None = None
 
 
-_request: Final = msgspec.json.Decoder(_Request)
+_request: Final = msgspec.json.Decoder(_ConverseRequest)
 _tools: Final = msgspec.json.Decoder(_Tools)
 _blocks: Final = msgspec.json.Decoder(list[_Block])
 _event: Final = msgspec.json.Decoder(_Event)
@@ -285,7 +285,7 @@ def _read_tools(asked: Asked, config: bytes) -> None:
         asked.unbounded = asked.unbounded or "server_tools"
 
 
-def _beside(request: _Request, model: str) -> str:
+def _beside(request: _ConverseRequest, model: str) -> str:
     """What is used beside what the request shows."""
     if "prompt/" in model:
         return "stored_input"  # a prompt that is kept at Bedrock, with limits of its own

@@ -41,7 +41,7 @@ class _TitanConfig(msgspec.Struct, rename="camel"):
     top_p: Any = None
 
 
-class _Request(msgspec.Struct):
+class _InvokeRequest(msgspec.Struct):
     """By these names the families are told apart."""
 
     anthropic_version: Any = None
@@ -115,7 +115,7 @@ class _Last(msgspec.Struct):
     metrics: _Metrics | None = msgspec.field(default=None, name="amazon-bedrock-invocationMetrics")
 
 
-_request: Final = msgspec.json.Decoder(_Request)
+_request: Final = msgspec.json.Decoder(_InvokeRequest)
 _event: Final = msgspec.json.Decoder(_Event)
 _body: Final = msgspec.json.Decoder(_Body)
 _last: Final = msgspec.json.Decoder(_Last)
@@ -230,7 +230,7 @@ class Invoke(Endpoint):
             _note_metrics(answer, metrics)
 
 
-def _plain(request: _Request, size: int) -> Asked:
+def _plain(request: _InvokeRequest, size: int) -> Asked:
     titan = request.textGenerationConfig or _TitanConfig()
     limits = [
         limit

@@ -40,7 +40,7 @@ class _Plain(msgspec.Struct):
     cached_content: Any = None
 
 
-class _Request(_Plain):
+class _GenerateContentRequest(_Plain):
     contents: list[_In] | _In | None = None
     generationConfig: _Config | None = None  # noqa: N815
     generation_config: _Config | None = None
@@ -86,7 +86,7 @@ class _Answer(msgspec.Struct, rename="camel"):
     error: Any = None
 
 
-_request: Final = msgspec.json.Decoder(_Request)
+_request: Final = msgspec.json.Decoder(_GenerateContentRequest)
 _unshaped: Final = msgspec.json.Decoder(_Unshaped)
 _answer: Final = msgspec.json.Decoder(_Answer)
 _tools: Final = msgspec.json.Decoder(list[dict[str, msgspec.Raw]] | dict[str, msgspec.Raw])
@@ -102,7 +102,7 @@ class Content(gemini_shared.Endpoint):
     def read_request(self, body: bytes, match: Match) -> Asked | None:
         """Read what matters; None for what is not a JSON object."""
         try:
-            request: _Request | _Unshaped = _request.decode(body)
+            request: _GenerateContentRequest | _Unshaped = _request.decode(body)
         except UNREADABLE:
             try:
                 request = _unshaped.decode(body)  # Google will say what is wrong with it

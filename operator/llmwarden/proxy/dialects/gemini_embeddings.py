@@ -13,7 +13,7 @@ from llmwarden.proxy.dialects.gemini_shared import NEVER_SENT, Usage, note_error
 _MEDIA: Final = (b'"inlineData"', b'"inline_data"', b'"fileData"', b'"file_data"')
 
 
-class _Request(msgspec.Struct):
+class _EmbedRequest(msgspec.Struct):
     content: msgspec.Raw = NEVER_SENT
     requests: msgspec.Raw = NEVER_SENT
     instances: msgspec.Raw = NEVER_SENT
@@ -37,7 +37,7 @@ class _Answer(msgspec.Struct, rename="camel"):
     error: Any = None
 
 
-_request: Final = msgspec.json.Decoder(_Request)
+_request: Final = msgspec.json.Decoder(_EmbedRequest)
 _answer: Final = msgspec.json.Decoder(_Answer)
 
 

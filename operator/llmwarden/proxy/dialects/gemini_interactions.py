@@ -39,7 +39,7 @@ class _Plain(msgspec.Struct):
     tools: msgspec.Raw = NEVER_SENT
 
 
-class _Request(_Plain):
+class _InteractionRequest(_Plain):
     generation_config: _Config | None = None
 
 
@@ -78,7 +78,7 @@ class _Event(msgspec.Struct):
     error: Any = None
 
 
-_request: Final = msgspec.json.Decoder(_Request)
+_request: Final = msgspec.json.Decoder(_InteractionRequest)
 _plain: Final = msgspec.json.Decoder(_Plain)
 _interaction: Final = msgspec.json.Decoder(_Interaction)
 _event: Final = msgspec.json.Decoder(_Event)
@@ -100,7 +100,7 @@ class Interactions(gemini_shared.Endpoint):
                 request = _plain.decode(body)
             except UNREADABLE:
                 return None
-        config = request.generation_config if isinstance(request, _Request) else None
+        config = request.generation_config if isinstance(request, _InteractionRequest) else None
         parts = [bytes(part) for part in (request.system_instruction, request.input, request.tools)]
         asked = Asked(
             model=prompt.name(request.model).removeprefix("models/") or prompt.name(request.agent),
@@ -220,7 +220,7 @@ def _unbounded(request: _Plain, tools: bytes) -> str:
         return "background"
     if request.previous_interaction_id or request.cached_content:
         return "stored_input"
-    if not isinstance(request, _Request):
+    if not isinstance(request, _InteractionRequest):
         return "unreadable"
     given = bytes(request.input)
     if b'"data"' in given or b'"uri"' in given:

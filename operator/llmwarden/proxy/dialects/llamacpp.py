@@ -23,7 +23,7 @@ _MEDIA: Final = b'"multimodal_data"'
 _PATH: Final = re.compile(r"/(completion|infill|embedding)\Z", re.IGNORECASE)
 
 
-class _Request(msgspec.Struct):
+class _CompletionRequest(msgspec.Struct):
     model: Any = None
     prompt: msgspec.Raw = _NEVER_SENT
     input_prefix: msgspec.Raw = _NEVER_SENT
@@ -54,7 +54,7 @@ class _Answer(msgspec.Struct):
     error: Any = None
 
 
-_request: Final = msgspec.json.Decoder(_Request)
+_request: Final = msgspec.json.Decoder(_CompletionRequest)
 _answer: Final = msgspec.json.Decoder(_Answer)
 _answers: Final = msgspec.json.Decoder(list[_Answer])
 _list: Final = msgspec.json.Decoder(list[msgspec.Raw])

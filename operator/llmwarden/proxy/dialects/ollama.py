@@ -54,7 +54,7 @@ class _Plain(msgspec.Struct):
     images: msgspec.Raw = _NEVER_SENT
 
 
-class _Request(_Plain):
+class _OllamaRequest(_Plain):
     messages: list[_In] | None = None
     options: _Options | None = None
 
@@ -84,7 +84,7 @@ class _Answer(msgspec.Struct):
     error: Any = None
 
 
-_request: Final = msgspec.json.Decoder(_Request)
+_request: Final = msgspec.json.Decoder(_OllamaRequest)
 _plain: Final = msgspec.json.Decoder(_Plain)
 _answer: Final = msgspec.json.Decoder(_Answer)
 _tool_calls: Final = msgspec.json.Decoder(list[_ToolCall])
@@ -125,7 +125,7 @@ class Endpoint:
             ),
             unbounded="" if bytes(request.images) in _NOTHING else "media",
         )
-        if not isinstance(request, _Request):
+        if not isinstance(request, _OllamaRequest):
             asked.unbounded = "unreadable"
             return asked
         if request.options is not None and not embeds:

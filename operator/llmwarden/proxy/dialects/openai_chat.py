@@ -56,7 +56,7 @@ class _Plain(msgspec.Struct):
     response_format: msgspec.Raw = _NEVER_SENT
 
 
-class _Request(_Plain):
+class _ChatRequest(_Plain):
     messages: list[_In] | None = None
     tools: msgspec.Raw = _NEVER_SENT
 
@@ -107,7 +107,7 @@ class _Message(msgspec.Struct):
     x_groq: _Groq | None = None
 
 
-_request: Final = msgspec.json.Decoder(_Request)
+_request: Final = msgspec.json.Decoder(_ChatRequest)
 _unshaped: Final = msgspec.json.Decoder(_Unshaped)
 _typed: Final = msgspec.json.Decoder(list[_Typed])
 _list: Final = msgspec.json.Decoder(list[msgspec.Raw])
@@ -124,7 +124,7 @@ class Chat(openai_shared.Endpoint):
     def read_request(self, body: bytes, match: Match) -> Asked | None:
         """Read what matters; None for what is not a JSON object."""
         try:
-            request: _Request | _Unshaped = _request.decode(body)
+            request: _ChatRequest | _Unshaped = _request.decode(body)
         except UNREADABLE:
             try:
                 request = _unshaped.decode(body)  # the upstream will say what is wrong with it
@@ -275,7 +275,7 @@ def _media(content: bytes) -> str:
     return "" if kinds <= {"text", "refusal"} else "media"
 
 
-def _reaches_out(request: _Request) -> str:
+def _reaches_out(request: _ChatRequest) -> str:
     """What is used beside the messages: by tools that the server runs, or a prediction, which costs where it fails."""
     if request.web_search_options is not None or request.search_parameters is not None:
         return "server_tools"

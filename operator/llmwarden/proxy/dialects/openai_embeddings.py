@@ -11,7 +11,7 @@ from llmwarden.proxy.dialects.openai_shared import Usage, note_error, note_usage
 from llmwarden.proxy.framing import Framing
 
 
-class _Request(msgspec.Struct):
+class _EmbeddingsRequest(msgspec.Struct):
     model: Any = None
     input: msgspec.Raw = msgspec.Raw()
     messages: msgspec.Raw = msgspec.Raw()  # vLLM embeds conversations too
@@ -27,7 +27,7 @@ class _Message(msgspec.Struct):
     code: Any = None
 
 
-_request: Final = msgspec.json.Decoder(_Request)
+_request: Final = msgspec.json.Decoder(_EmbeddingsRequest)
 _message: Final = msgspec.json.Decoder(_Message)
 
 

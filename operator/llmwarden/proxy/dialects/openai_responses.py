@@ -29,7 +29,7 @@ class _Typed(msgspec.Struct):
     type: Any = None
 
 
-class _Request(msgspec.Struct):
+class _ResponsesRequest(msgspec.Struct):
     model: Any = None
     stream: Any = None
     background: Any = None
@@ -80,7 +80,7 @@ class _Event(msgspec.Struct):
     error: Any = None
 
 
-_request: Final = msgspec.json.Decoder(_Request)
+_request: Final = msgspec.json.Decoder(_ResponsesRequest)
 _items: Final = msgspec.json.Decoder(list[_Item])
 _raws: Final = msgspec.json.Decoder(list[msgspec.Raw])
 _typed: Final = msgspec.json.Decoder(list[_Typed])

@@ -32,7 +32,7 @@ class _Sampling(msgspec.Struct):
     sampling_seed: Any = None
 
 
-class _Request(msgspec.Struct):
+class _NativeRequest(msgspec.Struct):
     text: msgspec.Raw = _NEVER_SENT
     input_ids: msgspec.Raw = _NEVER_SENT
     input_embeds: msgspec.Raw = _NEVER_SENT
@@ -69,7 +69,7 @@ class _Answer(msgspec.Struct):
     error: Any = None
 
 
-_request: Final = msgspec.json.Decoder(_Request)
+_request: Final = msgspec.json.Decoder(_NativeRequest)
 _answer: Final = msgspec.json.Decoder(_Answer)
 _answers: Final = msgspec.json.Decoder(list[_Answer])
 _list: Final = msgspec.json.Decoder(list[msgspec.Raw])
@@ -215,7 +215,7 @@ class SGLang:
         return OPENAI.refusal(code, message, budget=budget, retry_after=retry_after)
 
 
-def _samplings(request: _Request) -> list[_Sampling]:
+def _samplings(request: _NativeRequest) -> list[_Sampling]:
     """One for all prompts, or one for each; never none."""
     given = request.sampling_params
     if isinstance(given, list):
@@ -272,7 +272,7 @@ def _sum(first: Tokens, second: Tokens) -> Tokens:
     )
 
 
-def _prompts(request: _Request) -> int:
+def _prompts(request: _NativeRequest) -> int:
     """How many prompts there are: a list of texts, or of lists of tokens."""
     raw = bytes(request.text)
     raw = bytes(request.input_ids) if raw in _NOTHING else raw

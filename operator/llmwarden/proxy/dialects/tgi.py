@@ -35,7 +35,7 @@ class _Parameters(msgspec.Struct):
     adapter_id: Any = None
 
 
-class _Request(msgspec.Struct):
+class _GenerateRequest(msgspec.Struct):
     inputs: msgspec.Raw
     parameters: _Parameters | msgspec.UnsetType | None = msgspec.UNSET
     stream: Any = None
@@ -67,7 +67,7 @@ class _Answer(msgspec.Struct):
     error_type: Any = None
 
 
-_request: Final = msgspec.json.Decoder(_Request)
+_request: Final = msgspec.json.Decoder(_GenerateRequest)
 _answer: Final = msgspec.json.Decoder(_Answer)
 _answers: Final = msgspec.json.Decoder(list[_Answer])
 
