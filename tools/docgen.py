@@ -1,10 +1,11 @@
 """Write the reference pages from their sources: `python -m tools.docgen [--check]`.
 
 `docs/resources.md` comes from `crds/` (which come from the pydantic models), `docs/settings.md` from the comments of the chart's
-`values.yaml`: a page that nobody has to remember to keep true.
+`values.yaml`, `docs/rbac.md` from the comments of its roles: pages that nobody has to remember to keep true.
 """
 
 import argparse
+import itertools
 import re
 import sys
 import textwrap
@@ -19,6 +20,9 @@ CRDS = ROOT / "crds"
 VALUES = ROOT / "charts" / "llmwarden" / "values.yaml"
 RESOURCES = ROOT / "docs" / "resources.md"
 SETTINGS = ROOT / "docs" / "settings.md"
+TEMPLATES = ROOT / "charts" / "llmwarden" / "templates"
+RBAC = ROOT / "docs" / "rbac.md"
+COMPONENTS = ("operator", "webhook", "ledger", "users")
 ORDER = ("LLMService", "LLMBudget", "ClusterLLMBudget", "ModelPrice", "ProviderAccount")
 
 WIDTH = 120
@@ -179,13 +183,74 @@ def values(text: str) -> Iterator[tuple[str, str, str]]:
         comment = []
 
 
+def rbac() -> str:
+    """Return the page about rights: each rule of each role, with its reason. Raises ValueError where a rule has none."""
+    lines = [
+        "# RBAC",
+        "",
+        *paragraph(
+            "Every right that the chart gives, and why, made from the comments of its roles by `python -m tools.docgen`; do not edit. "
+            "A ClusterRole holds in all namespaces, a Role in the namespace of the release. [SECURITY.md](../SECURITY.md) says what each "
+            "process is trusted with."
+        ),
+    ]
+    for component in COMPONENTS:
+        lines += ["", f"## {component.capitalize()}"]
+        for text in (TEMPLATES / f"rbac-{component}.yaml").read_text().split("\n---\n"):
+            kind = re.search(r"^kind: (Role|ClusterRole)$", text, re.MULTILINE)
+            name = re.search(r"^  name: (\S+)$", text, re.MULTILINE)
+            if kind is None or name is None:
+                continue
+            lines += ["", f"### {kind[1]} `{name[1]}`", ""]
+            for reason, rules in itertools.groupby(role(text), key=lambda given: given[1]):
+                lines += item(f"{'; '.join(right(rule) for rule, _ in rules)}: {reason}")
+    return "\n".join(lines) + "\n"
+
+
+def role(text: str) -> Iterator[tuple[dict[str, list[str]], str]]:
+    """Yield each rule of a role's template, and the comment that stands before it, or before the rules that it is one of, or the role."""
+    head, _, rules = text.partition("\nrules:\n")
+    reason = " ".join(line.lstrip("# ") for line in head.splitlines() if line.startswith("# "))
+    condition = ""
+    comment: list[str] = []
+    rule: list[str] = []
+    for line in [*rules.splitlines(), ""]:
+        stripped = line.strip()
+        if rule and (not stripped or stripped.startswith(("#", "- ", "{{"))):
+            if not reason:
+                message = f"no reason is given for {rule}"
+                raise ValueError(message)
+            yield yaml.safe_load("\n".join(rule))[0], f"{reason} Only if {condition} is set." if condition else reason
+            rule = []
+        if stripped.startswith("#"):
+            comment.append(stripped.lstrip("# "))
+        elif stripped.startswith(("{{- if", "{{- with")):
+            condition = " or ".join(f"`{name}`" for name in re.findall(r"\.Values\.([A-Za-z.]+)", stripped))
+        elif stripped.startswith("{{- end"):
+            condition = ""
+        elif stripped:
+            reason = " ".join(comment) or reason
+            comment = []
+            rule.append(line)
+
+
+def right(rule: dict[str, list[str]]) -> str:
+    """Say what a rule allows."""
+    groups = [group for group in rule.get("apiGroups", ()) if group]
+    what = ", ".join(f"`{name}`" for name in (*rule.get("resources", ()), *rule.get("nonResourceURLs", ())))
+    which = f" (`{', '.join(groups)}`)" if groups else ""
+    only = rule.get("resourceNames")
+    names = f", only {', '.join(f'`{name}`' for name in only)}" if only else ""
+    return f"**{', '.join(rule['verbs'])}** {what}{which}{names}"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the pages, or with `--check` say which are out of date."""
     parser = argparse.ArgumentParser(prog="python -m tools.docgen")
     parser.add_argument("--check", action="store_true", help="write nothing; fail when a page is out of date")
     options = parser.parse_args(arguments)
     stale = 0
-    for path, text in ((RESOURCES, resources()), (SETTINGS, settings())):
+    for path, text in ((RESOURCES, resources()), (SETTINGS, settings()), (RBAC, rbac())):
         if path.exists() and path.read_text() == text:
             continue
         stale += 1

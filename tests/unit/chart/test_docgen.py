@@ -2,6 +2,7 @@
 
 import re
 
+import pytest
 import yaml
 
 from tools import docgen
@@ -73,6 +74,25 @@ def test_the_page_of_resources_is_narrow_and_no_text_in_it_becomes_markup() -> N
         properties = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
         for path, *_ in (*docgen.fields(properties["spec"]), *docgen.fields(properties["status"])):
             assert any(line.startswith(f"- `{path}` (") for line in lines), path
+
+
+def test_the_page_of_rights_has_every_rule_of_an_installation() -> None:
+    page = " ".join(docgen.rbac().split())
+    install = (docgen.ROOT / "manifests" / "install.yaml").read_text()
+    roles = [item for item in yaml.safe_load_all(install) if item and item["kind"] in {"Role", "ClusterRole"}]
+    assert len(roles) > 8
+    for made in roles:
+        section = page.split(f"### {made['kind']} `{made['metadata']['name']}` ")[1].split(" ### ")[0]
+        for rule in made["rules"]:
+            assert docgen.right(rule) in section, rule
+
+
+def test_a_rule_without_a_reason_is_refused() -> None:
+    text = "kind: Role\nrules:\n  - apiGroups: [apps]\n    resources: [deployments]\n    verbs: [get]\n"
+    with pytest.raises(ValueError, match="no reason"):
+        list(docgen.role(text))
+    given = text.replace("rules:\n", "rules:\n  # Because.\n")
+    assert [reason for _, reason in docgen.role(given)] == ["Because."]
 
 
 def test_pages_are_up_to_date() -> None:
