@@ -44,6 +44,9 @@ class Settings:
     dashboard_labels: Mapping[str, str] = field(default_factory=lambda: {names.DASHBOARD_LABEL: "1"})
     short_metric_names: bool = False  # record the names that guides use (llm_requests_total, ...) as well
     scrape_interval: str = "15s"
+    sample_limit_proxy: int = 50_000  # samples of one scrape: more are given up, so that no pod fills Prometheus
+    sample_limit_engine: int = 50_000
+    sample_limit_platform: int = 1_000_000
     resync_seconds: float = 300.0
     status_seconds: float = 30.0
     status_writes_per_second: float = 10.0  # of all objects together, in the long run; changes of state do not wait

@@ -156,6 +156,9 @@ LLMWARDEN_GRAFANA_INSTANCE_LABELS: {{ $v.grafana.instanceLabels | toJson | quote
 LLMWARDEN_DASHBOARD_LABELS: {{ $v.grafana.dashboardLabels | toJson | quote }}
 LLMWARDEN_SHORT_METRIC_NAMES: {{ $v.prometheus.shortMetricNames | quote }}
 LLMWARDEN_SCRAPE_INTERVAL: {{ $v.prometheus.scrapeInterval | quote }}
+LLMWARDEN_SAMPLE_LIMIT_PROXY: {{ $v.prometheus.sampleLimits.proxy | int64 | quote }}
+LLMWARDEN_SAMPLE_LIMIT_ENGINE: {{ $v.prometheus.sampleLimits.engine | int64 | quote }}
+LLMWARDEN_SAMPLE_LIMIT_PLATFORM: {{ $v.prometheus.sampleLimits.platform | int64 | quote }}
 LLMWARDEN_RESYNC_SECONDS: {{ $v.operator.resyncSeconds | quote }}
 LLMWARDEN_STATUS_SECONDS: {{ $v.operator.statusSeconds | quote }}
 LLMWARDEN_STATUS_WRITES_PER_SECOND: {{ $v.operator.statusWritesPerSecond | quote }}

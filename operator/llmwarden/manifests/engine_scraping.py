@@ -12,6 +12,7 @@ from llmwarden.api.v1alpha1.scraping import Relabeling, Scrape
 from llmwarden.domain import engines, upstream
 from llmwarden.injection.sidecar import renamed_port
 from llmwarden.manifests.manifest import Manifest, beside
+from llmwarden.manifests.monitors import limits, pod_limits
 from llmwarden.manifests.params import Params
 from llmwarden.settings import Settings
 from llmwarden.snapshot import Capabilities, Problem
@@ -124,11 +125,13 @@ def _scrape_config(params: Params, scrape: Scrape) -> Manifest | None:
 def _manifest(params: Params, scrape: Scrape, kind: str, spec: dict[str, Any]) -> Manifest:
     name = names.PREFIX_ENGINE + params.service.metadata.name
     labels = {**params.settings.monitor_labels, **scrape.labels}
+    samples = params.settings.sample_limit_engine
+    bounds = limits(samples) if kind == "ScrapeConfig" else pod_limits(samples)
     return {
         "apiVersion": SCRAPE_CONFIG if kind == "ScrapeConfig" else API_VERSION,
         "kind": kind,
         "metadata": beside(params.service, name, "engine", labels),
-        "spec": spec,
+        "spec": {**bounds, **spec},
     }
 
 

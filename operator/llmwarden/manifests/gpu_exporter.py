@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from llmwarden import names
 from llmwarden.manifests.manifest import Manifest, ours
-from llmwarden.manifests.monitors import API_VERSION
+from llmwarden.manifests.monitors import API_VERSION, pod_limits
 from llmwarden.manifests.params import ClusterParams
 
 POD_RESOURCES: Final = "/var/lib/kubelet/pod-resources"
@@ -47,6 +47,7 @@ def pod_monitor(params: ClusterParams) -> Manifest | None:
         "metadata": ours(names.GPU_EXPORTER, "gpu-exporter", settings.namespace, settings.monitor_labels),
         "spec": {
             **({"namespaceSelector": {"matchNames": [foreign.namespace]}} if foreign is not None else {}),
+            **pod_limits(settings.sample_limit_engine),
             "selector": {"matchLabels": dict(foreign.selector) if foreign is not None else _selector()},
             "podMetricsEndpoints": [
                 {

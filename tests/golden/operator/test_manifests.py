@@ -231,3 +231,16 @@ def test_the_hash_follows_the_content_alone() -> None:
     other = build(Params(base.service, Settings(scrape_interval="30s"), ALL, base.objectives, base.budgets))
     changed = [one != two for one, two in zip(hashes(build(base)), hashes(other), strict=True)]
     assert changed == [True, False, False]  # the PodMonitor alone has the interval
+
+
+def test_no_monitor_is_without_limits() -> None:
+    """What one target can bring into Prometheus is bounded, in whatever file the monitor is."""
+    folder = Path(__file__).parent / "expected"
+    kinds: set[str] = set()
+    for item in (item for path in sorted(folder.glob("*.yaml")) for item in yaml.safe_load_all(path.read_text())):
+        if item and item.get("kind") in {"PodMonitor", "ServiceMonitor", "ScrapeConfig"}:
+            kinds.add(item["kind"])
+            bounds = {"sampleLimit", "labelLimit", "labelNameLengthLimit", "labelValueLengthLimit"}
+            bounds |= set() if item["kind"] == "ScrapeConfig" else {"bodySizeLimit"}
+            assert bounds <= set(item["spec"]), item["metadata"]["name"]
+    assert kinds == {"PodMonitor", "ServiceMonitor", "ScrapeConfig"}

@@ -12,7 +12,7 @@ from llmwarden import names
 from llmwarden.api.collector import Collector, Exporter
 from llmwarden.manifests.collector import configuration
 from llmwarden.manifests.manifest import Manifest, ours
-from llmwarden.manifests.monitors import API_VERSION
+from llmwarden.manifests.monitors import API_VERSION, pod_limits
 from llmwarden.manifests.params import ClusterParams
 
 COMPONENT: Final = "collector"
@@ -70,6 +70,7 @@ def pod_monitor(params: ClusterParams) -> Manifest | None:
         "kind": "PodMonitor",
         "metadata": ours(names.COLLECTOR, COMPONENT, settings.namespace, settings.monitor_labels),
         "spec": {
+            **pod_limits(settings.sample_limit_platform),
             "selector": {"matchLabels": _selector()},
             "podMetricsEndpoints": [
                 {"port": name, "path": "/metrics", "interval": settings.scrape_interval} for name, _ in _METRICS
