@@ -12,6 +12,10 @@ from llmwarden.api.v1alpha1 import LLMService
 from llmwarden.domain import selectors
 
 PROTECTED_NAMESPACES: Final = frozenset({"kube-system", "kube-node-lease"})  # never injected, whatever their labels say
+_SYSTEMS: Final = ("kubernetes.io/os", "beta.kubernetes.io/os")  # labels of nodes
+_WINDOWS_BUILD: Final = "node.kubernetes.io/windows-build"  # a label that only Windows nodes have
+_LINUX: Final = "linux"
+_REQUIRED: Final = "requiredDuringSchedulingIgnoredDuringExecution"
 _MIRROR: Final = "kubernetes.io/config.mirror"  # annotation of a static pod's mirror: the kubelet ignores our changes
 
 
@@ -156,8 +160,7 @@ def _refusal(
             "remove hostNetwork from the pod template",
         ),
         (
-            (spec.get("os") or {}).get("name") == "windows"
-            or (spec.get("nodeSelector") or {}).get("kubernetes.io/os") == "windows",
+            needs_windows(spec),
             "Windows",
             "the proxy runs on Linux only",
             "run the application on Linux nodes",
@@ -176,3 +179,25 @@ def _refusal(
         ),
     )
     return next(((reason, message, remedy) for holds, reason, message, remedy in checks if holds), None)
+
+
+def needs_windows(spec: Mapping[str, Any]) -> bool:
+    """Whether a pod can run on Windows nodes only, as `spec.os`, its node selector or its required node affinity says."""
+    system = (spec.get("os") or {}).get("name")
+    if system:
+        return bool(system == "windows")
+    selector = spec.get("nodeSelector") or {}
+    if _WINDOWS_BUILD in selector or any(selector.get(label, _LINUX) != _LINUX for label in _SYSTEMS):
+        return True
+    affinity = ((spec.get("affinity") or {}).get("nodeAffinity") or {}).get(_REQUIRED) or {}
+    terms = [term for term in affinity.get("nodeSelectorTerms") or [] if term]  # an empty term matches no node
+    return bool(terms) and all(any(map(_excludes_linux, term.get("matchExpressions") or ())) for term in terms)
+
+
+def _excludes_linux(expression: Mapping[str, Any]) -> bool:
+    operator, values = expression.get("operator"), expression.get("values") or ()
+    if expression.get("key") == _WINDOWS_BUILD:
+        return operator in {"Exists", "In"}
+    if expression.get("key") not in _SYSTEMS:
+        return False
+    return (operator == "In" and _LINUX not in values) or (operator == "NotIn" and _LINUX in values)

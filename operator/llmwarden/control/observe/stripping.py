@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from llmwarden import names
 from llmwarden.domain import gpus
-from llmwarden.injection import exposure
+from llmwarden.injection import exposure, selection
 from llmwarden.injection.sdk import CLIENTS
 from llmwarden.kube import diff
 
@@ -37,6 +37,8 @@ def strip_pod(pod: Object) -> Object:
         },
         "spec": {
             **{key: spec[key] for key in ("hostNetwork", "os", "nodeSelector", "nodeName") if key in spec},
+            # Of the affinity this is all that is asked later.
+            **({"os": {"name": "windows"}} if selection.needs_windows(spec) else {}),
             "containers": [_strip_container(item) for item in spec.get("containers") or []],
             "initContainers": [_strip_container(item) for item in spec.get("initContainers") or []],
             # An application's volume with one of our names is why a pod is left alone.
